@@ -1,0 +1,46 @@
+"""The errors strzoo raises. Each carries the exit code the command line ends with.
+
+A message is one line: the bad value, the valid choices, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class StrzooError(Exception):
+    """Base of every error that strzoo raises on purpose. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(StrzooError, ValueError):
+    """An argument is not one of the valid choices. Exit code 2."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError, LookupError):
+    """No model, budget or layer has that name, or several do. Exit code 2."""
+
+
+class NetworkError(StrzooError):
+    """A download failed, or a server refused it (quota, permission). Exit code 3."""
+
+    exit_code = 3
+
+
+class IntegrityError(StrzooError):
+    """A file is not what it should be: damaged, foreign, wrong keys or values. Exit code 4."""
+
+    exit_code = 4
+
+
+class OfflineError(StrzooError):
+    """The network is off and the file is not in the cache. Exit code 5."""
+
+    exit_code = 5
+
+
+class VerificationError(StrzooError):
+    """A computed result differs from the expected one. Exit code 6."""
+
+    exit_code = 6

@@ -1,0 +1,106 @@
+"""Write files so that a final name holds the whole content or does not exist.
+
+Everything strzoo writes goes through `atomic_path`, so a full disk or a kill leaves nothing
+half-written behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from strzoo.errors import StrzooError
+
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk; free some or write elsewhere",
+    errno.EDQUOT: "disk quota exceeded; free some space or write elsewhere",
+    errno.EACCES: "permission denied; choose a folder you may write to",
+    errno.EPERM: "permission denied; choose a folder you may write to",
+    errno.EROFS: "read-only file system; choose another folder",
+    errno.ENOENT: "its folder does not exist; create it first",
+    errno.ENOTDIR: "its folder is a file; choose another folder",
+    errno.EISDIR: "it is a folder; name a file",
+}
+
+
+def write_error(path: str | os.PathLike[str], error: OSError) -> StrzooError:
+    """An `OSError` met while writing `path`, as the one-line error a user can act on."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return StrzooError(f"cannot write {path}: {reason}")
+
+
+def check_destination(path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """`path`, after checking that it may be written, before any long work starts.
+
+    Raises:
+        StrzooError: it exists and `force` is False, it is a folder, or its folder is missing
+            or not writable.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise StrzooError(f"cannot write {path}: {_REASONS[errno.EISDIR]}")
+    if path.exists() and not force:
+        raise StrzooError(f"{path} exists; pass --force (force=True) to overwrite it")
+    if not path.parent.is_dir():
+        code = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+        raise StrzooError(f"cannot write {path}: {_REASONS[code]}")
+    if not os.access(path.parent, os.W_OK):
+        raise StrzooError(f"cannot write {path}: {_REASONS[errno.EACCES]}")
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
+
+    On any exception, KeyboardInterrupt included, the temporary file is removed and `path`
+    is left as it was. Without `force`, a file that appeared meanwhile is not overwritten.
+
+    Raises:
+        StrzooError: the destination is refused (see `check_destination`), or writing failed.
+    """
+    path = check_destination(path, force=force)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        if force:
+            os.replace(temporary, path)
+        else:
+            _publish_new(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _publish_new(temporary: Path, path: Path) -> None:
+    """Give `temporary` its final name unless that name was taken meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise StrzooError(f"{path} exists; pass --force (force=True) to overwrite it") from None
+    except OSError:  # a file system without hard links
+        check_destination(path)
+        os.replace(temporary, path)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> Path:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    with atomic_path(path, force=force) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's content, read in 1 MiB blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
