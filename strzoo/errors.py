@@ -44,3 +44,9 @@ class VerificationError(StrzooError):
     """A computed result differs from the expected one. Exit code 6."""
 
     exit_code = 6
+
+
+class CancelledError(StrzooError):
+    """The caller cancelled the work. Exit code 130."""
+
+    exit_code = 130
