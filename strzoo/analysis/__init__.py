@@ -1,0 +1,1 @@
+"""Parameters, per-layer sparsity and MACs; computed against published figures."""

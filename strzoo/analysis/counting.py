@@ -1,0 +1,171 @@
+"""Dense MACs and parameters of any network: counted by fvcore, cross-checked independently."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strzoo.analysis.architectures import INPUT_SIZE, NAMES, write_counts
+from strzoo.analysis.records import DenseCounts, LayerCount
+from strzoo.errors import StrzooError, VerificationError
+from strzoo.models import create_model
+from strzoo.sparsification import sparse_layers, to_dense_
+
+log = logging.getLogger(__name__)
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYER_TYPES = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
+_NORMALISATIONS = ("batch_norm", "group_norm", "instance_norm", "layer_norm")
+
+
+def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions and linears of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LAYER_TYPES)}
+
+
+def count_dense(
+    model: nn.Module, input_size: tuple[int, ...] = INPUT_SIZE, *, name: str | None = None
+) -> DenseCounts:
+    """What `model` costs per image when dense, for an input of `input_size` (no batch axis).
+
+    The model is run once, in evaluation mode, and left as it was. Layers that the forward pass
+    does not reach have 0 MACs.
+
+    Raises:
+        StrzooError: the forward pass fails on that input, or the model cannot be traced.
+        VerificationError: fvcore's count of a layer differs from the one by its output shape.
+    """
+    params = sum(p.numel() for n, p in model.named_parameters() if "sparseThreshold" not in n)
+    types = {n: type(m).__name__ for n, m in prunable_layers(model).items()}
+    traced = to_dense_(copy.deepcopy(model)) if sparse_layers(model) else model
+    layers = prunable_layers(traced)
+    with _evaluating(traced):
+        example = _example(traced, input_size)
+        outputs, expected = _count_by_shapes(traced, layers, example)
+        by_module, by_operator, uncounted = _count_by_fvcore(traced, example)
+    counts = []
+    for layer_name, layer in layers.items():
+        # fvcore knows a model that is a single layer by the empty name, as torch does.
+        found = sum(by_module.get(layer_name, Counter()).values())
+        if found != expected[layer_name]:
+            raise VerificationError(
+                f"{layer_name}: fvcore counts {found} MACs, its shapes give {expected[layer_name]}"
+            )
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        counts.append(
+            LayerCount(
+                layer_name,
+                types[layer_name],
+                tuple(weight.shape),
+                outputs.get(layer_name, ()),
+                found,
+            )
+        )
+    inside: Counter[str] = Counter()
+    for layer_name in layers:
+        inside.update(by_module.get(layer_name, {}))
+    other = {op: count - inside[op] for op, count in sorted(by_operator.items())}
+    return DenseCounts(
+        name or type(model).__name__,
+        tuple(input_size),
+        params,
+        tuple(counts),
+        {op: count for op, count in other.items() if count},
+        dict(sorted(uncounted.items())),
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _example(model: nn.Module, input_size: tuple[int, ...]) -> Tensor:
+    first = next(model.parameters(), torch.zeros(1))
+    return torch.zeros(1, *input_size, dtype=first.dtype, device=first.device)
+
+
+def _count_by_shapes(
+    model: nn.Module, layers: dict[str, nn.Module], example: Tensor
+) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
+    """Output shape and MACs of each layer from one forward pass: positions x weights."""
+    outputs: dict[str, tuple[int, ...]] = {}
+    macs: Counter[str] = Counter()
+
+    def observe(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            outputs[name] = tuple(output.shape[1:])
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            if isinstance(module, nn.Linear):
+                positions = output.numel() // module.out_features
+            elif isinstance(module, _TRANSPOSED):
+                positions = math.prod(inputs[0].shape[2:])
+            else:
+                positions = math.prod(output.shape[2:])
+            macs[name] += positions * weight.numel()
+
+        return hook
+
+    handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
+    try:
+        model(example)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        size = "x".join(map(str, example.shape[1:]))
+        reason = " ".join(str(error).split())[:160]
+        raise StrzooError(
+            f"{type(model).__name__} does not run on one {size} input ({reason}); "
+            "pass the input size it takes"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs, macs
+
+
+def _count_by_fvcore(
+    model: nn.Module, example: Tensor
+) -> tuple[dict[str, Counter[str]], Counter[str], Counter[str]]:
+    """MACs by module and operator, MACs by operator, and how often each uncounted operator runs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fvcore and torch's tracer warn of their own internals
+        from fvcore.nn.flop_count import FlopCountAnalysis
+        from fvcore.nn.jit_handles import elementwise_flop_counter
+
+        analysis = FlopCountAnalysis(model, (example,))
+        analysis.unsupported_ops_warnings(False)
+        analysis.uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none")
+        for norm in _NORMALISATIONS:
+            analysis.set_op_handle(f"aten::{norm}", elementwise_flop_counter(0, 0))
+        try:
+            by_operator = Counter(analysis.by_operator())
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise StrzooError(
+                f"fvcore cannot trace {type(model).__name__}: {' '.join(str(error).split())[:160]}"
+            ) from error
+        modules = {name: Counter(ops) for name, ops in analysis.by_module_and_operator().items()}
+        return modules, by_operator, Counter(analysis.unsupported_ops())
+
+
+if __name__ == "__main__":
+    for architecture in NAMES:
+        write_counts(count_dense(create_model(architecture), name=architecture))

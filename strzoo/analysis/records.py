@@ -1,0 +1,164 @@
+"""The records of the analysis: what a network costs dense, and what its sparsity leaves of it.
+
+Conventions: one MAC is one multiply-accumulate (the paper prints MACs as FLOPs); FLOPs are twice
+the MACs. Counted in evaluation mode for one image: convolutions, linears and average pooling;
+not counted: normalisation, activations, additions, max-pooling. Sparsity is zero weights over
+weights of convolutions and linears. No torch here, so that reading a report needs none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+CONVENTION = "one MAC = one multiply-accumulate, FLOPs = 2 x MACs; the paper prints MACs as FLOPs"
+_NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """One convolution or linear: `shape` of its weight, `output` shape, MACs, for one image."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+    macs: int
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class DenseCounts:
+    """What a network costs when dense, for one image of `input_size` (channels, height, width).
+
+    `params` counts all trained parameters but STR thresholds; `other_macs` the operators that
+    are not a layer, such as the average pool; `uncounted` the operators outside the convention,
+    with how often each occurs.
+    """
+
+    model: str
+    input_size: tuple[int, ...]
+    params: int
+    layers: tuple[LayerCount, ...]
+    other_macs: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    uncounted: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer; `nonzeros` is None where the weights are not known, `threshold` where none is."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+    params: int
+    nonzeros: int | None
+    threshold: float | None
+    dense_macs: int
+
+    @property
+    def sparsity(self) -> float | None:
+        """Percent of zero weights."""
+        if self.nonzeros is None:
+            return None
+        return 100.0 * (self.params - self.nonzeros) / self.params if self.params else 0.0
+
+    @property
+    def sparse_macs(self) -> int | None:
+        """MACs left when zero weights are skipped: dense MACs x (1 - sparsity)."""
+        if self.nonzeros is None:
+            return None
+        return self.dense_macs * self.nonzeros // self.params if self.params else 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """A model layer by layer, and its totals.
+
+    `source` says where the sparsity comes from: "weights", "budget", or "architecture" when
+    neither is at hand (then the sparse figures are None).
+    """
+
+    model: str
+    source: str
+    input_size: tuple[int, ...]
+    layers: tuple[LayerReport, ...]
+    params: int
+    other_macs: Mapping[str, int]
+    uncounted: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> int:
+        """Convolution and linear weights, zeros included."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def nonzeros(self) -> int | None:
+        """Convolution and linear weights that are not zero."""
+        if any(layer.nonzeros is None for layer in self.layers):
+            return None
+        return sum(layer.nonzeros or 0 for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float | None:
+        """Percent of zeros among the convolution and linear weights."""
+        nonzeros = self.nonzeros
+        return None if nonzeros is None else 100.0 * (self.weights - nonzeros) / self.weights
+
+    @property
+    def dense_macs(self) -> int:
+        return sum(layer.dense_macs for layer in self.layers) + sum(self.other_macs.values())
+
+    @property
+    def sparse_macs(self) -> int | None:
+        """MACs left when zero weights are skipped; operators that are no layer count in full."""
+        if self.nonzeros is None:
+            return None
+        return sum(layer.sparse_macs or 0 for layer in self.layers) + sum(self.other_macs.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        sparse = self.sparse_macs
+        return {
+            "schema": 1,
+            "model": self.model,
+            "source": self.source,
+            "convention": CONVENTION,
+            "input_size": list(self.input_size),
+            "totals": {
+                "params": self.params,
+                "weights": self.weights,
+                "nonzeros": self.nonzeros,
+                "sparsity": self.sparsity,
+                "dense_macs": self.dense_macs,
+                "sparse_macs": sparse,
+                "dense_flops": 2 * self.dense_macs,
+                "sparse_flops": None if sparse is None else 2 * sparse,
+            },
+            "layers": [
+                {
+                    "name": layer.name,
+                    "type": layer.type,
+                    "shape": list(layer.shape),
+                    "output": list(layer.output),
+                    "params": layer.params,
+                    "nonzeros": layer.nonzeros,
+                    "sparsity": layer.sparsity,
+                    "threshold": layer.threshold,
+                    "dense_macs": layer.dense_macs,
+                    "sparse_macs": layer.sparse_macs,
+                }
+                for layer in self.layers
+            ],
+            "other_macs": dict(self.other_macs),
+            "uncounted": dict(self.uncounted),
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,15 @@
+"""Every checkpoint format, in and out: published .pth, dense safetensors, compact sparse."""
+
+from strzoo.checkpoint.published import check_published, identify
+from strzoo.checkpoint.reading import read_checkpoint
+from strzoo.checkpoint.record import Checkpoint, ModelSpec
+from strzoo.checkpoint.writing import save_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "ModelSpec",
+    "check_published",
+    "identify",
+    "read_checkpoint",
+    "save_checkpoint",
+]

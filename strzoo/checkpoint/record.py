@@ -1,0 +1,144 @@
+"""What a checkpoint holds once read: a clean state dict and the network it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strzoo.errors import IntegrityError
+from strzoo.layers import STRConv2d, soft_threshold
+from strzoo.models import create_model
+from strzoo.sparsification import to_dense_
+
+THRESHOLD = ".sparseThreshold"
+# The `arch` field of published checkpoints.
+PUBLISHED_ARCH = {
+    "resnet18": "ResNet18",
+    "resnet50": "ResNet50",
+    "resnet20": "ResNet20",
+    "mobilenetv1": "MobileNetV1",
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The arguments of `create_model` that rebuild the network of a state dict."""
+
+    architecture: str
+    num_classes: int
+    head_bias: bool = False
+    small_stem: bool = False
+    width: float = 1.0
+
+    def build(self, layer: Any = "dense") -> nn.Module:
+        """The network, randomly initialised, with that layer type."""
+        options: dict[str, Any] = {"head_bias": self.head_bias}
+        if self.architecture != "resnet20":
+            options["small_stem"] = self.small_stem
+        if self.architecture == "mobilenetv1":
+            options["width"] = self.width
+        return create_model(self.architecture, num_classes=self.num_classes, layer=layer, **options)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every entry of the dense state dict."""
+        with torch.device("meta"):
+            state = self.build().state_dict()
+        return {key: tuple(value.shape) for key, value in state.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict with plain keys (no `module.`), checked to be complete and finite.
+
+    `format` is "str" (weights and thresholds) or "dense". `metadata` holds the plain values
+    stored beside the weights (epoch, best_acc1, ...).
+    """
+
+    spec: ModelSpec
+    format: str
+    state_dict: Mapping[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state_dict", MappingProxyType(dict(self.state_dict)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    @property
+    def architecture(self) -> str:
+        return self.spec.architecture
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """The sparse weight of each convolution (the classifier included), by layer name."""
+        weights = {}
+        for key, value in self.state_dict.items():
+            if key.endswith(".weight") and value.dim() == 4:
+                layer = key.removesuffix(".weight")
+                threshold = self.state_dict.get(layer + THRESHOLD)
+                weights[layer] = (
+                    value if threshold is None else soft_threshold(value, threshold.sigmoid())
+                )
+        return weights
+
+    def sparsity(self) -> float:
+        """Percent of zeros among the effective convolution and classifier weights."""
+        zeros = total = 0
+        for weight in self.effective_weights().values():
+            total += weight.numel()
+            zeros += weight.numel() - int(torch.count_nonzero(weight))
+        return 100.0 * zeros / total
+
+    def build_model(self, format: str | None = None) -> nn.Module:
+        """The network with these weights, in evaluation mode.
+
+        Args:
+            format: "str" to keep the thresholds, "dense" for plain convolutions that hold the
+                effective weights; by default this checkpoint's own format.
+
+        Raises:
+            IntegrityError: "str" is asked of a dense checkpoint.
+        """
+        format = format or self.format
+        if format == "str" and self.format != "str":
+            raise IntegrityError(
+                f"{self.path or 'this checkpoint'} is dense: it has no thresholds; "
+                "use format='dense'"
+            )
+        with torch.device("meta"):  # nothing is initialised only to be overwritten
+            model = self.spec.build(self._layer if self.format == "str" else "dense")
+        if self.format == "str":
+            for name, module in model.named_modules():
+                if isinstance(module, STRConv2d) and name + THRESHOLD not in self.state_dict:
+                    to_dense_(module)
+        model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
+        # A read-only or memory-mapped source must not be written to by training.
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.detach().clone()
+        if format == "dense":
+            to_dense_(model)
+        return model.requires_grad_(True).eval()
+
+    @property
+    def _layer(self) -> Any:
+        return partial(STRConv2d, threshold=self.threshold_granularity)
+
+    @property
+    def threshold_granularity(self) -> str:
+        """ "layer", "filter" or "weight": what one threshold of this STR checkpoint covers."""
+        for key, value in self.state_dict.items():
+            if key.endswith(THRESHOLD):
+                weight = self.state_dict[key.removesuffix(THRESHOLD) + ".weight"]
+                if value.numel() == 1:
+                    continue
+                return "weight" if value.shape == weight.shape else "filter"
+        return "layer"

@@ -1,0 +1,129 @@
+"""Write a `Checkpoint`: the published .pth form, a bare state dict, safetensors or compact."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from strzoo.checkpoint import compact as compact_format
+from strzoo.checkpoint.layouts import CREATION, check_layout, to_layout
+from strzoo.checkpoint.record import PUBLISHED_ARCH, Checkpoint
+from strzoo.errors import StrzooError, UsageError
+from strzoo.files import atomic_path, check_destination, write_error
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "strzoo",
+    compact: bool = False,
+    half: bool = False,
+    force: bool = False,
+) -> Path:
+    """Write `checkpoint` to `path`, whole or not at all.
+
+    A `.pth` or `.pt` in our layout has the published form (`epoch`, `arch`, `state_dict` with
+    `module.` keys), which the original code reads too; in another library's layout it is the
+    bare state dict that library loads. A `.safetensors` holds plain keys.
+
+    Args:
+        checkpoint: what to write.
+        path: ends in .pth, .pt or .safetensors.
+        layout: "strzoo", "torchvision" or "timm" (dense checkpoints only for the latter two).
+        compact: bitmask and values (`.safetensors`, our layout, dense); see
+            docs/compact-format.md.
+        half: store convolution and classifier weights as fp16.
+        force: overwrite an existing file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UsageError: the combination is not possible.
+        StrzooError: the destination is refused, or a weight does not fit fp16.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    check_layout(layout, checkpoint.architecture)
+    if checkpoint.format == "str" and (layout != "strzoo" or compact):
+        raise UsageError(
+            f"{'a compact file' if compact else 'the ' + layout + ' layout'} holds dense weights; "
+            "convert the STR checkpoint to dense first"
+        )
+    if compact and (path.suffix != ".safetensors" or layout != "strzoo"):
+        raise UsageError("a compact file ends in .safetensors and keeps the strzoo layout")
+    check_destination(path, force=force)
+    state = to_layout(checkpoint.state_dict, layout, checkpoint.architecture)
+    if half:
+        state = {key: _halved(key, value) for key, value in state.items()}
+    with atomic_path(path, force=force) as temporary:
+        try:
+            if path.suffix == ".safetensors":
+                _write_safetensors(checkpoint, state, temporary, layout, compact)
+            else:
+                torch.save(_document(checkpoint, state, layout), temporary)
+        except (RuntimeError, SafetensorError) as error:
+            raise _disk_error(path, error) from error
+    return path
+
+
+def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) -> dict[str, Any]:
+    """What torch.save gets. Views are cloned: torch.save would write their whole storage."""
+    state = {
+        key: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+        for key, value in state.items()
+    }
+    if layout != "strzoo":
+        return state
+    return {
+        **checkpoint.metadata,
+        "epoch": checkpoint.metadata.get("epoch", 0),
+        "arch": PUBLISHED_ARCH[checkpoint.architecture],
+        "state_dict": {f"module.{key}": value for key, value in state.items()},
+        "strzoo": checkpoint.spec.as_dict(),
+    }
+
+
+def _write_safetensors(
+    checkpoint: Checkpoint, state: Mapping[str, Tensor], path: Path, layout: str, compact: bool
+) -> None:
+    header = {"format": "pt"}
+    tensors = dict(state)
+    if compact:
+        tensors, header = compact_format.encode(state)
+    header["strzoo"] = json.dumps(checkpoint.spec.as_dict())
+    header["metadata"] = json.dumps(dict(checkpoint.metadata))
+    if layout != "strzoo":
+        header["create_with"] = CREATION[layout, checkpoint.architecture]
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata=header)
+
+
+def _halved(key: str, value: Tensor) -> Tensor:
+    if value.dim() < 2 or value.dtype != torch.float32:  # BatchNorm and thresholds stay exact
+        return value
+    half = value.half()
+    if torch.isinf(half).any():
+        raise StrzooError(f"{key} has a weight beyond fp16's largest value, 65504; leave out half")
+    return half
+
+
+def _disk_error(path: Path, error: Exception) -> StrzooError:
+    """torch and safetensors report a full disk as their own errors; say what it is."""
+    text = " ".join(str(error).split())
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if os.strerror(code) in text or f"os error {code}" in text:
+            return write_error(path, OSError(code, os.strerror(code)))
+    return StrzooError(f"cannot write {path}: {text[:200]}")

@@ -1,0 +1,148 @@
+"""ResNet18 and ResNet50 in the published key layout, and ResNet20 for 32x32 images.
+
+He et al., arXiv:1512.03385. The stride of a bottleneck sits on its 3x3 convolution, and the
+classifier is a bias-free 1x1 convolution, as in the published STR checkpoints.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from strzoo.models.blocks import ConvLayer, classify, initialize
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, conv: ConvLayer, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(inputs, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = conv(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = shortcut(conv, inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return self.relu(x + identity)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions with a shortcut; four times as many channels come out."""
+
+    expansion = 4
+
+    def __init__(self, conv: ConvLayer, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = conv(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv(planes, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = conv(planes, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(conv, inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return self.relu(x + identity)
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+def shortcut(conv: ConvLayer, inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """A 1x1 projection where the shape changes, else None (the identity)."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(
+        conv(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+def stage(
+    conv: ConvLayer, block: Block, inputs: int, planes: int, depth: int, stride: int
+) -> nn.Sequential:
+    """`depth` blocks; the first changes the shape."""
+    outputs = planes * block.expansion
+    blocks = [block(conv, inputs, planes, stride)]
+    blocks += [block(conv, outputs, planes, 1) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
+
+
+class ResNet(nn.Module):
+    """The four-stage ImageNet ResNet. Input [N, 3, H, W] of any size, output [N, classes].
+
+    `small_stem` replaces the 7x7 stride-2 convolution and the max-pool by one 3x3 stride-1
+    convolution, for images of about 32x32.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        depths: tuple[int, int, int, int],
+        *,
+        num_classes: int,
+        conv: ConvLayer = nn.Conv2d,
+        small_stem: bool = False,
+        head_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        kernel, stride, padding = (3, 1, 1) if small_stem else (7, 2, 3)
+        self.conv1 = conv(3, 64, kernel, stride=stride, padding=padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, stride=2, padding=1)
+        e = block.expansion
+        self.layer1 = stage(conv, block, 64, 64, depths[0], 1)
+        self.layer2 = stage(conv, block, 64 * e, 128, depths[1], 2)
+        self.layer3 = stage(conv, block, 128 * e, 256, depths[2], 2)
+        self.layer4 = stage(conv, block, 256 * e, 512, depths[3], 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = conv(512 * e, num_classes, 1, bias=head_bias)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return classify(self.fc, self.avgpool(x))
+
+
+class CifarResNet(nn.Module):
+    """The three-stage CIFAR ResNet (16, 32, 64 channels; 6n + 2 layers), 1x1 projections.
+
+    Input [N, 3, H, W], 32x32 in the paper and smaller images too; output [N, classes].
+    """
+
+    def __init__(
+        self,
+        depth_per_stage: int,
+        *,
+        num_classes: int,
+        conv: ConvLayer = nn.Conv2d,
+        head_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = stage(conv, BasicBlock, 16, 16, depth_per_stage, 1)
+        self.layer2 = stage(conv, BasicBlock, 16, 32, depth_per_stage, 2)
+        self.layer3 = stage(conv, BasicBlock, 32, 64, depth_per_stage, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = conv(64, num_classes, 1, bias=head_bias)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return classify(self.fc, self.avgpool(x))
