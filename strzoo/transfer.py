@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from strzoo.background import BackgroundHash, BackgroundSync
 from strzoo.errors import IntegrityError, NetworkError
 from strzoo.files import write_error
 from strzoo.sources import DriveSource, LocalSource, SourceError, WebSource
@@ -107,10 +108,16 @@ class _Fetch:
     ) -> None:
         self.source, self.partial, self.web = source, partial, web
         self.expected, self.pinned, self.progress = expected, pinned, progress
-        self.hasher = hashlib.sha256()
+        self.hasher = BackgroundHash()
         self.offset = 0
 
     def run(self) -> str:
+        try:
+            return self._run()
+        finally:
+            self.hasher.close()
+
+    def _run(self) -> str:
         self._continue_partial()
         network, failures, furthest = self.web.network, 0, self.offset
         while True:
@@ -125,8 +132,8 @@ class _Fetch:
                     raise NetworkError(f"{error} ({failures} attempts)") from error
                 pause = min(network.backoff * 2 ** (failures - 1), network.max_backoff)
                 pause = max(pause * random.uniform(0.5, 1.0), error.wait or 0.0)
-                if pause >= self.web.deadline.remaining:
-                    raise NetworkError(f"{error}; no time is left to try again") from error
+                if pause > min(network.max_wait, self.web.deadline.remaining):
+                    raise NetworkError(f"{error}; trying again means {pause:.0f} s") from error
                 logger.info("%s: %s; trying again in %.1f s", self.source.label, error, pause)
                 self.web.deadline.sleep(pause)
 
@@ -148,7 +155,8 @@ class _Fetch:
 
     def _restart(self) -> None:
         self.partial.reset()
-        self.hasher, self.offset = hashlib.sha256(), 0
+        self.hasher.close()
+        self.hasher, self.offset = BackgroundHash(), 0
 
     def _attempt(self) -> None:
         if self.offset and not self._resumable():
@@ -209,20 +217,34 @@ class _Fetch:
         if self.progress:
             self.progress(self.offset, total)
         with _open_data(self.partial) as data:
-            while block := answer.read():
-                if self.offset == 0 and len(block) >= _MAGIC_LENGTH:
-                    check_magic(block)  # early; the whole file is checked again at the end
-                if self.offset + len(block) > limit:
-                    raise IntegrityError(f"the server sends more than {limit:,} bytes")
-                _write(data, block, self.partial.data)
-                self.hasher.update(block)
-                self.offset += len(block)
-                if self.progress:
-                    self.progress(self.offset, total)
+            sync = BackgroundSync(data.fileno())
+            try:
+                self._drain(answer, total, limit, data, sync)
+            finally:
+                sync.close()
+            try:
+                sync.finish()
+            except OSError as error:
+                raise write_error(self.partial.data, error) from error
         if total is not None and self.offset < total:
             raise TransientError(f"sent {self.offset:,} of {total:,} bytes")
         if not self.offset:
             raise TransientError("sent an empty file")
+
+    def _drain(
+        self, answer: Answer, total: int | None, limit: int, data: BinaryIO, sync: BackgroundSync
+    ) -> None:
+        while block := answer.read():
+            if self.offset == 0 and len(block) >= _MAGIC_LENGTH:
+                check_magic(block)  # early; the whole file is checked again at the end
+            if self.offset + len(block) > limit:
+                raise IntegrityError(f"the server sends more than {limit:,} bytes")
+            _write(data, block, self.partial.data)
+            sync.wrote(len(block))
+            self.hasher.update(block)
+            self.offset += len(block)
+            if self.progress:
+                self.progress(self.offset, total)
 
 
 def _open_data(partial: Partial) -> BinaryIO:

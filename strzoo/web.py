@@ -45,6 +45,7 @@ class Network:
     attempts: int = 5  # in a row without getting further
     backoff: float = 1.0  # first pause; it doubles
     max_backoff: float = 30.0
+    max_wait: float = 120.0  # the longest Retry-After that is waited for
     max_pages: int = 5  # confirmation pages of Google Drive, one after the other
     max_bytes: int = 4 << 30  # no published file comes near it; stops a body without end
 

@@ -106,9 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.redirect("/ServiceLogin?continue=file")
             elif stub.page is not None:
                 self.send_page(stub.page)
-            elif parts.path == "/uc" and (stub.large or stub.endless):
-                self.send_page(self.confirmation(query["id"][0]))
-            elif stub.endless:
+            elif (parts.path == "/uc" and (stub.large or stub.endless)) or stub.endless:
                 self.send_page(self.confirmation(query["id"][0]))
             else:
                 self.send_file()
