@@ -107,10 +107,13 @@ def write_budget(budget: Budget, path: str | os.PathLike[str], *, force: bool = 
     Raises:
         StrzooError: the destination exists (without `force`) or cannot be written.
     """
-    document: dict[str, object] = {"schema": budget.schema}
-    document.update((f.name, getattr(budget, f.name)) for f in dataclasses.fields(budget))
-    document["layers"] = dict(budget.layers)
-    return write_text(path, json.dumps(document, indent=1) + "\n", force=force)
+    return write_text(path, json.dumps(to_document(budget), indent=1) + "\n", force=force)
+
+
+def to_document(budget: Budget) -> dict[str, object]:
+    """The JSON object of a budget file."""
+    values = {f.name: getattr(budget, f.name) for f in dataclasses.fields(budget)}
+    return {"schema": budget.schema, **values, "layers": dict(budget.layers)}
 
 
 def compare_budgets(first: Budget, second: Budget) -> tuple[BudgetDifference, ...]:

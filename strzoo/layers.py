@@ -205,6 +205,11 @@ class _STR(SparseLayer):
         return soft_threshold(self.weight, self.threshold)
 
 
+def mean_threshold(layer: nn.Module) -> float | None:
+    """The threshold of an STR layer (the mean of several, per filter or weight), else None."""
+    return float(layer.threshold.mean()) if isinstance(layer, _STR) else None
+
+
 class _Magnitude(SparseLayer):
     """A layer that drops a fraction `prune_rate` of its weights, the smallest, in each forward."""
 

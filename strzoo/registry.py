@@ -21,6 +21,9 @@ from strzoo.settings import Settings
 
 SCHEMA = 1
 FORMATS = ("str", "dense")
+# Percentage points. Sparsity is published with two digits, per layer in the budgets as well:
+# half of the last digit for each.
+SPARSITY_TOLERANCE = 0.01
 _PACKAGE = Path(__file__).resolve().parent
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import IntegrityError
-from strzoo.registry import ModelCard, Registry
-
-# Sparsity is published with two digits; half of the last one, and a little for how it was counted.
-SPARSITY_TOLERANCE = 0.01
+from strzoo.registry import SPARSITY_TOLERANCE, ModelCard, Registry
 
 
 def check_published(checkpoint: Checkpoint, card: ModelCard, format: str) -> None:

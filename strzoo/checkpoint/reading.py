@@ -49,16 +49,24 @@ def read_checkpoint(path: str | os.PathLike[str], *, architecture: str | None = 
             not finite. The message names the first offender.
     """
     path = Path(path)
-    kind = _sniff(path)
-    state: Mapping[str, Any]
-    if kind == "safetensors":
-        state, metadata = _read_safetensors(path)
-    else:
-        state, metadata = _split(path, _unpickle(path, kind))
+    state, metadata = _read_raw(path)
     try:
         return build_checkpoint(state, metadata, path=path, architecture=architecture)
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error}") from error
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The state dict of a file as it is, keys and layout untouched. Errors as `read_checkpoint`."""
+    state, _ = _read_raw(Path(path))
+    return _only_tensors(state)
+
+
+def _read_raw(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    kind = _sniff(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    return _split(path, _unpickle(path, kind))
 
 
 def build_checkpoint(

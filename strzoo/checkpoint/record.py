@@ -90,6 +90,14 @@ class Checkpoint:
                 )
         return weights
 
+    def thresholds(self) -> dict[str, float]:
+        """The threshold g(s) of each STR layer by name (the mean of several); {} if dense."""
+        return {
+            key.removesuffix(THRESHOLD): float(value.sigmoid().mean())
+            for key, value in self.state_dict.items()
+            if key.endswith(THRESHOLD)
+        }
+
     def sparsity(self) -> float:
         """Percent of zeros among the effective convolution and classifier weights."""
         zeros = total = 0

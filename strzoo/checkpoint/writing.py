@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def save_checkpoint(
     compact: bool = False,
     half: bool = False,
     force: bool = False,
+    check: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write `checkpoint` to `path`, whole or not at all.
 
@@ -46,6 +47,8 @@ def save_checkpoint(
             docs/compact-format.md.
         half: store convolution and classifier weights as fp16.
         force: overwrite an existing file.
+        check: called with the finished file before it gets its final name; if it raises,
+            `path` stays as it was.
 
     Returns:
         `path`.
@@ -77,6 +80,8 @@ def save_checkpoint(
                 torch.save(_document(checkpoint, state, layout), temporary)
         except (RuntimeError, SafetensorError) as error:
             raise _disk_error(path, error) from error
+        if check is not None:
+            check(temporary)
     return path
 
 

@@ -1,0 +1,123 @@
+"""A report as a terminal table, CSV or Markdown. The numbers are the same in each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from strzoo.analysis.records import CONVENTION, LayerReport, Report
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADER = (
+    "layer",
+    "type",
+    "shape",
+    "params",
+    "nonzeros",
+    "sparsity",
+    "threshold",
+    "dense MACs",
+    "sparse MACs",
+)
+_LEFT = 3  # columns of text; the others are numbers
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """One row per layer, one per counted operator that is no layer, and the total."""
+    result = [_layer_row(layer) for layer in report.layers]
+    for operator, macs in report.other_macs.items():
+        result.append((operator, "operator", "", "", "", "", "", f"{macs:,}", f"{macs:,}"))
+    result.append(
+        (
+            "total",
+            "",
+            "",
+            f"{report.weights:,}",
+            _count(report.nonzeros),
+            _percent(report.sparsity),
+            "",
+            f"{report.dense_macs:,}",
+            _count(report.sparse_macs),
+        )
+    )
+    return result
+
+
+def summary(report: Report) -> list[str]:
+    """The lines below the table: totals in words, conventions, notes."""
+    size = "x".join(map(str, report.input_size))
+    lines = [
+        f"params {report.params:,} (with normalisation and biases); weights {report.weights:,}, "
+        f"nonzero {_count(report.nonzeros)}, sparsity {_percent(report.sparsity)}",
+        f"MACs dense {report.dense_macs:,}, sparse {_count(report.sparse_macs)}; FLOPs dense "
+        f"{2 * report.dense_macs:,}, sparse "
+        f"{_count(None if report.sparse_macs is None else 2 * report.sparse_macs)}",
+        f"input {size}; {CONVENTION}",
+        f"sparsity from: {report.source}",
+    ]
+    if report.uncounted:
+        uncounted = ", ".join(
+            f"{op.removeprefix('aten::')} x{n}" for op, n in report.uncounted.items()
+        )
+        lines.append(f"not counted: normalisation, activations, {uncounted}")
+    return [*lines, *(f"note: {note}" for note in report.notes)]
+
+
+def to_table(report: Report) -> Table:
+    """A rich table of the layers and the totals."""
+    from rich.table import Table
+
+    table = Table(title=report.model, title_justify="left", header_style="bold")
+    for index, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if index < _LEFT else "right", no_wrap=True)
+    body = rows(report)
+    for row in body[:-1]:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*body[-1], style="bold")
+    return table
+
+
+def to_csv(report: Report) -> str:
+    """Comma-separated values with plain numbers; the shape as `64x3x7x7`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(name.replace(" ", "_").lower() for name in HEADER)
+    for row in rows(report):
+        numbers = (cell.replace(",", "").removesuffix(" %") for cell in row[_LEFT:])
+        writer.writerow([*row[:_LEFT], *numbers])
+    return stream.getvalue()
+
+
+def to_markdown(report: Report) -> str:
+    """A Markdown table and the summary."""
+    aligned = ["---"] * _LEFT + ["---:"] * (len(HEADER) - _LEFT)
+    lines = [" | ".join(HEADER), " | ".join(aligned), *(" | ".join(row) for row in rows(report))]
+    table = "\n".join(f"| {line} |" for line in lines)
+    notes = "\n".join(f"- {line}" for line in summary(report))
+    return f"# {report.model}\n\n{table}\n\n{notes}\n"
+
+
+def _layer_row(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        layer.name,
+        layer.type,
+        "x".join(map(str, layer.shape)),
+        f"{layer.params:,}",
+        _count(layer.nonzeros),
+        _percent(layer.sparsity),
+        "" if layer.threshold is None else f"{layer.threshold:.6f}",
+        f"{layer.dense_macs:,}",
+        _count(layer.sparse_macs),
+    )
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f} %"

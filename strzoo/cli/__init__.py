@@ -1,0 +1,124 @@
+"""The `strzoo` command: each subcommand is imported only when it runs.
+
+Errors end in one line on stderr and a documented exit code (`strzoo.errors`); only here are
+results printed.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from strzoo.errors import StrzooError
+from strzoo.version import VERSION
+
+# name -> (module, attribute, help line). The help line is here so that --help imports nothing.
+COMMANDS = {
+    "list": ("strzoo.cli.models", "list_command", "List the models of the zoo."),
+    "info": ("strzoo.cli.models", "info", "Show all that is published about one model."),
+    "report": ("strzoo.cli.report", "report", "Params, sparsity and MACs, layer by layer."),
+    "verify": ("strzoo.cli.verify", "verify", "Compare computed figures with the published."),
+    "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
+    "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
+    "demo": ("strzoo.cli.demo", "demo", "Train, convert, report and export on real digits."),
+    "doctor": ("strzoo.cli.doctor", "doctor", "Show versions, devices, cache and disk."),
+}
+INTERRUPTED = 130
+
+EPILOG = """\b
+Exit codes: 0 done, 1 error, 2 usage, 3 network or quota, 4 integrity,
+5 offline and not cached, 6 verification mismatch, 130 interrupted.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help, and imports one when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            nearest = difflib.get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
+            choices = ", ".join(nearest or COMMANDS)
+            raise click.UsageError(f"no command {args[0]!r}; try {choices}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(VERSION, prog_name="strzoo")
+def cli() -> None:
+    """Sparse convolutional networks learned by STR: a model zoo and its tools.
+
+    MODEL is an id such as resnet50_str_90.23 (a unique prefix will do) or a checkpoint file.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        try:
+            code = cli.main(arguments, prog_name="strzoo", standalone_mode=False)
+            sys.stdout.flush()
+        except OSError as error:
+            return _report_stream(error)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return INTERRUPTED
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return error.exit_code
+    except StrzooError as error:
+        _complain(str(error))
+        return error.exit_code
+    except MemoryError:
+        _complain("out of memory; close other programs or use a smaller model or batch")
+        return StrzooError.exit_code
+
+
+def _complain(message: str) -> None:
+    line = " ".join(message.split())
+    click.echo(
+        f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
+    )
+
+
+def _report_stream(error: OSError) -> int:
+    """A reader that left, or a full disk behind `>`: standard output is beyond use."""
+    # The interpreter flushes stdout once more at exit; that must not fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno != errno.EPIPE:
+        _complain(error.strerror or str(error))
+    return StrzooError.exit_code

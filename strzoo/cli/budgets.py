@@ -1,0 +1,115 @@
+"""`strzoo budgets`: list, show, compare and extract per-layer sparsity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from strzoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
+from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.report import parse_size
+from strzoo.settings import Settings
+
+
+@click.group()
+def budgets() -> None:
+    """Sparsity budgets: how sparse each layer is.
+
+    BUDGET is the name of a shipped budget (a unique prefix will do) or a .json file.
+    """
+
+
+@budgets.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the shipped budgets."""
+    found = [load_budget(name) for name in list_budgets()]
+    if as_json:
+        rows = [{k: v for k, v in to_document(b).items() if k != "layers"} for b in found]
+        print_json({"schema": 1, "budgets": rows})
+        return
+    table = [
+        (b.name, b.architecture, b.method, f"{b.sparsity:.2f}", str(len(b.layers)))
+        for b in sorted(found, key=lambda b: (b.architecture, b.method, b.sparsity))
+    ]
+    print_table(
+        simple_table(("budget", "architecture", "method", "sparsity %", "layers"), table, left=3)
+    )
+
+
+@budgets.command()
+@click.argument("budget")
+@json_option
+def show(budget: str, as_json: bool) -> None:
+    """Show BUDGET layer by layer, with the MACs it leaves."""
+    from strzoo.analysis import rendering
+    from strzoo.analysis.reporting import report_budget
+
+    loaded = load_budget(budget)
+    if as_json:
+        print_json(to_document(loaded))
+        return
+    made = report_budget(loaded)
+    print_table(rendering.to_table(made))
+    click.echo("\n".join(rendering.summary(made)))
+
+
+@budgets.command()
+@click.argument("first")
+@click.argument("second")
+@json_option
+def compare(first: str, second: str, as_json: bool) -> None:
+    """Compare two budgets layer by layer (second minus first, in percentage points)."""
+    a, b = load_budget(first), load_budget(second)
+    lines = compare_budgets(a, b)
+    if as_json:
+        rows = [
+            {"layer": d.layer, "first": d.first, "second": d.second, "difference": d.difference}
+            for d in lines
+        ]
+        print_json({"schema": 1, "first": a.name, "second": b.name, "layers": rows})
+        return
+    table = [(d.layer, f"{d.first:.2f}", f"{d.second:.2f}", f"{d.difference:+.2f}") for d in lines]
+    total = (
+        "all layers",
+        f"{a.sparsity:.2f}",
+        f"{b.sparsity:.2f}",
+        f"{b.sparsity - a.sparsity:+.2f}",
+    )
+    print_table(simple_table(("layer", a.name, b.name, "difference"), [*table, total]))
+
+
+@budgets.command()
+@click.argument("model")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write a budget file (.json)."
+)
+@click.option("--name", help="Name of the budget [default: the model's].")
+@click.option("--input-size", default="224", show_default=True, help="SIZE, HxW or CxHxW.")
+@force_option
+@settings_options
+@verbosity_options
+def extract(
+    model: str,
+    output: Path | None,
+    name: str | None,
+    input_size: str,
+    force: bool,
+    settings: Settings,
+    quiet: bool,
+) -> None:
+    """Extract the budget of MODEL (an id or a checkpoint file); prints JSON without --output."""
+    from strzoo.analysis.extraction import extract_budget
+    from strzoo.files import check_destination
+
+    if output is not None:
+        check_destination(output, force=force)
+    made = extract_budget(model, name=name, input_size=parse_size(input_size), settings=settings)
+    if output is None:
+        print_json(to_document(made))
+        return
+    write_budget(made, output, force=force)
+    if not quiet:
+        click.echo(f"wrote {output}: sparsity {made.sparsity:.2f} %", err=True)

@@ -1,0 +1,84 @@
+"""`strzoo convert`: a checkpoint in another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.output import print_json
+from strzoo.settings import Settings
+
+
+@click.command()
+@click.argument("source")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "format",
+    type=click.Choice(["dense", "str"]),
+    default="dense",
+    show_default=True,
+    help="dense: plain convolutions; str: keep the thresholds, drop optimizer state.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["strzoo", "torchvision", "timm"]),
+    default="strzoo",
+    show_default=True,
+    help="Key names and classifier of that library.",
+)
+@click.option("--compact", is_flag=True, help="Bitmask and values: small files, lossless.")
+@click.option("--half", is_flag=True, help="Store convolution weights as fp16.")
+@click.option("--verify", is_flag=True, help="Read the result back and compare logits.")
+@force_option
+@json_option
+@settings_options
+@verbosity_options
+def convert(
+    source: str,
+    destination: Path,
+    format: str,
+    layout: str,
+    compact: bool,
+    half: bool,
+    verify: bool,
+    force: bool,
+    as_json: bool,
+    settings: Settings,
+    quiet: bool,
+) -> None:
+    """Convert SOURCE (an id or a checkpoint file) and write DESTINATION.
+
+    DESTINATION ends in .pth, .pt or .safetensors, which decides the kind of file.
+    """
+    from strzoo.analysis.reporting import is_file_argument
+    from strzoo.conversion import convert as convert_file
+    from strzoo.files import check_destination
+    from strzoo.hub import weights_path
+
+    check_destination(destination, force=force)
+    path = Path(source) if is_file_argument(source) else weights_path(source, format, settings)
+    made = convert_file(
+        path,
+        destination,
+        format=format,
+        layout=layout,
+        compact=compact,
+        half=half,
+        verify=verify,
+        force=force,
+    )
+    if as_json:
+        print_json(made.to_dict())
+        return
+    form = " ".join(
+        [made.format, *(["compact"] * compact), *(["fp16"] * half), f"({layout} layout)"]
+    )
+    checked = ", logits equal the source's" if made.verified else ""
+    click.echo(
+        f"{made.path}: {made.architecture}, {made.source_format} -> {form}, "
+        f"sparsity {made.sparsity:.2f} %, {made.bytes / 1e6:.1f} MB "
+        f"(source {made.source_bytes / 1e6:.1f} MB){checked}"
+    )

@@ -1,0 +1,71 @@
+"""Options that several commands share, so that they are spelled and behave alike."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from strzoo.settings import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+force_option = click.option("--force", is_flag=True, help="Overwrite an existing file.")
+
+
+def settings_options(command: Command) -> Command:
+    """Add --cache-dir, --offline and --registry; the command gets them as `settings`."""
+
+    @click.option(
+        "--cache-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Cache folder [env STRZOO_HOME; default ~/.cache/strzoo].",
+    )
+    @click.option(
+        "--offline/--online",
+        default=None,
+        help="Never touch the network [env STRZOO_OFFLINE].",
+    )
+    @click.option(
+        "--registry",
+        "registries",
+        multiple=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Add the models of a registry file [env STRZOO_REGISTRY].",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        cache_dir: Path | None,
+        offline: bool | None,
+        registries: tuple[Path, ...],
+        **kwargs: Any,
+    ) -> Any:
+        settings = Settings.from_env(cache_dir=cache_dir, offline=offline, registries=registries)
+        return command(*args, settings=settings, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def verbosity_options(command: Command) -> Command:
+    """Add -q and -v; logs go to stderr. The command gets `quiet`."""
+
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings.")
+    @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
+        level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("strzoo: %(levelname)s: %(message)s"))
+        logger = logging.getLogger("strzoo")
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+        return command(*args, quiet=quiet, **kwargs)
+
+    return wrapped  # type: ignore[return-value]

@@ -1,0 +1,55 @@
+"""How the commands print: JSON or a table to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+PIPE_WIDTH = 400  # a pipe has no width; wide enough that no cell is cut
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout. Values that JSON lacks are spelled as text."""
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+def console(*, err: bool = False) -> Console:
+    """A rich console on stdout (or stderr): colours on a terminal, plain in a pipe."""
+    from rich.console import Console
+
+    stream = sys.stderr if err else sys.stdout
+    return Console(stderr=err, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+
+
+def print_table(table: Table) -> None:
+    """A rich table on stdout, without trailing spaces in a pipe."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    with screen.capture() as captured:
+        screen.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def simple_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, title: str | None = None
+) -> Table:
+    """A table whose first `left` columns are text and the others numbers."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
