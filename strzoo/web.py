@@ -244,6 +244,9 @@ def _read_cookies(path: Path) -> http.cookiejar.CookieJar:
             f"cannot read the cookies in {path}: {error.strerror or error}; export them from a "
             "browser in the Netscape format, or go without"
         ) from error
+    for cookie in jar:
+        if cookie.expires == 0:  # how browser extensions write a session cookie
+            cookie.expires, cookie.discard = None, True
     return jar
 
 
