@@ -54,7 +54,9 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.preprocessed:
-            images = (images.permute(0, 3, 1, 2).float() - self.offset) * self.scale
+            # Without contiguous() the pool would be exported as the strides of channels-last.
+            images = images.permute(0, 3, 1, 2).contiguous()
+            images = (images.float() - self.offset) * self.scale
         logits: Tensor = self.network(images)
         return logits.softmax(1) if self.softmax else logits
 
@@ -89,7 +91,6 @@ def build_graph(
     if _opset_of(graph) != opset:
         graph = _convert_opset(graph, opset)
     graph.ir_version = min(graph.ir_version, _IR_VERSION)
-    graph.producer_name, graph.producer_version = "strzoo", VERSION
     if left := sum(node.op_type == "BatchNormalization" for node in graph.graph.node):
         log.warning("%d BatchNorm layers do not follow a convolution and stay as they are", left)
     return graph
@@ -111,7 +112,8 @@ def read_opset(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
-    """Store `entries` as the model's metadata properties, replacing what is there."""
+    """Store `entries` as the model's metadata, replacing what is there, and name its producer."""
+    model.producer_name, model.producer_version = "strzoo", VERSION
     del model.metadata_props[:]
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)

@@ -61,12 +61,13 @@ def convert_precision(
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    converted: onnx.ModelProto = convert_float_to_float16(
-        copied, keep_io_types=True, disable_shape_infer=False
-    )
+    converted: onnx.ModelProto = convert_float_to_float16(copied, keep_io_types=True)
+    OnnxModel(converted).topological_sort()  # it appends the casts of the inputs at the end
+    del converted.graph.value_info[:]
     return converted
 
 
