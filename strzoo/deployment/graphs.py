@@ -107,8 +107,8 @@ def check_opset(opset: int) -> None:
 
 
 def read_opset(model: onnx.ModelProto) -> dict[str, int]:
-    """Version of each operator set by domain; the default one is ""."""
-    return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+    """Version of each operator set by domain; the default one is "ai.onnx"."""
+    return {o.domain or "ai.onnx": o.version for o in model.opset_import}
 
 
 def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
@@ -120,7 +120,7 @@ def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
 
 
 def _opset_of(model: onnx.ModelProto) -> int:
-    return read_opset(model).get("", 0)
+    return read_opset(model).get("ai.onnx", 0)
 
 
 def _example(model: Deployed, input_size: tuple[int, int, int], batch: int) -> Tensor:

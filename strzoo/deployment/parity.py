@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from strzoo.deployment.graphs import read_opset
 from strzoo.deployment.samples import Samples
 from strzoo.errors import IntegrityError, StrzooError, VerificationError
 
@@ -64,7 +65,7 @@ def check_file(path: Path, opset: int, output_shape: tuple[int | None, ...]) -> 
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VerificationError(f"onnx's checker refuses the export: {reason}") from error
-    found = {o.domain or "ai.onnx": o.version for o in model.opset_import}
+    found = read_opset(model)
     if found != {"ai.onnx": opset}:
         raise VerificationError(f"opset {opset} was asked for, the file says {found}")
     external = [t.name for t in model.graph.initializer if t.data_location == t.EXTERNAL]
@@ -160,14 +161,3 @@ def compare(
         progress(count)
     relative = largest / scale if scale else largest
     return Agreement(samples.name, batch, count, largest, relative, 100.0 * same / max(count, 1))
-
-
-def torch_forward(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network as a function, without gradients."""
-
-    def forward(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            output: Tensor = model(images)
-        return output
-
-    return forward
