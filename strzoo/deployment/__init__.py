@@ -1,0 +1,1 @@
+"""Deployment: ONNX export with its checks, precisions, inspection, benchmarks, matrices."""

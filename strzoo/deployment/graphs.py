@@ -1,0 +1,227 @@
+"""From a torch network to a clean ONNX graph: BatchNorm folded, plain operators, readable names."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from strzoo.deployment.chatter import chatter_to
+from strzoo.errors import StrzooError, UsageError
+from strzoo.registry import Preprocessing
+from strzoo.version import VERSION
+
+log = logging.getLogger(__name__)
+
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
+SOFTMAX_OUTPUT = "probabilities"
+# The newest opset that is stable in every onnxruntime that strzoo declares (1.18 on), so that a
+# file made with the newest one runs in the oldest too.
+DEFAULT_OPSET = 21
+OLDEST_OPSET = 15
+_EXPORTER_OPSET = 18  # below it torch's exporter has no implementations
+_IR_VERSION = 10  # onnxruntime 1.18 reads up to this
+_PREFIX = "network."
+
+
+class Deployed(nn.Module):
+    """A network as it is deployed: images in, logits or probabilities out.
+
+    With built-in preprocessing the input is uint8 [N, H, W, 3] and normalisation is part of the
+    network; else it is float32 [N, C, H, W], normalised by the caller.
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, network: nn.Module, *, softmax: bool, preprocessing: Preprocessing | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.softmax = softmax
+        self.preprocessed = preprocessing is not None
+        if preprocessing is not None:
+            mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+            self.register_buffer("offset", (255 * mean).reshape(1, -1, 1, 1))
+            self.register_buffer("scale", (1 / (255 * std)).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.preprocessed:
+            # Without contiguous() the pool would be exported as the strides of channels-last.
+            images = images.permute(0, 3, 1, 2).contiguous()
+            images = (images.float() - self.offset) * self.scale
+        logits: Tensor = self.network(images)
+        return logits.softmax(1) if self.softmax else logits
+
+
+def build_graph(
+    model: Deployed,
+    input_size: tuple[int, int, int],
+    *,
+    opset: int = DEFAULT_OPSET,
+    batch: int | None = None,
+) -> onnx.ModelProto:
+    """The ONNX model of `model`, in memory.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        input_size: channels, height, width of one image.
+        opset: version of the default operator set.
+        batch: a fixed batch size, or None for a dynamic axis named `batch`.
+
+    Raises:
+        UsageError: no such opset, or the batch is not positive.
+        StrzooError: torch cannot export the network, or onnx cannot bring it to that opset.
+    """
+    check_opset(opset)
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch is {batch}; it must be at least 1, or None for a dynamic one")
+    folded = copy.copy(model)
+    folded._modules = {**model._modules, "network": _fold(model.network)}
+    graph = _export(folded, _example(model, input_size, batch or 2), opset, batch is None)
+    _pool_globally(graph)
+    _clean(graph)
+    if _opset_of(graph) != opset:
+        graph = _convert_opset(graph, opset)
+    graph.ir_version = min(graph.ir_version, _IR_VERSION)
+    if left := sum(node.op_type == "BatchNormalization" for node in graph.graph.node):
+        log.warning("%d BatchNorm layers do not follow a convolution and stay as they are", left)
+    return graph
+
+
+def check_opset(opset: int) -> None:
+    """Raise a UsageError unless strzoo and the installed onnx can write that opset."""
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UsageError(
+            f"opset {opset} is not between {OLDEST_OPSET} and {newest}, the newest of the "
+            f"installed onnx; the default is {DEFAULT_OPSET}"
+        )
+
+
+def read_opset(model: onnx.ModelProto) -> dict[str, int]:
+    """Version of each operator set by domain; the default one is "ai.onnx"."""
+    return {o.domain or "ai.onnx": o.version for o in model.opset_import}
+
+
+def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Store `entries` as the model's metadata, replacing what is there, and name its producer."""
+    model.producer_name, model.producer_version = "strzoo", VERSION
+    del model.metadata_props[:]
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def _opset_of(model: onnx.ModelProto) -> int:
+    return read_opset(model).get("ai.onnx", 0)
+
+
+def _example(model: Deployed, input_size: tuple[int, int, int], batch: int) -> Tensor:
+    channels, height, width = input_size
+    if model.preprocessed:
+        return torch.zeros(batch, height, width, channels, dtype=torch.uint8)
+    return torch.zeros(batch, channels, height, width)
+
+
+def _fold(network: nn.Module) -> nn.Module:
+    """A copy with BatchNorm folded into the convolutions before it, where torch.fx can trace it.
+
+    It shortens the export; the exporter folds what is left.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        with chatter_to(log):
+            folded: nn.Module = fuse(network)
+    except Exception as error:  # tracing runs the user's own code
+        log.info("BatchNorm is left to the exporter: %s", " ".join(str(error).split())[:200])
+        return network
+    return folded
+
+
+def _export(model: nn.Module, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+    options: dict[str, Any] = {}
+    if dynamic:
+        options["dynamic_shapes"] = ({0: torch.export.Dim(BATCH)},)
+    output = SOFTMAX_OUTPUT if model.softmax else OUTPUT
+    try:
+        with chatter_to(log), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[output],
+                opset_version=max(opset, _EXPORTER_OPSET),
+                optimize=True,
+                verbose=False,
+                **options,
+            )
+            assert program is not None
+            graph: onnx.ModelProto = program.model_proto
+    except Exception as error:  # the exporter wraps any error of the network's own code
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        size = "x".join(map(str, example.shape))
+        raise StrzooError(
+            f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
+            "check the input size; -v logs what the exporter said"
+        ) from error
+    return graph
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Drop what only debugs the exporter (source paths among it) and give layers their names."""
+    graph = model.graph
+    del graph.value_info[:]
+    model.doc_string = graph.doc_string = ""
+    graph.name = "strzoo"
+    for item in [model, graph, *graph.input, *graph.output, *graph.initializer, *graph.node]:
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+        item.doc_string = ""
+    names = {tensor.name: tensor.name.removeprefix(_PREFIX) for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+        if len(node.input) > 1 and node.input[1].endswith(".weight"):
+            node.name = node.input[1].removesuffix(".weight")
+
+
+def _pool_globally(model: onnx.ModelProto) -> None:
+    """A mean over height and width is GlobalAveragePool, which every runtime and engine knows."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    images = {v.name for v in graph.value_info if len(v.type.tensor_type.shape.dim) == 4}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or node.input[0] not in images or len(node.input) != 2:
+            continue
+        axes = numpy_helper.to_array(tensors[node.input[1]]) if node.input[1] in tensors else ()
+        keeps = {a.name: a.i for a in node.attribute}.get("keepdims", 1)
+        if keeps and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+
+
+def _convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    from onnx import version_converter
+
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as error:  # the C++ converter raises RuntimeError and its own errors
+        raise StrzooError(
+            f"onnx cannot bring the network from opset {_opset_of(model)} to {opset} "
+            f"({' '.join(str(error).split())[-160:]}); choose another opset"
+        ) from error

@@ -1,0 +1,163 @@
+"""Does an ONNX file compute what the torch network computes? Measured, not assumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from strzoo.deployment.graphs import read_opset
+from strzoo.deployment.samples import Samples
+from strzoo.errors import IntegrityError, StrzooError, VerificationError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+log = logging.getLogger(__name__)
+
+CONVENTION = (
+    "relative difference = largest absolute difference / largest absolute reference value; "
+    "top-1 agreement = percent of images with the same first class"
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Outputs of the file against the torch network's (fp32) on some images.
+
+    `relative_difference` is the largest absolute difference over the largest absolute reference
+    value; `top1_agreement` in percent of the images.
+    """
+
+    data: str
+    batch: int
+    images: int
+    largest_difference: float
+    relative_difference: float
+    top1_agreement: float
+
+
+def check_file(path: Path, opset: int, output_shape: tuple[int | None, ...]) -> onnx.ModelProto:
+    """Run onnx's checker and shape inference over a written file and read its opset back.
+
+    Args:
+        path: the file.
+        opset: expected version of the default operator set; no other set may be used.
+        output_shape: expected shape of the one output; None for a named (dynamic) axis.
+
+    Returns:
+        The model as read.
+
+    Raises:
+        VerificationError: the checker refuses the file, it refers to other files, or opset or
+            output shape are not as expected.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.shape_inference.infer_shapes(onnx.load(str(path)), strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise VerificationError(f"onnx's checker refuses the export: {reason}") from error
+    found = read_opset(model)
+    if found != {"ai.onnx": opset}:
+        raise VerificationError(f"opset {opset} was asked for, the file says {found}")
+    external = [t.name for t in model.graph.initializer if t.data_location == t.EXTERNAL]
+    if external:
+        raise VerificationError(f"the file is not self-contained: {external[0]} lies elsewhere")
+    shape = model.graph.output[0].type.tensor_type.shape
+    inferred = tuple(d.dim_value if d.HasField("dim_value") else None for d in shape.dim)
+    if inferred != output_shape:
+        raise VerificationError(f"the output has shape {inferred}, expected {output_shape}")
+    return model
+
+
+def open_session(
+    model: str | Path | bytes, *, threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        StrzooError: there is no such file.
+        IntegrityError: onnxruntime cannot load it.
+    """
+    import onnxruntime
+
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        raise StrzooError(f"{model} does not exist")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings would go to the terminal
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+    except Exception as error:  # onnxruntime's exceptions share no documented base class
+        reason = " ".join(str(error).split())[:200]
+        name = "the model" if isinstance(model, bytes) else model
+        raise IntegrityError(f"onnxruntime cannot load {name}: {reason}") from error
+
+
+def session_forward(session: onnxruntime.InferenceSession) -> Callable[[Tensor], Tensor]:
+    """The first output of `session` as a function of the images.
+
+    Raises (when called):
+        VerificationError: onnxruntime fails on these images.
+    """
+    name = session.get_inputs()[0].name
+
+    def forward(images: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(np.asarray(session.run(None, {name: images.numpy()})[0]))
+        except Exception as error:  # as in open_session
+            reason = " ".join(str(error).split())[:200]
+            raise VerificationError(f"onnxruntime cannot run the network: {reason}") from error
+
+    return forward
+
+
+def compare(
+    reference: Callable[[Tensor], Tensor],
+    candidate: Callable[[Tensor], Tensor],
+    samples: Samples,
+    batch: int,
+    *,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> Agreement:
+    """How well `candidate` agrees with `reference` on `samples`, run in batches of `batch`.
+
+    A last batch that would be smaller is left out: a file can have a fixed batch.
+
+    Raises:
+        VerificationError: the shapes differ, or a value is not finite where the reference is.
+    """
+    largest = scale = 0.0
+    same = count = 0
+    for start in range(0, len(samples) - batch + 1, batch):
+        images = samples.images[start : start + batch]
+        with torch.inference_mode():
+            expected = reference(images)
+            found = candidate(images)
+        if expected.shape != found.shape:
+            raise VerificationError(
+                f"the outputs have shape {tuple(found.shape)}, torch's {tuple(expected.shape)}"
+            )
+        difference = float((expected - found).abs().max())
+        if not np.isfinite(difference):
+            raise VerificationError("the outputs are not finite (NaN or infinity)")
+        largest = max(largest, difference)
+        scale = max(scale, float(expected.abs().max()))
+        same += int((expected.argmax(1) == found.argmax(1)).sum())
+        count += len(images)
+        progress(count)
+    relative = largest / scale if scale else largest
+    return Agreement(samples.name, batch, count, largest, relative, 100.0 * same / max(count, 1))
