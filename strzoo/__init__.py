@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from strzoo.budgets import load_budget as load_budget
     from strzoo.budgets import write_budget as write_budget
     from strzoo.checkpoint import Checkpoint as Checkpoint
+    from strzoo.checkpoint import build_checkpoint as build_checkpoint
     from strzoo.checkpoint import read_checkpoint as read_checkpoint
     from strzoo.checkpoint import save_checkpoint as save_checkpoint
     from strzoo.conversion import convert as convert
@@ -66,7 +67,7 @@ _HOMES = {
         "load_budget",
         "write_budget",
     ),
-    "strzoo.checkpoint": ("Checkpoint", "read_checkpoint", "save_checkpoint"),
+    "strzoo.checkpoint": ("Checkpoint", "build_checkpoint", "read_checkpoint", "save_checkpoint"),
     "strzoo.conversion": ("convert", "to_dense"),
     "strzoo.data.digits": ("load_digits",),
     "strzoo.deployment.onnx_export": ("export_onnx",),

@@ -1,13 +1,14 @@
 """Every checkpoint format, in and out: published .pth, dense safetensors, compact sparse."""
 
 from strzoo.checkpoint.published import check_published, identify
-from strzoo.checkpoint.reading import read_checkpoint
+from strzoo.checkpoint.reading import build_checkpoint, read_checkpoint
 from strzoo.checkpoint.record import Checkpoint, ModelSpec
 from strzoo.checkpoint.writing import save_checkpoint
 
 __all__ = [
     "Checkpoint",
     "ModelSpec",
+    "build_checkpoint",
     "check_published",
     "identify",
     "read_checkpoint",

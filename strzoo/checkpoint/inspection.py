@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from strzoo.checkpoint.record import PUBLISHED_ARCH, THRESHOLD, ModelSpec
 from strzoo.errors import IntegrityError
 from strzoo.layers import soft_threshold
+from strzoo.models import MobileNetV1
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,14 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None) -> ModelSpec:
         small_stem=small,
         width=width,
     )
+
+
+def declare(model: nn.Module) -> dict[str, bool]:
+    """What the shapes of a network's state dict cannot tell `infer_spec`."""
+    if not isinstance(model, MobileNetV1):
+        return {}
+    stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    return {"small_stem": stem.stride == (1, 1)}
 
 
 def _architecture(state: Mapping[str, Tensor]) -> str | None:

@@ -17,10 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from strzoo.checkpoint import compact
-from strzoo.checkpoint.inspection import check_state, drop_thresholded_copies, infer_spec
+from strzoo.checkpoint.inspection import (
+    check_state,
+    declare,
+    drop_thresholded_copies,
+    infer_spec,
+)
 from strzoo.checkpoint.layouts import from_layout
 from strzoo.checkpoint.record import PUBLISHED_ARCH, THRESHOLD, Checkpoint
 from strzoo.errors import IntegrityError, StrzooError
@@ -70,14 +75,28 @@ def _read_raw(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
 
 
 def build_checkpoint(
-    state: Mapping[str, Any],
+    source: nn.Module | Mapping[str, Any],
     metadata: Mapping[str, Any] | None = None,
     *,
     path: Path | None = None,
     architecture: str | None = None,
 ) -> Checkpoint:
-    """A checked `Checkpoint` from a raw state dict. Raises IntegrityError as `read_checkpoint`."""
+    """A checked `Checkpoint` from a network of this zoo, or from a raw state dict.
+
+    Args:
+        source: a network made by `create_model` (sparse layers included), or its state dict.
+        metadata: plain values to keep beside the weights, such as `epoch` or `best_acc1`.
+
+    Raises:
+        IntegrityError: as `read_checkpoint`.
+    """
     metadata = dict(metadata or {})
+    state: Mapping[str, Any]
+    if isinstance(source, nn.Module):
+        state = {key: value.detach().cpu() for key, value in source.state_dict().items()}
+        metadata.setdefault("strzoo", declare(source))
+    else:
+        state = source
     clean = from_layout(drop_thresholded_copies(_strip_prefixes(_only_tensors(state))))
     clean = {
         key: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

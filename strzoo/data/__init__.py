@@ -1,0 +1,1 @@
+"""Data sets: the bundled digits; ImageNet and image folders to come."""

@@ -1,0 +1,19 @@
+"""Images and labels in memory, for data sets that fit there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images [N, 3, H, W] (float32, normalised) and labels [N] (int64)."""
+
+    images: Tensor
+    labels: Tensor
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)

@@ -1,0 +1,1 @@
+"""Training: parameter groups and a short loop for data that fits in memory."""
