@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from strzoo.downloads import Fetched, obtain
 from strzoo.errors import IntegrityError
@@ -22,7 +23,12 @@ MODEL = "mobilenetv1_dense"
 FILENAME = f"{MODEL}-dense.pth"
 ROOT = Path(__file__).resolve().parent.parent
 DRIVE_ID = "1uk3OE6P5rvO2wd9Oc9_zCF7zz6VlIXew"
-QUICK = {"backoff": 0.01, "read_timeout": 0.5, "connect_timeout": 2.0, "total_time": 20.0}
+QUICK: dict[str, Any] = {
+    "backoff": 0.01,
+    "read_timeout": 0.5,
+    "connect_timeout": 2.0,
+    "total_time": 20.0,
+}
 
 
 def card_for(

@@ -13,7 +13,7 @@ from strzoo.errors import IntegrityError, NetworkError, OfflineError
 from strzoo.maintenance import list_cached, prune, verify_cached
 from strzoo.registry import Registry
 from strzoo.settings import Settings
-from strzoo.sources import list_sources
+from strzoo.sources import DriveSource, WebSource, list_sources
 from tests.download_helpers import (
     DRIVE_ID,
     FILENAME,
@@ -163,6 +163,8 @@ def test_the_sources_come_in_the_documented_order(tmp_path):
     assert labels[0].endswith("/mine.pth")
     assert labels[1:] == ["mirror https://one.example/zoo/", "mirror /srv/zoo", "Google Drive"]
     sources = list_sources(card_for(), "dense", settings)
+    assert isinstance(sources[0], WebSource)
+    assert isinstance(sources[2], DriveSource)
     assert sources[0].url == f"https://one.example/zoo/{FILENAME}"
     assert sources[2].drive_id == DRIVE_ID
 
@@ -235,7 +237,7 @@ def test_list_verify_and_prune_tell_and_do_what_they_say(tmp_path):
     assert verdict.problem is None
     damage(entry.path)
     (verdict,) = verify_cached(cache, registry)
-    assert "recorded on" in verdict.problem
+    assert "recorded on" in str(verdict.problem)
     assert entry.path.exists()
     left = tmp_path / "staging" / "x~idle~1"
     left.mkdir()

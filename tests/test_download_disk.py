@@ -72,10 +72,23 @@ def test_a_full_disk_leaves_a_partial_that_is_finished_once_there_is_room(
 def test_the_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     events = []
     sync, replace = downloads.sync_file, cache.os.replace
-    monkeypatch.setattr(downloads, "sync_file", lambda p: (events.append("sync"), sync(p)))
-    monkeypatch.setattr(cache.os, "replace", lambda a, b: (events.append(str(b)), replace(a, b))[1])
+
+    def record_sync(path):
+        events.append("sync")
+        sync(path)
+
+    def record_replace(source, target):
+        events.append(str(target))
+        replace(source, target)
+
+    def record_check(*arguments):
+        events.append("check")
+        check_payload(*arguments)
+
+    monkeypatch.setattr(downloads, "sync_file", record_sync)
+    monkeypatch.setattr(cache.os, "replace", record_replace)
     with serving() as stub:
-        fetch(stub, tmp_path, check=lambda *a: (events.append("check"), check_payload(*a))[1])
+        fetch(stub, tmp_path, check=record_check)
     assert events[-3:] == ["check", "sync", str(tmp_path / FILENAME)]
 
 
