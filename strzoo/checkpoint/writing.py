@@ -113,7 +113,19 @@ def _write_safetensors(
     header["metadata"] = json.dumps(dict(checkpoint.metadata))
     if layout != "strzoo":
         header["create_with"] = CREATION[layout, checkpoint.architecture]
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata=header)
+    save_file(_separate(tensors), path, metadata=header)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors with storage of their own: safetensors stores no shared memory, such as
+    a threshold that all layers have in common."""
+    result, seen = {}, set()
+    for key, value in tensors.items():
+        value = value.contiguous()
+        storage = value.untyped_storage().data_ptr()
+        result[key] = value.clone() if storage in seen else value
+        seen.add(storage)
+    return result
 
 
 def _halved(key: str, value: Tensor) -> Tensor:
