@@ -249,3 +249,11 @@ def test_list_verify_and_prune_tell_and_do_what_they_say(tmp_path):
     assert not entry.path.exists()
     assert partials(tmp_path) == []
     assert cache.record(FILENAME) is not None
+
+
+def test_a_file_with_the_wrong_pinned_hash_is_not_even_loaded(tmp_path):
+    def check(*_):
+        raise AssertionError("loaded")
+
+    with serving() as stub, pytest.raises(IntegrityError, match="its card says 0000"):
+        fetch(stub, tmp_path, card_for(sha256="0" * 64), check=check)
