@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import Any
 
 import pytest
 import timm
@@ -32,7 +33,7 @@ def test_any_model_becomes_sparse_and_back_and_computes_the_same(name: str, meth
     images = torch.randn(2, 3, 64, 64)
     types = {n: type(m) for n, m in model.named_modules()}
     parameters = dict(model.named_parameters())
-    options = {"s_init": -3.0} if method == "str" else {"prune_rate": 0.5}
+    options: dict[str, Any] = {"s_init": -3.0} if method == "str" else {"prune_rate": 0.5}
     assert strzoo.sparsify_(model, method, **options) is model
     layers = sparse_layers(model)
     assert set(layers) == {n for n, t in types.items() if t in (nn.Conv2d, nn.Linear)}
@@ -75,7 +76,7 @@ def test_skipped_layers_stay_dense() -> None:
     assert "layer1.0.conv1" in names
     assert not {"conv1", "fc", "layer2.0.downsample.0"} & names
     other = strzoo.create_model("resnet20")
-    strzoo.sparsify_(other, skip=lambda name, layer: layer.weight.shape[-1] == 1)
+    strzoo.sparsify_(other, skip=lambda name, layer: bool(layer.weight.shape[-1] == 1))
     assert all(layer.weight.shape[-1] == 3 for layer in sparse_layers(other).values())
 
 

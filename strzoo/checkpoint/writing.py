@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def save_checkpoint(
             else:
                 torch.save(_document(checkpoint, state, layout), temporary)
         except (RuntimeError, SafetensorError) as error:
-            raise _disk_error(path, error) from error
+            raise _disk_error(path, error, sum(value.nbytes for value in state.values())) from error
         if check is not None:
             check(temporary)
     return path
@@ -137,10 +138,12 @@ def _halved(key: str, value: Tensor) -> Tensor:
     return half
 
 
-def _disk_error(path: Path, error: Exception) -> StrzooError:
-    """torch and safetensors report a full disk as their own errors; say what it is."""
+def _disk_error(path: Path, error: Exception, size: int) -> StrzooError:
+    """Say why writing failed: torch reports a full disk as an inconsistency of its own."""
     text = " ".join(str(error).split())
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         if os.strerror(code) in text or f"os error {code}" in text:
             return write_error(path, OSError(code, os.strerror(code)))
+    if shutil.disk_usage(path.parent).free < size:
+        return write_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return StrzooError(f"cannot write {path}: {text[:200]}")

