@@ -147,7 +147,7 @@ def test_a_process_that_waits_continues_what_the_killed_one_left(tmp_path):
     assert json.loads(out)["source"] == "Google Drive"
     starts = [headers.get("Range") for _, headers in stub.requests]
     assert starts[0] is None
-    assert int(starts[1].removeprefix("bytes=").removesuffix("-")) >= 120_000
+    assert int(str(starts[1]).removeprefix("bytes=").removesuffix("-")) >= 120_000
     assert (tmp_path / FILENAME).read_bytes() == stub.payload
 
 
