@@ -88,7 +88,7 @@ def test_a_card_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         card.id = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
-        card.files["str"] = card.files["dense"]  # type: ignore[index]
+        card.files["str"] = card.files["dense"]
 
 
 def _spoil(document: dict[str, Any], change: str) -> Any:
