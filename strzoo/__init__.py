@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from strzoo.deployment.onnx_export import export_onnx as export_onnx
     from strzoo.downloads import download as download
     from strzoo.errors import StrzooError as StrzooError
+    from strzoo.evaluation import EvalResult as EvalResult
     from strzoo.evaluation import evaluate as evaluate
     from strzoo.hub import get_transforms as get_transforms
     from strzoo.hub import load as load
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from strzoo.layers import soft_threshold as soft_threshold
     from strzoo.models import create_model as create_model
     from strzoo.models import list_architectures as list_architectures
+    from strzoo.prediction import Prediction as Prediction
+    from strzoo.prediction import predict as predict
     from strzoo.registry import ModelCard as ModelCard
     from strzoo.registry import get_card as get_card
     from strzoo.registry import list_models as list_models
@@ -73,7 +76,7 @@ _HOMES = {
     "strzoo.deployment.onnx_export": ("export_onnx",),
     "strzoo.downloads": ("download",),
     "strzoo.errors": ("StrzooError",),
-    "strzoo.evaluation": ("evaluate",),
+    "strzoo.evaluation": ("EvalResult", "evaluate"),
     "strzoo.hub": ("get_transforms", "load"),
     "strzoo.layers": (
         "DNWConv2d",
@@ -85,6 +88,7 @@ _HOMES = {
         "soft_threshold",
     ),
     "strzoo.models": ("create_model", "list_architectures"),
+    "strzoo.prediction": ("Prediction", "predict"),
     "strzoo.registry": ("ModelCard", "get_card", "list_models"),
     "strzoo.settings": ("Settings",),
     "strzoo.sparsification": ("sparsify_", "to_dense_"),

@@ -26,6 +26,8 @@ COMMANDS = {
     "cache": ("strzoo.cli.cache", "cache", "List, verify and prune the cached files."),
     "report": ("strzoo.cli.report", "report", "Params, sparsity and MACs, layer by layer."),
     "verify": ("strzoo.cli.verify", "verify", "Compare computed figures with the published."),
+    "evaluate": ("strzoo.cli.evaluate", "evaluate", "Measure top-1 and top-5 on ImageNet."),
+    "predict": ("strzoo.cli.predict", "predict", "Name what is in images."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
     "demo": ("strzoo.cli.demo", "demo", "Train, convert, report and export on real digits."),

@@ -146,7 +146,7 @@ def load_batches(
         ) from error
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -198,7 +198,8 @@ def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -
     PIL's in the last bits. What the decoder refuses, PIL decodes.
     """
     from torchvision.io import ImageReadMode, decode_jpeg
-    from torchvision.transforms.v2 import functional as F
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
 
     if not batch.encoded:
         return batch
@@ -218,6 +219,6 @@ def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -
             except BrokenImageError as error:
                 broken[row] = str(error)
             continue
-        image = F.resize(image, [steps.resize], F.InterpolationMode(steps.interpolation))
-        pixels[row] = F.center_crop(image, [steps.crop, steps.crop]).permute(1, 2, 0)
+        image = functional.resize(image, [steps.resize], InterpolationMode(steps.interpolation))
+        pixels[row] = functional.center_crop(image, [steps.crop, steps.crop]).permute(1, 2, 0)
     return replace(batch, pixels=pixels, encoded={}, broken=broken)

@@ -118,7 +118,5 @@ def _import_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise StrzooError(
-            "reading parquet needs pyarrow: pip install 'strzoo[parquet]'"
-        ) from None
+        raise StrzooError("reading parquet needs pyarrow: pip install 'strzoo[parquet]'") from None
     return pyarrow.parquet

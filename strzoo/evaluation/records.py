@@ -24,10 +24,12 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. `total` and `first_batch` (from the call to the first result) are wall time;
-    `waiting` is what the network waited for images. `decode` is summed over the workers,
-    `transfer` and `forward` over the devices; with a GPU these overlap."""
+    """Seconds. `setup` (loading the network, listing the data), `total` (from then to the end)
+    and `first_batch` (from the call to the first result) are wall time; `waiting` is what the
+    network waited for images. `decode` is summed over the workers, `transfer` and `forward` over
+    the devices; with a GPU these overlap."""
 
+    setup: float = 0.0
     total: float = 0.0
     first_batch: float = 0.0
     waiting: float = 0.0
@@ -159,9 +161,7 @@ class EvalResult:
         """Plain values for JSON, per-image arrays left out."""
         hidden = ("predictions", "names", "class_names", "ranked", "labels")
         document = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in hidden
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden
         }
         document |= {
             "top1": self.top1,

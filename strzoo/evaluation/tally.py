@@ -159,7 +159,7 @@ class Progress:
                 with np.load(path, allow_pickle=False) as stored:
                     identity = str(stored["identity"])
                     broken = {int(k): str(v) for k, v in json.loads(str(stored["broken"])).items()}
-                    subset = stored["subset"] if "subset" in stored else None
+                    subset = stored.get("subset")
                     other = Tally(
                         stored["ranked"], subset, stored["losses"], stored["done"], broken
                     )
@@ -172,7 +172,7 @@ class Progress:
                     f"{path} was kept by a run with other weights, images, preprocessing or "
                     "precision; delete it, or name another file for --resume"
                 )
-            # Two attempts with another number of processes can have met in the middle.
+            # After a resume every process keeps the earlier images as well.
             other.done &= ~tally.done
             other.broken = {i: r for i, r in other.broken.items() if other.done[i]}
             tally.merge(other)
@@ -188,7 +188,7 @@ class Progress:
                 stream,
                 identity=np.array(self._identity),
                 broken=np.array(json.dumps(tally.broken)),
-                **arrays,
+                **arrays,  # type: ignore[arg-type]
             )
 
     def remove(self) -> None:

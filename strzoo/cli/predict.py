@@ -1,0 +1,103 @@
+"""`strzoo predict`: the most likely classes of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from strzoo.cli.evaluate import make_steps, preprocessing_options
+from strzoo.cli.options import json_option, settings_options, verbosity_options
+from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.errors import UsageError
+from strzoo.settings import Settings
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True)
+@click.option("-k", "--top", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--classes",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Names of the model's classes, one a line.",
+)
+@click.option("--format", type=click.Choice(["str", "dense"]), help="Use or make this form.")
+@click.option("--device", help="cpu, cuda or cuda:N [default: a GPU if there is one].")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
+@preprocessing_options
+@click.option("--allow-urls", is_flag=True, help="Fetch http and https addresses.")
+@click.option("--skip-broken", is_flag=True, help="Report unreadable images and go on.")
+@json_option
+@settings_options
+@verbosity_options
+def predict(
+    model: str,
+    images: tuple[str, ...],
+    classes: Path | None,
+    resize: int | None,
+    crop: int | None,
+    interpolation: str | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    as_json: bool,
+    settings: Settings,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """The most likely classes of IMAGES: files, folders, addresses (with --allow-urls), or - for
+    an image on standard input.
+
+    MODEL is an id, a checkpoint or an ONNX file.
+    """
+    from strzoo.prediction import predict as run
+
+    if images.count("-") > 1:
+        raise UsageError("- is given twice; standard input holds one image")
+    given = [click.get_binary_stream("stdin").read() if i == "-" else i for i in images]
+    steps = make_steps(
+        model, settings, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std
+    )
+    made = run(
+        model,
+        given,
+        class_names=_read_names(classes),
+        preprocessing=steps,
+        settings=settings,
+        **options,
+    )
+    if "-" in images:
+        shown = f"image {images.index('-') + 1}"
+        made = [
+            type(p)("standard input" if p.source == shown else p.source, p.guesses, p.error)
+            for p in made
+        ]
+    if as_json:
+        print_json({"schema": 1, "predictions": [p.to_dict() for p in made]})
+    else:
+        rows = []
+        for one in made:
+            if one.error:
+                rows.append((one.source, f"unreadable: {one.error}", "", ""))
+            for place, guess in enumerate(one.guesses):
+                chance = f"{100 * guess.probability:.2f}"
+                rows.append((one.source if place == 0 else "", guess.name, guess.wnid, chance))
+        print_table(simple_table(("image", "class", "wnid", "probability %"), rows, left=3))
+    if not quiet and (bad := sum(1 for p in made if p.error)):
+        click.echo(f"strzoo: WARNING: {bad} of {len(made)} images are unreadable", err=True)
+
+
+def _read_names(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,240 @@
+"""The loop: images in, answers out, the device never waiting for the host if it can be helped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from strzoo.data.images import BrokenImageError
+from strzoo.data.loading import Batch, decode_on_device, load_batches
+from strzoo.data.samples import Samples
+from strzoo.errors import StrzooError
+from strzoo.evaluation.records import Timing
+from strzoo.evaluation.runners import Runner
+from strzoo.evaluation.tally import Answers, Tally, rank
+
+log = logging.getLogger(__name__)
+
+_CPU_OUT_OF_MEMORY = "can't allocate memory"
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How images are loaded and run. `pad` fills the last batch up, for networks that want
+    one size; `skip_broken` counts unreadable images as wrong instead of stopping."""
+
+    batch_size: int
+    workers: int
+    decoder: str = "pil"
+    pad: bool = False
+    skip_broken: bool = False
+
+
+@dataclass
+class Watch:
+    """Seconds by purpose; on a GPU by events, which cost no waiting."""
+
+    device: torch.device
+    called: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.perf_counter)
+    first: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    _events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+
+    def add(self, purpose: str, seconds: float) -> None:
+        self.seconds[purpose] = self.seconds.get(purpose, 0.0) + seconds
+
+    @contextlib.contextmanager
+    def measure(self, purpose: str) -> Iterator[None]:
+        """Time the block: of the host, or of the current stream's work."""
+        if self.device.type != "cuda":
+            start = time.perf_counter()
+            yield
+            self.add(purpose, time.perf_counter() - start)
+            return
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        yield
+        after.record()
+        self._events.append((purpose, before, after))
+
+    def read(self) -> Timing:
+        """All that was measured until now."""
+        if self._events:
+            torch.cuda.synchronize(self.device)
+            for purpose, before, after in self._events:
+                self.add(purpose, before.elapsed_time(after) / 1000)
+            self._events.clear()
+        return Timing(
+            setup=self.started - self.called,
+            total=time.perf_counter() - self.started,
+            first_batch=self.first,
+            **self.seconds,
+        )
+
+
+class Loop:
+    """Runs a network over samples and enters its answers into a tally.
+
+    Out of memory halves the number of images that run at once, from then on.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        samples: Samples,
+        options: LoopOptions,
+        *,
+        on_batch: Callable[[int], object] = lambda done: None,
+    ) -> None:
+        self.runner, self.samples, self.options = runner, samples, options
+        self.watch = Watch(runner.device)
+        self.chunk = runner.fixed_batch or options.batch_size
+        self._on_batch = on_batch
+        self._subset = (
+            None if samples.subset is None else torch.tensor(samples.subset, device=runner.device)
+        )
+
+    def run(self, indices: Sequence[int], tally: Tally) -> None:
+        """Evaluate the samples `indices`.
+
+        Raises:
+            IntegrityError: an image is unreadable, and such are not skipped; its name is told.
+            StrzooError: the outputs are not finite, or not even one image fits into memory.
+        """
+        batches = load_batches(
+            self.samples,
+            indices,
+            self.runner.steps,
+            batch_size=self.options.batch_size,
+            workers=self.options.workers,
+            device=self.runner.device,
+            decoder=self.options.decoder,
+        )
+        pending: tuple[Batch, tuple[Tensor, Tensor | None, Tensor]] | None = None
+        for batch, inputs in self._staged(self._timed(batches)):
+            labels = torch.from_numpy(self.samples.labels[batch.indices.numpy()])
+            with self.watch.measure("forward"):
+                answers = self._answer(inputs, labels.to(self.runner.device, non_blocking=True))
+            # The answers before these are read while the device works on these.
+            if pending is not None:
+                self._enter(*pending, tally)
+            pending = (batch, answers)
+        if pending is not None:
+            self._enter(*pending, tally)
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.watch.add("waiting", time.perf_counter() - start)
+            if batch is None:
+                return
+            self.watch.add("decode", batch.seconds)
+            if batch.broken and not self.options.skip_broken:
+                self._refuse(batch)
+            yield batch
+
+    def _staged(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches with the network's inputs on the device; on a GPU one batch ahead, copied and
+        normalised on a stream of their own."""
+        if self.runner.device.type != "cuda":
+            for batch in batches:
+                with self.watch.measure("transfer"):
+                    staged = self._stage(batch)
+                yield staged
+            return
+        side = torch.cuda.Stream(self.runner.device)
+        ahead: tuple[Batch, Tensor] | None = None
+        for batch in batches:
+            with torch.cuda.stream(side), self.watch.measure("transfer"):
+                staged = self._stage(batch)
+            if ahead is not None:
+                yield ahead
+            main = torch.cuda.current_stream(self.runner.device)
+            main.wait_stream(side)
+            staged[1].record_stream(main)
+            ahead = staged
+        if ahead is not None:
+            yield ahead
+
+    def _stage(self, batch: Batch) -> tuple[Batch, Tensor]:
+        if batch.encoded:
+            batch = decode_on_device(batch, self.runner.steps, self.runner.device)
+            if batch.broken and not self.options.skip_broken:
+                self._refuse(batch)
+        pixels = batch.pixels.to(self.runner.device, non_blocking=True)
+        return batch, self.runner.prepare(pixels)
+
+    def _refuse(self, batch: Batch) -> None:
+        row, reason = next(iter(batch.broken.items()))
+        name = self.samples.names[int(batch.indices[row])]
+        raise BrokenImageError(
+            f"cannot read {self.samples.location}/{name}: {reason}; pass --skip-broken "
+            "(skip_broken=True) to count such images as wrong and list them"
+        )
+
+    def _answer(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
+        start = 0
+        while start < len(inputs):
+            piece = inputs[start : start + self.chunk]
+            try:
+                logits = self.runner.forward(self._fill(piece))[: len(piece)]
+                parts.append(rank(logits, labels[start : start + len(piece)], self._subset))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not self._is_out_of_memory(error):
+                    raise
+                self._halve(len(piece))
+                continue
+            start += len(piece)
+        ranked, losses = (torch.cat([p[i] for p in parts]) for i in (0, 2))  # type: ignore[misc]
+        own = [p[1] for p in parts if p[1] is not None]
+        return ranked, torch.cat(own) if own else None, losses
+
+    def _fill(self, piece: Tensor) -> Tensor:
+        size = self.chunk if self.options.pad or self.runner.fixed_batch else len(piece)
+        if len(piece) == size:
+            return piece
+        return torch.cat([piece, piece[:1].expand(size - len(piece), *piece.shape[1:])])
+
+    @staticmethod
+    def _is_out_of_memory(error: RuntimeError) -> bool:
+        return isinstance(error, torch.OutOfMemoryError) or _CPU_OUT_OF_MEMORY in str(error)
+
+    def _halve(self, size: int) -> None:
+        if size == 1 or self.runner.fixed_batch:
+            raise StrzooError(
+                f"out of memory on {self.runner.device} with {size} images at once; use a smaller "
+                "model, another device, or close other programs"
+            )
+        self.chunk = size // 2
+        log.warning("out of memory: going on with %d images at once", self.chunk)
+        if self.runner.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _enter(
+        self, batch: Batch, answers: tuple[Tensor, Tensor | None, Tensor], tally: Tally
+    ) -> None:
+        ranked, own, losses = answers
+        found = Answers(
+            ranked.cpu().numpy(), None if own is None else own.cpu().numpy(), losses.cpu().numpy()
+        )
+        readable = [row for row in range(len(batch)) if row not in batch.broken]
+        if not bool(torch.isfinite(losses.cpu()[readable]).all()):
+            raise StrzooError(
+                f"{self.runner.name} in {self.runner.precision} gives outputs that are not finite; "
+                "try --precision fp32"
+            )
+        indices = batch.indices.numpy()
+        tally.add(indices, found)
+        for row, reason in batch.broken.items():
+            tally.forget(int(indices[row]), reason)
+        self.watch.first = self.watch.first or time.perf_counter() - self.watch.called
+        self._on_batch(len(batch))

@@ -1,0 +1,276 @@
+"""A model of any kind as one thing that turns pixels into logits.
+
+`open_runner` takes an id, a checkpoint (STR as it is, or converted on the fly), an ONNX file or
+any network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from strzoo.analysis.reporting import is_file_argument
+from strzoo.checkpoint import Checkpoint, identify, read_checkpoint
+from strzoo.data.images import check_steps
+from strzoo.data.loading import normalise
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.evaluation.records import PRECISIONS
+from strzoo.files import sha256_file
+from strzoo.hub import weights_path
+from strzoo.registry import FORMATS, ModelCard, Preprocessing, get_card, load_registry
+from strzoo.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Model = nn.Module | Checkpoint | str | os.PathLike[str]
+# What the published networks were evaluated with, and what small networks are by convention.
+IMAGENET = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SMALL = replace(IMAGENET, resize=32, crop=32)
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """`forward` takes inputs as `prepare` makes them from uint8 [B, H, W, 3] on `device`, and
+    gives logits [B, num_classes] there. `fixed_batch` is the one batch size an ONNX file takes;
+    `has_card` tells a published preprocessing from a guessed one."""
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+    device: torch.device
+    precision: str
+    steps: Preprocessing
+    weights_sha256: str
+    card: ModelCard | None = None
+    channels_last: bool = True
+    takes_bytes: bool = False
+    fixed_batch: int | None = None
+    class_names: tuple[str, ...] = ()
+    known_steps: bool = False
+    versions: tuple[tuple[str, str], ...] = ()
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """The network's input from uint8 [B, H, W, 3]."""
+        if self.takes_bytes:
+            return pixels
+        return normalise(pixels, self.steps, channels_last=self.channels_last)
+
+    def count_classes(self) -> int:
+        """Outputs of the network, by running one black image; it also warms up.
+
+        Raises:
+            UsageError: the network does not run on images of this size.
+        """
+        crop = self.steps.crop
+        pixels = torch.zeros(self.fixed_batch or 1, crop, crop, 3, dtype=torch.uint8)
+        try:
+            shape = self.forward(self.prepare(pixels.to(self.device))).shape
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UsageError(
+                f"{self.name} does not run on images of {crop}x{crop} pixels ({reason}); "
+                "give its size with --crop"
+            ) from error
+        if len(shape) != 2:
+            raise UsageError(f"{self.name} gives outputs of shape {tuple(shape)}, not (N, classes)")
+        return int(shape[1])
+
+
+def open_runner(
+    model: Model,
+    *,
+    format: str | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    compile: bool = False,
+    channels_last: bool = True,
+    providers: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    settings: Settings | None = None,
+) -> contextlib.AbstractContextManager[Runner]:
+    """The model, ready to run while the context lasts; a network passed in is left as it was.
+
+    Args:
+        model: a model id, a checkpoint or ONNX file, a `Checkpoint` or any network.
+        format: "str" or "dense"; by default dense for an id, and what a file holds.
+        device: "cpu", "cuda", "cuda:1"; by default a GPU if there is one (a network's own).
+        precision: "fp32", "tf32", "bf16", "fp16"; "auto" is fp32 on the CPU and tf32 on a GPU.
+        compile: torch.compile the network.
+        channels_last: memory layout of weights and images.
+        providers: execution providers for an ONNX file.
+        preprocessing: instead of the model's own.
+        settings: cache, registries, network; from the environment by default.
+
+    Raises:
+        UsageError, UnknownNameError: an argument is not valid or not possible here.
+        StrzooError and its subclasses: the model cannot be had or read.
+    """
+    if format not in (None, *FORMATS):
+        raise UsageError(f"format {format!r} is not one of {', '.join(FORMATS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if preprocessing is not None:
+        check_steps(preprocessing)
+    settings = settings or Settings.from_env()
+    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx"):
+        from strzoo.evaluation.onnx_runner import open_onnx
+
+        if format is not None or compile or precision not in ("auto", "fp32"):
+            raise UsageError(
+                f"{os.fspath(model)} is an ONNX file: its format and precision are in the file, "
+                "and nothing is compiled"
+            )
+        return contextlib.nullcontext(open_onnx(Path(model), device, providers, preprocessing))
+    if providers:
+        raise UsageError("execution providers are for ONNX files")
+    return _open_torch(
+        model, format, device, precision, compile, channels_last, preprocessing, settings
+    )
+
+
+@contextlib.contextmanager
+def _open_torch(
+    model: Model,
+    format: str | None,
+    device: str | torch.device | None,
+    precision: str,
+    compile: bool,
+    channels_last: bool,
+    preprocessing: Preprocessing | None,
+    settings: Settings,
+) -> Iterator[Runner]:
+    if isinstance(model, nn.Module):
+        network, card, small = model, None, False
+        name, digest = type(model).__name__, hash_state(model)
+        own = next(iter(model.parameters()), torch.empty(0)).device
+        place = find_device(device) if device is not None else own
+        if place != own:
+            raise UsageError(f"the network is on {own}; move it to {place} first")
+    else:
+        name, network, card, digest, small = _load(model, format, settings)
+        place = find_device(device)
+        network = network.to(place)
+        if channels_last:
+            network = network.to(memory_format=torch.channels_last)
+    if precision == "auto":
+        precision = "tf32" if place.type == "cuda" else "fp32"
+    if precision == "tf32" and place.type != "cuda":
+        raise UsageError("precision tf32 is for GPUs; choose fp32 or bf16")
+    steps = preprocessing or (card.preprocessing if card else SMALL if small else IMAGENET)
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    run = torch.compile(network) if compile else network
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def forward(inputs: Tensor) -> Tensor:
+        with torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
+            logits: Tensor = run(inputs)
+        return logits
+
+    try:
+        with torch.inference_mode(), _float32(place, precision):
+            yield Runner(
+                name=name,
+                forward=forward,
+                device=place,
+                precision=precision,
+                steps=check_steps(steps),
+                weights_sha256=digest,
+                card=card,
+                channels_last=channels_last,
+                known_steps=card is not None or preprocessing is not None,
+            )
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _load(
+    model: Checkpoint | str | os.PathLike[str], format: str | None, settings: Settings
+) -> tuple[str, nn.Module, ModelCard | None, str, bool]:
+    """Name, network, card, hash, and whether it is for small images."""
+    card: ModelCard | None
+    if isinstance(model, Checkpoint):
+        checkpoint = model
+        network = checkpoint.build_model(format)
+        digest, card = hash_state(network), _find_card(checkpoint, settings)
+    elif is_file_argument(os.fspath(model)):
+        checkpoint = read_checkpoint(model)
+        digest, card = sha256_file(model), _find_card(checkpoint, settings)
+        network = checkpoint.build_model(format)
+    else:
+        card = get_card(os.fspath(model), settings=settings)
+        path = weights_path(card.id, format or "dense", settings)
+        checkpoint = read_checkpoint(path, architecture=card.architecture)
+        network, digest = checkpoint.build_model(format or "dense"), sha256_file(path)
+    spec = checkpoint.spec
+    name = card.id if card else checkpoint.path.name if checkpoint.path else spec.architecture
+    return name, network, card, digest, spec.small_stem or spec.architecture == "resnet20"
+
+
+def _find_card(checkpoint: Checkpoint, settings: Settings) -> ModelCard | None:
+    try:
+        return identify(checkpoint, load_registry(settings))[0]
+    except IntegrityError:  # the user's own network
+        return None
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; by default this process's GPU, or the CPU if there is none.
+
+    Raises:
+        UsageError: it does not exist here.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device is None:
+        return torch.device("cuda", local % count) if count else torch.device("cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device {device!r} is not one of cpu, cuda, cuda:N") from None
+    if place.type == "cuda":
+        if place.index is None:
+            place = torch.device("cuda", local % count if count else 0)
+        if place.index is None or place.index >= count:
+            raise UsageError(f"device {device} is not here: {count} GPUs are visible; use cpu")
+    elif place.type != "cpu":
+        raise UsageError(f"device {device!r} is not one of cpu, cuda, cuda:N")
+    return place
+
+
+def hash_state(network: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a network's state."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _float32(device: torch.device, precision: str) -> Iterator[None]:
+    """fp32 means fp32: TF32, which torch uses for convolutions by default, only if asked for."""
+    if device.type != "cuda":
+        yield
+        return
+    allow = precision != "fp32"
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allow
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=allow):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise StrzooError("out of GPU memory; use a smaller batch or model") from error
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
