@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def predict(
 
     if images.count("-") > 1:
         raise UsageError("- is given twice; standard input holds one image")
-    given = [click.get_binary_stream("stdin").read() if i == "-" else i for i in images]
+    given: list[str | bytes] = [sys.stdin.buffer.read() if i == "-" else i for i in images]
     steps = make_steps(
         model, settings, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std
     )
@@ -76,8 +78,7 @@ def predict(
     if "-" in images:
         shown = f"image {images.index('-') + 1}"
         made = [
-            type(p)("standard input" if p.source == shown else p.source, p.guesses, p.error)
-            for p in made
+            replace(one, source="standard input") if one.source == shown else one for one in made
         ]
     if as_json:
         print_json({"schema": 1, "predictions": [p.to_dict() for p in made]})
