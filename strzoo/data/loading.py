@@ -120,21 +120,22 @@ def load_batches(
             "prefetch_factor": max(2, -(-4 // workers)),
             "worker_init_fn": partial(_start_worker, device.type == "cpu"),
         }
-    loader = DataLoader(
-        _Decoding(samples.source, steps, decoder),
-        batch_size=None,
-        sampler=order,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda",
-        **options,
-    )
     with warnings.catch_warnings():
         # Python warns of forking a process with threads; the workers touch none of them.
         warnings.filterwarnings("ignore", message=".*multi-threaded.*", category=DeprecationWarning)
         # torch advises fewer workers than asked for; the user's choice stands.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        batches = iter(loader)
+        batches = iter(
+            DataLoader(
+                _Decoding(samples.source, steps, decoder),
+                batch_size=None,
+                sampler=order,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                pin_memory=device.type == "cuda",
+                **options,
+            )
+        )
     try:
         yield from batches
     except RuntimeError as error:
@@ -208,7 +209,10 @@ def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -
     rows, contents = list(batch.encoded), list(batch.encoded.values())
     where = str(device) if device.type == "cuda" else "cpu"
     try:
-        decoded = decode_jpeg(contents, mode=ImageReadMode.RGB, device=where)
+        with warnings.catch_warnings():
+            # torchvision 0.29 announces the end of its decoders; until then this is nvJPEG.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            decoded = decode_jpeg(contents, mode=ImageReadMode.RGB, device=where)
     except RuntimeError:  # one bad image fails the whole batch
         decoded = [None] * len(rows)
     for row, content, image in zip(rows, contents, decoded, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,7 +223,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
 
 def test_a_subset_is_also_judged_among_its_own_classes(tmp_path: Path) -> None:
-    chosen = {"n01440764": 0, "n02119789": 277, "n03255030": 542}  # tench, kit fox, dumbbell
+    chosen = {"n01440764": 0, "n02119789": 278, "n03255030": 543}  # tench, kit fox, dumbbell
     paths = write_class_folders(tmp_path / "set", list(chosen), [0, 1, 2, 0, 1, 2, 1])
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 1000))
     torch.manual_seed(0)
@@ -237,7 +236,7 @@ def test_a_subset_is_also_judged_among_its_own_classes(tmp_path: Path) -> None:
     own = torch.tensor(list(chosen.values()))
     assert result.correct_top1 == int((logits.argmax(1) == truth).sum())
     assert result.subset is not None
-    assert result.subset.classes == (0, 277, 542)
+    assert result.subset.classes == (0, 278, 543)
     assert result.subset.correct_top1 == int((own[logits[:, own].argmax(1)] == truth).sum())
     assert result.subset.correct_top5 == 7  # three classes, five answers
     assert len(result.warnings) == (result.top1 < 1)
@@ -381,21 +380,22 @@ def test_the_confidence_interval_is_wilsons(
     assert wilson_interval(correct, images) == pytest.approx((low, high), abs=5e-5)
 
 
-Forms = dict[str, Callable[[], EvalResult]]
-
-
 def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
     source = write_published(tmp_path / "str.pth", str_state("resnet18", 80.0), "resnet18")
     strzoo.convert(source, tmp_path / "dense.pth")
     strzoo.convert(source, tmp_path / "torchvision.pth", layout="torchvision")
-    strzoo.export_onnx(source, tmp_path / "model.onnx")
+    strzoo.export_onnx(source, tmp_path / "model.onnx", input_size=(3, 64, 64))
+    small = replace(IMAGENET, resize=72, crop=64)  # a tenth of the work
     folder = tmp_path / "set" / "n01440764"
     folder.mkdir(parents=True)
     for number, image in enumerate(crop_photographs(9, seed=3)):
         (folder / f"{number}.JPEG").write_bytes(jpeg(image))
     names = ("str.pth", "dense.pth", "torchvision.pth", "model.onnx")
     found = {
-        n: strzoo.evaluate(tmp_path / n, tmp_path / "set", batch_size=4, workers=0) for n in names
+        n: strzoo.evaluate(
+            tmp_path / n, tmp_path / "set", batch_size=4, workers=0, preprocessing=small
+        )
+        for n in names
     }
     for result in found.values():
         assert torch.equal(result.predictions, found["str.pth"].predictions)
@@ -406,7 +406,7 @@ def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
     from strzoo.evaluation.runners import open_runner
 
     pixels = torch.from_numpy(
-        np.stack([np.asarray(p.resize((224, 224))) for p in crop_photographs(3, seed=8)])
+        np.stack([np.asarray(p.resize((64, 64))) for p in crop_photographs(3, seed=8)])
     )
     for name in names:
         with open_runner(tmp_path / name) as runner:
@@ -419,11 +419,8 @@ def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
 def test_an_onnx_file_of_a_fixed_batch_and_built_in_preprocessing_counts_the_same(
     data: tuple[Path, list[Path], list[int]], expected: dict[str, object], tmp_path: Path
 ) -> None:
-    for name, options in {
-        "plain": {},
-        "fixed": {"batch": 8},
-        "bytes": {"preprocessing": True},
-    }.items():
+    kinds: dict[str, dict[str, object]] = {"fixed": {"batch": 8}, "bytes": {"preprocessing": True}}
+    for name, options in kinds.items():
         path = tmp_path / f"{name}.onnx"
         strzoo.export_onnx(small_network(), path, input_size=(3, 32, 32), **options)  # type: ignore[arg-type]
         result = strzoo.evaluate(path, data[0], workers=1, preprocessing=SMALL)
