@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], li
 
 
 @pytest.fixture(scope="module")
-def expected(data: tuple[Path, list[Path], list[int]]) -> dict[str, object]:
+def expected(data: tuple[Path, list[Path], list[int]]) -> dict[str, Any]:
     """Counted naively: one image at a time, plain PIL and numpy."""
     _, paths, labels = data
     logits = reference_logits(small_network(), paths, resize=32, crop=32).double()
@@ -83,11 +84,11 @@ def expected(data: tuple[Path, list[Path], list[int]]) -> dict[str, object]:
     }
 
 
-def check(result: EvalResult, expected: dict[str, object]) -> None:
+def check(result: EvalResult, expected: dict[str, Any]) -> None:
     assert result.images == expected["images"]
     assert result.correct_top1 == expected["correct_top1"]
     assert result.correct_top5 == expected["correct_top5"]
-    assert torch.equal(result.predictions, expected["predictions"])  # type: ignore[arg-type]
+    assert torch.equal(result.predictions, expected["predictions"])
     assert result.loss == pytest.approx(expected["loss"], rel=1e-5)
 
 
@@ -101,7 +102,7 @@ def check(result: EvalResult, expected: dict[str, object]) -> None:
     ],
 )
 def test_counts_are_those_of_a_naive_loop_for_any_batch_size_and_workers(
-    options: dict[str, int], data: tuple[Path, list[Path], list[int]], expected: dict[str, object]
+    options: dict[str, int], data: tuple[Path, list[Path], list[int]], expected: dict[str, Any]
 ) -> None:
     result = strzoo.evaluate(small_network(), data[0], preprocessing=SMALL, **options)
     check(result, expected)
@@ -141,7 +142,7 @@ class Hungry(nn.Module):
 
     def __init__(self, model: nn.Module, limit: int) -> None:
         super().__init__()
-        self.model, self.limit, self.sizes = model, limit, []
+        self.model, self.limit, self.sizes = model, limit, list[int]()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.sizes.append(len(images))
@@ -152,7 +153,7 @@ class Hungry(nn.Module):
 
 def test_out_of_memory_halves_the_batch_and_goes_on(
     data: tuple[Path, list[Path], list[int]],
-    expected: dict[str, object],
+    expected: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = Hungry(small_network(), 5)
@@ -173,12 +174,12 @@ class LaterHungry(Hungry):
 
 
 def test_an_unreadable_image_is_an_error_or_counts_as_wrong(
-    data: tuple[Path, list[Path], list[int]], tmp_path: Path, expected: dict[str, object]
+    data: tuple[Path, list[Path], list[int]], tmp_path: Path, expected: dict[str, Any]
 ) -> None:
     import shutil
 
     folder = Path(shutil.copytree(data[0], tmp_path / "set"))
-    right = [i for i, label in enumerate(data[2]) if int(expected["predictions"][i]) == label]  # type: ignore[index]
+    right = [i for i, label in enumerate(data[2]) if int(expected["predictions"][i]) == label]
     spoiled = [folder / data[1][i].relative_to(data[0]) for i in right[:2]]
     spoiled[0].write_bytes(spoiled[0].read_bytes()[:700])
     spoiled[1].write_bytes(b"")
@@ -188,7 +189,7 @@ def test_an_unreadable_image_is_an_error_or_counts_as_wrong(
     assert str(spoiled[0]) in str(caught.value)
     result = strzoo.evaluate(*arguments, preprocessing=SMALL, skip_broken=True, batch_size=5)
     assert result.images == expected["images"]
-    assert result.correct_top1 == expected["correct_top1"] - 2  # type: ignore[operator]
+    assert result.correct_top1 == expected["correct_top1"] - 2
     names = [path.relative_to(folder).as_posix() for path in spoiled]
     assert [name for name, _ in result.broken] == names
     assert [int(result.predictions[i]) for i in right[:2]] == [-1, -1]
@@ -196,7 +197,7 @@ def test_an_unreadable_image_is_an_error_or_counts_as_wrong(
 
 
 def test_an_interrupted_run_goes_on_where_it_was(
-    data: tuple[Path, list[Path], list[int]], tmp_path: Path, expected: dict[str, object]
+    data: tuple[Path, list[Path], list[int]], tmp_path: Path, expected: dict[str, Any]
 ) -> None:
     kept, seen = tmp_path / "kept", []
 
@@ -205,9 +206,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
         if done >= 12:
             raise KeyboardInterrupt
 
-    def run(**options: object) -> EvalResult:
+    def run(**options: Any) -> EvalResult:
         arguments = {"preprocessing": SMALL, "batch_size": 4, "workers": 1, "resume": kept}
-        return strzoo.evaluate(small_network(), data[0], **{**arguments, **options})  # type: ignore[arg-type]
+        return strzoo.evaluate(small_network(), data[0], **{**arguments, **options})
 
     with pytest.raises(KeyboardInterrupt):
         run(on_progress=interrupt)
@@ -218,7 +219,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     result = run(on_progress=lambda done, total: totals.append(total), batch_size=8)
     check(result, expected)
     assert result.resumed == 12
-    assert totals[0] == expected["images"] - 12  # type: ignore[operator]
+    assert totals[0] == expected["images"] - 12
     assert list(tmp_path.iterdir()) == []
 
 
@@ -227,7 +228,7 @@ def test_a_subset_is_also_judged_among_its_own_classes(tmp_path: Path) -> None:
     paths = write_class_folders(tmp_path / "set", list(chosen), [0, 1, 2, 0, 1, 2, 1])
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 1000))
     torch.manual_seed(0)
-    nn.init.normal_(model[2].weight)
+    nn.init.normal_(cast(nn.Linear, model[2]).weight)
     small = replace(IMAGENET, resize=36, crop=32)
     result = strzoo.evaluate(model, tmp_path / "set", preprocessing=small, workers=0)
     paths.sort()
@@ -291,7 +292,7 @@ def test_bf16_is_named_in_the_result(data: tuple[Path, list[Path], list[int]]) -
 
 
 def test_decoding_on_the_device_states_the_difference(
-    data: tuple[Path, list[Path], list[int]], expected: dict[str, object]
+    data: tuple[Path, list[Path], list[int]], expected: dict[str, Any]
 ) -> None:
     result = strzoo.evaluate(
         small_network(), data[0], preprocessing=SMALL, workers=1, decoder="device"
@@ -299,9 +300,9 @@ def test_decoding_on_the_device_states_the_difference(
     check_ = result.decoder_check
     assert check_ is not None
     assert check_.images == expected["images"]
-    assert check_.pil_top1 == pytest.approx(100 * expected["correct_top1"] / check_.images)  # type: ignore[operator]
+    assert check_.pil_top1 == pytest.approx(100 * expected["correct_top1"] / check_.images)
     assert check_.top1 == result.top1
-    differing = int((result.predictions != expected["predictions"]).sum())  # type: ignore[arg-type]
+    differing = int((result.predictions != expected["predictions"]).sum())
     assert check_.different_predictions == differing
 
 
@@ -320,10 +321,10 @@ def test_decoding_on_the_device_states_the_difference(
     ],
 )
 def test_an_argument_out_of_range_is_named(
-    options: dict[str, object], named: str, data: tuple[Path, list[Path], list[int]]
+    options: dict[str, Any], named: str, data: tuple[Path, list[Path], list[int]]
 ) -> None:
     with pytest.raises(UsageError, match=named):
-        strzoo.evaluate(small_network(), data[0], **options)  # type: ignore[arg-type]
+        strzoo.evaluate(small_network(), data[0], **options)
 
 
 def test_outputs_that_are_not_finite_are_an_error(
@@ -417,12 +418,12 @@ def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
 
 
 def test_an_onnx_file_of_a_fixed_batch_and_built_in_preprocessing_counts_the_same(
-    data: tuple[Path, list[Path], list[int]], expected: dict[str, object], tmp_path: Path
+    data: tuple[Path, list[Path], list[int]], expected: dict[str, Any], tmp_path: Path
 ) -> None:
-    kinds: dict[str, dict[str, object]] = {"fixed": {"batch": 8}, "bytes": {"preprocessing": True}}
+    kinds: dict[str, dict[str, Any]] = {"fixed": {"batch": 8}, "bytes": {"preprocessing": True}}
     for name, options in kinds.items():
         path = tmp_path / f"{name}.onnx"
-        strzoo.export_onnx(small_network(), path, input_size=(3, 32, 32), **options)  # type: ignore[arg-type]
+        strzoo.export_onnx(small_network(), path, input_size=(3, 32, 32), **options)
         result = strzoo.evaluate(path, data[0], workers=1, preprocessing=SMALL)
         check(result, expected)
 
