@@ -82,16 +82,18 @@ def reference_input(
     image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
     pixels = np.asarray(image.crop((left, top, left + crop, top + crop)), dtype=np.float32)
-    values = (pixels / np.float32(255) - np.float32(mean)) / np.float32(std)
+    values = (pixels / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
     return torch.from_numpy(values.transpose(2, 0, 1).copy())
 
 
-def reference_logits(model: nn.Module, paths: Sequence[Path], **steps: int) -> torch.Tensor:
+def reference_logits(
+    model: nn.Module, paths: Sequence[Path], resize: int = 256, crop: int = 224
+) -> torch.Tensor:
     """One image after the other through the network: [N, classes]."""
     model.eval()
     with torch.no_grad():
         return torch.cat(
-            [model(reference_input(Image.open(path), **steps)[None]) for path in paths]
+            [model(reference_input(Image.open(path), resize, crop)[None]) for path in paths]
         )
 
 

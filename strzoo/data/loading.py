@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -96,7 +96,7 @@ def load_batches(
     workers: int,
     device: torch.device,
     decoder: str = "pil",
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of the samples `indices`, in their order, as `workers` processes decode them.
 
     Args:
@@ -106,6 +106,8 @@ def load_batches(
         workers: processes; 0 decodes in this one.
         device: "cuda" pins the memory; with "cpu" the workers yield to the network.
         decoder: "pil", or "device" to leave plain JPEGs encoded (see `decode_on_device`).
+
+    The workers end when the generator is exhausted or closed.
 
     Raises:
         StrzooError: a worker died.
@@ -145,6 +147,8 @@ def load_batches(
             "a worker process died (often for lack of memory, or of shared memory in /dev/shm); "
             f"use fewer workers or a smaller batch: {' '.join(str(error).split())[:160]}"
         ) from error
+    finally:
+        del batches  # its workers end now, not when the garbage is collected
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -117,6 +117,10 @@ class Loop:
             device=self.runner.device,
             decoder=self.options.decoder,
         )
+        with contextlib.closing(batches):
+            self._consume(batches, tally)
+
+    def _consume(self, batches: Iterator[Batch], tally: Tally) -> None:
         pending: tuple[Batch, tuple[Tensor, Tensor | None, Tensor]] | None = None
         for batch, inputs in self._staged(self._timed(batches)):
             labels = torch.from_numpy(self.samples.labels[batch.indices.numpy()])

@@ -102,7 +102,7 @@ def check(result: EvalResult, expected: dict[str, Any]) -> None:
     ],
 )
 def test_counts_are_those_of_a_naive_loop_for_any_batch_size_and_workers(
-    options: dict[str, int], data: tuple[Path, list[Path], list[int]], expected: dict[str, Any]
+    options: dict[str, Any], data: tuple[Path, list[Path], list[int]], expected: dict[str, Any]
 ) -> None:
     result = strzoo.evaluate(small_network(), data[0], preprocessing=SMALL, **options)
     check(result, expected)
@@ -121,6 +121,8 @@ def test_a_checkpoint_counts_the_same_as_str_and_converted_on_the_fly(
     torch.save({"state_dict": state}, tmp_path / "str.pth")
     as_it_is = strzoo.evaluate(tmp_path / "str.pth", data[0], workers=0)
     dense = strzoo.evaluate(tmp_path / "str.pth", data[0], workers=0, format="dense")
+    assert as_it_is.ranked is not None
+    assert dense.ranked is not None
     assert torch.equal(as_it_is.ranked, dense.ranked)
     assert as_it_is.loss == dense.loss
     logits = reference_logits(strzoo.load(tmp_path / "str.pth"), data[1], resize=32, crop=32)
