@@ -1,0 +1,247 @@
+"""Measure evaluation against its bars: `python benchmarks/evaluate.py`.
+
+Makes a set of JPEGs of ImageNet's sizes (500x375 and 110 kB on average) out of the photographs
+that scikit-image and scikit-learn bundle, and measures in images per second, rounds interleaved:
+
+- end to end: `strzoo.evaluate`, worker start included;
+- timm: its own data set, transforms and loader (`timm.data.create_dataset`, `create_loader`) and
+  the loop of its validate.py, written out here because that script is not in timm's wheel;
+- decode alone: strzoo's loader without a network;
+- model alone: the same network on images that are decoded already.
+
+Both networks have the same weights. The start of the command is measured too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import strzoo
+from strzoo.data.imagenet_classes import list_classes
+from strzoo.data.layouts import find_samples
+from strzoo.data.loading import load_batches
+from strzoo.evaluation.runners import open_runner
+from tests.photographs import photographs
+from tests.published import dense_state, write_published
+
+TIMM = {"resnet50": ("resnet50", {}), "mobilenetv1": ("mobilenetv1_100", {"act_layer": "relu"})}
+
+
+def make_images(folder: Path, count: int) -> tuple[float, float, float]:
+    """Class folders of JPEGs; returns their mean width, height and kilobytes."""
+    random = np.random.default_rng(0)
+    sources = [image for image in photographs() if min(image.size) >= 300]
+    widths, heights, sizes = [], [], []
+    classes = list_classes()
+    for number in range(count):
+        image = sources[number % len(sources)]
+        width, height = int(random.normal(500, 40)), int(random.normal(375, 30))
+        if number % 5 == 0:  # some are upright
+            width, height = height, width
+        share = random.uniform(0.75, 0.98)
+        scale = share * min(image.width / width, image.height / height)
+        box_width, box_height = width * scale, height * scale
+        left = random.uniform(0, image.width - box_width)
+        top = random.uniform(0, image.height - box_height)
+        piece = image.resize(
+            (width, height),
+            Image.Resampling.LANCZOS,
+            box=(left, top, left + box_width, top + box_height),
+        )
+        content = b""
+        for quality in (99, 97, 95, 92, 88, 84):  # the best that stays near the wanted size
+            stream = io.BytesIO()
+            piece.save(stream, "JPEG", quality=quality)
+            content = stream.getvalue()
+            if len(content) < 125_000:
+                break
+        path = folder / classes[number * 7 % 1000].wnid / f"{number:05}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        widths.append(width)
+        heights.append(height)
+        sizes.append(len(content) / 1000)
+    return statistics.mean(widths), statistics.mean(heights), statistics.mean(sizes)
+
+
+def ours(model: Path, data: Path, options: argparse.Namespace) -> tuple[float, float]:
+    """Images per second of strzoo.evaluate, and its top-1."""
+    result = strzoo.evaluate(
+        model,
+        data,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=options.device,
+        precision=options.precision,
+    )
+    return result.images_per_second, result.top1
+
+
+def timms(weights: Path, data: Path, options: argparse.Namespace) -> tuple[float, float]:
+    """Images per second of timm, and its top-1."""
+    import timm
+    from timm.data import create_dataset, create_loader
+    from timm.utils import AverageMeter, accuracy
+
+    name, arguments = TIMM[options.architecture]
+    model = timm.create_model(name, **arguments)
+    model.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
+    device = torch.device(options.device)
+    model = model.to(device).eval()
+    if options.peer_channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    criterion = torch.nn.CrossEntropyLoss().to(device)
+    index = {c.wnid: c.index for c in list_classes()}
+    dataset = create_dataset("", root=str(data), class_map=index)
+    loader = create_loader(
+        dataset,
+        input_size=(3, 224, 224),
+        batch_size=options.batch_size,
+        use_prefetcher=True,
+        interpolation="bilinear",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        num_workers=options.workers,
+        crop_pct=0.875,
+        pin_memory=False,
+        device=device,
+    )
+    losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
+    with torch.inference_mode():
+        start = time.perf_counter()
+        for images, target in loader:
+            if options.peer_channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            output = model(images)
+            loss = criterion(output, target)
+            acc1, acc5 = accuracy(output.detach(), target, topk=(1, 5))
+            losses.update(loss.item(), images.size(0))
+            top1.update(acc1.item(), images.size(0))
+            top5.update(acc5.item(), images.size(0))
+        seconds = time.perf_counter() - start
+    return len(dataset) / seconds, top1.avg
+
+
+def decode_alone(data: Path, options: argparse.Namespace) -> float:
+    """Images per second of the loader."""
+    samples = find_samples(data, 1000)
+    steps = strzoo.get_card(f"{options.architecture}_dense").preprocessing
+    start = time.perf_counter()
+    batches = load_batches(
+        samples,
+        range(len(samples)),
+        steps,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=torch.device(options.device),
+    )
+    count = sum(len(batch) for batch in batches)
+    return count / (time.perf_counter() - start)
+
+
+def model_alone(model: Path, data: Path, options: argparse.Namespace) -> float:
+    """Images per second of the network, normalisation included, one batch over and over."""
+    size = options.batch_size
+    samples = find_samples(data, 1000)
+    with open_runner(model, device=options.device, precision=options.precision) as runner:
+        batch = next(
+            load_batches(
+                samples, range(size), runner.steps, batch_size=size, workers=0,
+                device=runner.device,
+            )
+        )  # fmt: skip
+        pixels = batch.pixels.to(runner.device)
+        runner.forward(runner.prepare(pixels)).cpu()
+        rounds = max(1, options.images // size)
+        start = time.perf_counter()
+        for _ in range(rounds):
+            output = runner.forward(runner.prepare(pixels))
+        output.cpu()
+        return rounds * size / (time.perf_counter() - start)
+
+
+def start_up(model: Path, data: Path) -> float:
+    """Wall seconds of the command `strzoo evaluate` on 8 images, from start to end."""
+    small = data.parent / "few"
+    for number, path in enumerate(sorted(data.glob("*/*.JPEG"))[:8]):
+        target = small / path.parent.name / f"{number}.JPEG"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "strzoo", "evaluate", str(model), "--data", str(small), "-q"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", choices=list(TIMM), default="resnet50")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--peer-channels-last", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = folder / "val"
+        width, height, size = make_images(data, options.images)
+        print(f"{options.images} JPEGs, {width:.0f}x{height:.0f}, {size:.0f} kB on average")
+        model = folder / "model.pth"
+        write_published(model, dense_state(options.architecture), options.architecture)
+        weights = strzoo.convert(model, folder / "timm.pth", layout="timm").path
+        print(f"start to end of a run on 8 images: {start_up(model, data):.1f} s")
+        columns: dict[str, list[float]] = {k: [] for k in ("ours", "timm", "decode", "model")}
+        for number in range(options.rounds):
+            rate, top1 = ours(model, data, options)
+            columns["ours"].append(rate)
+            rate, peer_top1 = timms(weights, data, options)
+            columns["timm"].append(rate)
+            columns["decode"].append(decode_alone(data, options))
+            columns["model"].append(model_alone(model, data, options))
+            shown = ", ".join(f"{k} {v[-1]:.1f}" for k, v in columns.items())
+            print(f"round {number + 1}: {shown}; top-1 {top1:.2f} and {peer_top1:.2f}", flush=True)
+    middle = {name: statistics.median(values) for name, values in columns.items()}
+    rounds = list(zip(*columns.values(), strict=True))
+    to_timm = statistics.median(o / t for o, t, _, _ in rounds)
+    to_least = statistics.median(o / min(d, m) for o, _, d, m in rounds)
+    print("\n| | images/s | bar |\n|---|---:|---:|")
+    print(f"| end to end, strzoo | {middle['ours']:.1f} | |")
+    print(f"| end to end, timm | {middle['timm']:.1f} | |")
+    print(f"| decode alone | {middle['decode']:.1f} | |")
+    print(f"| model alone | {middle['model']:.1f} | |")
+    print(f"| strzoo / timm | {to_timm:.2f} | 1.00 |")
+    print(f"| strzoo / min(decode, model) | {to_least:.2f} | 0.90 |")
+    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
+    print(
+        f"\n{options.architecture} on {where}, {options.precision}, batch {options.batch_size}, "
+        f"{options.workers} workers; {os.cpu_count()} cores, {platform.machine()}, Python "
+        f"{platform.python_version()}, torch {version('torch')}, timm {version('timm')}, pillow "
+        f"{version('pillow')}, strzoo {version('strzoo')}; load {os.getloadavg()[0]:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
