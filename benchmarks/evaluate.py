@@ -25,6 +25,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,10 @@ from strzoo.evaluation.runners import open_runner
 from tests.photographs import photographs
 from tests.published import dense_state, write_published
 
-TIMM = {"resnet50": ("resnet50", {}), "mobilenetv1": ("mobilenetv1_100", {"act_layer": "relu"})}
+TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet50": ("resnet50", {}),
+    "mobilenetv1": ("mobilenetv1_100", {"act_layer": "relu"}),
+}
 
 
 def make_images(folder: Path, count: int) -> tuple[float, float, float]:
@@ -52,8 +56,6 @@ def make_images(folder: Path, count: int) -> tuple[float, float, float]:
     for number in range(count):
         image = sources[number % len(sources)]
         width, height = int(random.normal(500, 40)), int(random.normal(375, 30))
-        if number % 5 == 0:  # some are upright
-            width, height = height, width
         share = random.uniform(0.75, 0.98)
         scale = share * min(image.width / width, image.height / height)
         box_width, box_height = width * scale, height * scale
@@ -101,7 +103,7 @@ def timms(weights: Path, data: Path, options: argparse.Namespace) -> tuple[float
 
     name, arguments = TIMM[options.architecture]
     model = timm.create_model(name, **arguments)
-    model.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
+    model.load_state_dict(torch.load(weights, weights_only=True))
     device = torch.device(options.device)
     model = model.to(device).eval()
     if options.peer_channels_last:
