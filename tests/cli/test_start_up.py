@@ -29,6 +29,8 @@ sys.stderr.write(f"{{code}} {{heavy}}")
         ["budgets", "list"],
         ["budgets", "compare", "resnet50_str_90.23", "resnet50_erk_90"],
         ["convert", "--help"],
+        ["evaluate", "--help"],
+        ["predict", "--help"],
     ],
 )
 def test_commands_that_need_no_torch_do_not_import_it(arguments: list[str]) -> None:
