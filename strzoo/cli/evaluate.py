@@ -162,8 +162,6 @@ def evaluate(
     else:
         _print(made)
     if not quiet:
-        for warning in made.warnings:
-            click.echo(f"strzoo: WARNING: {warning}", err=True)
         click.echo(
             f"evaluated {made.images:,} images in {made.timing.total:.1f} s "
             f"({made.images_per_second:.1f} images/s)",

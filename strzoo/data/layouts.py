@@ -71,6 +71,11 @@ def find_samples(
     if largest >= num_classes or (samples.imagenet and num_classes != COUNT):
         kind = "ImageNet labels" if samples.imagenet else f"labels up to {largest}"
         raise UsageError(f"{path} has {kind}, but the model has {num_classes} classes")
+    if not samples.imagenet and len(samples.class_names) not in (0, num_classes):
+        raise UsageError(
+            f"{path} ({samples.layout}) has {len(samples.class_names)} classes, the model has "
+            f"{num_classes}"
+        )
     return samples
 
 

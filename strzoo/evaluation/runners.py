@@ -268,7 +268,11 @@ def _float32(device: torch.device, precision: str) -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allow
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=allow):
+        # Timing events are recorded on the current device's stream.
+        with (
+            torch.cuda.device(device),
+            torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=allow),
+        ):
             yield
     except torch.OutOfMemoryError as error:
         raise StrzooError("out of GPU memory; use a smaller batch or model") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,10 @@ from strzoo.evaluation.records import (
 )
 from strzoo.evaluation.runners import Runner
 from strzoo.evaluation.tally import Progress, Tally
+from strzoo.files import check_destination
 from strzoo.version import VERSION
+
+log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 30.0  # seconds, with `resume`
 _CHECKED = 1000  # images on which another decoder is compared with PIL
@@ -60,6 +64,7 @@ class Run:
         """The result, the same in every process."""
         if resume is not None:
             self.progress = Progress(resume, self._identity(), self.group.rank)
+            check_destination(self.progress.mine, force=True)
             self.progress.load(self.before)
             self.group.gather(None)  # nobody writes before all have read
         mine = shard(self.before.remaining, self.group.rank, self.group.world)
@@ -158,6 +163,10 @@ class Run:
             and card.dataset == "imagenet-1k"
         )
         images, right = len(samples), int(hits[:, 0].sum())
+        warnings = _warn(right, images)
+        if self.group.rank == 0:
+            for warning in warnings:
+                log.warning(warning)
         return EvalResult(
             images=images,
             correct_top1=right,
@@ -180,7 +189,7 @@ class Run:
             subset=subset,
             decoder_check=check,
             broken=tuple((samples.names[i], tally.broken[i]) for i in sorted(tally.broken)),
-            warnings=_warn(right, images),
+            warnings=warnings,
             notes=samples.notes,
             timing=_combine(timings),
             versions={**list_versions(), **dict(runner.versions)},

@@ -225,6 +225,12 @@ def test_cifar_is_read_in_both_versions_packed_or_not(
         np.testing.assert_array_equal(image, pixels[1].transpose(1, 2, 0))
 
 
+def test_cifar_on_a_network_of_more_classes_is_refused(tmp_path: Path) -> None:
+    folder, _, _ = _write_cifar(tmp_path / "cifar-10-batches-py", "python", 10)
+    with pytest.raises(UsageError, match="has 10 classes, the model has 1000"):
+        find_samples(folder, 1000)
+
+
 def test_a_cifar_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     folder, _, _ = _write_cifar(tmp_path / "cifar-10-batches-py", "python", 10)
     (folder / "test_batch").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
