@@ -25,6 +25,8 @@ COMMANDS = {
     "verify": ("strzoo.cli.verify", "verify", "Compare computed figures with the published."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
+    "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
+    "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
     "demo": ("strzoo.cli.demo", "demo", "Train, convert, report and export on real digits."),
     "doctor": ("strzoo.cli.doctor", "doctor", "Show versions, devices, cache and disk."),
 }
