@@ -25,6 +25,7 @@ HEADER = (
     "p90 ms",
     "p99 ms",
     "images/s",
+    "dense ms",
     "ratio",
     "gain",
     "peak MB",
@@ -118,6 +119,7 @@ def _print(made: BenchmarkResult) -> None:
             f"{row.p90:.2f}",
             f"{row.p99:.2f}",
             f"{row.images_per_second:.1f}",
+            f"{row.dense_onnxruntime:.2f}",
             f"{row.ratio:.2f}",
             "-" if row.gain is None else f"{row.gain:.2f}",
             "-" if row.peak_memory is None else f"{row.peak_memory / 1e6:.0f}",
@@ -128,8 +130,8 @@ def _print(made: BenchmarkResult) -> None:
     print_table(simple_table(HEADER, rows, left=2))
     click.echo("\n".join(made.verdicts))
     click.echo(
-        "ratio: dense onnxruntime / this; gain: this engine on the dense twin / this; above 1 is "
-        "faster"
+        "dense ms: onnxruntime on the dense twin; ratio: that / p50; gain: this engine on the "
+        "dense twin / p50; above 1 is faster"
     )
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     runs = made.timings[0].runs if made.timings else 0

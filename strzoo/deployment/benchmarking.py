@@ -235,6 +235,7 @@ def _time_batch(
         subject = subjects[index]
         median = float(np.median(measured))
         sparse, dense = subject.sparsity > 0, times.get((index, engine, True))
+        reference_median = float(np.median(times[index, "onnxruntime", True]))
         shape = (batch, *subject.input_size)
         model = subject.take(engine, twin=False)
         rows.append(
@@ -249,7 +250,8 @@ def _time_batch(
                 p99=float(np.percentile(measured, 99)),
                 fastest=min(measured),
                 images_per_second=1000 * batch / median,
-                ratio=float(np.median(times[index, "onnxruntime", True])) / median,
+                dense_onnxruntime=reference_median,
+                ratio=reference_median / median,
                 gain=float(np.median(dense)) / median if sparse and dense else None,
                 verdict=judge(measured, dense) if sparse and dense else None,
                 peak_memory=peak_memory(engine, model, shape, threads) if memory else None,

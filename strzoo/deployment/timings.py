@@ -24,8 +24,9 @@ class Timing:
     """One model on one engine at one batch size, over `runs` interleaved runs.
 
     Latencies in milliseconds per batch; memory and file size in bytes (None where they are not
-    known); `ratio` and `gain` as in `CONVENTION`, `gain` None for a model without zeros,
-    `verdict` one of `VERDICTS`.
+    known); `dense_onnxruntime` is the median latency of the dense twin on onnxruntime; `ratio`
+    and `gain` as in `CONVENTION`, `gain` None for a model without zeros, `verdict` one of
+    `VERDICTS`.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Timing:
     p99: float
     fastest: float
     images_per_second: float
+    dense_onnxruntime: float
     ratio: float
     gain: float | None
     verdict: str | None
