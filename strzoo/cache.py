@@ -167,7 +167,7 @@ class Cache:
 
     def record(self, filename: str) -> HashRecord | None:
         """The recorded hash of a file; None if there is none that can be read."""
-        path = self._record_path(filename)
+        path = self.record_path(filename)
         if not path.exists():
             return None
         try:
@@ -177,10 +177,6 @@ class Cache:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
-
-    def forget(self, filename: str) -> None:
-        """Drop the recorded hash of a file."""
-        self._record_path(filename).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self, filename: str, deadline: Deadline) -> Iterator[None]:
@@ -244,7 +240,7 @@ class Cache:
 
     def _record(self, card: ModelCard, format: str, record: HashRecord) -> None:
         """Record a hash unless one is recorded. Of several processes the first one wins."""
-        path = self._record_path(card.filename(format))
+        path = self.record_path(card.filename(format))
         if self.record(card.filename(format)) is not None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +273,8 @@ class Cache:
         except OSError as error:
             raise write_error(path, error) from error
 
-    def _record_path(self, filename: str) -> Path:
+    def record_path(self, filename: str) -> Path:
+        """Where the hash of a file is recorded."""
         return self.folder / "records" / f"{filename}.json"
 
 

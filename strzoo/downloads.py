@@ -109,9 +109,11 @@ def obtain(
     cache = Cache(settings.cache_dir, check)
     if local is None and (found := cache.find(card, format)):
         return Fetched(card, format, found, "cache")
+    job = _Job(card, format, settings, network, deadline, cache, progress)
+    if settings.offline and not any(isinstance(s, LocalSource) for s in sources):
+        raise job.failure()
     with cache.lock(card.filename(format), deadline):
         cache.staging.clean()
-        job = _Job(card, format, settings, network, deadline, cache, progress)
         first = sources[:1] if local is not None else ()
         if fetched := job.try_all(first):
             return fetched
@@ -163,9 +165,11 @@ class _Job:
         address = self.card.file(self.format).address
         if self.settings.offline:
             tried = f" ({said})" if said else ""
+            state = "is damaged" if place.exists() else "is not in the cache"
+            by_hand = f"fetch {address} elsewhere and run `strzoo import FILE {self.card.id}`"
             return OfflineError(
-                f"{self.filename} is not in the cache and the network is off{tried}; put it at "
-                f"{place}, or fetch {address} elsewhere and run `strzoo import FILE {self.card.id}`"
+                f"{self.filename} {state} and the network is off{tried}; put it at {place}, or "
+                f"{by_hand}"
             )
         errors = [error for _, error in self.said]
         kind = IntegrityError if any(isinstance(e, IntegrityError) for e in errors) else None
@@ -250,7 +254,8 @@ def import_file(
             _check_head(partial.data)
             card, format = (identify or identify_content)(partial.data, registry, wanted)
         except IntegrityError as error:
-            raise IntegrityError(str(error).replace(str(partial.data), str(path))) from error
+            said = str(error).replace(str(partial.data), str(path))
+            raise IntegrityError(said if str(path) in said else f"{path}: {said}") from error
         file = _accept(cache, partial, card, format, sha256, str(path))
     return Fetched(card, format, file, str(path))
 

@@ -19,6 +19,7 @@ from strzoo.settings import Settings
 from strzoo.web import Answer, Network, TransientError, Web, host
 
 _GOOGLE = (".google.com", ".googleusercontent.com")
+_PAGE_LIMIT = 1 << 18  # bytes; the real pages have a few thousand
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -170,7 +171,7 @@ def _refusal(answer: Answer) -> str:
     """Why Drive refused, from the page it sent."""
     if _is_login(answer.url):
         return "asks to sign in: the file is not shared with everyone"
-    text = answer.text() if answer.status != 204 else ""
+    text = answer.text(_PAGE_LIMIT) if answer.status != 204 else ""
     if "quota" in text.lower() or "too many users" in text.lower():
         return f"quota exceeded: too many downloads of this file lately (HTTP {answer.status})"
     return f"permission denied ({answer.reason}): the file is not shared with everyone"
@@ -186,12 +187,14 @@ def _next_address(answer: Answer, network: Network) -> str:
     from gdown.download import get_url_from_gdrive_confirmation
     from gdown.exceptions import FileURLRetrievalError
 
-    page = answer.text()
+    # gdown parses line by line: on one line, a form spread over several is understood, and a
+    # page of a million lines takes no time.
+    page = " ".join(answer.text(_PAGE_LIMIT).split())
     try:
         found = get_url_from_gdrive_confirmation(page)
     except FileURLRetrievalError as error:
         raise RefusedError(_page_reason(page, str(error))) from error
-    except (KeyError, AssertionError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever gdown or its parser trips over in a strange page
         raise NetworkError(f"sent a confirmation page that gdown cannot read: {error!r}") from error
     url = urljoin(answer.url, found)
     base, target = urlsplit(network.drive), urlsplit(url)

@@ -106,11 +106,15 @@ class Staging:
         ]
         return sorted(found, key=_modified)
 
-    def clean(self, filename: str | None = None, max_age: float = MAX_AGE) -> list[Path]:
+    def abandoned(self) -> list[Path]:
+        """The partials that no living process of this machine owns."""
+        return [entry for entry in self.entries() if not _is_owned(entry)]
+
+    def clean(self, max_age: float = MAX_AGE) -> list[Path]:
         """Remove partials older than `max_age` seconds that no living process owns."""
         removed = []
-        for entry in self.entries(filename):
-            if time.time() - _modified(entry) >= max_age and not _is_owned(entry):
+        for entry in self.abandoned():
+            if time.time() - _modified(entry) >= max_age:
                 remove(entry)
                 removed.append(entry)
                 logger.info("removed the stale partial %s", entry.name)

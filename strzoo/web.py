@@ -204,7 +204,7 @@ class Answer:
                 return head
         return self._read()
 
-    def text(self, limit: int = 1 << 20) -> str:
+    def text(self, limit: int) -> str:
         """The body as text, cut at `limit` bytes."""
         body = bytearray()
         while len(body) < limit and (block := self.read()):

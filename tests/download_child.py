@@ -27,7 +27,7 @@ def main(options: dict) -> int:
     if options.get("no_flock"):
         import fcntl
 
-        fcntl.flock = lambda *_: None  # type: ignore[assignment]
+        fcntl.flock = lambda *_: None
 
     def progress(done: int, total: int | None) -> None:
         for name, number in SIGNALS.items():

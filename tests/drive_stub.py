@@ -64,6 +64,7 @@ class DriveStub:
     chunk: int = 1 << 16
     pause: float = 0.0  # seconds between chunks
     content_type: str | None = "application/octet-stream"
+    breaks: int = 0  # spread the confirmation page over lines and add so many
     away: str | None = None  # where the confirmation form points, if elsewhere
     faults: deque[Fault] = field(default_factory=deque)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -115,11 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
         action = self.stub.away or f"{self.stub.address}/download"
         fields = {"id": drive_id, "export": "download", "confirm": "t", "uuid": "0-1-2"}
         inputs = "".join(f'<input type="hidden" name="{k}" value="{v}">' for k, v in fields.items())
-        return (
+        page = (
             "<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head>"
             f'<body><form id="download-form" action="{action}" method="get">'
             f'<input type="submit" value="Download anyway"/>{inputs}</form></body></html>'
         )
+        lines = page.replace("><", ">\n<").splitlines() if self.stub.breaks else [page]
+        return "\n".join([lines[0], *["<br>"] * self.stub.breaks, *lines[1:]])
 
     def redirect(self, where: str) -> None:
         self.send_response(302)

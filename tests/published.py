@@ -51,7 +51,8 @@ def str_state(
         cut = min(max(round(magnitudes.size * percent / 100), 1), magnitudes.size - 1)
         magnitudes.partition((cut - 1, cut))
         threshold = (magnitudes[cut - 1] + magnitudes[cut]) / 2
-        s = math.log(threshold / (1 - threshold))
+        # Beyond 1 no sigmoid reaches: everything below 1 is cut then.
+        s = math.log(threshold / (1 - threshold)) if threshold < 1 else 30.0
         state[f"{layer}.sparseThreshold"] = torch.full((1, 1), s)
     return state
 

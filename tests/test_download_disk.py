@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import time
 
 import pytest
 
@@ -72,10 +73,23 @@ def test_a_full_disk_leaves_a_partial_that_is_finished_once_there_is_room(
 def test_the_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     events = []
     sync, replace = downloads.sync_file, cache.os.replace
-    monkeypatch.setattr(downloads, "sync_file", lambda p: (events.append("sync"), sync(p)))
-    monkeypatch.setattr(cache.os, "replace", lambda a, b: (events.append(str(b)), replace(a, b))[1])
+
+    def record_sync(path):
+        events.append("sync")
+        sync(path)
+
+    def record_replace(source, target):
+        events.append(str(target))
+        replace(source, target)
+
+    def record_check(*arguments):
+        events.append("check")
+        check_payload(*arguments)
+
+    monkeypatch.setattr(downloads, "sync_file", record_sync)
+    monkeypatch.setattr(cache.os, "replace", record_replace)
     with serving() as stub:
-        fetch(stub, tmp_path, check=lambda *a: (events.append("check"), check_payload(*a))[1])
+        fetch(stub, tmp_path, check=record_check)
     assert events[-3:] == ["check", "sync", str(tmp_path / FILENAME)]
 
 
@@ -119,6 +133,22 @@ def test_eight_processes_at_once_all_get_the_file(tmp_path, no_flock):
     assert fetched > 1 if no_flock else fetched == 1
     assert (tmp_path / FILENAME).read_bytes() == stub.payload
     assert partials(tmp_path) == []
+
+
+def test_a_process_that_waits_continues_what_the_killed_one_left(tmp_path):
+    with serving(pause=0.05, chunk=30_000) as stub:
+        first = start_child(stub, tmp_path, kill=120_000)
+        while not stub.requests:
+            time.sleep(0.01)
+        second = start_child(stub, tmp_path)
+        assert finish(first)[0] == -9
+        code, out, err = finish(second)
+    assert code == 0, err
+    assert json.loads(out)["source"] == "Google Drive"
+    starts = [headers.get("Range") for _, headers in stub.requests]
+    assert starts[0] is None
+    assert int(str(starts[1]).removeprefix("bytes=").removesuffix("-")) >= 120_000
+    assert (tmp_path / FILENAME).read_bytes() == stub.payload
 
 
 def test_a_file_size_limit_is_an_error_and_not_a_shorter_file(tmp_path):

@@ -52,6 +52,12 @@ def test_the_confirmation_form_of_a_large_file_is_answered_once(tmp_path):
     assert "uuid=0-1-2" in stub.requests[1][0]
 
 
+def test_a_confirmation_form_spread_over_many_lines_is_answered(tmp_path):
+    with serving(large=True, breaks=1000) as stub:
+        fetch(stub, tmp_path)
+    assert_whole(tmp_path, stub.payload)
+
+
 def test_no_cookie_is_sent_unless_asked_for(tmp_path):
     jar = tmp_path / "cookies.txt"
     jar.write_text(

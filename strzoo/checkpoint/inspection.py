@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from strzoo.checkpoint.record import PUBLISHED_ARCH, THRESHOLD, ModelSpec
 from strzoo.errors import IntegrityError
 from strzoo.layers import soft_threshold
-from strzoo.models import MobileNetV1
+from strzoo.models.mobilenetv1 import MobileNetV1, infer_width
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None) -> ModelSpec:
         )
     stem = state.get("conv1.weight")
     small = architecture in ("resnet18", "resnet50") and stem is not None and stem.shape[-1] == 3
-    width = fc.shape[1] / 1024 if architecture == "mobilenetv1" else 1.0
+    width = _mobilenet_width(state) if architecture == "mobilenetv1" else 1.0
     if isinstance(declared, Mapping) and architecture == "mobilenetv1":
         small = declared.get("small_stem") is True
     return ModelSpec(
@@ -51,6 +51,13 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None) -> ModelSpec:
         small_stem=small,
         width=width,
     )
+
+
+def _mobilenet_width(state: Mapping[str, Tensor]) -> float:
+    convolutions = [state.get(f"model.{i}.{3 if i else 0}.weight") for i in range(14)]
+    if any(weight is None for weight in convolutions):
+        return 1.0  # incomplete; check_state will name what is missing
+    return infer_width(weight.shape[0] for weight in convolutions if weight is not None)
 
 
 def declare(model: nn.Module) -> dict[str, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def save_checkpoint(
             else:
                 torch.save(_document(checkpoint, state, layout), temporary)
         except (RuntimeError, SafetensorError) as error:
-            raise _disk_error(path, error) from error
+            raise _disk_error(path, error, sum(value.nbytes for value in state.values())) from error
         if check is not None:
             check(temporary)
     return path
@@ -113,7 +114,19 @@ def _write_safetensors(
     header["metadata"] = json.dumps(dict(checkpoint.metadata))
     if layout != "strzoo":
         header["create_with"] = CREATION[layout, checkpoint.architecture]
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata=header)
+    save_file(_separate(tensors), path, metadata=header)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors with storage of their own: safetensors stores no shared memory, such as
+    a threshold that all layers have in common."""
+    result, seen = {}, set()
+    for key, value in tensors.items():
+        value = value.contiguous()
+        storage = value.untyped_storage().data_ptr()
+        result[key] = value.clone() if storage in seen else value
+        seen.add(storage)
+    return result
 
 
 def _halved(key: str, value: Tensor) -> Tensor:
@@ -125,10 +138,12 @@ def _halved(key: str, value: Tensor) -> Tensor:
     return half
 
 
-def _disk_error(path: Path, error: Exception) -> StrzooError:
-    """torch and safetensors report a full disk as their own errors; say what it is."""
+def _disk_error(path: Path, error: Exception, size: int) -> StrzooError:
+    """Say why writing failed: torch reports a full disk as an inconsistency of its own."""
     text = " ".join(str(error).split())
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         if os.strerror(code) in text or f"os error {code}" in text:
             return write_error(path, OSError(code, os.strerror(code)))
+    if shutil.disk_usage(path.parent).free < size:
+        return write_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return StrzooError(f"cannot write {path}: {text[:200]}")

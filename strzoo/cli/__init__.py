@@ -21,6 +21,9 @@ from strzoo.version import VERSION
 COMMANDS = {
     "list": ("strzoo.cli.models", "list_command", "List the models of the zoo."),
     "info": ("strzoo.cli.models", "info", "Show all that is published about one model."),
+    "download": ("strzoo.cli.download", "download", "Fetch published files into the cache."),
+    "import": ("strzoo.cli.import_", "import_command", "Cache a file that was fetched by hand."),
+    "cache": ("strzoo.cli.cache", "cache", "List, verify and prune the cached files."),
     "report": ("strzoo.cli.report", "report", "Params, sparsity and MACs, layer by layer."),
     "verify": ("strzoo.cli.verify", "verify", "Compare computed figures with the published."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),

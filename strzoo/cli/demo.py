@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,11 +55,15 @@ def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool
         if not quiet:
             click.echo(f"[{time.monotonic() - start:5.1f} s] {text}", err=True)
 
-    with Live(console=screen, transient=True, auto_refresh=False) as live:
+    with contextlib.ExitStack() as stack:
+        live = Live(console=screen, transient=True, auto_refresh=False)
+        watching = screen.is_terminal and not quiet
+        if watching:
+            stack.enter_context(live)
 
         def watch(result: EpochResult) -> None:
             seen.append(result)
-            if screen.is_terminal and not quiet:
+            if watching:
                 live.update(_history(seen), refresh=True)
 
         made = run_demo(output, config, seed=seed, on_step=say, on_epoch=watch)

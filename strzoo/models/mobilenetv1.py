@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from strzoo.models.blocks import ConvLayer, classify, initialize
@@ -23,6 +25,22 @@ _BLOCKS = (
 def scale_channels(channels: int, width: float) -> int:
     """`channels` times `width`, to the nearest multiple of 8, at least 8."""
     return max(8, int(channels * width + 4) // 8 * 8)
+
+
+def infer_width(channels: Iterable[int]) -> float:
+    """The roundest width whose networks have these output channels: stem, then the 13 blocks.
+
+    Channels that no width gives yield the nearest; a shape check of the network tells.
+    """
+    low, high = 0.0, float("inf")
+    for base, count in zip((32, *(base for base, _ in _BLOCKS)), channels, strict=True):
+        low = max(low, 0.0 if count <= 8 else (count - 4) / base)
+        high = min(high, (count + 4) / base)
+    for digits in range(1, 8):
+        width = round((low + high) / 2, digits)
+        if low <= width < high:
+            return width
+    return low
 
 
 class MobileNetV1(nn.Module):

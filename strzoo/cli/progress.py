@@ -1,0 +1,54 @@
+"""The progress bar of a download: on stderr, on a terminal only."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from strzoo.transfer import Progress
+
+
+@contextlib.contextmanager
+def download_bar(filename: str, *, quiet: bool) -> Iterator[Progress | None]:
+    """The callback that draws bytes, rate and remaining time; None where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from strzoo.cli.output import console
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(err=True)) as bars:
+        task = bars.add_task(filename, total=None)
+
+        def draw(done: int, total: int | None) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield draw
+
+
+def spell_bytes(count: int) -> str:
+    """A size as people read it, in decimal units: 17.1 MB."""
+    if count < 1000:
+        return f"{count} B"
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

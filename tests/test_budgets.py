@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import strzoo
+from strzoo.budgets import Budget, compare_budgets, list_budgets, load_budget, read_budget
+from strzoo.errors import IntegrityError, StrzooError, UnknownNameError
+
+STR_SPARSITIES = (
+    79.55, 81.27, 87.70, 90.23, 90.55, 94.80, 95.03, 95.15,
+    96.11, 96.53, 97.78, 98.05, 98.22, 98.79, 98.98, 99.10,
+)  # fmt: skip
+# MACs in millions that the paper's budgets leave, for the six published networks.
+PUBLISHED_MACS = {
+    81.27: 705.4, 90.23: 342.7, 95.15: 162.3, 96.11: 127.0, 98.05: 72.9, 98.98: 47.4,
+}  # fmt: skip
+
+
+def test_the_sixteen_str_budgets_and_the_five_baselines_ship() -> None:
+    names = [f"resnet50_str_{s:.2f}" for s in STR_SPARSITIES]
+    names += [f"resnet50_{m}_90" for m in ("uniform", "erk", "snfs", "vd", "gs")]
+    assert list_budgets() == sorted(names)
+    assert all(len(load_budget(name).layers) == 54 for name in names)
+
+
+@pytest.mark.parametrize("sparsity", STR_SPARSITIES)
+def test_a_str_budget_gives_the_published_sparsity_and_flops(sparsity: float) -> None:
+    report = strzoo.report_budget(load_budget(f"resnet50_str_{sparsity:.2f}"))
+    # Half a digit of the published total and half a digit of each layer.
+    assert report.sparsity == pytest.approx(sparsity, abs=0.01)
+    if sparsity in PUBLISHED_MACS:
+        assert report.sparse_macs is not None
+        assert round(report.sparse_macs / 1e6, 1) == PUBLISHED_MACS[sparsity]
+
+
+def test_macs_of_a_budget_are_those_of_the_formula() -> None:
+    # Independent of fvcore and of the shipped counts: MACs from the definition of ResNet50.
+    budget = load_budget("resnet50_str_90.23")
+    macs = {"conv1": 7 * 7 * 3 * 64 * 112**2, "fc": 2048 * 1000}
+    inputs = 64
+    for stage, (planes, depth) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), start=1):
+        size = 56 // 2 ** (stage - 1)
+        for block in range(depth):
+            name = f"layer{stage}.{block}"
+            before = size * 2 if block == 0 and stage > 1 else size
+            macs[f"{name}.conv1"] = inputs * planes * before**2
+            macs[f"{name}.conv2"] = 9 * planes * planes * size**2
+            macs[f"{name}.conv3"] = 4 * planes * planes * size**2
+            if block == 0:
+                macs[f"{name}.downsample.0"] = inputs * 4 * planes * size**2
+            inputs = 4 * planes
+    expected = 2048 * 7 * 7 + sum(macs[n] * (1 - p / 100) for n, p in budget.layers.items())
+    found = strzoo.report_budget(budget).sparse_macs
+    assert found == pytest.approx(expected, rel=1e-5)  # nonzeros are whole numbers
+
+
+def test_the_baselines_are_near_ninety_percent_and_uniform_is_exactly() -> None:
+    for method in ("uniform", "erk", "snfs", "vd", "gs"):
+        budget = load_budget(f"resnet50_{method}_90")
+        report = strzoo.report_budget(budget)
+        assert report.sparsity == pytest.approx(budget.sparsity, abs=0.01)
+        assert report.sparsity == pytest.approx(90, abs=0.5)
+    assert set(load_budget("resnet50_uniform_90").layers.values()) == {90.0}
+
+
+budgets = st.builds(
+    Budget,
+    name=st.text(min_size=1),
+    architecture=st.text(),
+    method=st.text(),
+    sparsity=st.floats(0, 100),
+    source=st.text(),
+    layers=st.dictionaries(st.text(), st.floats(0, 100), min_size=1),
+)
+
+
+@settings(max_examples=50)
+@given(budget=budgets)
+def test_a_budget_survives_writing_and_reading(
+    budget: Budget, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("budgets") / "budget.json"
+    strzoo.write_budget(budget, path)
+    found = read_budget(path)
+    assert found == budget
+    assert list(found.layers) == list(budget.layers)
+
+
+def test_an_existing_file_is_not_overwritten_without_force(tmp_path: Path) -> None:
+    budget = load_budget("resnet50_uniform_90")
+    path = strzoo.write_budget(budget, tmp_path / "b.json")
+    other = dataclasses.replace(budget, name="other")
+    with pytest.raises(StrzooError, match="--force"):
+        strzoo.write_budget(other, path)
+    assert read_budget(path) == budget
+    strzoo.write_budget(other, path, force=True)
+    assert read_budget(path) == other
+
+
+def test_comparing_gives_the_difference_of_each_layer() -> None:
+    first, second = load_budget("resnet50_str_81.27"), load_budget("resnet50_uniform_90")
+    lines = compare_budgets(first, second)
+    assert len(lines) == 54
+    assert lines[0].layer == "conv1"
+    assert lines[0].difference == pytest.approx(90 - 51.4)
+    shorter = dataclasses.replace(second, layers={"conv1": 90.0})
+    with pytest.raises(UnknownNameError, match=r"layer1\.0\.conv1"):
+        compare_budgets(first, shorter)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"layers": {"conv1": 101}}, "conv1 is 101"),
+        ({"layers": {}}, "no layers"),
+        ({"layers": {"conv1": "much"}}, "conv1: expected float"),
+        ({"sparsity": -1}, "sparsity is -1"),
+        ({"schema": 9}, "schema 9"),
+        ({"colour": 1}, "unknown field 'colour'"),
+    ],
+)
+def test_a_faulty_budget_is_refused_by_name(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    path = tmp_path / "b.json"
+    strzoo.write_budget(load_budget("resnet50_uniform_90"), path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(IntegrityError) as error:
+        load_budget(path)
+    assert named in str(error.value)
+
+
+def test_a_budget_is_extracted_from_any_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    with torch.no_grad():
+        model[0].weight.view(-1)[:54] = 0  # 54 of 216 weights: 25 %
+        model[3].weight.view(-1)[:1440] = 0  # 1,440 of 2,880 weights: 50 %
+    budget = strzoo.extract_budget(model, input_size=(3, 8, 8), name="mine")
+    assert dict(budget.layers) == {"0": 25.0, "3": 50.0}
+    assert budget.sparsity == pytest.approx(100 * (54 + 1440) / (216 + 2880))
+
+
+def test_an_extracted_budget_applied_again_prunes_as_many_weights() -> None:
+    torch.manual_seed(0)
+    model = strzoo.create_model("resnet20")
+    strzoo.sparsify_(model, "str", s_init=-3.0)
+    budget = strzoo.extract_budget(model, input_size=(3, 32, 32))
+    other = strzoo.sparsify_(strzoo.create_model("resnet20"), "dnw", prune_rate=budget)
+    again = strzoo.extract_budget(other, input_size=(3, 32, 32))
+    assert dict(again.layers) == pytest.approx(dict(budget.layers), abs=1e-9)
+    assert 0 < budget.sparsity < 100

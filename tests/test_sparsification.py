@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import strzoo
+from strzoo.errors import UnknownNameError, UsageError
+from strzoo.layers import DNWConv2d, SparseLayer, STRConv2d, STRLinear
+from strzoo.sparsification import sparse_layers
+
+
+def networks() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {
+        "torchvision resnet18": torchvision.models.resnet18(num_classes=10),
+        "torchvision mobilenet_v2": torchvision.models.mobilenet_v2(num_classes=10),
+        "timm mobilenetv3_small_050": timm.create_model("mobilenetv3_small_050", num_classes=10),
+    }
+
+
+@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("method", ["str", "dnw", "gmp"])
+def test_any_model_becomes_sparse_and_back_and_computes_the_same(name: str, method: str) -> None:
+    model = networks()[name].eval()
+    untouched = copy.deepcopy(model)
+    images = torch.randn(2, 3, 64, 64)
+    types = {n: type(m) for n, m in model.named_modules()}
+    parameters = dict(model.named_parameters())
+    options: dict[str, Any] = {"s_init": -3.0} if method == "str" else {"prune_rate": 0.5}
+    assert strzoo.sparsify_(model, method, **options) is model
+    layers = sparse_layers(model)
+    assert set(layers) == {n for n, t in types.items() if t in (nn.Conv2d, nn.Linear)}
+    # Every parameter is the same object as before: an optimizer made earlier still trains it.
+    now = dict(model.named_parameters())
+    assert all(now[n] is p for n, p in parameters.items())
+    with torch.no_grad():
+        sparse = model(images)
+        assert not torch.equal(sparse, untouched(images))
+        strzoo.to_dense_(model)
+        assert torch.equal(model(images), sparse)
+    assert {n: type(m) for n, m in model.named_modules()} == types
+    assert model.state_dict().keys() == untouched.state_dict().keys()
+
+
+def test_str_that_starts_dense_changes_no_logit() -> None:
+    model = torchvision.models.resnet18(num_classes=10).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(images)
+        assert torch.equal(strzoo.sparsify_(model)(images), before)
+
+
+def test_hooks_and_shared_layers_survive() -> None:
+    layer = nn.Linear(4, 4)
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    calls: list[int] = []
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    strzoo.sparsify_(model)
+    assert model[0] is model[2] is layer
+    assert isinstance(layer, STRLinear)
+    model(torch.randn(1, 4))
+    assert len(calls) == 2
+
+
+def test_skipped_layers_stay_dense() -> None:
+    model = strzoo.create_model("resnet20")
+    strzoo.sparsify_(model, skip=["conv1", "*.downsample.*", "fc"])
+    names = set(sparse_layers(model))
+    assert "layer1.0.conv1" in names
+    assert not {"conv1", "fc", "layer2.0.downsample.0"} & names
+    other = strzoo.create_model("resnet20")
+    strzoo.sparsify_(other, skip=lambda name, layer: bool(layer.weight.shape[-1] == 1))
+    assert all(layer.weight.shape[-1] == 3 for layer in sparse_layers(other).values())
+
+
+def test_a_global_threshold_is_shared_by_all_layers() -> None:
+    model = strzoo.sparsify_(strzoo.create_model("resnet20"), threshold="global", s_init=-3.0)
+    thresholds = {id(layer.sparseThreshold) for layer in sparse_layers(model).values()}
+    assert len(thresholds) == 1
+
+
+def test_layers_whose_weights_are_read_past_their_forward_are_left_dense(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Linear(8, 8), block)
+    with caplog.at_level(logging.WARNING, logger="strzoo"):
+        strzoo.sparsify_(model)
+    assert list(sparse_layers(model)) == ["0"]
+    assert "1.linear1" in caplog.text
+    assert "1.self_attn.out_proj" in caplog.text
+
+
+def test_tied_weights_are_untied_by_to_dense() -> None:
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    second.weight = first.weight
+    model = strzoo.sparsify_(nn.Sequential(first, second), s_init=-2.0)
+    images = torch.randn(3, 4)
+    with torch.no_grad():
+        expected = model(images)
+        assert torch.equal(strzoo.to_dense_(model)(images), expected)
+
+
+def test_a_budget_sets_the_rate_of_each_layer() -> None:
+    budget = strzoo.load_budget("resnet50_erk_90")
+    with torch.device("meta"):
+        model = strzoo.create_model("resnet50")
+    strzoo.sparsify_(model, "gmp", prune_rate=budget)
+    rates = {name: layer.prune_rate for name, layer in sparse_layers(model).items()}
+    assert rates["conv1"] == pytest.approx(0.58)
+    assert rates == budget.prune_rates()
+
+
+def test_what_cannot_be_done_is_refused_before_anything_changes() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+
+    with pytest.raises(UsageError, match="'rigl' is not one of str, dnw, gmp"):
+        strzoo.sparsify_(model(), "rigl")
+    with pytest.raises(UsageError, match="STR learns its sparsity"):
+        strzoo.sparsify_(model(), "str", prune_rate=0.5)
+    with pytest.raises(UsageError, match="'row' is not one of layer, filter, weight, global"):
+        strzoo.sparsify_(model(), threshold="row")
+    with pytest.raises(UnknownNameError, match=r"'head' matches no layer; layers are 0, 1"):
+        strzoo.sparsify_(model(), skip="head")
+    with pytest.raises(UsageError, match="no dense Conv2d or Linear"):
+        strzoo.sparsify_(nn.Sequential(nn.ReLU()))
+    with pytest.raises(UsageError, match="no dense Conv2d or Linear"):
+        strzoo.sparsify_(strzoo.sparsify_(model()))
+    with pytest.raises(UnknownNameError, match="budget has no layer '1'"):
+        strzoo.sparsify_(model(), "dnw", prune_rate={"0": 0.5})
+    with pytest.raises(UnknownNameError, match="layer '2' is not converted"):
+        strzoo.sparsify_(model(), "dnw", prune_rate={"0": 0.5, "1": 0.5, "2": 0.5})
+    untouched = model()
+    with pytest.raises(UsageError, match="2 is outside"):
+        strzoo.sparsify_(untouched, "dnw", prune_rate={"0": 0.5, "1": 2})
+    assert not any(isinstance(m, SparseLayer) for m in untouched.modules())
+
+
+def test_a_single_layer_is_a_model_too() -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    assert isinstance(strzoo.sparsify_(layer, "dnw", prune_rate=0.5), DNWConv2d)
+    assert type(strzoo.to_dense_(layer)) is nn.Conv2d
+    assert int((layer.weight == 0).sum()) == 54  # half of 4 x 3 x 3 x 3
+    assert not isinstance(layer, STRConv2d)
