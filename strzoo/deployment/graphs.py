@@ -201,14 +201,24 @@ def _pool_globally(model: onnx.ModelProto) -> None:
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     images = {v.name for v in graph.value_info if len(v.type.tensor_type.shape.dim) == 4}
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
+        nodes.append(node)
         if node.op_type != "ReduceMean" or node.input[0] not in images or len(node.input) != 2:
             continue
         axes = numpy_helper.to_array(tensors[node.input[1]]) if node.input[1] in tensors else ()
+        if sorted(int(axis) % 4 for axis in axes) != [2, 3]:
+            continue
         keeps = {a.name: a.i for a in node.attribute}.get("keepdims", 1)
-        if keeps and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
-            node.op_type = "GlobalAveragePool"
-            del node.input[1:], node.attribute[:]
+        node.op_type = "GlobalAveragePool"
+        del node.input[1:], node.attribute[:]
+        if not keeps:
+            output, node.output[0] = node.output[0], f"{node.output[0]}_pooled"
+            name = f"{node.name}_flatten"
+            nodes.append(onnx.helper.make_node("Flatten", [node.output[0]], [output], name))
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copied)
     used = {name for node in graph.node for name in node.input}
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:
