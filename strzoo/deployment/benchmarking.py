@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -103,6 +103,11 @@ def benchmark(
     threads = torch.get_num_threads() if threads is None else threads
     if not models or runs < 1 or threads < 1 or not batches or min(batches) < 1:
         raise UsageError("models, batches, runs and threads must be at least 1")
+    for model in models:
+        if _is_onnx(model) and not set(engines) & set(ONNX_ENGINES):
+            raise UsageError(
+                f"{model} is an ONNX file and none of the engines reads ONNX; add onnxruntime"
+            )
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(prefix="strzoo-") as folder, _torch_threads(threads):
         subjects = [
@@ -133,13 +138,17 @@ def benchmark(
     )
 
 
+def _is_onnx(model: Model) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx")
+
+
 def _prepare(
     model: Model, folder: Path, input_size: tuple[int, ...] | None, settings: Settings | None
 ) -> _Subject:
     """Export the model (checked against torch) and make both dense twins."""
     folder.mkdir()
     network = twin = checkpoint = None
-    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx"):
+    if _is_onnx(model):
         file = Path(model)
         report = inspect_onnx(file, input_size=input_size).report
         name, size = file.name, report.input_size

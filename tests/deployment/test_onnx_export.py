@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -321,7 +322,7 @@ def test_bad_arguments_are_named_before_anything_is_written(
     ):
         with pytest.raises(StrzooError, match=message):
             strzoo.export_onnx(*arguments)
-    for options, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"precision": "int4"}, "'int4' is not one of fp32, fp16, int8"),
         ({"batch": 0}, "batch is 0"),
         ({"input_size": (3, 0, 8)}, "is not .channels, height, width"),
@@ -329,7 +330,8 @@ def test_bad_arguments_are_named_before_anything_is_written(
         ({"images": empty}, "has no images"),
         ({"images": "nowhere"}, "nowhere is not a folder of images; the bundled sets are"),
         ({"images": torch.zeros(2, 3, 9, 9)}, r"takes \(N, 3, 8, 8\)"),
-    ):
+    ]
+    for options, message in refused:
         with pytest.raises(StrzooError, match=message):
             strzoo.export_onnx(small, target, **{"input_size": (3, 8, 8), **options})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
