@@ -207,7 +207,7 @@ def test_an_opset_out_of_range_is_refused(opset: int, tmp_path: Path) -> None:
 def test_another_opset_in_the_file_than_asked_for_is_an_error_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(*args: object, opset: int, **options: object) -> onnx.ModelProto:
+    def wrong(*args: Any, opset: int, **options: Any) -> onnx.ModelProto:
         return build_graph(*args, opset=19, **options)
 
     monkeypatch.setattr(onnx_export, "build_graph", wrong)
@@ -219,7 +219,7 @@ def test_another_opset_in_the_file_than_asked_for_is_an_error_and_leaves_no_file
 def test_weights_that_changed_on_the_way_fail_the_check_and_leave_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(*args: object, **options: object) -> onnx.ModelProto:
+    def damaged(*args: Any, **options: Any) -> onnx.ModelProto:
         model = build_graph(*args, **options)
         tensor = next(t for t in model.graph.initializer if t.name == "conv.weight")
         changed = numpy_helper.to_array(tensor) * np.float32(1.001)
