@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -146,34 +149,56 @@ def _fold(network: nn.Module) -> nn.Module:
     return folded
 
 
-def _export(model: nn.Module, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
-    options: dict[str, Any] = {}
-    if dynamic:
-        options["dynamic_shapes"] = ({0: torch.export.Dim(BATCH)},)
-    output = SOFTMAX_OUTPUT if model.softmax else OUTPUT
+def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+    """What torch's exporter makes, or (torch 2.6 fails on BatchNorms left to it) its older one."""
+    export: Any = torch.onnx.export  # its types differ from version to version
+    names: dict[str, Any] = {
+        "input_names": [INPUT],
+        "output_names": [SOFTMAX_OUTPUT if model.softmax else OUTPUT],
+        "verbose": False,
+    }
+    shapes = {"dynamic_shapes": ({0: torch.export.Dim(BATCH)},)} if dynamic else {}
     try:
         with chatter_to(log), torch.no_grad():
-            program = torch.onnx.export(
+            program = export(
                 model,
                 (example,),
                 dynamo=True,
-                input_names=[INPUT],
-                output_names=[output],
                 opset_version=max(opset, _EXPORTER_OPSET),
                 optimize=True,
-                verbose=False,
-                **options,
+                **names,
+                **shapes,
             )
             assert program is not None
             graph: onnx.ModelProto = program.model_proto
+            return graph
     except Exception as error:  # the exporter wraps any error of the network's own code
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        log.info("torch's exporter fails, its older one is tried: %s", error)
+        problem = error
+    axes = {name: {0: BATCH} for name in (INPUT, names["output_names"][0])} if dynamic else {}
+    try:
+        with chatter_to(log), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            # It follows one example; a way chosen by values would be frozen into the file.
+            warnings.simplefilter("error", torch.jit.TracerWarning)
+            file = str(Path(folder) / "model.onnx")
+            export(
+                model,
+                (example,),
+                file,
+                dynamo=False,
+                opset_version=min(opset, _EXPORTER_OPSET),
+                dynamic_axes=axes,
+                **names,
+            )
+            return onnx.load(file)
+    except Exception as error:
+        log.info("the older exporter fails too: %s", error)
+        lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
         size = "x".join(map(str, example.shape))
         raise StrzooError(
             f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
             "check the input size; -v logs what the exporter said"
-        ) from error
-    return graph
+        ) from problem
 
 
 def _clean(model: onnx.ModelProto) -> None:

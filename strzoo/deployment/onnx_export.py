@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 # Largest relative difference from torch's fp32 outputs that passes. int8 is judged on real
 # images alone: random noise lies outside the ranges it was calibrated for.
-TOLERANCES = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.5}
+TOLERANCES = {"fp32": 1e-5, "fp16": 5e-2, "int8": 0.5}
 _BATCHES = (1, 3)
 _HELD_OUT = 5  # int8: every fifth image checks, the others calibrate, when there are enough
 _ENOUGH = 20
@@ -88,7 +88,7 @@ def export_onnx(
         images: what to check on and, for int8, to calibrate with: a folder of images,
             "photographs" or "digits" (bundled), an `ImageSet`, or a tensor of inputs.
         tolerance: largest relative difference (over the largest output) that passes; by default
-            1e-5 for fp32, 1e-2 for fp16, 0.5 for int8.
+            1e-5 for fp32, 5e-2 for fp16, 0.5 for int8.
         min_agreement: least top-1 agreement with fp32 on the real images, in percent.
         force: overwrite existing files.
         settings: cache folder, registries, network switches; from the environment by default.
