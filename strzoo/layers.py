@@ -68,17 +68,20 @@ def _shrink(weight: Tensor, threshold: Tensor) -> Tensor:
     if bound.dtype != weight.dtype:  # half-precision weights: compute in the threshold's fp32
         wide = weight.to(bound.dtype)
         return (wide - wide.clamp(-bound, bound)).to(weight.dtype)
-    if bound.dim() == 0 and bound.device.type == "cpu" and not _is_traced():
+    # w - clamp(w, -t, t) equals sign(w) * relu(|w| - t) bit for bit.
+    if _is_traced():
+        return weight - weight.clamp(-bound, bound)
+    if bound.dim() == 0 and bound.device.type == "cpu":
         value = float(bound)  # a plain number clamps twice as fast; on a GPU it would synchronise
         clipped = weight.clamp(-value, value)
     else:
         clipped = weight.clamp(-bound, bound)
-    # w - clamp(w, -t, t) equals sign(w) * relu(|w| - t) bit for bit, in one buffer.
     return torch.sub(weight, clipped, out=clipped)
 
 
 def _is_traced() -> bool:
-    """Whether a compiler or a tracer is looking, to which a number would be a constant."""
+    """Whether a compiler or a tracer is looking: to it a number is a constant, and it plans the
+    memory itself."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
