@@ -57,6 +57,8 @@ class _SoftThreshold(torch.autograd.Function):
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products without an intermediate, channels-last memory included."""
+    if _is_traced():
+        return (a * b).sum()
     if a.dim() == 4 and not a.is_contiguous():
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return torch.dot(a.reshape(-1), b.reshape(-1))
