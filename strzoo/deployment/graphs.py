@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,9 @@ SOFTMAX_OUTPUT = "probabilities"
 DEFAULT_OPSET = 21
 OLDEST_OPSET = 15
 _EXPORTER_OPSET = 18  # below it torch's exporter has no implementations
+# The exporter could not follow the network: it chooses its way by values, say. The older exporter
+# would follow one example and freeze its way into the file.
+_UNTRACEABLE = "TorchExportError"
 _IR_VERSION = 10  # onnxruntime 1.18 reads up to this
 _PREFIX = "network."
 
@@ -173,13 +175,13 @@ def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx
             graph: onnx.ModelProto = program.model_proto
             return graph
     except Exception as error:  # the exporter wraps any error of the network's own code
+        if type(error).__name__ == _UNTRACEABLE:
+            raise _export_error(example, error) from error
         log.info("torch's exporter fails, its older one is tried: %s", error)
         problem = error
     axes = {name: {0: BATCH} for name in (INPUT, names["output_names"][0])} if dynamic else {}
     try:
         with chatter_to(log), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-            # It follows one example; a way chosen by values would be frozen into the file.
-            warnings.simplefilter("error", torch.jit.TracerWarning)
             file = str(Path(folder) / "model.onnx")
             export(
                 model,
@@ -193,12 +195,16 @@ def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx
             return onnx.load(file)
     except Exception as error:
         log.info("the older exporter fails too: %s", error)
-        lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-        size = "x".join(map(str, example.shape))
-        raise StrzooError(
-            f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
-            "check the input size; -v logs what the exporter said"
-        ) from problem
+        raise _export_error(example, problem) from problem
+
+
+def _export_error(example: Tensor, error: Exception) -> StrzooError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    size = "x".join(map(str, example.shape))
+    return StrzooError(
+        f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
+        "check the input size; -v logs what the exporter said"
+    )
 
 
 def _clean(model: onnx.ModelProto) -> None:
