@@ -175,9 +175,10 @@ def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx
             graph: onnx.ModelProto = program.model_proto
             return graph
     except Exception as error:  # the exporter wraps any error of the network's own code
+        log.info("torch's exporter fails: %s", error)
         if type(error).__name__ == _UNTRACEABLE:
             raise _export_error(example, error) from error
-        log.info("torch's exporter fails, its older one is tried: %s", error)
+        log.info("its older exporter is tried")
         problem = error
     axes = {name: {0: BATCH} for name in (INPUT, names["output_names"][0])} if dynamic else {}
     try:
