@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from strzoo.conversion import convert as convert
     from strzoo.conversion import to_dense as to_dense
     from strzoo.data.digits import load_digits as load_digits
+    from strzoo.deployment.benchmarking import benchmark as benchmark
+    from strzoo.deployment.inspection import OnnxInspection as OnnxInspection
+    from strzoo.deployment.inspection import inspect_onnx as inspect_onnx
+    from strzoo.deployment.matrices import MatrixExport as MatrixExport
+    from strzoo.deployment.matrices import export_matrices as export_matrices
     from strzoo.deployment.onnx_export import export_onnx as export_onnx
+    from strzoo.deployment.results import OnnxExport as OnnxExport
+    from strzoo.deployment.timings import BenchmarkResult as BenchmarkResult
     from strzoo.downloads import download as download
     from strzoo.errors import StrzooError as StrzooError
     from strzoo.evaluation import EvalResult as EvalResult
@@ -73,7 +80,12 @@ _HOMES = {
     "strzoo.checkpoint": ("Checkpoint", "build_checkpoint", "read_checkpoint", "save_checkpoint"),
     "strzoo.conversion": ("convert", "to_dense"),
     "strzoo.data.digits": ("load_digits",),
+    "strzoo.deployment.benchmarking": ("benchmark",),
+    "strzoo.deployment.inspection": ("OnnxInspection", "inspect_onnx"),
+    "strzoo.deployment.matrices": ("MatrixExport", "export_matrices"),
     "strzoo.deployment.onnx_export": ("export_onnx",),
+    "strzoo.deployment.results": ("OnnxExport",),
+    "strzoo.deployment.timings": ("BenchmarkResult",),
     "strzoo.downloads": ("download",),
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation": ("EvalResult", "evaluate"),

@@ -57,6 +57,8 @@ class _SoftThreshold(torch.autograd.Function):
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products without an intermediate, channels-last memory included."""
+    if _is_traced():
+        return (a * b).sum()
     if a.dim() == 4 and not a.is_contiguous():
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return torch.dot(a.reshape(-1), b.reshape(-1))
@@ -68,9 +70,21 @@ def _shrink(weight: Tensor, threshold: Tensor) -> Tensor:
     if bound.dtype != weight.dtype:  # half-precision weights: compute in the threshold's fp32
         wide = weight.to(bound.dtype)
         return (wide - wide.clamp(-bound, bound)).to(weight.dtype)
-    clipped = weight.clamp(-bound, bound)
-    # w - clamp(w, -t, t) equals sign(w) * relu(|w| - t) bit for bit, in one buffer.
+    # w - clamp(w, -t, t) equals sign(w) * relu(|w| - t) bit for bit.
+    if _is_traced():
+        return weight - weight.clamp(-bound, bound)
+    if bound.dim() == 0 and bound.device.type == "cpu":
+        value = float(bound)  # a plain number clamps twice as fast; on a GPU it would synchronise
+        clipped = weight.clamp(-value, value)
+    else:
+        clipped = weight.clamp(-bound, bound)
     return torch.sub(weight, clipped, out=clipped)
+
+
+def _is_traced() -> bool:
+    """Whether a compiler or a tracer is looking: to it a number is a constant, and it plans the
+    memory itself."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def soft_threshold(weight: Tensor, threshold: Tensor) -> Tensor:
@@ -161,6 +175,17 @@ class _STR(SparseLayer):
     method = "str"
     sparseThreshold: nn.Parameter  # noqa: N815 - the published key
 
+    def __init__(
+        self,
+        *args: Any,
+        threshold: str | nn.Parameter = "layer",
+        s_init: float = DEFAULT_S_INIT,
+        g: Callable[[Tensor], Tensor] = torch.sigmoid,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.init_sparsity(threshold, s_init, g)
+
     def init_sparsity(
         self,
         threshold: str | nn.Parameter = "layer",
@@ -215,6 +240,10 @@ class _Magnitude(SparseLayer):
 
     prune_rate: float
 
+    def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.init_sparsity(prune_rate)
+
     def init_sparsity(self, prune_rate: float = 0.0) -> None:
         self.prune_rate = check_prune_rate(prune_rate)
 
@@ -242,12 +271,12 @@ class _GMP(_Magnitude):
         return self.weight * magnitude_mask(self.weight, self.prune_rate)
 
 
-class _SparseConv2d(nn.Conv2d, SparseLayer):
+class _SparseConv2d(SparseLayer, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.effective_weight(), self.bias)
 
 
-class _SparseLinear(nn.Linear, SparseLayer):
+class _SparseLinear(SparseLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return nn.functional.linear(input, self.effective_weight(), self.bias)
 
@@ -261,62 +290,38 @@ class STRConv2d(_STR, _SparseConv2d):
             one element that several layers share.
         s_init: initial s.
         g: maps s to the threshold; the paper's sigmoid by default.
-    """
 
-    def __init__(
-        self,
-        *args: Any,
-        threshold: str | nn.Parameter = "layer",
-        s_init: float = DEFAULT_S_INIT,
-        g: Callable[[Tensor], Tensor] = torch.sigmoid,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_sparsity(threshold, s_init, g)
+    Raises:
+        UsageError: `threshold` is none of these.
+    """
 
 
 class STRLinear(_STR, _SparseLinear):
     """`nn.Linear` whose weight is soft-thresholded; extra arguments as `STRConv2d`."""
 
-    def __init__(
-        self,
-        *args: Any,
-        threshold: str | nn.Parameter = "layer",
-        s_init: float = DEFAULT_S_INIT,
-        g: Callable[[Tensor], Tensor] = torch.sigmoid,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_sparsity(threshold, s_init, g)
-
 
 class DNWConv2d(_DNW, _SparseConv2d):
-    """`nn.Conv2d` that drops its smallest weights; the gradient reaches all of them."""
+    """`nn.Conv2d` that drops its smallest weights; the gradient reaches all of them.
 
-    def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_sparsity(prune_rate)
+    Args:
+        args, kwargs: as `nn.Conv2d`.
+        prune_rate: the fraction of the weights to drop; `set_prune_rate` changes it.
+
+    Raises:
+        UsageError: `prune_rate` is outside [0, 1].
+    """
 
 
 class DNWLinear(_DNW, _SparseLinear):
-    """`nn.Linear` that drops its smallest weights; the gradient reaches all of them."""
-
-    def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_sparsity(prune_rate)
+    """`nn.Linear` that drops its smallest weights; extra arguments as `DNWConv2d`."""
 
 
 class GMPConv2d(_GMP, _SparseConv2d):
-    """`nn.Conv2d` that drops its smallest weights; the gradient reaches the kept ones."""
+    """`nn.Conv2d` that drops its smallest weights; the gradient reaches the kept ones.
 
-    def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_sparsity(prune_rate)
+    Arguments and errors as `DNWConv2d`.
+    """
 
 
 class GMPLinear(_GMP, _SparseLinear):
-    """`nn.Linear` that drops its smallest weights; the gradient reaches the kept ones."""
-
-    def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_sparsity(prune_rate)
+    """`nn.Linear` that drops its smallest weights; arguments as `DNWConv2d`."""

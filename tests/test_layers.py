@@ -218,3 +218,21 @@ def test_bad_options_are_refused_by_name() -> None:
     layer = GMPConv2d(3, 4, 3)
     with pytest.raises(UsageError, match=r"-0\.1 is outside"):
         layer.set_prune_rate(-0.1)
+
+
+@pytest.mark.filterwarnings("ignore")  # compilers warn of themselves (torch 2.6, Python 3.13.0)
+def test_a_sparse_network_can_be_traced_exported_and_compiled() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(STRConv2d(3, 4, 3, s_init=-2.0), nn.Flatten(), STRLinear(144, 2))
+    images = torch.randn(2, 3, 8, 8)
+    expected = model(images)
+    exported = torch.export.export(model.eval(), (images,)).module()
+    torch.testing.assert_close(exported(images), expected)
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), expected)
+    gradients = [
+        torch.autograd.grad(f(images).square().sum(), list(model.parameters()))
+        for f in (model, compiled)
+    ]
+    for eager, traced in zip(*gradients, strict=True):
+        torch.testing.assert_close(traced, eager)

@@ -107,7 +107,7 @@ def check_state(state: Mapping[str, Tensor], spec: ModelSpec) -> None:
 
     The message names the first missing, unexpected or misshapen key and counts the others.
     """
-    expected: dict[str, tuple[int, ...]] = spec.shapes()
+    expected = spec.shapes()
     thresholds = {key for key in state if key.endswith(THRESHOLD)}
     layers = [k.removesuffix(".weight") for k, s in expected.items() if len(s) == 4]
     wanted = set(expected)

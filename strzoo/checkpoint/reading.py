@@ -6,6 +6,7 @@ cannot run code.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -174,8 +175,11 @@ def _unpickle(path: Path, kind: str) -> Any:
 
 def _numpy_globals() -> list[Any]:
     """What numpy scalars in optimizer state need: no callable here can do more than build one."""
-    multiarray = getattr(np, "_core", None) or np.core
-    scalar = multiarray.multiarray.scalar
+    try:
+        multiarray = importlib.import_module("numpy._core.multiarray")
+        scalar = multiarray.scalar
+    except (ImportError, AttributeError):  # numpy before 2
+        scalar = importlib.import_module("numpy.core.multiarray").scalar
     names = ("float16", "float32", "float64", "int32", "int64", "bool")
     return [
         (scalar, "numpy.core.multiarray.scalar"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -46,14 +46,19 @@ class ModelSpec:
             options["width"] = self.width
         return create_model(self.architecture, num_classes=self.num_classes, layer=layer, **options)
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every entry of the dense state dict."""
-        with torch.device("meta"):
-            state = self.build().state_dict()
-        return {key: tuple(value.shape) for key, value in state.items()}
+        return _shapes(self)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@lru_cache(maxsize=16)
+def _shapes(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        state = spec.build().state_dict()
+    return MappingProxyType({key: tuple(value.shape) for key, value in state.items()})
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,10 @@ COMMANDS = {
     "predict": ("strzoo.cli.predict", "predict", "Name what is in images."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
+    "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
+    "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
+    "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),
+    "matrices": ("strzoo.cli.matrices", "matrices", "Write each layer's weights as a matrix."),
     "demo": ("strzoo.cli.demo", "demo", "Train, convert, report and export on real digits."),
     "doctor": ("strzoo.cli.doctor", "doctor", "Show versions, devices, cache and disk."),
 }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from strzoo.cli.options import force_option, settings_options, verbosity_options
+from strzoo.cli.options import Command, force_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
+
+if TYPE_CHECKING:
+    from strzoo.analysis.records import Report
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
@@ -28,57 +33,51 @@ def parse_size(text: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-@click.command()
-@click.argument("model")
-@click.option("--input-size", default="224", show_default=True, help="SIZE, HxW or CxHxW.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
-    default="table",
-    show_default=True,
-)
-@click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead of stdout."
-)
-@force_option
-@settings_options
-@verbosity_options
-def report(
-    model: str,
-    input_size: str,
+def output_options(command: Command) -> Command:
+    """Add --format, --json and -o; the command gets `style` and `output`."""
+
+    @click.option(
+        "--format",
+        "style",
+        type=click.Choice(["table", "json", "csv", "markdown"]),
+        default="table",
+        show_default=True,
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
+    @click.option(
+        "-o", "--output", type=click.Path(path_type=Path), help="Write to a file, not to stdout."
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, style: str, as_json: bool, **kwargs: Any) -> Any:
+        return command(*args, style="json" if as_json else style, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def show_report(
+    made: Report,
+    document: dict[str, Any],
     style: str,
-    as_json: bool,
     output: Path | None,
+    *,
     force: bool,
-    settings: Settings,
     quiet: bool,
 ) -> None:
-    """Params, sparsity, thresholds and MACs of each layer of MODEL, and the totals.
-
-    MODEL is an id or a checkpoint file. An id is reported from its weights if they are in the
-    cache, else from its published budget; the last lines say which.
-    """
+    """Print a report in that style, or write it to `output`; `document` is its JSON."""
     import json
 
     from strzoo.analysis import rendering
-    from strzoo.analysis.reporting import report as make_report
-    from strzoo.files import check_destination, write_text
+    from strzoo.files import write_text
 
-    if output is not None:
-        check_destination(output, force=force)
-    made = make_report(model, input_size=parse_size(input_size), settings=settings)
-    style = "json" if as_json else style
     if style == "json" and output is None:
-        print_json(made.to_dict())
+        print_json(document)
         return
     if style == "table" and output is None:
         print_table(rendering.to_table(made))
         click.echo("\n".join(rendering.summary(made)))
         return
     texts = {
-        "json": lambda: json.dumps(made.to_dict(), indent=2) + "\n",
+        "json": lambda: json.dumps(document, indent=2) + "\n",
         "csv": lambda: rendering.to_csv(made),
         "markdown": lambda: rendering.to_markdown(made),
         "table": lambda: rendering.to_markdown(made),
@@ -89,3 +88,40 @@ def report(
     write_text(output, texts[style](), force=force)
     if not quiet:
         click.echo(f"wrote {output}", err=True)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--input-size", help="SIZE, HxW or CxHxW [default: 224].")
+@output_options
+@force_option
+@settings_options
+@verbosity_options
+def report(
+    model: str,
+    input_size: str | None,
+    style: str,
+    output: Path | None,
+    force: bool,
+    settings: Settings,
+    quiet: bool,
+) -> None:
+    """Params, sparsity, thresholds and MACs of each layer of MODEL, and the totals.
+
+    MODEL is an id, a checkpoint file or an ONNX file. An id is reported from its weights if they
+    are in the cache, else from its published budget; the last lines say which.
+    """
+    from strzoo.files import check_destination
+
+    if output is not None:
+        check_destination(output, force=force)
+    if model.endswith(".onnx"):
+        from strzoo.deployment.inspection import inspect_onnx
+
+        size = None if input_size is None else parse_size(input_size)
+        made = inspect_onnx(model, input_size=size).report
+    else:
+        from strzoo.analysis.reporting import report as make_report
+
+        made = make_report(model, input_size=parse_size(input_size or "224"), settings=settings)
+    show_report(made, made.to_dict(), style, output, force=force, quiet=quiet)

@@ -8,8 +8,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-_LOGGERS = ("", "torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnx")
-
 
 class _Forward(logging.Handler):
     """Repeats every record as a debug line of `log`."""
@@ -31,7 +29,7 @@ def chatter_to(log: logging.Logger) -> Iterator[None]:
     for several threads at once: standard output is redirected for the whole process.
     """
     forward = _Forward(log)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    loggers = _foreign_loggers()
     before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
     printed = io.StringIO()
     try:
@@ -51,3 +49,10 @@ def chatter_to(log: logging.Logger) -> Iterator[None]:
             log.debug("%s", line)
     for warning in warned:
         log.debug("%s: %s", warning.category.__name__, warning.message)
+
+
+def _foreign_loggers() -> list[logging.Logger]:
+    """The root logger and every other library's logger that writes somewhere itself."""
+    known = list(logging.root.manager.loggerDict.items())
+    own = [log for _, log in known if isinstance(log, logging.Logger) and log.handlers]
+    return [logging.root, *(log for log in own if not log.name.startswith("strzoo"))]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -26,6 +28,9 @@ SOFTMAX_OUTPUT = "probabilities"
 DEFAULT_OPSET = 21
 OLDEST_OPSET = 15
 _EXPORTER_OPSET = 18  # below it torch's exporter has no implementations
+# The exporter could not follow the network: it chooses its way by values, say. The older exporter
+# would follow one example and freeze its way into the file.
+_UNTRACEABLE = "TorchExportError"
 _IR_VERSION = 10  # onnxruntime 1.18 reads up to this
 _PREFIX = "network."
 
@@ -146,34 +151,61 @@ def _fold(network: nn.Module) -> nn.Module:
     return folded
 
 
-def _export(model: nn.Module, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
-    options: dict[str, Any] = {}
-    if dynamic:
-        options["dynamic_shapes"] = ({0: torch.export.Dim(BATCH)},)
-    output = SOFTMAX_OUTPUT if model.softmax else OUTPUT
+def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+    """What torch's exporter makes, or (torch 2.6 fails on BatchNorms left to it) its older one."""
+    export: Any = torch.onnx.export  # its types differ from version to version
+    names: dict[str, Any] = {
+        "input_names": [INPUT],
+        "output_names": [SOFTMAX_OUTPUT if model.softmax else OUTPUT],
+        "verbose": False,
+    }
+    shapes = {"dynamic_shapes": ({0: torch.export.Dim(BATCH)},)} if dynamic else {}
     try:
         with chatter_to(log), torch.no_grad():
-            program = torch.onnx.export(
+            program = export(
                 model,
                 (example,),
                 dynamo=True,
-                input_names=[INPUT],
-                output_names=[output],
                 opset_version=max(opset, _EXPORTER_OPSET),
                 optimize=True,
-                verbose=False,
-                **options,
+                **names,
+                **shapes,
             )
             assert program is not None
             graph: onnx.ModelProto = program.model_proto
+            return graph
     except Exception as error:  # the exporter wraps any error of the network's own code
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        size = "x".join(map(str, example.shape))
-        raise StrzooError(
-            f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
-            "check the input size; -v logs what the exporter said"
-        ) from error
-    return graph
+        log.info("torch's exporter fails: %s", error)
+        if type(error).__name__ == _UNTRACEABLE:
+            raise _export_error(example, error) from error
+        log.info("its older exporter is tried")
+        problem = error
+    axes = {name: {0: BATCH} for name in (INPUT, names["output_names"][0])} if dynamic else {}
+    try:
+        with chatter_to(log), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder) / "model.onnx")
+            export(
+                model,
+                (example,),
+                file,
+                dynamo=False,
+                opset_version=min(opset, _EXPORTER_OPSET),
+                dynamic_axes=axes,
+                **names,
+            )
+            return onnx.load(file)
+    except Exception as error:
+        log.info("the older exporter fails too: %s", error)
+        raise _export_error(example, problem) from problem
+
+
+def _export_error(example: Tensor, error: Exception) -> StrzooError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    size = "x".join(map(str, example.shape))
+    return StrzooError(
+        f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
+        "check the input size; -v logs what the exporter said"
+    )
 
 
 def _clean(model: onnx.ModelProto) -> None:
@@ -201,14 +233,24 @@ def _pool_globally(model: onnx.ModelProto) -> None:
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     images = {v.name for v in graph.value_info if len(v.type.tensor_type.shape.dim) == 4}
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
+        nodes.append(node)
         if node.op_type != "ReduceMean" or node.input[0] not in images or len(node.input) != 2:
             continue
         axes = numpy_helper.to_array(tensors[node.input[1]]) if node.input[1] in tensors else ()
+        if sorted(int(axis) % 4 for axis in axes) != [2, 3]:
+            continue
         keeps = {a.name: a.i for a in node.attribute}.get("keepdims", 1)
-        if keeps and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
-            node.op_type = "GlobalAveragePool"
-            del node.input[1:], node.attribute[:]
+        node.op_type = "GlobalAveragePool"
+        del node.input[1:], node.attribute[:]
+        if not keeps:
+            output, node.output[0] = node.output[0], f"{node.output[0]}_pooled"
+            name = f"{node.name}_flatten"
+            nodes.append(onnx.helper.make_node("Flatten", [node.output[0]], [output], name))
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copied)
     used = {name for node in graph.node for name in node.input}
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:

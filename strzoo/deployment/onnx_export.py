@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
@@ -23,7 +20,6 @@ from strzoo.analysis.counting import prunable_layers
 from strzoo.deployment.graphs import DEFAULT_OPSET, Deployed, build_graph, set_metadata
 from strzoo.deployment.metadata import describe, find_class_names
 from strzoo.deployment.parity import (
-    CONVENTION,
     Agreement,
     check_file,
     compare,
@@ -31,6 +27,7 @@ from strzoo.deployment.parity import (
     session_forward,
 )
 from strzoo.deployment.precision import check_precision, convert_precision
+from strzoo.deployment.results import OnnxExport
 from strzoo.deployment.samples import Images, Samples, load_samples, random_samples
 from strzoo.deployment.targets import Model, Target, resolve_target
 from strzoo.deployment.weights import weighted_nodes, zero_percent
@@ -42,56 +39,11 @@ log = logging.getLogger(__name__)
 
 # Largest relative difference from torch's fp32 outputs that passes. int8 is judged on real
 # images alone: random noise lies outside the ranges it was calibrated for.
-TOLERANCES = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.5}
+TOLERANCES = {"fp32": 1e-5, "fp16": 5e-2, "int8": 0.5}
 _BATCHES = (1, 3)
 _HELD_OUT = 5  # int8: every fifth image checks, the others calibrate, when there are enough
 _ENOUGH = 20
 _CHECKED = 64  # images that fp16 and int8 are compared on
-
-
-@dataclass(frozen=True)
-class OnnxExport:
-    """What `export_onnx` wrote and measured.
-
-    `bytes` is the file's size, `sparsity` the percent of zero weights in the file,
-    `source_sparsity` in the torch network. The differences are the worst of `checks` (the worst
-    on real images for int8); `top1_agreement` is the percent of the real images that the file
-    and torch's fp32 network put in the same class. `seconds` is the whole call's.
-    """
-
-    path: Path
-    report_path: Path
-    model: str
-    precision: str
-    opset: int
-    input_name: str
-    input_type: str
-    input_shape: tuple[int | str, ...]
-    output_name: str
-    output_shape: tuple[int | str, ...]
-    bytes: int
-    sparsity: float
-    source_sparsity: float
-    largest_difference: float
-    relative_difference: float
-    top1_agreement: float
-    tolerance: float
-    checks: tuple[Agreement, ...]
-    metadata: Mapping[str, str]
-    versions: Mapping[str, str]
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the stored report is the same document."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values |= {
-            "path": str(self.path),
-            "report_path": str(self.report_path),
-            "checks": [dataclasses.asdict(check) for check in self.checks],
-            "metadata": dict(self.metadata),
-            "versions": dict(self.versions),
-        }
-        return {"schema": 1, "convention": CONVENTION, **values}
 
 
 def export_onnx(
@@ -136,7 +88,7 @@ def export_onnx(
         images: what to check on and, for int8, to calibrate with: a folder of images,
             "photographs" or "digits" (bundled), an `ImageSet`, or a tensor of inputs.
         tolerance: largest relative difference (over the largest output) that passes; by default
-            1e-5 for fp32, 1e-2 for fp16, 0.5 for int8.
+            1e-5 for fp32, 5e-2 for fp16, 0.5 for int8.
         min_agreement: least top-1 agreement with fp32 on the real images, in percent.
         force: overwrite existing files.
         settings: cache folder, registries, network switches; from the environment by default.

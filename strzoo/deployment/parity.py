@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from strzoo.deployment.graphs import read_opset
+from strzoo.deployment.results import Agreement
 from strzoo.deployment.samples import Samples
 from strzoo.errors import IntegrityError, StrzooError, VerificationError
 
@@ -21,27 +21,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 log = logging.getLogger(__name__)
-
-CONVENTION = (
-    "relative difference = largest absolute difference / largest absolute reference value; "
-    "top-1 agreement = percent of images with the same first class"
-)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Outputs of the file against the torch network's (fp32) on some images.
-
-    `relative_difference` is the largest absolute difference over the largest absolute reference
-    value; `top1_agreement` in percent of the images.
-    """
-
-    data: str
-    batch: int
-    images: int
-    largest_difference: float
-    relative_difference: float
-    top1_agreement: float
 
 
 def check_file(path: Path, opset: int, output_shape: tuple[int | None, ...]) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from strzoo.analysis.reporting import is_file_argument
 from strzoo.checkpoint import Checkpoint, identify, read_checkpoint
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.hub import load
+from strzoo.hub import weights_path
 from strzoo.registry import ModelCard, Preprocessing, get_card, load_registry
 from strzoo.settings import Settings
 from strzoo.sparsification import to_dense_
@@ -37,6 +38,7 @@ class Target:
     architecture: str
     card: ModelCard | None
     input_size: tuple[int, int, int]
+    path: Path | None = None  # the checkpoint file
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -63,7 +65,7 @@ def resolve_target(
     if input_size is not None and (len(input_size) != 3 or min(input_size) < 1):
         raise UsageError(f"input size {input_size} is not (channels, height, width)")
     settings = settings or Settings.from_env()
-    card = None
+    card, path = None, None
     if isinstance(model, nn.Module):
         name = architecture = type(model).__name__
         network = to_dense_(copy.deepcopy(model))
@@ -72,7 +74,9 @@ def resolve_target(
         if isinstance(model, str | os.PathLike) and not is_file_argument(os.fspath(model)):
             card = get_card(os.fspath(model), settings=settings)
             name, architecture, small = card.id, card.architecture, False
-            network = load(card.id, settings=settings)
+            path = weights_path(card.id, "dense", settings)
+            checkpoint = read_checkpoint(path, architecture=card.architecture)
+            network = checkpoint.build_model("dense")
         else:
             checkpoint = _read(model)
             card = _find_card(checkpoint, settings)
@@ -80,12 +84,12 @@ def resolve_target(
             small = spec.small_stem or spec.architecture == "resnet20"
             name = card.id if card else spec.architecture
             architecture = spec.architecture
-            network = checkpoint.build_model("dense")
+            network, path = checkpoint.build_model("dense"), checkpoint.path
     if input_size is None:
         input_size = (3, 32, 32) if small else (3, 224, 224)
     network = network.to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
     channels, height, width = input_size
-    return Target(name, network, architecture, card, (channels, height, width))
+    return Target(name, network, architecture, card, (channels, height, width), path)
 
 
 def _read(model: Checkpoint | str | os.PathLike[str]) -> Checkpoint:

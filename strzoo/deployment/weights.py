@@ -15,6 +15,7 @@ CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
 LINEARS = ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul")
 # Where the weight is among a node's inputs, for the operators that take quantised tensors.
 _WEIGHT_INPUT = {"QLinearConv": 3, "QLinearMatMul": 3}
+_ZERO_POINT_INPUT = {"QLinearConv": 5, "QLinearMatMul": 5, "ConvInteger": 3, "MatMulInteger": 3}
 _THROUGH = ("Cast", "Identity", "Transpose", "Reshape", "QuantizeLinear")
 
 
@@ -22,7 +23,8 @@ _THROUGH = ("Cast", "Identity", "Transpose", "Reshape", "QuantizeLinear")
 class WeightedNode:
     """A convolution or linear node with a constant weight.
 
-    `weight` has real values (dequantised); `stored` is the tensor as the file holds it.
+    `weight` has real values (dequantised; for integer operators up to their scale, zero where the
+    real weight is zero); `stored` is the tensor as the file holds it.
     """
 
     name: str
@@ -77,11 +79,14 @@ class _Constants:
         point = self.find(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         zero = np.zeros_like(scale[0]) if point is None else point[0]
-        shape = [1] * stored.ndim
-        if scale[0].size > 1:
-            shape[axis] = scale[0].size
-        centred = stored.astype(np.float32) - zero.astype(np.float32).reshape(shape)
-        return centred * scale[0].astype(np.float32).reshape(shape), stored, origin
+        if zero.ndim > 1:  # blocks of a scale each: repeat it over its block
+            size = stored.shape[axis] // zero.shape[axis]
+            spread = [
+                np.repeat(values.astype(np.float32), size, axis) for values in (zero, scale[0])
+            ]
+        else:
+            spread = [_along(v.astype(np.float32), stored.ndim, axis) for v in (zero, scale[0])]
+        return (stored.astype(np.float32) - spread[0]) * spread[1], stored, origin
 
 
 def weighted_nodes(model: onnx.ModelProto) -> Iterator[WeightedNode]:
@@ -100,11 +105,23 @@ def weighted_nodes(model: onnx.ModelProto) -> Iterator[WeightedNode]:
         if found is None or found[0].ndim < 2:
             continue
         real, stored, origin = found
+        point = _ZERO_POINT_INPUT.get(node.op_type, len(node.input))
+        if point < len(node.input) and (zero := constants.find(node.input[point])) is not None:
+            axis = 0 if node.op_type in CONVOLUTIONS else real.ndim - 1
+            real = real.astype(np.float32) - _along(zero[0].astype(np.float32), real.ndim, axis)
         name = _layer_name(origin, node, index)
         if name in seen:
             name = f"{name}#{index}"
         seen.add(name)
         yield WeightedNode(name, node.op_type, node, real, stored)
+
+
+def _along(values: NDArray[Any], dimensions: int, axis: int) -> NDArray[Any]:
+    """One value, or one per position of `axis`, shaped to broadcast over `dimensions`."""
+    shape = [1] * dimensions
+    if values.size > 1:
+        shape[axis] = values.size
+    return values.reshape(shape)
 
 
 def _layer_name(origin: str, node: onnx.NodeProto, index: int) -> str:

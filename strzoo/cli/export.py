@@ -1,0 +1,173 @@
+"""`strzoo export`: a model as one ONNX file, checked against torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.report import parse_size
+from strzoo.errors import StrzooError, UsageError
+from strzoo.settings import Settings
+
+if TYPE_CHECKING:
+    from strzoo.deployment.results import OnnxExport
+
+HEADER = ("checked on", "batch", "images", "largest difference", "relative", "top-1 agreement %")
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file to write, ending in .onnx; the report goes beside it, .onnx.json.",
+)
+@click.option("--input-size", help="SIZE, HxW or CxHxW  [default: what the model was made for]")
+@click.option("--batch", type=click.IntRange(min=1), help="Fix the batch size [default: dynamic].")
+@click.option("--opset", type=int, help="ONNX operator set [default: 21].")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="int8 is static QDQ, calibrated on --images.",
+)
+@click.option("--softmax", is_flag=True, help="End in probabilities instead of logits.")
+@click.option(
+    "--preprocessing",
+    is_flag=True,
+    help="Take uint8 images [N, H, W, 3] and normalise inside the graph.",
+)
+@click.option(
+    "--class-names",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A text file with one name per line, or a JSON list.",
+)
+@click.option(
+    "--images",
+    help="Folder of images to check on and calibrate with; or the bundled 'photographs', 'digits'.",
+)
+@click.option("--tolerance", type=float, help="Largest relative difference that passes.")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    help="Least top-1 agreement with fp32 on the images, percent.",
+)
+@force_option
+@json_option
+@settings_options
+@verbosity_options
+def export(
+    model: str,
+    output: Path,
+    input_size: str | None,
+    batch: int | None,
+    opset: int | None,
+    precision: str,
+    softmax: bool,
+    preprocessing: bool,
+    class_names: Path | None,
+    images: str | None,
+    tolerance: float | None,
+    min_agreement: float,
+    force: bool,
+    as_json: bool,
+    settings: Settings,
+    quiet: bool,
+) -> None:
+    """Write MODEL (an id or a checkpoint file) as one self-contained ONNX file.
+
+    The input is `images`, the output `logits`, the batch axis `batch`. Before the file appears
+    onnxruntime runs it against torch at batch 1 and 3, on real and on random images; if a check
+    fails, nothing is written and the exit code is 6.
+    """
+    from strzoo.cli.steps import show_steps
+    from strzoo.deployment.graphs import DEFAULT_OPSET
+    from strzoo.deployment.onnx_export import export_onnx
+
+    with show_steps(quiet=quiet) as show:
+        made = export_onnx(
+            model,
+            output,
+            input_size=None if input_size is None else parse_size(input_size),
+            batch=batch,
+            opset=DEFAULT_OPSET if opset is None else opset,
+            precision=precision,
+            softmax=softmax,
+            preprocessing=preprocessing,
+            class_names=None if class_names is None else read_names(class_names),
+            images=images,
+            tolerance=tolerance,
+            min_agreement=min_agreement,
+            force=force,
+            settings=settings,
+            on_step=show,
+        )
+    if as_json:
+        print_json(made.to_dict())
+        return
+    _print(made)
+
+
+def read_names(path: Path) -> list[str]:
+    """Class names from a text file, one per line, or from a JSON list.
+
+    Raises:
+        StrzooError: the file cannot be read.
+        UsageError: it is JSON but not a list of texts.
+    """
+    import json
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StrzooError(f"cannot read {path}: {error}") from error
+    if not text.lstrip().startswith("["):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is not a JSON list of names: {error}") from error
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{path} is not a JSON list of names: not all are texts")
+    return list(names)
+
+
+def _print(made: OnnxExport) -> None:
+    rows = [
+        (
+            check.data,
+            str(check.batch),
+            str(check.images),
+            f"{check.largest_difference:.3g}",
+            f"{check.relative_difference:.3g}",
+            f"{check.top1_agreement:.2f}",
+        )
+        for check in made.checks
+    ]
+    print_table(simple_table(HEADER, rows, title="onnxruntime against torch (fp32)"))
+    shapes = [
+        f"{name} {kind} [{', '.join(map(str, shape))}]"
+        for name, kind, shape in (
+            (made.input_name, made.input_type, made.input_shape),
+            (made.output_name, "float32", made.output_shape),
+        )
+    ]
+    click.echo(
+        f"{made.path}: {made.model}, {made.precision}, opset {made.opset}, "
+        f"{made.bytes / 1e6:.2f} MB, sparsity {made.sparsity:.2f} % "
+        f"(torch {made.source_sparsity:.2f} %)"
+    )
+    click.echo(f"input {shapes[0]}, output {shapes[1]}")
+    click.echo(
+        f"top-1 agreement with fp32 {made.top1_agreement:.2f} %, relative difference "
+        f"{made.relative_difference:.3g} (allowed {made.tolerance:.3g}); report in "
+        f"{made.report_path}"
+    )

@@ -1,0 +1,65 @@
+"""Show what a command of a few long steps is doing: on stderr, on a terminal only."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def show_steps(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """The callback that shows the step and the seconds so far; a log line where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda text: log.info("%s", text)
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from strzoo.cli.output import console
+
+    screen = console(err=True)
+    screen.file = sys.stderr  # the terminal itself, also while a library's prints are caught
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True) as bars:
+        task = bars.add_task("starting", total=None)
+        yield lambda text: bars.update(task, description=text)
+
+
+@contextlib.contextmanager
+def show_count(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """The callback (done, total) that draws a bar with rate and remaining time on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from strzoo.cli.output import console
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    screen = console(err=True)
+    screen.file = sys.stderr
+    started = time.monotonic()
+    with Progress(*columns, console=screen, transient=True) as bars:
+        task = bars.add_task(what, total=None, rate="")
+
+        def draw(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bars.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+
+        yield draw

@@ -1,0 +1,126 @@
+"""Benchmarks: what is derived from the latencies is right, and nothing is claimed from noise."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import strzoo
+from strzoo.deployment import engines
+from strzoo.deployment.plotting import plot_benchmark
+from strzoo.deployment.timings import FASTER, NOTHING, UNCLEAR, judge
+from strzoo.errors import StrzooError, UsageError, VerificationError
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Install a sparse engine that is onnxruntime, its output scaled by a factor."""
+
+    def install(factor: float) -> None:
+        def compile_onnx(path: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            return lambda images: factor * session.run(None, {"images": images})[0]
+
+        module = ModuleType("strzoo.engine")
+        module.compile_onnx = compile_onnx  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "strzoo.engine", module)
+        monkeypatch.setattr(engines, "has_sparse_engine", lambda: True)
+
+    return install
+
+
+def test_a_benchmark_reports_latency_throughput_memory_and_ratios(resnet20_file: Path) -> None:
+    made = strzoo.benchmark(resnet20_file, batches=[1, 2], runs=4, threads=1)
+    assert [(row.engine, row.batch) for row in made.timings] == [
+        ("torch", 1),
+        ("onnxruntime", 1),
+        ("torch", 2),
+        ("onnxruntime", 2),
+    ]
+    for row in made.timings:
+        assert len(row.latencies) == row.runs == 4
+        assert row.p50 == pytest.approx(statistics.median(row.latencies))
+        assert row.fastest == min(row.latencies) <= row.p50 <= row.p90 <= row.p99
+        assert row.images_per_second == pytest.approx(row.batch / (row.p50 / 1000))
+        assert row.ratio == pytest.approx(row.dense_onnxruntime / row.p50)
+        assert row.sparsity == pytest.approx(90.0, abs=0.01)
+        if sys.platform == "linux":
+            assert row.peak_memory is not None
+            assert 10e6 < row.peak_memory < 4e9
+    # On onnxruntime the dense twin is the reference, so both figures are the same.
+    assert [r.gain for r in made.timings if r.engine == "onnxruntime"] == [
+        pytest.approx(r.ratio) for r in made.timings if r.engine == "onnxruntime"
+    ]
+    torch_row, onnx_row = made.timings[:2]
+    assert torch_row.file_bytes == resnet20_file.stat().st_size
+    assert onnx_row.file_bytes
+    assert len(made.verdicts) == 4
+    assert made.threads == 1
+
+
+def test_zeros_are_said_to_help_only_if_median_minimum_and_chance_agree() -> None:
+    dense = [10.0 + 0.01 * n for n in range(20)]
+    assert judge([value / 2 for value in dense], dense) == FASTER
+    assert judge(dense, dense) == NOTHING
+    assert judge([value / 1.02 for value in dense], dense) == NOTHING
+    assert judge([2 * value for value in dense], dense) == NOTHING
+    # Three runs of three can be faster by chance, once in eight times.
+    assert judge([5.0, 5.0, 5.0], [10.0, 10.0, 10.0]) == UNCLEAR
+    # The median gained, but the fastest runs are alike: a slow spell hit the twin.
+    assert judge([9.9] * 20, [9.9] + [20.0] * 19) == UNCLEAR
+
+
+def test_the_sparse_engine_takes_part_where_it_is_installed(
+    resnet20_onnx: strzoo.OnnxExport, stand_in: Callable[[float], None]
+) -> None:
+    stand_in(1.0)
+    made = strzoo.benchmark(resnet20_onnx.path, runs=2, memory=False)
+    # torch needs a checkpoint; an ONNX file runs on the engines that read ONNX.
+    assert [row.engine for row in made.timings] == ["onnxruntime", "sparse"]
+    assert all(row.peak_memory is None for row in made.timings)
+
+
+def test_an_engine_that_computes_something_else_is_not_timed(
+    resnet20_onnx: strzoo.OnnxExport, stand_in: Callable[[float], None]
+) -> None:
+    stand_in(1.1)
+    with pytest.raises(VerificationError, match=r"sparse differs from the other engines by 0\.1"):
+        strzoo.benchmark(resnet20_onnx.path, runs=2, memory=False)
+
+
+def test_missing_engines_and_bad_arguments_are_named(
+    resnet20_file: Path, resnet20_onnx: strzoo.OnnxExport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "has_sparse_engine", lambda: False)
+    with pytest.raises(StrzooError, match=r"pip install 'strzoo\[engine\]'"):
+        strzoo.benchmark(resnet20_file, engines=["sparse"])
+    with pytest.raises(UsageError, match="'tvm' is not one of torch, torch-compile, onnxruntime"):
+        strzoo.benchmark(resnet20_file, engines=["tvm"])
+    with pytest.raises(UsageError, match="must be at least 1"):
+        strzoo.benchmark(resnet20_file, batches=[0])
+    with pytest.raises(UsageError, match="none of the engines reads"):
+        strzoo.benchmark(resnet20_onnx.path, engines=["torch"])
+
+
+def test_a_plot_is_drawn_with_matplotlib_and_its_absence_is_named(
+    resnet20_onnx: strzoo.OnnxExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = strzoo.benchmark(resnet20_onnx.path, engines=["onnxruntime"], runs=2, memory=False)
+    with pytest.raises(UsageError, match=r"must end in one of \.png, \.svg, \.pdf"):
+        plot_benchmark(made, tmp_path / "a.gif")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(StrzooError, match=r"pip install 'strzoo\[plot\]'"):
+            plot_benchmark(made, tmp_path / "a.png")
+    pytest.importorskip("matplotlib")
+    plot_benchmark(made, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(StrzooError, match="exists; pass --force"):
+        plot_benchmark(made, tmp_path / "a.png")
