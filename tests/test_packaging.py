@@ -36,6 +36,7 @@ def test_the_wheel_carries_the_registry_the_budgets_and_the_licence(wheel: Path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert "strzoo/_shipped/checkpoints.json" in names
+    assert "strzoo/data/imagenet_classes.csv" in names
     budgets = {Path(n).name for n in names if n.startswith("strzoo/_shipped/budgets/")}
     assert budgets == {path.name for path in (CHECKOUT / "budgets").glob("*.json")}
     assert {"strzoo/data/digits.npz", "strzoo/data/DIGITS.md", "strzoo/py.typed"} <= names

@@ -123,6 +123,7 @@ class Loop:
     def _consume(self, batches: Iterator[Batch], tally: Tally) -> None:
         pending: tuple[Batch, tuple[Tensor, Tensor | None, Tensor]] | None = None
         for batch, inputs in self._staged(self._timed(batches)):
+            self.watch.first = self.watch.first or time.perf_counter() - self.watch.called
             labels = torch.from_numpy(self.samples.labels[batch.indices.numpy()])
             with self.watch.measure("forward"):
                 answers = self._answer(inputs, labels.to(self.runner.device, non_blocking=True))
@@ -240,5 +241,4 @@ class Loop:
         tally.add(indices, found)
         for row, reason in batch.broken.items():
             tally.forget(int(indices[row]), reason)
-        self.watch.first = self.watch.first or time.perf_counter() - self.watch.called
         self._on_batch(len(batch))

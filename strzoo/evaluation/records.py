@@ -25,9 +25,9 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 @dataclass(frozen=True)
 class Timing:
     """Seconds. `setup` (loading the network, listing the data), `total` (from then to the end)
-    and `first_batch` (from the call to the first result) are wall time; `waiting` is what the
-    network waited for images. `decode` is summed over the workers, `transfer` and `forward` over
-    the devices; with a GPU these overlap."""
+    and `first_batch` (from the call to the first batch at the network) are wall time; `waiting`
+    is what the network waited for images. `decode` is summed over the workers, `transfer` and
+    `forward` over the devices; with a GPU these overlap."""
 
     setup: float = 0.0
     total: float = 0.0

@@ -1,3 +1,5 @@
+"""Images in memory, and what cannot be evaluated."""
+
 from __future__ import annotations
 
 from pathlib import Path
