@@ -42,7 +42,8 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 class Runner:
     """`forward` takes inputs as `prepare` makes them from uint8 [B, H, W, 3] on `device`, and
     gives logits [B, num_classes] there. `fixed_batch` is the one batch size an ONNX file takes;
-    `has_card` tells a published preprocessing from a guessed one."""
+    `known_steps` tells a stated preprocessing from a guessed one; `eager` is the network
+    itself where `forward` is compiled, for one size of batch."""
 
     name: str
     forward: Callable[[Tensor], Tensor]
@@ -56,6 +57,7 @@ class Runner:
     fixed_batch: int | None = None
     class_names: tuple[str, ...] = ()
     known_steps: bool = False
+    eager: Callable[[Tensor], Tensor] | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
     def prepare(self, pixels: Tensor) -> Tensor:
@@ -73,7 +75,8 @@ class Runner:
         crop = self.steps.crop
         pixels = torch.zeros(self.fixed_batch or 1, crop, crop, 3, dtype=torch.uint8)
         try:
-            shape = self.forward(self.prepare(pixels.to(self.device))).shape
+            run = self.eager or self.forward
+            shape = run(self.prepare(pixels.to(self.device))).shape
         except (RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UsageError(
@@ -188,6 +191,7 @@ def _open_torch(
                 card=card,
                 channels_last=channels_last,
                 known_steps=card is not None or preprocessing is not None,
+                eager=network if compile else None,
             )
     finally:
         for module, mode in modes.items():

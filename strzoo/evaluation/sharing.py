@@ -125,6 +125,7 @@ class Run:
         kept.merge(self.before)
         kept.merge(self.fresh)
         self.progress.save(kept)
+        log.info("kept %d of %d images in %s", kept.done.sum(), len(kept.done), self.progress.mine)
         self._saved = time.monotonic()
 
     def _check_decoder(self, mine: Sequence[int]) -> tuple[int, int, int, int]:
