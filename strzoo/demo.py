@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def run_demo(
     *,
     seed: int = 0,
     on_step: Callable[[str], None] = lambda text: None,
-    on_epoch: Callable[[EpochResult], None] | None = None,
+    on_epoch: Callable[[str, EpochResult], None] = lambda network, result: None,
 ) -> DemoResult:
     """Run the whole road in `folder` (made if missing; earlier demo files are overwritten).
 
@@ -58,7 +59,7 @@ def run_demo(
         config: how both networks are trained.
         seed: of the initial weights.
         on_step: told what happens next, in one line.
-        on_epoch: called after each epoch of the sparse network.
+        on_epoch: called after each epoch with the network's name, "dense twin" or "STR".
 
     Raises:
         VerificationError: STR, dense and ONNX disagree, or sparsity or top-1 fall short.
@@ -69,14 +70,14 @@ def run_demo(
     on_step(f"training the dense twin: ResNet20, {len(train)} digits, {config.epochs} epochs")
     torch.manual_seed(seed)
     twin = strzoo.create_model("resnet20", num_classes=train.num_classes)
-    strzoo.fit(twin, train, config)
+    strzoo.fit(twin, train, config, on_epoch=partial(on_epoch, "dense twin"))
     twin_top1 = strzoo.evaluate(twin, test).top1
 
     on_step("training the same network with STR: its thresholds are learned")
     torch.manual_seed(seed)
     network = strzoo.create_model("resnet20", num_classes=train.num_classes)
     strzoo.sparsify_(network, "str", s_init=S_INIT)
-    history = strzoo.fit(network, train, config, on_epoch=on_epoch)
+    history = strzoo.fit(network, train, config, on_epoch=partial(on_epoch, "STR"))
 
     on_step("saving a checkpoint in the published format, converting it to dense")
     str_file, dense_file = folder / "digits_str.pth", folder / "digits_dense.pth"

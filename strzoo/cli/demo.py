@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, verbosity_options
 from strzoo.cli.output import console, print_json, print_table, simple_table
 
@@ -49,22 +50,25 @@ def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool
     config = CONFIG if epochs is None else dataclasses.replace(CONFIG, epochs=epochs)
     screen = console(err=True)
     start = time.monotonic()
-    seen: list[EpochResult] = []
-
-    def say(text: str) -> None:
-        if not quiet:
-            click.echo(f"[{time.monotonic() - start:5.1f} s] {text}", err=True)
+    seen: dict[str, list[EpochResult]] = {}
 
     with contextlib.ExitStack() as stack:
+        check_interrupts = stack.enter_context(remembered_interrupts())
         live = Live(console=screen, transient=True, auto_refresh=False)
         watching = screen.is_terminal and not quiet
         if watching:
             stack.enter_context(live)
 
-        def watch(result: EpochResult) -> None:
-            seen.append(result)
+        def say(text: str) -> None:
+            check_interrupts()
+            if not quiet:
+                click.echo(f"[{time.monotonic() - start:5.1f} s] {text}", err=True)
+
+        def watch(network: str, result: EpochResult) -> None:
+            check_interrupts()
+            seen.setdefault(network, []).append(result)
             if watching:
-                live.update(_history(seen), refresh=True)
+                live.update(_history(network, seen[network]), refresh=True)
 
         made = run_demo(output, config, seed=seed, on_step=say, on_epoch=watch)
     if as_json:
@@ -75,19 +79,19 @@ def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool
         click.echo(f"done in {time.monotonic() - start:.1f} s", err=True)
 
 
-def _history(results: list[EpochResult], every: int = 1) -> Table:
+def _history(network: str, results: list[EpochResult], every: int = 1) -> Table:
     rows = [
         (str(r.epoch), f"{r.loss:.3f}", f"{r.top1:.2f}", f"{r.sparsity:.2f}")
         for r in results
         if r.epoch % every == 0 or r.epoch == 1 or r is results[-1]
     ]
-    return simple_table(HEADER, rows, left=0, title="STR training")
+    return simple_table(HEADER, rows, left=0, title=f"training: {network}")
 
 
 def _print(made: DemoResult) -> None:
     from strzoo.analysis.rendering import summary, to_table
 
-    print_table(_history(list(made.history), every=5))
+    print_table(_history("STR", list(made.history), every=5))
     print_table(to_table(made.report))
     click.echo("\n".join(summary(made.report)))
     rows = [
