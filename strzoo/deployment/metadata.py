@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from strzoo.data.imagenet_classes import list_classes
 from strzoo.deployment.targets import Target
 from strzoo.errors import UsageError
 from strzoo.version import VERSION
@@ -23,9 +24,7 @@ def find_class_names(target: Target, given: Sequence[str] | None) -> tuple[str, 
     card = target.card
     if card is None or card.num_classes != 1000 or card.dataset != _IMAGENET:
         return ()
-    from torchvision.models import ResNet50_Weights
-
-    return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    return tuple(c.name for c in list_classes())
 
 
 def describe(
