@@ -8,22 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
 import strzoo
 from strzoo.data.images import BrokenImageError
-from strzoo.data.loading import shard
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.evaluation import EvalResult
-from strzoo.evaluation.records import find_hits, wilson_interval
 from strzoo.evaluation.runners import IMAGENET, SMALL
-from strzoo.evaluation.tally import rank
+from tests.evaluation.expectations import CLASSES, check
 from tests.photographs import (
     crop_photographs,
     jpeg,
@@ -31,65 +26,7 @@ from tests.photographs import (
     small_network,
     write_class_folders,
 )
-from tests.published import str_state, write_published
-
-COUNT = 37
-CLASSES = [f"class{i}" for i in range(10)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], list[int]]:
-    """Photographs whose labels are right for about half of them: folder, paths, labels in the
-    order of evaluation (by class, then by name)."""
-    folder = tmp_path_factory.mktemp("photographs")
-    scratch = write_class_folders(folder / "scratch", ["all"], [0] * COUNT)
-    answers = reference_logits(small_network(), scratch, resize=32, crop=32).argmax(1).tolist()
-    labels = [a if i % 2 else (a + i) % 10 for i, a in enumerate(answers)]
-    paths = []
-    for name in CLASSES:
-        (folder / "set" / name).mkdir(parents=True)
-    for path, label in zip(scratch, labels, strict=True):
-        target = folder / "set" / CLASSES[label] / path.name
-        target.write_bytes(path.read_bytes())
-        paths.append(target)
-    # A class without images still is a class.
-    for name in CLASSES:
-        if not any((folder / "set" / name).iterdir()):
-            extra = folder / "set" / name / "999.JPEG"
-            extra.write_bytes(jpeg(crop_photographs(1, seed=5)[0]))
-            paths.append(extra)
-            labels.append(CLASSES.index(name))
-    order = sorted(range(len(paths)), key=lambda i: paths[i].as_posix())
-    return folder / "set", [paths[i] for i in order], [labels[i] for i in order]
-
-
-@pytest.fixture(scope="module")
-def expected(data: tuple[Path, list[Path], list[int]]) -> dict[str, Any]:
-    """Counted naively: one image at a time, plain PIL and numpy."""
-    _, paths, labels = data
-    logits = reference_logits(small_network(), paths, resize=32, crop=32).double()
-    top1 = top5 = 0
-    loss = 0.0
-    for row, label in zip(logits, labels, strict=True):
-        above = int((row > row[label]).sum())
-        top1 += above == 0
-        top5 += above < 5
-        loss += math.log(sum(math.exp(v) for v in row.tolist())) - float(row[label])
-    return {
-        "images": len(labels),
-        "correct_top1": top1,
-        "correct_top5": top5,
-        "loss": loss / len(labels),
-        "predictions": logits.argmax(1),
-    }
-
-
-def check(result: EvalResult, expected: dict[str, Any]) -> None:
-    assert result.images == expected["images"]
-    assert result.correct_top1 == expected["correct_top1"]
-    assert result.correct_top5 == expected["correct_top5"]
-    assert torch.equal(result.predictions, expected["predictions"])
-    assert result.loss == pytest.approx(expected["loss"], rel=1e-5)
+from tests.published import str_state
 
 
 @pytest.mark.parametrize(
@@ -338,96 +275,6 @@ def test_outputs_that_are_not_finite_are_an_error(
 
     with pytest.raises(StrzooError, match="not finite"):
         strzoo.evaluate(Broken(), data[0], preprocessing=SMALL, workers=0)
-
-
-@given(st.integers(0, 60), st.integers(1, 9))
-def test_shards_cover_everything_once(count: int, world: int) -> None:
-    parts = [shard(range(100, 100 + count), rank, world) for rank in range(world)]
-    assert [i for part in parts for i in part] == list(range(100, 100 + count))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_equal_outputs_rank_by_class_number() -> None:
-    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0, 3.0, 1.0, -1.0]])
-    ranked, own, losses = rank(logits, torch.tensor([[2]]), torch.tensor([0, 5, 6]))
-    assert ranked.tolist() == [[1, 2, 4, 0, 5]]
-    assert own is not None
-    assert own.tolist() == [[0, 5, 6]]
-    total = 3 * math.exp(3) + 2 * math.exp(1) + 1 + math.exp(-1)
-    assert float(losses) == pytest.approx(math.log(total) - 3)
-
-
-def test_hits_count_an_image_once() -> None:
-    ranked = np.array([[4, 2, 7], [1, 0, 3], [-1, -1, -1]])
-    labels = np.array([[2, 7], [5, -1], [1, -1]])
-    assert find_hits(ranked, labels).tolist() == [
-        [False, True, False],
-        [False, False, False],
-        [False, False, False],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("correct", "images", "low", "high"),
-    [
-        # Newcombe, Statistics in Medicine 17 (1998), table I: Wilson's method
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0000, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_the_confidence_interval_is_wilsons(
-    correct: int, images: int, low: float, high: float
-) -> None:
-    assert wilson_interval(correct, images) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
-    source = write_published(tmp_path / "str.pth", str_state("resnet18", 80.0), "resnet18")
-    strzoo.convert(source, tmp_path / "dense.pth")
-    strzoo.convert(source, tmp_path / "torchvision.pth", layout="torchvision")
-    strzoo.export_onnx(source, tmp_path / "model.onnx", input_size=(3, 64, 64))
-    small = replace(IMAGENET, resize=72, crop=64)  # a tenth of the work
-    folder = tmp_path / "set" / "n01440764"
-    folder.mkdir(parents=True)
-    for number, image in enumerate(crop_photographs(9, seed=3)):
-        (folder / f"{number}.JPEG").write_bytes(jpeg(image))
-    names = ("str.pth", "dense.pth", "torchvision.pth", "model.onnx")
-    found = {
-        n: strzoo.evaluate(
-            tmp_path / n, tmp_path / "set", batch_size=4, workers=0, preprocessing=small
-        )
-        for n in names
-    }
-    for result in found.values():
-        assert torch.equal(result.predictions, found["str.pth"].predictions)
-        assert result.loss == pytest.approx(found["str.pth"].loss, rel=1e-4)
-    assert found["model.onnx"].precision == "fp32 (CPUExecutionProvider)"
-    # The logits themselves, through the same door as `evaluate`.
-    logits = {}
-    from strzoo.evaluation.runners import open_runner
-
-    pixels = torch.from_numpy(
-        np.stack([np.asarray(p.resize((64, 64))) for p in crop_photographs(3, seed=8)])
-    )
-    for name in names:
-        with open_runner(tmp_path / name) as runner:
-            logits[name] = runner.forward(runner.prepare(pixels))
-    largest = float(logits["str.pth"].abs().max())
-    for other in logits.values():
-        assert float((other - logits["str.pth"]).abs().max()) <= 1e-4 * largest
-
-
-def test_an_onnx_file_of_a_fixed_batch_and_built_in_preprocessing_counts_the_same(
-    data: tuple[Path, list[Path], list[int]], expected: dict[str, Any], tmp_path: Path
-) -> None:
-    kinds: dict[str, dict[str, Any]] = {"fixed": {"batch": 8}, "bytes": {"preprocessing": True}}
-    for name, options in kinds.items():
-        path = tmp_path / f"{name}.onnx"
-        strzoo.export_onnx(small_network(), path, input_size=(3, 32, 32), **options)
-        result = strzoo.evaluate(path, data[0], workers=1, preprocessing=SMALL)
-        check(result, expected)
 
 
 def test_pictures_in_memory_need_no_files() -> None:
