@@ -129,8 +129,7 @@ def verify_conversion(
     """
     converted = read_checkpoint(path)
     other = converted.build_model() if layout == "strzoo" else _foreign(converted, path, layout)
-    size = 64 if source.spec.small_stem or source.architecture == "resnet20" else 224
-    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, *source.spec.input_size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, found = source.build_model()(image), other.eval()(image)
     difference = float((expected - found).abs().max())

@@ -68,7 +68,9 @@ def atomic_path(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # some writers make a private file of their own
         if force:
             os.replace(temporary, path)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strzoo.budgets import Budget
+from strzoo.budgets import Budget, load_budget
 from strzoo.errors import UnknownNameError, UsageError
 from strzoo.layers import (
     DEFAULT_S_INIT,
@@ -52,7 +52,7 @@ def sparsify_(
     threshold: str = "layer",
     s_init: float = DEFAULT_S_INIT,
     g: Callable[[Tensor], Tensor] = torch.sigmoid,
-    prune_rate: float | Mapping[str, float] | Budget | None = None,
+    prune_rate: float | Mapping[str, float] | Budget | str | None = None,
 ) -> nn.Module:
     """Make every `nn.Conv2d` and `nn.Linear` of `model` a sparse layer, in place.
 
@@ -68,7 +68,7 @@ def sparsify_(
         s_init: for STR: initial threshold parameter.
         g: for STR: maps the parameter to the threshold.
         prune_rate: for DNW and GMP: the fraction of weights to drop, one for all layers (0 by
-            default), or per layer as a mapping or a `Budget`.
+            default), or per layer as a mapping, a `Budget`, or the name or file of one.
 
     Returns:
         `model`.
@@ -81,6 +81,10 @@ def sparsify_(
         raise UsageError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if method == "str" and prune_rate is not None:
         raise UsageError("prune_rate is for dnw and gmp; STR learns its sparsity")
+    if method != "str" and (threshold != "layer" or s_init != DEFAULT_S_INIT):
+        raise UsageError(f"threshold and s_init are for str; {method} takes prune_rate")
+    if isinstance(prune_rate, str):
+        prune_rate = load_budget(prune_rate)
     layers = _convertible(model, METHODS[method], skip)
     options = _options(method, layers, threshold, s_init, g, prune_rate)
     for name, layer in layers.items():
@@ -139,7 +143,7 @@ def _convertible(
     if not chosen:
         raise UsageError(
             f"{type(model).__name__} has no dense Conv2d or Linear to convert "
-            f"({len(candidates)} were skipped)"
+            f"({len(candidates)} were skipped, {len(sparse_layers(model))} are sparse already)"
         )
     return chosen
 

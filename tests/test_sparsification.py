@@ -150,3 +150,16 @@ def test_a_single_layer_is_a_model_too() -> None:
     assert type(strzoo.to_dense_(layer)) is nn.Conv2d
     assert int((layer.weight == 0).sum()) == 54  # half of 4 x 3 x 3 x 3
     assert not isinstance(layer, STRConv2d)
+
+
+def test_a_budget_may_be_named_and_options_of_another_method_are_refused() -> None:
+    with torch.device("meta"):
+        model = strzoo.create_model("resnet50")
+    strzoo.sparsify_(model, "dnw", prune_rate="resnet50_uniform_90")
+    assert {layer.prune_rate for layer in sparse_layers(model).values()} == {0.9}
+    with pytest.raises(UsageError, match="54 are sparse already"):
+        strzoo.sparsify_(model)
+    with pytest.raises(UsageError, match="threshold and s_init are for str"):
+        strzoo.sparsify_(nn.Linear(2, 2), "gmp", threshold="filter", prune_rate=0.5)
+    with pytest.raises(UnknownNameError, match="no budget is named"):
+        strzoo.sparsify_(nn.Linear(2, 2), "gmp", prune_rate="half")

@@ -100,7 +100,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _example(model: nn.Module, input_size: tuple[int, ...]) -> Tensor:
     first = next(model.parameters(), torch.zeros(1))
-    return torch.zeros(1, *input_size, dtype=first.dtype, device=first.device)
+    try:
+        return torch.zeros(1, *input_size, dtype=first.dtype, device=first.device)
+    except (RuntimeError, TypeError) as error:
+        size = "x".join(map(str, input_size))
+        raise StrzooError(f"no image of size {size} fits in memory; pass a smaller one") from error
 
 
 def _count_by_shapes(

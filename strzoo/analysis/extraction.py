@@ -23,7 +23,7 @@ def extract_budget(
     name: str | None = None,
     architecture: str | None = None,
     method: str = "extracted",
-    input_size: tuple[int, ...] = (3, 224, 224),
+    input_size: tuple[int, ...] | int | None = None,
     settings: Settings | None = None,
 ) -> Budget:
     """The sparsity, in percent, of each layer of `target` and of all of them together.
@@ -31,7 +31,7 @@ def extract_budget(
     Args:
         target: what `strzoo.report` takes, or a `Report`. Networks are run once on an input of
             `input_size`.
-        name, architecture: for the budget; by default the report's model name.
+        name, architecture: for the budget; by default those of the report.
         method: what made the model sparse, for the budget.
 
     Raises:
@@ -50,7 +50,7 @@ def extract_budget(
     layers = {layer.name: layer.sparsity or 0.0 for layer in made.layers}
     return Budget(
         name=name or made.model,
-        architecture=architecture or made.model,
+        architecture=architecture or made.architecture or made.model,
         method=method,
         sparsity=sparsity,
         source=f"extracted by strzoo from {made.source}",

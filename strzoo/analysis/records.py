@@ -83,7 +83,8 @@ class Report:
     """A model layer by layer, and its totals.
 
     `source` says where the sparsity comes from: "weights", "budget", or "architecture" when
-    neither is at hand (then the sparse figures are None).
+    neither is at hand (then the sparse figures are None). `architecture` is a name that
+    `create_model` takes, or the class of the network; empty where it is not known.
     """
 
     model: str
@@ -94,6 +95,7 @@ class Report:
     other_macs: Mapping[str, int]
     uncounted: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    architecture: str = ""
 
     @property
     def weights(self) -> int:
@@ -130,6 +132,7 @@ class Report:
         return {
             "schema": 1,
             "model": self.model,
+            "architecture": self.architecture,
             "source": self.source,
             "convention": CONVENTION,
             "input_size": list(self.input_size),

@@ -16,7 +16,7 @@ from strzoo.analysis.comparison import MISMATCH, MISPRINT, compare_published
 from strzoo.analysis.records import DenseCounts, LayerReport, Report
 from strzoo.budgets import Budget, load_budget
 from strzoo.cache import Cache
-from strzoo.errors import UnknownNameError
+from strzoo.errors import UnknownNameError, UsageError
 from strzoo.registry import ModelCard, get_card
 from strzoo.settings import Settings
 
@@ -39,7 +39,7 @@ class _Sparsity:
 def report(
     target: str | os.PathLike[str] | Checkpoint | nn.Module,
     *,
-    input_size: tuple[int, ...] = INPUT_SIZE,
+    input_size: tuple[int, ...] | int | None = None,
     settings: Settings | None = None,
 ) -> Report:
     """Parameters, sparsity and MACs of each layer of `target`, and their totals.
@@ -48,7 +48,8 @@ def report(
         target: a model id (its weights if they are in the cache, else its budget, else the
             architecture alone; `Report.source` and `notes` say which), a checkpoint file, a
             `Checkpoint`, or any `nn.Module`.
-        input_size: channels, height, width of one image.
+        input_size: channels, height, width of one image, or the side of a square one; by default
+            what the network was made for (3, 224, 224; 32 pixels for ResNet20 and small stems).
         settings: cache folder and registries; from the environment by default.
 
     Raises:
@@ -56,20 +57,23 @@ def report(
         StrzooError, IntegrityError: the file cannot be read, or the network does not run on
             that input size.
     """
+    size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
     if isinstance(target, str | os.PathLike):
         text = os.fspath(target)
         if is_file_argument(text):
             from strzoo.checkpoint import read_checkpoint
 
-            return _report_checkpoint(read_checkpoint(text), input_size)
+            return _report_checkpoint(read_checkpoint(text), size)
         card = get_card(text, settings=settings)
-        made = _report_card(card, input_size, settings or Settings.from_env())
+        made = _report_card(card, size or INPUT_SIZE, settings or Settings.from_env())
         return replace(made, notes=(*made.notes, *_differences(card, made)))
     from torch import nn
 
     if isinstance(target, nn.Module):
-        return _report_module(target, input_size)
-    return _report_checkpoint(target, input_size)
+        return _report_module(target, size or INPUT_SIZE)
+    if not hasattr(target, "spec"):
+        raise UsageError(f"cannot report on {target!r}; give an id, a file or a network")
+    return _report_checkpoint(target, size)
 
 
 def is_file_argument(text: str) -> bool:
@@ -142,11 +146,12 @@ def find_weights(card: ModelCard, settings: Settings) -> tuple[Path, str] | None
 
 
 def _report_checkpoint(
-    checkpoint: Checkpoint, input_size: tuple[int, ...], *, name: str | None = None
+    checkpoint: Checkpoint, input_size: tuple[int, ...] | None, *, name: str | None = None
 ) -> Report:
     import torch
 
     spec = checkpoint.spec
+    input_size = spec.input_size if input_size is None else input_size
     counts = None
     if spec == type(spec)(spec.architecture, 1000) and input_size == INPUT_SIZE:
         counts = shipped_counts(spec.architecture)
@@ -215,4 +220,5 @@ def _combine(model: str, counts: DenseCounts, sparsity: _Sparsity) -> Report:
         counts.other_macs,
         counts.uncounted,
         sparsity.notes,
+        counts.model,
     )

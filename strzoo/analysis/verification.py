@@ -8,6 +8,7 @@ from typing import Any
 
 from strzoo.analysis.comparison import MISMATCH, Comparison, compare_published
 from strzoo.analysis.reporting import is_file_argument, report
+from strzoo.errors import UsageError
 from strzoo.registry import ModelCard, get_card, load_registry
 from strzoo.settings import Settings
 
@@ -51,12 +52,15 @@ def verify(
 
     Raises:
         UnknownNameError: the id is unknown.
+        UsageError: `against` is given for an id.
         IntegrityError: the file is damaged, or matches no published model.
     """
     settings = settings or Settings.from_env()
     text = os.fspath(target)
     if is_file_argument(text):
         return _verify_file(text, against, settings)
+    if against is not None:
+        raise UsageError(f"{text} is a model id: `against` is for a checkpoint file")
     card = get_card(text, settings=settings)
     made = report(card.id, settings=settings)
     return Verification(card.id, made.source, compare_published(card, made), made.notes)

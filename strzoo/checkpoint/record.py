@@ -46,6 +46,12 @@ class ModelSpec:
             options["width"] = self.width
         return create_model(self.architecture, num_classes=self.num_classes, layer=layer, **options)
 
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height, width of the images the network was made for."""
+        side = 32 if self.small_stem or self.architecture == "resnet20" else 224
+        return 3, side, side
+
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every entry of the dense state dict."""
         return _shapes(self)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from strzoo.checkpoint import compact as compact_format
 from strzoo.checkpoint.layouts import CREATION, check_layout, to_layout
+from strzoo.checkpoint.reading import build_checkpoint
 from strzoo.checkpoint.record import PUBLISHED_ARCH, Checkpoint
 from strzoo.errors import StrzooError, UsageError
 from strzoo.files import atomic_path, check_destination, write_error
@@ -25,7 +26,7 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 def save_checkpoint(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | nn.Module,
     path: str | os.PathLike[str],
     *,
     layout: str = "strzoo",
@@ -41,7 +42,7 @@ def save_checkpoint(
     bare state dict that library loads. A `.safetensors` holds plain keys.
 
     Args:
-        checkpoint: what to write.
+        checkpoint: what to write; a network of this zoo becomes one by `build_checkpoint`.
         path: ends in .pth, .pt or .safetensors.
         layout: "strzoo", "torchvision" or "timm" (dense checkpoints only for the latter two).
         compact: bitmask and values (`.safetensors`, our layout, dense); see
@@ -59,17 +60,16 @@ def save_checkpoint(
         StrzooError: the destination is refused, or a weight does not fit fp16.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path} must end in one of {', '.join(SUFFIXES)}")
-    check_layout(layout, checkpoint.architecture)
-    if checkpoint.format == "str" and (layout != "strzoo" or compact):
-        raise UsageError(
-            f"{'a compact file' if compact else 'the ' + layout + ' layout'} holds dense weights; "
-            "convert the STR checkpoint to dense first"
-        )
-    if compact and (path.suffix != ".safetensors" or layout != "strzoo"):
-        raise UsageError("a compact file ends in .safetensors and keeps the strzoo layout")
-    check_destination(path, force=force)
+    if isinstance(checkpoint, nn.Module):
+        checkpoint = build_checkpoint(checkpoint)
+    check_form(
+        path,
+        checkpoint.architecture,
+        format=checkpoint.format,
+        layout=layout,
+        compact=compact,
+        force=force,
+    )
     state = to_layout(checkpoint.state_dict, layout, checkpoint.architecture)
     if half:
         state = {key: _halved(key, value) for key, value in state.items()}
@@ -84,6 +84,34 @@ def save_checkpoint(
         if check is not None:
             check(temporary)
     return path
+
+
+def check_form(
+    path: Path,
+    architecture: str,
+    *,
+    format: str,
+    layout: str = "strzoo",
+    compact: bool = False,
+    force: bool = False,
+) -> None:
+    """Raise unless `save_checkpoint` can write that format in that form to `path`.
+
+    Raises:
+        UsageError: the combination is not possible.
+        StrzooError: the destination is refused.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    check_layout(layout, architecture)
+    if format == "str" and (layout != "strzoo" or compact):
+        raise UsageError(
+            f"{'a compact file' if compact else 'the ' + layout + ' layout'} holds dense weights; "
+            "convert the STR checkpoint to dense first"
+        )
+    if compact and (path.suffix != ".safetensors" or layout != "strzoo"):
+        raise UsageError("a compact file ends in .safetensors and keeps the strzoo layout")
+    check_destination(path, force=force)
 
 
 def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) -> dict[str, Any]:

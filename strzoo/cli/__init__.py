@@ -106,6 +106,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return INTERRUPTED
+    except click.UsageError as error:
+        # A bare group raises its help as a usage error: that is for reading, not one line.
+        if type(error).__name__ == "NoArgsIsHelpError":
+            click.echo(error.format_message(), err=True)
+        else:
+            _complain(error.format_message())
+        return error.exit_code
     except click.ClickException as error:
         _complain(error.format_message())
         return error.exit_code

@@ -38,7 +38,7 @@ HEADER = (
 @click.option(
     "--engines",
     help="Of torch, torch-compile, onnxruntime, sparse  [default: torch,onnxruntime and sparse "
-    "if strzoo\\[engine] is installed]",
+    "if strzoo[engine] is installed]",
 )
 @click.option("--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,16.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: as torch chooses]")

@@ -81,13 +81,13 @@ def compare(first: str, second: str, as_json: bool) -> None:
     print_table(simple_table(("layer", a.name, b.name, "difference"), [*table, total]))
 
 
-@budgets.command()
+@budgets.command(short_help="Extract the budget of a model.")
 @click.argument("model")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write a budget file (.json)."
 )
 @click.option("--name", help="Name of the budget [default: the model's].")
-@click.option("--input-size", default="224", show_default=True, help="SIZE, HxW or CxHxW.")
+@click.option("--input-size", help="SIZE, HxW or CxHxW [default: the network's own].")
 @force_option
 @settings_options
 @verbosity_options
@@ -95,7 +95,7 @@ def extract(
     model: str,
     output: Path | None,
     name: str | None,
-    input_size: str,
+    input_size: str | None,
     force: bool,
     settings: Settings,
     quiet: bool,
@@ -106,7 +106,12 @@ def extract(
 
     if output is not None:
         check_destination(output, force=force)
-    made = extract_budget(model, name=name, input_size=parse_size(input_size), settings=settings)
+    made = extract_budget(
+        model,
+        name=name,
+        input_size=parse_size(input_size) if input_size else None,
+        settings=settings,
+    )
     if output is None:
         print_json(to_document(made))
         return

@@ -88,7 +88,7 @@ def verify(models: tuple[str, ...], as_json: bool, settings: Settings, quiet: bo
         raise StrzooError(f"not in the cache: {', '.join(sorted(absent))}")
 
 
-@cache.command("prune")
+@cache.command("prune", short_help="Remove left-overs, and the files of models.")
 @click.argument("models", nargs=-1, metavar="[ID]...")
 @click.option("--forget", is_flag=True, help="Drop the recorded hashes of the models too.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")

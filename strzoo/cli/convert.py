@@ -54,12 +54,19 @@ def convert(
     DESTINATION ends in .pth, .pt or .safetensors, which decides the kind of file.
     """
     from strzoo.analysis.reporting import is_file_argument
+    from strzoo.checkpoint.writing import check_form
     from strzoo.conversion import convert as convert_file
-    from strzoo.files import check_destination
     from strzoo.hub import weights_path
+    from strzoo.registry import get_card
 
-    check_destination(destination, force=force)
-    path = Path(source) if is_file_argument(source) else weights_path(source, format, settings)
+    if is_file_argument(source):
+        path = Path(source)
+    else:  # what cannot be is said before anything is fetched
+        architecture = get_card(source, settings=settings).architecture
+        check_form(
+            destination, architecture, format=format, layout=layout, compact=compact, force=force
+        )
+        path = weights_path(source, format, settings)
     made = convert_file(
         path,
         destination,

@@ -92,7 +92,7 @@ def show_report(
 
 @click.command()
 @click.argument("model")
-@click.option("--input-size", help="SIZE, HxW or CxHxW [default: 224].")
+@click.option("--input-size", help="SIZE, HxW or CxHxW [default: the network's own].")
 @output_options
 @force_option
 @settings_options
@@ -115,13 +115,13 @@ def report(
 
     if output is not None:
         check_destination(output, force=force)
+    size = None if input_size is None else parse_size(input_size)
     if model.endswith(".onnx"):
         from strzoo.deployment.inspection import inspect_onnx
 
-        size = None if input_size is None else parse_size(input_size)
         made = inspect_onnx(model, input_size=size).report
     else:
         from strzoo.analysis.reporting import report as make_report
 
-        made = make_report(model, input_size=parse_size(input_size or "224"), settings=settings)
+        made = make_report(model, input_size=size, settings=settings)
     show_report(made, made.to_dict(), style, output, force=force, quiet=quiet)

@@ -69,11 +69,11 @@ def resolve_target(
     if isinstance(model, nn.Module):
         name = architecture = type(model).__name__
         network = to_dense_(copy.deepcopy(model))
-        small = False
+        made_for = (3, 224, 224)
     else:
         if isinstance(model, str | os.PathLike) and not is_file_argument(os.fspath(model)):
             card = get_card(os.fspath(model), settings=settings)
-            name, architecture, small = card.id, card.architecture, False
+            name, architecture, made_for = card.id, card.architecture, (3, 224, 224)
             path = weights_path(card.id, "dense", settings)
             checkpoint = read_checkpoint(path, architecture=card.architecture)
             network = checkpoint.build_model("dense")
@@ -81,12 +81,11 @@ def resolve_target(
             checkpoint = _read(model)
             card = _find_card(checkpoint, settings)
             spec = checkpoint.spec
-            small = spec.small_stem or spec.architecture == "resnet20"
+            made_for = spec.input_size
             name = card.id if card else spec.architecture
             architecture = spec.architecture
             network, path = checkpoint.build_model("dense"), checkpoint.path
-    if input_size is None:
-        input_size = (3, 32, 32) if small else (3, 224, 224)
+    input_size = made_for if input_size is None else input_size
     network = network.to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
     channels, height, width = input_size
     return Target(name, network, architecture, card, (channels, height, width), path)

@@ -181,3 +181,19 @@ def test_table_csv_markdown_and_json_show_the_same_numbers(str_file: Path) -> No
     markdown = to_markdown(report)
     assert f"{document['totals']['sparse_macs']:,}" in markdown
     assert markdown.count("\n| ") == 28 + 4  # header, rule, pool, total
+
+
+def test_a_small_network_is_counted_at_the_size_it_was_made_for(tmp_path: Path) -> None:
+    path = strzoo.save_checkpoint(strzoo.create_model("resnet20"), tmp_path / "r.pth")
+    report = strzoo.report(path)
+    assert report.input_size == (3, 32, 32)
+    assert report.layers[0].dense_macs == 32 * 32 * 16 * 27
+    assert strzoo.report(path, input_size=16).layers[0].dense_macs == 16 * 16 * 16 * 27
+    budget = strzoo.extract_budget(path)
+    assert budget.architecture == "resnet20"
+    assert strzoo.report_budget(budget, input_size=(3, 32, 32)).sparsity == 0
+
+
+def test_an_image_that_fits_in_no_memory_is_refused() -> None:
+    with pytest.raises(StrzooError, match="no image of size 3x99999999x99999999 fits"):
+        strzoo.report(strzoo.create_model("resnet20"), input_size=99999999)

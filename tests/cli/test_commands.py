@@ -186,3 +186,41 @@ def test_a_dense_file_reports_no_thresholds(cli: Cli, tmp_path: Path) -> None:
     document = cli("report", path, "--json").json
     assert all(layer["threshold"] is None for layer in document["layers"])
     assert document["totals"]["sparsity"] == 0
+
+
+def test_no_command_shows_the_help_in_lines(cli: Cli) -> None:
+    for arguments in ((), ("budgets",)):
+        result = cli(*arguments)
+        assert result.code in (0, 2)  # click 8.1 and later ones
+        assert "Usage: strzoo" in result.out + result.err
+        assert "strzoo: error" not in result.err
+        assert (result.out + result.err).count("\n") > 5
+
+
+def test_what_cannot_be_converted_is_said_before_anything_is_fetched(
+    cli: Cli, tmp_path: Path
+) -> None:
+    for arguments, named in (
+        (("a.bin",), "must end in one of"),
+        (("a.pth", "--compact"), "ends in .safetensors"),
+        (("a.pth", "--to", "str", "--layout", "torchvision"), "holds dense weights"),
+    ):
+        result = cli("convert", "resnet50_str_90", tmp_path / arguments[0], *arguments[1:])
+        assert result.code == 2
+        assert named in result.error
+
+
+def test_every_kind_of_file_gets_ordinary_permissions(
+    cli: Cli, str_file: Path, tmp_path: Path
+) -> None:
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    for name in ("a.pth", "a.safetensors"):
+        assert cli("convert", str_file, tmp_path / name).code == 0
+        assert (tmp_path / name).stat().st_mode == ordinary.stat().st_mode
+
+
+def test_against_is_for_files(cli: Cli) -> None:
+    result = cli("verify", "resnet50_str_90", "--against", "foo")
+    assert result.code == 2
+    assert "for a checkpoint file" in result.error
