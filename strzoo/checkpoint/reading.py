@@ -68,6 +68,21 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return _only_tensors(state)
 
 
+def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """All that a `.pth` file holds, beside the state dict too: tensors and plain values.
+
+    Raises:
+        StrzooError: the file is missing or unreadable.
+        IntegrityError: it is damaged, no `.pth` file, or wants more than tensors and plain values.
+    """
+    path = Path(path)
+    kind = _sniff(path)
+    document = None if kind == "safetensors" else _unpickle(path, kind)
+    if not isinstance(document, dict):
+        raise IntegrityError(f"{path} is not a checkpoint in the published form (.pth)")
+    return document
+
+
 def _read_raw(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     kind = _sniff(path)
     if kind == "safetensors":

@@ -45,10 +45,10 @@ class ArraySource:
     """Images that are pixels already: uint8 [N, H, W, 3]."""
 
     def __init__(self, pixels: np.ndarray) -> None:
-        self._pixels = pixels
+        self.pixels = pixels
 
     def read(self, index: int) -> np.ndarray:
-        image: np.ndarray = self._pixels[index]
+        image: np.ndarray = self.pixels[index]
         return image
 
 
@@ -57,8 +57,12 @@ def is_cifar(path: Path) -> bool:
     return _locate(path) is not None
 
 
-def read_cifar(path: Path) -> Samples:
-    """The 10,000 test images with their (fine) labels.
+def read_cifar(path: Path, split: str = "test") -> Samples:
+    """The 10,000 test images, or the 50,000 of the training set, with their (fine) labels.
+
+    Args:
+        path: for which `is_cifar` is true.
+        split: "test" or "train".
 
     Raises:
         StrzooError, IntegrityError: a file cannot be read, or is not what its name says.
@@ -67,30 +71,50 @@ def read_cifar(path: Path) -> Samples:
     assert located is not None
     content, (test, meta), where = located
     classes, label_bytes = _KINDS[test, meta]
+    files = [test] if split == "test" else _training_files(test)
     try:
+        parts = [
+            _from_binary(content(file), label_bytes)
+            if label_bytes
+            else _from_pickle(content(file), classes)
+            for file in files
+        ]
+        pixels = np.concatenate([part for part, _ in parts])
+        labels = [label for _, part in parts for label in part]
         if label_bytes == 0:
-            pixels, labels = _from_pickle(content(test), classes)
             key = "label_names" if classes == 10 else "fine_label_names"
             names = [_text(name) for name in _unpickle(content(meta))[key]]
         else:
-            pixels, labels = _from_binary(content(test), label_bytes)
             names = content(meta).decode("ascii").split()
     except (pickle.UnpicklingError, ValueError, KeyError, TypeError, EOFError, IndexError) as error:
-        raise IntegrityError(f"{where}/{test} is not a CIFAR file ({error})") from error
+        raise IntegrityError(
+            f"{where}: {' or '.join(files)} is not a CIFAR file ({error})"
+        ) from error
     except (OSError, tarfile.TarError) as error:
         raise StrzooError(f"cannot read {where}: {error}") from error
     if len(labels) != len(pixels) or not labels or max(labels) >= classes or len(names) != classes:
         raise IntegrityError(f"{where}: images, labels and class names do not fit together")
     version = "binary" if label_bytes else "python"
     return Samples(
-        f"CIFAR-{classes} ({version} version), test set",
+        f"CIFAR-{classes} ({version} version), {'test' if split == 'test' else 'training'} set",
         str(where),
         ArraySource(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)),
-        tuple(f"{test}[{i}]" for i in range(len(labels))),
+        tuple(
+            f"{file}[{i}]"
+            for file, (_, part) in zip(files, parts, strict=True)
+            for i in range(len(part))
+        ),
         single_labels(labels),
         class_names=tuple(names),
         small=True,
     )
+
+
+def _training_files(test: str) -> list[str]:
+    """The training set's files beside the test set's."""
+    if test.startswith("test_batch"):
+        return [f"data_batch_{i}{test.removeprefix('test_batch')}" for i in range(1, 6)]
+    return [test.replace("test", "train")]
 
 
 def _locate(path: Path) -> tuple[Callable[[str], bytes], tuple[str, str], Path] | None:

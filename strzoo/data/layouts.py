@@ -28,6 +28,7 @@ from strzoo.errors import StrzooError, UsageError
 
 # Folders that hold the images to evaluate on inside a data set's root, the best first.
 _INNER = ("ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "val", "validation", "valid", "test")
+_TRAINING = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train", "training")
 _VAL_TAR = "ILSVRC2012_img_val.tar"
 _ACCEPTED = (
     "accepted are class folders by wnid or by the model's own classes, numeric folders, a flat "
@@ -77,6 +78,41 @@ def find_samples(
             f"{num_classes}"
         )
     return samples
+
+
+def find_training_samples(data: str | os.PathLike[str], num_classes: int) -> Samples:
+    """The training images below `data`, one folder per class, in a fixed order.
+
+    Args:
+        data: a folder with `train` in it (or ILSVRC/Data/CLS-LOC/train).
+        num_classes: outputs of the network. Folders become labels as in `find_samples`.
+
+    Raises:
+        UsageError: there is no such folder, a class has no images, or there are not as many
+            classes as the network has outputs.
+    """
+    path = Path(data).expanduser()
+    folder = next((path / inner for inner in _TRAINING if (path / inner).is_dir()), None)
+    if folder is None:
+        raise UsageError(
+            f"{path} has no training images: expected {path / 'train'} with a folder per class"
+        )
+    tree = FolderTree(folder)
+    classes = sorted(e.name for e in folder.iterdir() if e.is_dir() and e.name[0] != ".")
+    filled = {name.split("/")[0] for name in tree.images}
+    if loose := sorted(filled - set(classes)):
+        raise UsageError(f"{folder} has images outside class folders ({_few(loose)}); sort them in")
+    if empty := [name for name in classes if name not in filled]:
+        raise UsageError(
+            f"{folder / empty[0]} has no images ({len(empty)} of {len(classes)} class folders are "
+            "empty): fill it, or remove it and set num_classes"
+        )
+    if len(classes) != num_classes:
+        raise UsageError(
+            f"{folder} has {len(classes)} class folders, the model has {num_classes} classes; set "
+            f"num_classes={len(classes)} or give the right folder"
+        )
+    return _from_folders(tree, classes, 0, num_classes, "")
 
 
 def _recognise(path: Path, num_classes: int, labels: Path | None, real: bool) -> Samples:

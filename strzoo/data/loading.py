@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.registry import Preprocessing
 
 DECODERS = ("pil", "device")
+Transform = Callable[[Image.Image, int], np.ndarray]
 _NICE = 10  # workers yield to the network where both share the processor
 
 
@@ -48,8 +49,11 @@ class Batch:
 class _Decoding(Dataset[Batch]):
     """The work of the worker processes: a list of sample numbers in, a batch out."""
 
-    def __init__(self, source: Source, steps: Preprocessing, decoder: str) -> None:
+    def __init__(
+        self, source: Source, steps: Preprocessing, decoder: str, transform: Transform | None
+    ) -> None:
         self._source, self._steps, self._decoder = source, steps, decoder
+        self._transform = transform
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         start = time.perf_counter()
@@ -61,7 +65,9 @@ class _Decoding(Dataset[Batch]):
         for row, index in enumerate(indices):
             try:
                 content = self._source.read(index)
-                if self._decoder == "device" and is_plain_jpeg(content):
+                if self._transform is not None:
+                    rows[row] = self._transform(decode(content), index)
+                elif self._decoder == "device" and is_plain_jpeg(content):
                     # bytearray: the tensor must own memory that may be written to
                     batch.encoded[row] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
                 else:
@@ -96,6 +102,7 @@ def load_batches(
     workers: int,
     device: torch.device,
     decoder: str = "pil",
+    transform: Transform | None = None,
 ) -> Generator[Batch, None, None]:
     """Batches of the samples `indices`, in their order, as `workers` processes decode them.
 
@@ -106,6 +113,8 @@ def load_batches(
         workers: processes; 0 decodes in this one.
         device: "cuda" pins the memory; with "cpu" the workers yield to the network.
         decoder: "pil", or "device" to leave plain JPEGs encoded (see `decode_on_device`).
+        transform: instead of resize and crop: from an RGB image and its sample number to uint8
+            [crop, crop, 3]. Travels to the workers.
 
     The workers end when the generator is exhausted or closed.
 
@@ -129,7 +138,7 @@ def load_batches(
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         batches = iter(
             DataLoader(
-                _Decoding(samples.source, steps, decoder),
+                _Decoding(samples.source, steps, decoder, transform),
                 batch_size=None,
                 sampler=order,
                 num_workers=workers,

@@ -19,7 +19,7 @@ from strzoo.data.loading import DECODERS, default_workers
 from strzoo.data.samples import single_labels
 from strzoo.errors import UsageError
 from strzoo.evaluation.loop import LoopOptions
-from strzoo.evaluation.processes import join_group
+from strzoo.processes import join_group
 from strzoo.evaluation.records import (
     EvalResult,
     as_tensor,

@@ -16,7 +16,7 @@ from strzoo.data.loading import shard
 from strzoo.data.samples import Samples
 from strzoo.errors import StrzooError
 from strzoo.evaluation.loop import Loop, LoopOptions
-from strzoo.evaluation.processes import Group
+from strzoo.processes import Group
 from strzoo.evaluation.records import (
     SUSPICIOUS_TOP1,
     DecoderCheck,

@@ -1,0 +1,207 @@
+"""Text and YAML into a TrainConfig: strictly typed, unknown keys answered with the nearest."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.training.config import TrainConfig
+
+KEYS = {one.name: one for one in dataclasses.fields(TrainConfig)}
+_HINTS = typing.get_type_hints(TrainConfig)
+# What other programs call these.
+_ALIASES = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "arch": "architecture",
+    "model": "architecture",
+    "bs": "batch_size",
+    "sparsity": "target_sparsity",
+    "amp": "precision",
+    "ema": "ema_decay",
+    "warmup": "warmup_epochs",
+    "classes": "num_classes",
+    "out": "output",
+    "pretrained": "start_from",
+}
+_WORDS = {"true": True, "yes": True, "on": True, "1": True,
+          "false": False, "no": False, "off": False, "0": False}  # fmt: skip
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise IntegrityError(f"{key!r} appears twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in a YAML file: one flat mapping of keys to values.
+
+    Raises:
+        StrzooError: the file cannot be read.
+        IntegrityError: it is not YAML, or no mapping.
+        UsageError: a key is unknown or a value of the wrong type or out of range.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise StrzooError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StrzooError(f"cannot read {path}: {error}") from error
+    except (yaml.YAMLError, IntegrityError) as error:
+        raise IntegrityError(
+            f"{path} is not a recipe in YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{path} holds no mapping of keys to values")
+    try:
+        return build_config(values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def build_config(values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
+    """A configuration from typed values; what is not given comes from `base` or the defaults.
+
+    Raises:
+        UsageError: a key is unknown (the nearest is named), a value of the wrong type or out of
+            range.
+    """
+    known = {find_key(key): value for key, value in values.items()}
+    converted = {name: _convert(name, _HINTS[name], value) for name, value in known.items()}
+    return dataclasses.replace(base or _DEFAULT, **converted)
+
+
+def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
+    """`config` with `key=value` texts applied, the last of a repeated key winning.
+
+    A tuple is written `30,60`; `none` clears a value that may be absent.
+
+    Raises:
+        UsageError: as `build_config`, or a text has no `=`.
+    """
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"{pair!r} is not key=value")
+        name = find_key(key.strip())
+        given[name] = _parse(name, _HINTS[name], text.strip())
+    return dataclasses.replace(config, **given)
+
+
+def find_key(key: Any) -> str:
+    """`key` if it is one; else a UsageError that names the nearest."""
+    if key in KEYS:
+        return str(key)
+    nearest = [_ALIASES[key]] if key in _ALIASES else difflib.get_close_matches(str(key), KEYS, n=2)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "strzoo train --keys lists them"
+    raise UsageError(f"unknown key {key!r}; {hint}")
+
+
+def dump_config(config: TrainConfig) -> str:
+    """YAML that `read_config` reads back, in the order of the fields."""
+    values = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in ((name, getattr(config, name)) for name in KEYS)
+    }
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def compare_configs(first: TrainConfig, second: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two configurations differ, with both values."""
+    return {
+        name: (getattr(first, name), getattr(second, name))
+        for name in KEYS
+        if getattr(first, name) != getattr(second, name)
+    }
+
+
+def spell_type(name: str) -> str:
+    """The type of a key in words."""
+    hint, optional = _unwrap(_HINTS[name])
+    if typing.get_origin(hint) is tuple:
+        text = f"list of {_item(hint).__name__}, as 1,2"
+    else:
+        text = {bool: "true or false", int: "whole number", float: "number", str: "text"}[hint]
+    return f"{text}, or none" if optional else text
+
+
+def _convert(name: str, hint: Any, value: Any) -> Any:
+    """A value as YAML reads it, as the type of the key."""
+    hint, optional = _unwrap(hint)
+    if value is None and optional:
+        return None
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(name, value)
+        return tuple(_convert(name, _item(hint), item) for item in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is float and isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)  # YAML reads 1e-4, without a dot, as text
+    if type(value) is not hint:
+        raise _wrong(name, value)
+    return value
+
+
+def _parse(name: str, hint: Any, text: str) -> Any:
+    """A value as typed on the command line, as the type of the key."""
+    hint, optional = _unwrap(hint)
+    if optional and text.lower() in ("none", "null", ""):
+        return None
+    if typing.get_origin(hint) is tuple:
+        parts = [part.strip() for part in text.strip("[]()").split(",")]
+        return tuple(_parse(name, _item(hint), part) for part in parts if part)
+    if hint is bool:
+        if text.lower() not in _WORDS:
+            raise _wrong(name, text)
+        return _WORDS[text.lower()]
+    if hint is int:
+        if not re.fullmatch(r"[-+]?\d+", text):
+            raise _wrong(name, text)
+        return int(text)
+    if hint is float:
+        if not _NUMBER.fullmatch(text):
+            raise _wrong(name, text)
+        return float(text)
+    if not text:
+        raise _wrong(name, text)
+    return text
+
+
+def _unwrap(hint: Any) -> tuple[Any, bool]:
+    """The type without None, and whether None is allowed."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(a for a in typing.get_args(hint) if a is not type(None)), True
+    return hint, False
+
+
+def _item(hint: Any) -> type:
+    item: type = typing.get_args(hint)[0]
+    return item
+
+
+def _wrong(name: str, value: Any) -> UsageError:
+    return UsageError(f"{name}={value!r} is of the wrong type; it is a {spell_type(name)}")
+
+
+_DEFAULT = TrainConfig()
