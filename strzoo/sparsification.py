@@ -22,11 +22,13 @@ from strzoo.layers import (
     DNWLinear,
     GMPConv2d,
     GMPLinear,
+    MagnitudeLayer,
     SparseLayer,
     STRConv2d,
+    STRLayer,
     STRLinear,
-    check_prune_rate,
 )
+from strzoo.selection import check_prune_rate
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ METHODS: dict[str, dict[type[nn.Module], type[SparseLayer]]] = {
 _DENSE: dict[type[nn.Module], type[Any]] = {
     sparse: dense for table in METHODS.values() for dense, sparse in table.items()
 }
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 # These read the weights of their linears directly, past a sparse layer's forward.
 _PARENTS_LEFT_DENSE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
@@ -115,9 +120,46 @@ def to_dense_(model: nn.Module) -> nn.Module:
     return model
 
 
+def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions and linears of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, _PRUNABLE)}
+
+
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     """The sparse layers of `model` by name, in network order."""
     return {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer)}
+
+
+def str_layers(model: nn.Module) -> dict[str, STRLayer]:
+    """The STR layers of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, STRLayer)}
+
+
+def magnitude_layers(model: nn.Module) -> dict[str, MagnitudeLayer]:
+    """The DNW and GMP layers of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, MagnitudeLayer)}
+
+
+def match_rates(
+    rates: Mapping[str, float], layers: Mapping[str, nn.Module], source: str = "the budget"
+) -> dict[str, float]:
+    """The rate of each of `layers`, in their order; names must be the same on both sides.
+
+    Raises:
+        UnknownNameError: a layer has no rate, or a rate no layer; the first one is named.
+        UsageError: a rate is outside [0, 1].
+    """
+    for name in layers:
+        if name not in rates:
+            raise UnknownNameError(
+                f"{source} has no layer {name!r}; it has {_some(rates)}: add it or skip the layer"
+            )
+    for name in rates:
+        if name not in layers:
+            raise UnknownNameError(
+                f"layer {name!r} of {source} is not one of the pruned layers, {_some(layers)}"
+            )
+    return {name: check_prune_rate(rates[name]) for name in layers}
 
 
 def _convertible(
@@ -187,15 +229,8 @@ def _options(
     if not isinstance(prune_rate, Mapping):
         rate = check_prune_rate(0.0 if prune_rate is None else prune_rate)
         return {name: {"prune_rate": rate} for name in layers}
-    for name in layers:
-        if name not in prune_rate:
-            raise UnknownNameError(f"the budget has no layer {name!r}; add it or skip the layer")
-    for name in prune_rate:
-        if name not in layers:
-            raise UnknownNameError(
-                f"the budget's layer {name!r} is not converted; layers are {_some(layers)}"
-            )
-    return {name: {"prune_rate": check_prune_rate(prune_rate[name])} for name in layers}
+    matched = match_rates(prune_rate, layers)
+    return {name: {"prune_rate": rate} for name, rate in matched.items()}
 
 
 def _some(names: Iterable[str], count: int = 6) -> str:

@@ -136,7 +136,9 @@ def test_what_cannot_be_done_is_refused_before_anything_changes() -> None:
         strzoo.sparsify_(strzoo.sparsify_(model()))
     with pytest.raises(UnknownNameError, match="budget has no layer '1'"):
         strzoo.sparsify_(model(), "dnw", prune_rate={"0": 0.5})
-    with pytest.raises(UnknownNameError, match="layer '2' is not converted"):
+    with pytest.raises(
+        UnknownNameError, match="layer '2' of the budget is not one of the pruned layers, 0, 1"
+    ):
         strzoo.sparsify_(model(), "dnw", prune_rate={"0": 0.5, "1": 0.5, "2": 0.5})
     untouched = model()
     with pytest.raises(UsageError, match="2 is outside"):

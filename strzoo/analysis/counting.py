@@ -18,19 +18,12 @@ from strzoo.analysis.architectures import INPUT_SIZE, NAMES, write_counts
 from strzoo.analysis.records import DenseCounts, LayerCount
 from strzoo.errors import StrzooError, VerificationError
 from strzoo.models import create_model
-from strzoo.sparsification import sparse_layers, to_dense_
+from strzoo.sparsification import TRANSPOSED, sparse_layers, to_dense_
+from strzoo.sparsification import prunable_layers as prunable_layers
 
 log = logging.getLogger(__name__)
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYER_TYPES = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
 _NORMALISATIONS = ("batch_norm", "group_norm", "instance_norm", "layer_norm")
-
-
-def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The convolutions and linears of `model` by name, in network order."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, LAYER_TYPES)}
 
 
 def count_dense(
@@ -121,7 +114,7 @@ def _count_by_shapes(
             assert isinstance(weight, Tensor)
             if isinstance(module, nn.Linear):
                 positions = output.numel() // module.out_features
-            elif isinstance(module, _TRANSPOSED):
+            elif isinstance(module, TRANSPOSED):
                 positions = math.prod(inputs[0].shape[2:])
             else:
                 positions = math.prod(output.shape[2:])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-_NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+_NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def parameter_groups(
@@ -20,13 +20,15 @@ def parameter_groups(
     """Three optimizer groups: weights, STR thresholds, and what does not decay.
 
     Args:
-        weight_decay: of convolution and linear weights.
+        weight_decay: of convolution and linear weights, and other parameters of two dimensions
+            or more.
         threshold_decay: of STR thresholds; the paper decays them like the weights (None).
-        decay_normalisation: decay normalisation parameters and biases too.
+        decay_normalisation: decay normalisation parameters, biases and other vectors too.
 
     Returns:
         Groups with `params`, `weight_decay` and `name` ("weights", "thresholds",
-        "normalisation"), empty ones left out; each trainable parameter is in exactly one.
+        "normalisation"), empty ones left out; each trainable parameter is in exactly one, a
+        shared one (a global threshold) too.
     """
     weights, thresholds, others = [], [], []
     seen: set[int] = set()
@@ -37,7 +39,7 @@ def parameter_groups(
             seen.add(id(parameter))
             if name == "sparseThreshold":
                 thresholds.append(parameter)
-            elif isinstance(module, _NORMALISATIONS) or name == "bias":
+            elif isinstance(module, _NORMALISATIONS) or name == "bias" or parameter.dim() < 2:
                 others.append(parameter)
             else:
                 weights.append(parameter)

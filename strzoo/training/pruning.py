@@ -1,0 +1,180 @@
+"""Prune rates for DNW and GMP: one for all layers, or a budget transferred from another network.
+
+The budget transfer of the STR paper (section 4.3): the sparsity that STR learned for each layer
+becomes the prune rate of that layer under another method.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from strzoo.budgets import Budget, list_budgets, load_budget
+from strzoo.checkpoint import Checkpoint, read_checkpoint
+from strzoo.errors import UsageError
+from strzoo.hub import weights_path
+from strzoo.names import resolve_name
+from strzoo.registry import load_registry
+from strzoo.selection import check_prune_rate
+from strzoo.settings import Settings
+from strzoo.sparsification import magnitude_layers, match_rates
+from strzoo.training.schedules import gmp_rate
+
+Source = float | str | os.PathLike[str] | Mapping[str, float] | Budget | Checkpoint
+
+
+@dataclass(frozen=True)
+class PruneRates:
+    """The final prune rate of each sparse layer, as fractions, and where they come from."""
+
+    source: str
+    layers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LayerPruning:
+    """One layer: number of weights, and sparsity wanted and actual, in percent."""
+
+    layer: str
+    weights: int
+    wanted: float
+    actual: float
+
+
+@dataclass(frozen=True)
+class PruningTable:
+    """What was applied to each layer; totals are over these layers, in percent."""
+
+    source: str
+    layers: tuple[LayerPruning, ...]
+
+    @property
+    def weights(self) -> int:
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def wanted(self) -> float:
+        return sum(layer.weights * layer.wanted for layer in self.layers) / self.weights
+
+    @property
+    def actual(self) -> float:
+        return sum(layer.weights * layer.actual for layer in self.layers) / self.weights
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "source": self.source,
+            "weights": self.weights,
+            "wanted": self.wanted,
+            "actual": self.actual,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+
+def resolve_rates(
+    model: nn.Module, source: Source, *, settings: Settings | None = None
+) -> PruneRates:
+    """The prune rate of each DNW or GMP layer of `model`.
+
+    Args:
+        model: has DNW or GMP layers.
+        source: one rate for all (a number or its text); a mapping from layer to rate; a `Budget`;
+            a name in `budgets/`; a budget file (.json); a checkpoint or its file; or a model id
+            (`resnet50_str_90.23`), whose budget is used if it ships, else its weights.
+        settings: where a model's weights may come from; from the environment by default.
+
+    Raises:
+        UsageError: a rate outside [0, 1], or no DNW or GMP layers.
+        UnknownNameError: no such budget or model; or the layers of the budget are not exactly
+            those of the model (the first odd one is named).
+        StrzooError: the file or the weights cannot be read, as `read_checkpoint`, `load`.
+    """
+    layers = magnitude_layers(model)
+    if not layers:
+        raise UsageError("the model has no DNW or GMP layers to prune; sparsify_ makes them")
+    text, rates = _rates(source, settings)
+    if isinstance(rates, float):
+        return PruneRates(text, dict.fromkeys(layers, check_prune_rate(rates)))
+    return PruneRates(text, match_rates(rates, layers, text))
+
+
+def _rates(source: Source, settings: Settings | None) -> tuple[str, float | Mapping[str, float]]:
+    """A description and the rates, not yet compared with a model."""
+    if isinstance(source, Budget):
+        return f"budget {source.name}", source.prune_rates()
+    if isinstance(source, Mapping):
+        return "the given rates", source
+    if isinstance(source, Checkpoint):
+        return f"checkpoint {source.path or source.architecture}", measure_rates(source)
+    if isinstance(source, int | float):
+        return f"uniform {100 * source:g} %", float(source)
+    text = os.fspath(source)
+    try:
+        return f"uniform {100 * float(text):g} %", float(text)
+    except ValueError:
+        return _named_rates(text, settings)
+
+
+def _named_rates(text: str, settings: Settings | None) -> tuple[str, Mapping[str, float]]:
+    if text.endswith(".json"):
+        return f"budget {text}", load_budget(text).prune_rates()
+    if os.sep in text or Path(text).suffix in (".pth", ".pt", ".safetensors"):
+        return f"checkpoint {text}", measure_rates(read_checkpoint(text))
+    settings = settings or Settings.from_env()
+    models = load_registry(settings).ids
+    name = resolve_name(text, {*list_budgets(), *models}, kind="budget or model")
+    if name not in list_budgets():
+        card = load_registry(settings).get(name)
+        if card.budget is None:
+            path = weights_path(name, "str" if "str" in card.files else "dense", settings)
+            return f"model {name}", measure_rates(read_checkpoint(path))
+        name = card.budget
+    return f"budget {name}", load_budget(name).prune_rates()
+
+
+def measure_rates(checkpoint: Checkpoint) -> dict[str, float]:
+    """The fraction of zeros among the effective weights of each layer of a checkpoint."""
+    return {
+        layer: 1 - int(torch.count_nonzero(weight)) / weight.numel()
+        for layer, weight in checkpoint.effective_weights().items()
+    }
+
+
+def apply_rates(model: nn.Module, rates: PruneRates) -> None:
+    """Set each layer's prune rate from the next forward on (DNW: once, before training)."""
+    for name, layer in magnitude_layers(model).items():
+        layer.set_prune_rate(rates.layers[name])
+
+
+def apply_gmp_rates(
+    model: nn.Module, rates: PruneRates, *, epoch: float, start: float, end: float
+) -> None:
+    """Set each GMP layer's rate for this moment: `gmp_rate` of its final one. Cheap; each step.
+
+    Args:
+        epoch: epochs done, a fraction in mid-epoch.
+        start, end: epochs between which the rates rise from 0 to the final ones.
+    """
+    for name, layer in magnitude_layers(model).items():
+        layer.set_prune_rate(gmp_rate(rates.layers[name], epoch, start, end))
+
+
+@torch.no_grad()
+def tabulate_pruning(model: nn.Module, rates: PruneRates) -> PruningTable:
+    """Wanted and actual sparsity of each pruned layer, in network order."""
+    rows = []
+    for name, layer in magnitude_layers(model).items():
+        weight = layer.effective_weight()
+        zeros = weight.numel() - int(torch.count_nonzero(weight))
+        rows.append(
+            LayerPruning(
+                name, weight.numel(), 100 * rates.layers[name], 100 * zeros / weight.numel()
+            )
+        )
+    return PruningTable(rates.source, tuple(rows))

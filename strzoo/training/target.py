@@ -1,0 +1,196 @@
+"""Make STR meet a total sparsity while the sparsity of each layer stays learned.
+
+Plain STR learns threshold parameters s under weight decay, and the sparsity is what comes out.
+Here one number, the same for all layers, is added to every s: the one that brings the *total*
+sparsity to where a schedule wants it. What the gradients say about one layer against another is
+left alone. The method, its limits and measurements: docs/target-sparsity.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.training.shifting import Shift, ThresholdShifter
+
+_DECISIONS = 500  # in a training of many steps; a decision costs about as much as ten passes
+
+
+@dataclass(frozen=True)
+class TargetSparsity:
+    """Where the total sparsity shall be as training goes on; progress runs from 0 to 1.
+
+    Rises from what it is at `start` to `target` at `end` by a cubic that is fast at first
+    (arXiv:1710.01878, eq. 1), and stays there.
+
+    Args:
+        target: fraction of zeros among all convolution and linear weights, layers that are left
+            dense included; in (0, 1).
+        start, end: progress at which the rise begins and ends; 0 <= start <= end <= 1.
+        interval: optimizer steps between two decisions; None chooses one.
+        keep: the fraction of a layer's weights that the controller leaves alive at least (one
+            weight at least), so that no layer dies.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    target: float
+    start: float = 0.0
+    end: float = 0.5
+    interval: int | None = None
+    keep: float = 0.002
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target < 1:
+            raise UsageError(
+                f"target_sparsity {self.target} is outside (0, 1); 0.9 makes 90 % of the "
+                "weights zero"
+            )
+        if not 0 <= self.start <= self.end <= 1:
+            raise UsageError(
+                f"the sparsity rises from progress {self.start} to {self.end}; both must lie in "
+                "0 to 1, the start first"
+            )
+        if self.interval is not None and self.interval < 1:
+            raise UsageError(f"interval is {self.interval}; it must be at least 1 step")
+        if not 0 <= self.keep < 1:
+            raise UsageError(f"keep is {self.keep}; it must lie in [0, 1)")
+
+    def at(self, progress: float, initial: float = 0.0) -> float:
+        """The sparsity wanted at `progress`, from `initial` at the start."""
+        if progress >= self.end:
+            return self.target
+        if progress <= self.start:
+            return initial
+        left = 1 - (progress - self.start) / (self.end - self.start)
+        return self.target + (initial - self.target) * left**3
+
+
+@dataclass(frozen=True)
+class Steering:
+    """One decision: sparsity wanted and reached (fractions of all weights), and what was added to
+    every threshold parameter."""
+
+    step: int
+    wanted: float
+    sparsity: float
+    offset: float
+
+
+class SparsityController:
+    """Steers the total sparsity of an STR network along a `TargetSparsity`.
+
+    Call `step` after each optimizer step, and `settle` before the network is evaluated or saved.
+    All decisions follow from the weights, the thresholds and the number of the step, so a resumed
+    run and every rank of a distributed one decide alike (rank 0's number is sent to the others).
+
+    Args:
+        model: with STR layers of any granularity; not wrapped by DDP or `compile`.
+        schedule: where the sparsity shall be.
+        total_steps: optimizer steps of the whole training.
+
+    Raises:
+        UsageError: no STR layers, or the target cannot be met: the layers left dense hold too
+            many of the weights.
+    """
+
+    def __init__(self, model: nn.Module, schedule: TargetSparsity, total_steps: int) -> None:
+        if total_steps < 1:
+            raise UsageError(f"a training of {total_steps} steps cannot reach a sparsity")
+        self.schedule = schedule
+        self.total_steps = total_steps
+        self.interval = schedule.interval or max(1, total_steps // _DECISIONS)
+        self._shifter = ThresholdShifter(model, keep=schedule.keep)
+        self._shifter.check_reachable(schedule.target)
+        self._initial: float | None = None
+        self._step = 0
+        self.last: Steering | None = None
+
+    def wanted(self, step: int) -> float:
+        """The sparsity that the schedule wants after `step` optimizer steps."""
+        return self.schedule.at(step / self.total_steps, self._initial or 0.0)
+
+    @property
+    def holding(self) -> bool:
+        """Whether the rise is over, so that every settled state is at the target."""
+        return self._step >= self.schedule.end * self.total_steps
+
+    def step(self, step: int) -> Steering | None:
+        """Steer if this step is one to decide in; the last one is, exactly.
+
+        Args:
+            step: optimizer steps done so far, from 1. Before the first, pass 0 once: thresholds
+                that start far below the weights (s_init of -3200) are brought to where they begin
+                to matter.
+
+        Returns:
+            The decision, or None if there was none.
+        """
+        self._step = step
+        if step >= self.total_steps:
+            return self.settle()
+        if step % self.interval and step > 1:
+            return None
+        return self._decide(exact=False)
+
+    def settle(self) -> Steering:
+        """Bring the sparsity to the scheduled value exactly (to one weight, ties aside), now."""
+        return self._decide(exact=True)
+
+    def _decide(self, exact: bool) -> Steering:
+        if self._initial is None:
+            self._initial = self._shifter.begin()
+        wanted = self.wanted(self._step)
+        shift: Shift = self._shifter.move_to(wanted, exact=exact)
+        self.last = Steering(self._step, wanted, shift.sparsity, shift.offset)
+        return self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next decision depends on besides the network."""
+        return {
+            "schedule": asdict(self.schedule),
+            "total_steps": self.total_steps,
+            "initial": self._initial,
+            "step": self._step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            IntegrityError: it belongs to another schedule or length of training.
+        """
+        mine = {"schedule": asdict(self.schedule), "total_steps": self.total_steps}
+        for name, value in mine.items():
+            if state.get(name) != value:
+                raise IntegrityError(
+                    f"the sparsity controller was saved with {name} {state.get(name)}, this run "
+                    f"has {value}; resume with the same target and length"
+                )
+        self._initial = state["initial"]
+        self._step = state["step"]
+
+
+@torch.no_grad()
+def project_sparsity(model: nn.Module, sparsity: float, *, keep: float = 0.0) -> Shift:
+    """Shift all thresholds of an STR network by one number so that its total sparsity is this.
+
+    For a network that no controller steers, such as the moving average of one.
+
+    Args:
+        model: with STR layers.
+        sparsity: fraction of zeros wanted among all convolution and linear weights.
+        keep: as in `TargetSparsity`.
+
+    Raises:
+        UsageError: no STR layers, or that sparsity cannot be met.
+    """
+    shifter = ThresholdShifter(model, keep=keep)
+    shifter.check_reachable(sparsity)
+    return shifter.move_to(sparsity, exact=True)
