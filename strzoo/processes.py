@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from strzoo.errors import StrzooError
+
+Value = TypeVar("Value")
 _PATIENCE = datetime.timedelta(days=1)  # torchrun ends the others when a process fails
 
 
@@ -37,6 +40,23 @@ class Group:
         found = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
+
+    def lead(self, work: Callable[[], Value]) -> Value:
+        """What `work` gives in the first process, in every process; its StrzooError is raised in
+        every process as well."""
+        if self.world == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                outcome[0] = work()
+            except StrzooError as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        value: Value = outcome[0]
+        return value
 
     def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
         """Give every process the first one's values, in place."""

@@ -180,7 +180,7 @@ def _open_torch(
         return logits
 
     try:
-        with torch.inference_mode(), _float32(place, precision):
+        with torch.inference_mode(), float32_mode(place, precision):
             yield Runner(
                 name=name,
                 forward=forward,
@@ -263,7 +263,7 @@ def hash_state(network: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def _float32(device: torch.device, precision: str) -> Iterator[None]:
+def float32_mode(device: torch.device, precision: str) -> Iterator[None]:
     """fp32 means fp32: TF32, which torch uses for convolutions by default, only if asked for."""
     if device.type != "cuda":
         yield

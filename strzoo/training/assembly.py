@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from strzoo.analysis.reporting import is_file_argument
+from strzoo.checkpoint import build_checkpoint
 from strzoo.errors import UsageError
 from strzoo.evaluation.runners import find_device
 from strzoo.models import create_model
@@ -49,12 +50,11 @@ class Network:
         if self.frozen is not None:
             self.frozen.hold()
 
-    def prune(self, config: TrainConfig, epoch: float) -> None:
-        """Set the prune rates of this moment (GMP; DNW's never change)."""
+    def prune(self, config: TrainConfig, epoch: float, model: nn.Module | None = None) -> None:
+        """Set the prune rates of this moment (GMP; DNW's never change), of a copy if given."""
         if self.rates is not None and config.method == "gmp":
-            apply_gmp_rates(
-                self.model, self.rates, epoch=epoch, start=config.prune_start, end=config.prune_end
-            )
+            start, end = config.prune_start, config.prune_end
+            apply_gmp_rates(model or self.model, self.rates, epoch=epoch, start=start, end=end)
 
 
 def build_network(
@@ -110,9 +110,16 @@ def _pretrained(config: TrainConfig, settings: Settings | None) -> nn.Module:
         if not is_file_argument(config.start_from):
             card = get_card(config.start_from, settings=settings)
             format = "str" if "str" in card.files else "dense"
-    return load_pretrained(
+    model = load_pretrained(
         config.start_from, num_classes=config.num_classes, format=format, settings=settings
     )
+    found = build_checkpoint(model).architecture
+    if found != config.architecture:
+        raise UsageError(
+            f"start_from={config.start_from} is a {found}, not a {config.architecture}; set "
+            f"architecture={found}"
+        )
+    return model
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ class Feed(Protocol):
 
     def batches(
         self, indices: Sequence[int], size: int, *, epoch: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """The images `indices` in their order, `size` at a time: float32 [B, 3, H, W] and their
         numbers [B] (int64, on the CPU). Augmented as `epoch` has it; None leaves them plain."""
         ...
@@ -70,7 +70,7 @@ class MemoryFeed:
 
     def batches(
         self, indices: Sequence[int], size: int, *, epoch: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         kind, shifts = self._config.augmentation, None
         if epoch is not None and kind != "none":
             shifts = Shifts.draw(
@@ -106,7 +106,7 @@ class FileFeed:
 
     def batches(
         self, indices: Sequence[int], size: int, *, epoch: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         config, steps = self._config, self._steps
         transform = None
         if epoch is not None:

@@ -1,0 +1,134 @@
+"""The run folder: every file that a run leaves, each written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
+from strzoo.conversion import to_dense
+from strzoo.errors import StrzooError, UsageError
+from strzoo.evaluation.sharing import describe_device, list_versions
+from strzoo.files import write_error, write_text
+from strzoo.training.config import TrainConfig
+from strzoo.training.parsing import dump_config
+from strzoo.training.records import EpochRecord
+
+LAST = "last.pth"
+
+
+class RunFolder:
+    """The files of a run. docs/training.md lists them.
+
+    Raises:
+        UsageError: the folder holds a run that is not to be resumed.
+        StrzooError: it cannot be made or written.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.path = Path(config.run_folder).expanduser()
+        self.last = self.path / LAST
+        self._make()
+        own = config.resume not in (None, "auto") and (
+            Path(str(config.resume)).expanduser().parent.resolve() == self.path.resolve()
+        )
+        if self.last.exists() and config.resume != "auto" and not own:
+            raise UsageError(
+                f"{self.path} holds a run; go on with resume=auto, or choose another output=FOLDER"
+            )
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+            # What a killed process left half-written.
+            for part in self.path.glob(".*.part"):
+                part.unlink(missing_ok=True)
+        except FileExistsError:
+            raise StrzooError(f"cannot write {self.path}: it is a file; choose output=") from None
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def find_resume(self, config: TrainConfig) -> Path | None:
+        """The checkpoint to go on from, if any."""
+        if config.resume == "auto":
+            return self.last if self.last.exists() else None
+        return None if config.resume is None else Path(config.resume).expanduser()
+
+    def begin(self, config: TrainConfig, device: torch.device) -> None:
+        """config.yaml and environment.json."""
+        write_text(self.path / "config.yaml", dump_config(config), force=True)
+        document = {
+            "schema": 1,
+            "versions": list_versions(),
+            "platform": platform.platform(),
+            "device": describe_device(device),
+            "threads": torch.get_num_threads(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "command": sys.argv,
+        }
+        self.write_json("environment.json", document)
+
+    def save_initial(self, model: nn.Module) -> None:
+        """initial.pth: the network before the first step."""
+        self._save(build_checkpoint(model, {"epoch": 0}), "initial.pth")
+
+    def save_last(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+        """last.pth: the network with all that a resumed run needs.
+
+        Raises:
+            IntegrityError: a weight is not finite; the file stays as it was.
+        """
+        self._save(build_checkpoint(model, metadata), LAST)
+
+    def save_best(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+        """best_str.pth (STR only) and best_dense.pth, which holds the effective weights."""
+        made = build_checkpoint(model, metadata)
+        if made.format == "str":
+            self._save(made, "best_str.pth")
+        converted = to_dense(made)
+        dense = Checkpoint(converted.spec, "dense", converted.state_dict, dict(metadata))
+        self._save(dense, "best_dense.pth")
+
+    def _save(self, checkpoint: Checkpoint, name: str) -> None:
+        save_checkpoint(checkpoint, self.path / name, force=True)
+
+    def write_history(self, history: Sequence[EpochRecord]) -> None:
+        """results.csv, and layers.json: sparsity and threshold of each layer by epoch."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(EpochRecord.columns())
+        for record in history:
+            row = (getattr(record, name) for name in EpochRecord.columns())
+            table.writerow(["" if value is None else value for value in row])
+        write_text(self.path / "results.csv", text.getvalue(), force=True)
+        names = history[-1].layers if history else {}
+        layers = {
+            name: {
+                "weights": state.weights,
+                "sparsity": [record.layers[name].sparsity for record in history],
+                "threshold": [record.layers[name].threshold for record in history],
+            }
+            for name, state in names.items()
+        }
+        epochs = [record.epoch for record in history]
+        self.write_json("layers.json", {"schema": 1, "epochs": epochs, "layers": layers})
+
+    def write_json(self, name: str, document: Any) -> None:
+        """A JSON file of the run."""
+        write_text(self.path / name, json.dumps(document, indent=1) + "\n", force=True)
