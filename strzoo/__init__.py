@@ -59,8 +59,15 @@ if TYPE_CHECKING:
     from strzoo.settings import Settings as Settings
     from strzoo.sparsification import sparsify_ as sparsify_
     from strzoo.sparsification import to_dense_ as to_dense_
+    from strzoo.training.config import TrainConfig as TrainConfig
     from strzoo.training.fitting import FitConfig as FitConfig
     from strzoo.training.fitting import fit as fit
+    from strzoo.training.planning import TrainPlan as TrainPlan
+    from strzoo.training.planning import plan as plan
+    from strzoo.training.procedure import train as train
+    from strzoo.training.recipes import list_recipes as list_recipes
+    from strzoo.training.recipes import load_recipe as load_recipe
+    from strzoo.training.records import TrainResult as TrainResult
 
 __version__ = VERSION
 
@@ -104,7 +111,12 @@ _HOMES = {
     "strzoo.registry": ("ModelCard", "get_card", "list_models"),
     "strzoo.settings": ("Settings",),
     "strzoo.sparsification": ("sparsify_", "to_dense_"),
+    "strzoo.training.config": ("TrainConfig",),
     "strzoo.training.fitting": ("FitConfig", "fit"),
+    "strzoo.training.planning": ("TrainPlan", "plan"),
+    "strzoo.training.procedure": ("train",),
+    "strzoo.training.recipes": ("list_recipes", "load_recipe"),
+    "strzoo.training.records": ("TrainResult",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME, "__version__"])

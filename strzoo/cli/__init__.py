@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": ("strzoo.cli.verify", "verify", "Compare computed figures with the published."),
     "evaluate": ("strzoo.cli.evaluate", "evaluate", "Measure top-1 and top-5 on ImageNet."),
     "predict": ("strzoo.cli.predict", "predict", "Name what is in images."),
+    "train": ("strzoo.cli.train", "train", "Train a recipe: dense, STR, DNW or GMP."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
     "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),

@@ -113,7 +113,6 @@ def _run(
 
 def _conclude(folder: RunFolder, trainer: Trainer) -> tuple[Path, ...]:
     """Write the report and the learned budget; returns the files of the run."""
-    return ()
     from strzoo.training.summary import write_report
 
     write_report(folder, trainer.config, trainer.history)

@@ -1,0 +1,198 @@
+"""`strzoo train`: a recipe, trained; or listed, shown, planned."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from strzoo.cli.options import json_option, settings_options, verbosity_options
+from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.errors import UsageError
+from strzoo.settings import Settings
+
+if TYPE_CHECKING:
+    from strzoo.training.config import TrainConfig
+    from strzoo.training.planning import TrainPlan
+    from strzoo.training.records import TrainResult
+
+INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--list", "listing", is_flag=True, help="List the recipes.")
+@click.option("--keys", is_flag=True, help="List all keys with types and defaults.")
+@click.option("--show", is_flag=True, help="Print the resolved configuration as YAML.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@json_option
+@settings_options
+@verbosity_options
+def train(
+    recipe: str | None,
+    changes: tuple[str, ...],
+    listing: bool,
+    keys: bool,
+    show: bool,
+    dry_run: bool,
+    as_json: bool,
+    settings: Settings,
+    quiet: bool,
+) -> None:
+    """Train RECIPE, a name of --list or a YAML file, with some keys changed.
+
+    \b
+    strzoo train resnet50_str_90.23 data=/data/imagenet precision=bf16
+    torchrun --nproc-per-node 8 -m strzoo train resnet50_dense data=/data/imagenet
+    strzoo train digits_str target_sparsity=0.95 output=runs/try resume=auto
+
+    batch_size is the global one, over all processes; learning_rate is for a global batch of
+    lr_batch_size and is not changed by another batch_size unless scale_lr=true, which scales it
+    linearly. SIGTERM and Ctrl-C write a checkpoint first; resume=auto goes on from it. See
+    docs/training.md.
+    """
+    if listing:
+        _list(as_json)
+        return
+    if keys:
+        _keys(as_json)
+        return
+    if recipe is None:
+        raise UsageError("name a recipe; strzoo train --list shows them")
+    from strzoo.training.parsing import apply_overrides
+    from strzoo.training.recipes import load_recipe
+
+    config = apply_overrides(load_recipe(recipe), changes)
+    if show:
+        _show(config, as_json)
+        return
+    speaks = int(os.environ.get("RANK", "0")) == 0
+    if dry_run:
+        from strzoo.training.planning import plan
+
+        made = plan(config, settings=settings)
+        if speaks:
+            _print_plan(made, as_json)
+        return
+    from strzoo.cli.training import show_training
+    from strzoo.training.procedure import train as run
+
+    with show_training(config, quiet=quiet or not speaks) as watch:
+        result = run(config, settings=settings, on_event=watch)
+    if speaks:
+        _print_result(result, as_json, quiet)
+    if result.interrupted == "SIGINT":
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _list(as_json: bool) -> None:
+    from strzoo.training.recipes import list_recipes, load_recipe
+
+    recipes = {name: load_recipe(name) for name in list_recipes()}
+    if as_json:
+        print_json({"schema": 1, "recipes": {name: c.about for name, c in recipes.items()}})
+        return
+    rows = [(name, config.about) for name, config in recipes.items()]
+    print_table(simple_table(("recipe", "about"), rows, left=2))
+
+
+def _keys(as_json: bool) -> None:
+    from strzoo.training.config import TrainConfig
+    from strzoo.training.parsing import KEYS, spell_type
+
+    default = TrainConfig()
+    rows = []
+    for name, key in KEYS.items():
+        value = getattr(default, name)
+        rows.append((name, spell_type(name), _spell(value), key.metadata["about"]))
+    if as_json:
+        names = ("key", "type", "default", "about")
+        print_json({"schema": 1, "keys": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    print_table(simple_table(("key", "type", "default", "what it is"), rows, left=4))
+
+
+def _spell(value: object) -> str:
+    if value is None or value == () or value == "":
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _show(config: TrainConfig, as_json: bool) -> None:
+    import dataclasses
+
+    from strzoo.training.parsing import dump_config
+
+    if as_json:
+        print_json({"schema": 1, "config": dataclasses.asdict(config)})
+    else:
+        click.echo(dump_config(config), nl=False)
+
+
+def _print_plan(made: TrainPlan, as_json: bool) -> None:
+    if as_json:
+        print_json(made.to_dict())
+        return
+    _show(made.config, False)
+    config = made.config
+    sparse = sum(layer.method != "dense" for layer in made.layers)
+    click.echo(
+        f"\nmodel: {config.architecture}, {made.parameters:,} parameters, {len(made.layers)} "
+        f"convolutions and linears, {sparse} of them {config.method if sparse else 'sparse'}"
+    )
+    click.echo(f"device: {made.device}, {made.precision}")
+    click.echo(f"data: {made.data}")
+    click.echo(
+        f"steps: {made.steps:,} per epoch, {made.total_steps:,} in {config.epochs} epochs; "
+        f"{made.part} images at once in each process"
+    )
+    click.echo(f"learning rate: {made.learning_rate_rule}")
+    rows = [(g.name, str(g.tensors), f"{g.parameters:,}", f"{g.weight_decay:g}") for g in made.groups]
+    print_table(
+        simple_table(("group", "tensors", "parameters", "weight decay"), rows, title="parameters")
+    )
+    if made.rates_source is not None:
+        rows = [
+            (x.name, f"{x.weights:,}", "" if x.prune_rate is None else f"{x.prune_rate:.2f}")
+            for x in made.layers
+        ]
+        print_table(
+            simple_table(("layer", "weights", "pruned %"), rows, title=f"rates: {made.rates_source}")
+        )
+    every = max(1, config.epochs // 20)
+    rows = [
+        (f"{m.epoch:g}", f"{m.learning_rate:.6g}", _percent(m.sparsity))
+        for m in made.moments
+        if m.epoch % every == 0 or m.epoch == config.epochs
+    ]
+    print_table(
+        simple_table(("after epoch", "learning rate", "sparsity %"), rows, left=0, title="schedule")
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "learned" if value is None else f"{value:.2f}"
+
+
+def _print_result(result: TrainResult, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        rows = [
+            (name, str(r.epoch), f"{r.top1:.2f}", f"{r.top5:.2f}", f"{r.sparsity:.2f}")
+            for name, r in (("best", result.best), ("last", result.last))
+            if r is not None
+        ]
+        header = ("", "epoch", "top-1 %", "top-5 %", "sparsity %")
+        print_table(simple_table(header, rows, title=str(result.folder)))
+    if quiet:
+        return
+    if result.finished:
+        click.echo(f"done: {len(result.history)} epochs, files in {result.folder}", err=True)
+    else:
+        click.echo(
+            f"stopped by {result.interrupted}; go on with resume=auto output={result.folder}",
+            err=True,
+        )
