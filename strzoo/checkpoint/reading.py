@@ -6,6 +6,7 @@ cannot run code.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import logging
@@ -172,6 +173,8 @@ def _unpickle(path: Path, kind: str) -> Any:
             # mmap: the optimizer state of a training checkpoint is never read from disk.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
     except OSError as error:
+        if error.errno == errno.EINVAL:  # the mapping of a file that was cut off
+            raise IntegrityError(f"{path} is damaged or truncated; fetch it again") from error
         raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
     except MemoryError:
         raise

@@ -33,6 +33,7 @@ _ALIASES = {
     "out": "output",
     "pretrained": "start_from",
 }
+_ALTERNATIVES = (("prune_rate", "budget"),)
 _WORDS = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}  # fmt: skip
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -92,7 +93,8 @@ def build_config(values: Mapping[str, Any], base: TrainConfig | None = None) -> 
 def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
     """`config` with `key=value` texts applied, the last of a repeated key winning.
 
-    A tuple is written `30,60`; `none` clears a value that may be absent.
+    A tuple is written `30,60`; `none` clears a value that may be absent. Of two keys that exclude
+    each other, the one given clears the other.
 
     Raises:
         UsageError: as `build_config`, or a text has no `=`.
@@ -104,6 +106,9 @@ def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
             raise UsageError(f"{pair!r} is not key=value")
         name = find_key(key.strip())
         given[name] = _parse(name, _HINTS[name], text.strip())
+    for one, other in (*_ALTERNATIVES, *(pair[::-1] for pair in _ALTERNATIVES)):
+        if given.get(one) is not None:
+            given.setdefault(other, None)
     return dataclasses.replace(config, **given)
 
 
@@ -201,7 +206,7 @@ def _item(hint: Any) -> type:
 
 
 def _wrong(name: str, value: Any) -> UsageError:
-    return UsageError(f"{name}={value!r} is of the wrong type; it is a {spell_type(name)}")
+    return UsageError(f"{name}={value!r} is of the wrong type; expected: {spell_type(name)}")
 
 
 _DEFAULT = TrainConfig()

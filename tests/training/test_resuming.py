@@ -1,0 +1,156 @@
+"""A run that was killed or asked to end goes on as if nothing had happened, to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import strzoo
+from strzoo.checkpoint.reading import read_document
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.training.config import TrainConfig
+from strzoo.training.parsing import dump_config
+from tests.training.runs import SHORT, differences, environment, final_state, run_program
+
+# Dies by SIGKILL at the end of epoch 2, step 3 (the last checkpoint is of step 1), ...
+KILLED_BETWEEN = """
+import os, signal, sys, torch, strzoo
+torch.set_num_threads(1)
+def watch(event):
+    if getattr(event, "step", 0) == 3 and event.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+strzoo.train(sys.argv[1], on_event=watch)
+"""
+# ... or in the middle of writing last.pth at the end of epoch 1.
+KILLED_WRITING = """
+import os, signal, sys, torch, strzoo
+torch.set_num_threads(1)
+save, seen = torch.save, []
+def half(document, path, *args):
+    save(document, path, *args)
+    seen.append(path)
+    if "training" in document and sum("last" in str(p) for p in seen) == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = half
+strzoo.train(sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    random_states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+    result = strzoo.train(dataclasses.replace(SHORT, output=str(folder)))
+    assert result.finished
+    assert len(result.history) == 2
+    # The caller's generators are as they were.
+    assert torch.equal(torch.get_rng_state(), random_states[0])
+    assert random.getstate() == random_states[1]
+    assert np.array_equal(np.random.get_state()[1], random_states[2])
+    return folder
+
+
+def _write(config: TrainConfig, folder: Path) -> tuple[TrainConfig, Path]:
+    config = dataclasses.replace(config, output=str(folder / "run"), resume="auto")
+    file = folder / "short.yaml"
+    file.write_text(dump_config(config))
+    return config, file
+
+
+@pytest.mark.parametrize("program", [KILLED_BETWEEN, KILLED_WRITING], ids=["between", "writing"])
+def test_a_killed_run_goes_on_to_the_very_same_end(
+    program: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    config, file = _write(SHORT, tmp_path)
+    assert run_program(program, file) == -signal.SIGKILL
+    training = read_document(tmp_path / "run" / "last.pth")["training"]
+    assert training["step"] > 0, "the checkpoint is of mid-epoch"
+    result = strzoo.train(config)
+    assert result.finished
+    assert result.resumed == tmp_path / "run" / "last.pth"
+    assert differences(final_state(uninterrupted), final_state(tmp_path / "run")) == []
+    for name in ("best_str.pth", "best_dense.pth", "initial.pth"):
+        made = read_document(tmp_path / "run" / name)
+        assert differences(read_document(uninterrupted / name), made) == []
+    rows = (tmp_path / "run" / "results.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    assert not list((tmp_path / "run").glob(".*.part"))
+
+
+def test_sigterm_ends_the_command_cleanly_and_the_run_goes_on_to_the_same_end(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    config, file = _write(dataclasses.replace(SHORT, checkpoint_every=0), tmp_path)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "strzoo", "train", str(file)],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    line = ""
+    while not line.startswith("epoch 1 step 2/5"):
+        line = running.stderr.readline()
+        assert line, "the run ended before its second step"
+    running.send_signal(signal.SIGTERM)
+    _, rest = running.communicate(timeout=60)
+    assert running.returncode == 0, rest
+    assert f"stopped by SIGTERM; go on with resume=auto output={tmp_path / 'run'}" in rest
+    assert not strzoo.read_checkpoint(tmp_path / "run" / "last.pth").metadata["epoch"]
+    assert strzoo.train(config).finished
+    assert differences(final_state(uninterrupted), final_state(tmp_path / "run")) == []
+
+
+def test_a_finished_run_has_nothing_left_to_do_and_is_not_begun_again(uninterrupted: Path) -> None:
+    config = dataclasses.replace(SHORT, output=str(uninterrupted))
+    before = read_document(uninterrupted / "last.pth")
+    again = strzoo.train(dataclasses.replace(config, resume="auto"))
+    assert again.finished
+    assert len(again.history) == 2
+    assert differences(before, read_document(uninterrupted / "last.pth")) == []
+    with pytest.raises(UsageError, match="holds a run; go on with resume=auto"):
+        strzoo.train(config)
+
+
+def test_what_would_make_the_state_meaningless_is_refused(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    last = str(uninterrupted / "last.pth")
+    for change, message in (
+        ({"batch_size": 128}, "batch_size=256, now it is 128"),
+        ({"method": "dense", "target_sparsity": None}, "method=str, now it is dense"),
+        ({"epochs": 4}, "epochs=2, now it is 4"),
+        ({"seed": 1}, "seed=0, now it is 1"),
+    ):
+        config = dataclasses.replace(SHORT, output=str(tmp_path / "new"), resume=last, **change)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=message):
+            strzoo.train(config)
+    dense = str(uninterrupted / "best_dense.pth")
+    config = dataclasses.replace(SHORT, output=str(tmp_path / "new"), resume=dense)
+    with pytest.raises(IntegrityError, match="holds no training state; to start from its weights"):
+        strzoo.train(config)
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes((uninterrupted / "last.pth").read_bytes()[:5000])
+    with pytest.raises(StrzooError, match="damaged or truncated"):
+        strzoo.train(dataclasses.replace(config, resume=str(cut)))
+
+
+def test_a_diverging_run_ends_before_the_step_and_keeps_its_last_checkpoint(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        SHORT, method="dense", target_sparsity=None, ema_decay=None, output=str(tmp_path),
+        learning_rate=1e12, warmup_epochs=0, schedule="constant", checkpoint_every=1,
+    )  # fmt: skip
+    with pytest.raises(StrzooError, match="the loss is not finite in epoch 1, step") as caught:
+        strzoo.train(config)
+    assert "resume=auto and a lower learning_rate" in str(caught.value)
+    kept = strzoo.read_checkpoint(tmp_path / "last.pth")  # refuses what is not finite
+    assert all(torch.isfinite(value).all() for value in kept.state_dict.values())
