@@ -72,13 +72,14 @@ def read_cifar(path: Path, split: str = "test") -> Samples:
     content, (test, meta), where = located
     classes, label_bytes = _KINDS[test, meta]
     files = [test] if split == "test" else _training_files(test)
+    parts: list[tuple[np.ndarray, list[int]]] = []
     try:
-        parts = [
-            _from_binary(content(file), label_bytes)
-            if label_bytes
-            else _from_pickle(content(file), classes)
-            for file in files
-        ]
+        for file in files:
+            bytes_ = content(file)
+            parts.append(
+                _from_binary(bytes_, label_bytes) if label_bytes else _from_pickle(bytes_, classes)
+            )
+        file = meta
         pixels = np.concatenate([part for part, _ in parts])
         labels = [label for _, part in parts for label in part]
         if label_bytes == 0:
@@ -87,9 +88,7 @@ def read_cifar(path: Path, split: str = "test") -> Samples:
         else:
             names = content(meta).decode("ascii").split()
     except (pickle.UnpicklingError, ValueError, KeyError, TypeError, EOFError, IndexError) as error:
-        raise IntegrityError(
-            f"{where}: {' or '.join(files)} is not a CIFAR file ({error})"
-        ) from error
+        raise IntegrityError(f"{where}/{file} is not a CIFAR file ({error})") from error
     except (OSError, tarfile.TarError) as error:
         raise StrzooError(f"cannot read {where}: {error}") from error
     if len(labels) != len(pixels) or not labels or max(labels) >= classes or len(names) != classes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from strzoo.errors import StrzooError
+from strzoo.errors import IntegrityError, StrzooError
 from strzoo.processes import Group
 from strzoo.settings import Settings
 from strzoo.training.assembly import (
@@ -34,6 +34,7 @@ from strzoo.training.order import BatchOrder
 from strzoo.training.randomness import seed_all
 from strzoo.training.records import EpochDone, EpochRecord, Event, StepDone, choose_best
 from strzoo.training.signals import StopRequest
+from strzoo.training.state import pack_state
 from strzoo.training.target import project_sparsity
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,8 @@ class Trainer:
         self.folder, self.stop = folder, stop
         if resumed is None and self.controller is not None:
             self.controller.step(0)
-        if resumed is None and self.group.rank == 0:
-            folder.save_initial(self.model)
+        if resumed is None:
+            self.group.lead(lambda: folder.save_initial(self.model))
         try:
             while self.epoch < self.config.epochs:
                 self._train_epoch()
@@ -174,18 +175,21 @@ class Trainer:
         finite = math.isfinite(float(self.tally.sums[0]) + sum(float(loss) for loss in losses))
         stop, diverged = self.group.any([self.stop.name is not None, not finite])
         if diverged:
-            kept = (
-                f"{self.folder.last} is from before; go on from it with resume=auto"
-                if self.folder.last.exists()
-                else "start again"
-            )
-            rate = self.optimizer.param_groups[0]["lr"]
-            raise StrzooError(
-                f"the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1}, at "
-                f"learning rate {rate:.4g}: {kept} and a lower learning_rate or longer "
-                "warmup_epochs"
-            )
+            raise self._divergence("the loss is not finite", self.position + 1)
         return stop
+
+    def _divergence(self, what: str, position: int) -> StrzooError:
+        epoch, step = divmod(position - 1, self.order.steps)
+        kept = (
+            f"{self.folder.last} is from before; go on from it with resume=auto"
+            if self.folder.last.exists()
+            else "begin again"
+        )
+        rate = self.optimizer.param_groups[0]["lr"]
+        return StrzooError(
+            f"{what} in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:.4g}: {kept}, "
+            "with a lower learning_rate or longer warmup_epochs"
+        )
 
     def _report_step(self) -> None:
         if self.position % self.config.log_every and self.step < self.order.steps:
@@ -217,6 +221,8 @@ class Trainer:
                 channels_last=self.config.channels_last,
                 check=self._check_stop,
             )
+            if not math.isfinite(loss):
+                raise self._divergence("the validation loss is not finite", self.position)
             layers = measure_layers(model)
             record = EpochRecord(
                 self.epoch + 1, self.position, train_loss, train_top1, train_top5, loss, top1,
@@ -227,13 +233,12 @@ class Trainer:
             )  # fmt: skip
             self.history.append(record)
             best = choose_best(self.history) is record
-            if best and self.group.rank == 0:
-                self.folder.save_best(model, self.describe_best())
+            if best:
+                self.group.lead(lambda: self.folder.save_best(model, self.describe_best()))
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.tally = Tally(self.device)
         self.save()
-        if self.group.rank == 0:
-            self.folder.write_history(self.history)
+        self.group.lead(lambda: self.folder.write_history(self.history))
         if self.board is not None:
             self.board.add_epoch(record)
         self._on_event(EpochDone(record, best))
@@ -284,9 +289,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write last.pth: everything that the next step depends on."""
-        from strzoo.training.state import pack_state
-
-        state = pack_state(self)  # of all processes
-        if self.group.rank == 0:
-            self.folder.save_last(self.model, {**self.describe_best(), **state})
-        self.group.gather(None)
+        state = {**self.describe_best(), **pack_state(self)}  # of all processes
+        try:
+            self.group.lead(lambda: self.folder.save_last(self.model, state))
+        except IntegrityError as error:
+            raise self._divergence(str(error), self.position) from error

@@ -16,7 +16,10 @@ import torch
 import strzoo
 from strzoo.checkpoint.reading import read_document
 from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.data.imageset import ImageSet
 from strzoo.training.config import TrainConfig
+from strzoo.training.folder import RunFolder
+from strzoo.training.order import BatchOrder
 from strzoo.training.parsing import dump_config
 from tests.training.runs import SHORT, differences, environment, final_state, run_program
 
@@ -142,15 +145,31 @@ def test_what_would_make_the_state_meaningless_is_refused(
         strzoo.train(dataclasses.replace(config, resume=str(cut)))
 
 
-def test_a_diverging_run_ends_before_the_step_and_keeps_its_last_checkpoint(
-    uninterrupted: Path, tmp_path: Path
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_step_and_the_last_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(
-        SHORT, method="dense", target_sparsity=None, ema_decay=None, output=str(tmp_path),
-        learning_rate=1e12, warmup_epochs=0, schedule="constant", checkpoint_every=1,
-    )  # fmt: skip
-    with pytest.raises(StrzooError, match="the loss is not finite in epoch 1, step") as caught:
+    def poisoned(split: str) -> ImageSet:
+        data = strzoo.load_digits(split)
+        if split == "train":  # an image of the fourth batch
+            data.images[BatchOrder(len(data), 256).share(0)[3 * 256 + 7]] = torch.nan
+        return data
+
+    monkeypatch.setattr("strzoo.training.datasets.load_digits", poisoned)
+    config = dataclasses.replace(SHORT, output=str(tmp_path / "run"), checkpoint_every=1)
+    with pytest.raises(StrzooError, match="the loss is not finite in epoch 1, step 4, at") as caught:
         strzoo.train(config)
-    assert "resume=auto and a lower learning_rate" in str(caught.value)
-    kept = strzoo.read_checkpoint(tmp_path / "last.pth")  # refuses what is not finite
+    assert "last.pth is from before; go on from it with resume=auto" in str(caught.value)
+    assert read_document(tmp_path / "run" / "last.pth")["training"]["step"] == 3
+    kept = strzoo.read_checkpoint(tmp_path / "run" / "last.pth")
     assert all(torch.isfinite(value).all() for value in kept.state_dict.values())
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    folder = RunFolder(dataclasses.replace(SHORT, output=str(tmp_path / "run")))
+    model = strzoo.create_model("resnet20")
+    folder.save_last(model, {"epoch": 3})
+    with torch.no_grad():
+        model.fc.weight[0] = torch.inf
+    with pytest.raises(IntegrityError, match=r"fc\.weight has a value that is not finite"):
+        folder.save_last(model, {"epoch": 4})
+    assert read_document(folder.last)["epoch"] == 3

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import strzoo
+from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
+from strzoo.training.config import TrainConfig
+from strzoo.training.parsing import apply_overrides, dump_config, read_config
+from strzoo.training.recipes import list_recipes, load_recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr=0.1", "unknown key 'lr'; did you mean learning_rate?"),
+        ("batchsize=64", "unknown key 'batchsize'; did you mean batch_size"),
+        ("weigth_decay=0", "unknown key 'weigth_decay'; did you mean weight_decay"),
+        ("zzz=1", "unknown key 'zzz'; strzoo train --keys lists them"),
+        ("epochs", "'epochs' is not key=value"),
+        ("epochs=1.5", "epochs='1.5' is of the wrong type; expected: whole number"),
+        ("learning_rate=fast", "learning_rate='fast' is of the wrong type; expected: number"),
+        ("compile=maybe", "compile='maybe' is of the wrong type; expected: true or false"),
+        ("milestones=1,x", "milestones='x' is of the wrong type; expected: list of float"),
+        ("epochs=none", "epochs='none' is of the wrong type"),
+        ("learning_rate=1e999", "learning_rate=inf is not finite"),
+        ("batch_size=-128", "batch_size=-128 must be positive"),
+        ("method=prune", "method='prune' is not one of dense, str, dnw, gmp"),
+        ("target_sparsity=90", "90 % is target_sparsity=0.9"),
+        ("prune_rate=0.9", "prune_rate is for method=dnw and gmp, not str; use target_sparsity"),
+        ("method=dnw", "method=dnw needs prune_rate .* or budget"),
+        ("method=dense", None),
+        ("schedule=multistep", "schedule=multistep needs milestones"),
+        ("warmup_epochs=100", "leaves nothing of 100 epochs"),
+        ("keep_dense=first,fc", None),
+        ("learning_rate=1e-3", None),
+        ("data=/a=b", None),
+    ],
+)
+def test_a_change_is_taken_or_refused_with_what_to_do(text: str, message: str | None) -> None:
+    base = TrainConfig(method="str")
+    if message is not None:
+        with pytest.raises(UsageError, match=message):
+            apply_overrides(base, [text])
+        return
+    key, _, value = text.partition("=")
+    expected: Any = {"keep_dense": ("first", "fc"), "learning_rate": 0.001}.get(key, value)
+    assert getattr(apply_overrides(base, [text]), key) == expected
+
+
+def test_a_budget_takes_the_place_of_a_uniform_rate_and_the_other_way_round() -> None:
+    uniform = TrainConfig(method="dnw", prune_rate=0.9)
+    transferred = apply_overrides(uniform, ["budget=run/budget.json"])
+    assert (transferred.prune_rate, transferred.budget) == (None, "run/budget.json")
+    assert apply_overrides(transferred, ["prune_rate=0.5"]) == TrainConfig(
+        method="dnw", prune_rate=0.5
+    )
+    with pytest.raises(UsageError, match="one of them"):
+        apply_overrides(uniform, ["budget=x", "prune_rate=0.1"])
+
+
+@given(
+    st.builds(
+        TrainConfig,
+        about=st.text(),
+        learning_rate=st.floats(1e-12, 1e6),
+        weight_decay=st.floats(0, 1e-3),
+        seed=st.integers(0, 2**40),
+        ema_decay=st.none() | st.floats(0, 0.9999),
+        freeze=st.lists(st.text(min_size=1)).map(tuple),
+        compile=st.booleans(),
+        data=st.none() | st.text(min_size=1),
+    )
+)
+def test_a_written_configuration_is_read_back_the_same(config: TrainConfig) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(dump_config(config), encoding="utf-8")
+        assert read_config(file) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("epochs: 3\nepochs: 4", IntegrityError, "'epochs' appears twice"),
+        ("epochs: [", IntegrityError, "is not a recipe in YAML"),
+        ("- epochs", IntegrityError, "holds no mapping"),
+        ("epochs: '3'", UsageError, "epochs='3' is of the wrong type"),
+        ("epochs: 3.0", UsageError, r"epochs=3\.0 is of the wrong type"),
+        ("compile: 1", UsageError, "compile=1 is of the wrong type"),
+        ("num_class: 1", UsageError, "unknown key 'num_class'; did you mean num_classes"),
+        ("recipe: !!python/name:os.system", IntegrityError, "is not a recipe in YAML"),
+    ],
+)
+def test_a_recipe_file_is_read_strictly(
+    text: str, error: type[StrzooError], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(error, match=message):
+        load_recipe(file)
+
+
+def test_a_recipe_file_may_write_numbers_as_people_do(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("weight_decay: 1e-4\nlearning_rate: 1\nmilestones: [3, 6]\nschedule: multistep")
+    config = load_recipe(file)
+    assert (config.weight_decay, config.learning_rate, config.milestones) == (1e-4, 1.0, (3.0, 6.0))
+    assert config.recipe == "mine"
+
+
+# Appendix of arXiv:2002.03231 and the design's table: weight decay and s_init.
+PAPER = {
+    "resnet50_dense": ("resnet50", "dense", 3.0517578125e-5, None),
+    "resnet50_str_90.23": ("resnet50", "str", 2.251757813e-5, -3200.0),
+    "resnet50_dnw": ("resnet50", "dnw", 3.0517578125e-5, None),
+    "resnet50_gmp": ("resnet50", "gmp", 3.0517578125e-5, None),
+    "mobilenetv1_dense": ("mobilenetv1", "dense", 3.0517578125e-5, None),
+    "mobilenetv1_str_89.01": ("mobilenetv1", "str", 3.751757813e-5, -12800.0),
+}
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_shipped_recipe_holds_the_papers_settings_or_says_that_they_are_ours(name: str) -> None:
+    config = load_recipe(name)
+    assert config.recipe == name
+    if name not in PAPER:
+        assert "Our own settings" in config.about
+        return
+    architecture, method, decay, s_init = PAPER[name]
+    assert (config.architecture, config.method, config.weight_decay) == (
+        architecture, method, decay,
+    )  # fmt: skip
+    common = {
+        "num_classes": 1000, "epochs": 100, "batch_size": 256, "learning_rate": 0.256,
+        "momentum": 0.875, "schedule": "cosine", "warmup_epochs": 5, "label_smoothing": 0.1,
+        "initialisation": "kaiming_normal", "fan": "fan_in", "threshold_decay": None,
+        "decay_normalisation": False, "keep_dense": (), "target_sparsity": None, "nesterov": False,
+    }  # fmt: skip
+    assert {key: getattr(config, key) for key in common} == common
+    if s_init is not None:
+        assert (config.s_init, config.threshold) == (s_init, "layer")
+    if method in ("dnw", "gmp"):
+        assert config.budget == "resnet50_str_90.23"
+    if method == "gmp":
+        assert (config.prune_start, config.prune_end) == (20, 79)
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="nearest: digits_dense"):
+        load_recipe("digit_dense")
+    assert load_recipe("resnet50_str").recipe == "resnet50_str_90.23"
+
+
+def test_the_learning_rate_is_scaled_only_if_asked_for() -> None:
+    config = dataclasses.replace(load_recipe("resnet50_dense"), batch_size=1024)
+    assert config.peak_learning_rate == 0.256
+    assert dataclasses.replace(config, scale_lr=True).peak_learning_rate == 0.256 * 4
+
+
+def test_a_plan_counts_what_the_paper_prints_and_expects_what_the_schedules_say() -> None:
+    made = strzoo.plan(load_recipe("resnet50_gmp"))
+    # 25,502,912 convolution weights and 53,120 of BatchNorm; 1,281,167 // 256 = 5004.
+    assert [(g.name, g.parameters, g.weight_decay) for g in made.groups] == [
+        ("weights", 25_502_912, 3.0517578125e-5),
+        ("normalisation", 53_120, 0.0),
+    ]
+    assert (made.steps, made.total_steps, made.parameters) == (5004, 500_400, 25_556_032)
+    sparsities = {m.epoch: m.sparsity for m in made.moments}
+    assert sparsities[20] == 0
+    assert sparsities[79] == sparsities[100] == pytest.approx(90.23, abs=0.01)
+    # 1 - (1 - 30/59)^3 of the way at epoch 50.
+    assert sparsities[50] == pytest.approx(90.23 * (1 - (29 / 59) ** 3), abs=0.01)
+    assert "no data given" in made.data
+    learned = strzoo.plan(load_recipe("mobilenetv1_str_89.01"), processes=8)
+    assert {m.sparsity for m in learned.moments} == {None}
+    assert learned.part == 32

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import strzoo
+from strzoo.data.images import BrokenImageError
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.training.config import TrainConfig
+from strzoo.training.datasets import open_datasets
+
+CPU = torch.device("cpu")
+FOLDER = TrainConfig(
+    recipe="folder", architecture="resnet20", num_classes=2, dataset="folder", image_size=16,
+    epochs=1, batch_size=8, warmup_epochs=0, learning_rate=0.05, workers=0, tensorboard=False,
+)  # fmt: skip
+
+
+def write_folder(folder: Path, images: int = 12) -> Path:
+    """Two classes, one dark and one bright, in train and val."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", images), ("val", 5)):
+        for label, name in enumerate(("bright", "dark")):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 100, (20 + number, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels + np.uint8(150 * (1 - label))).save(place / f"{number}.png")
+    return folder
+
+
+def write_cifar(folder: Path) -> tuple[Path, np.ndarray]:
+    """CIFAR-10 of 4 images per training file and 4 for the test; training pixels [20, 3, 32, 32]."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
+    files = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for number, file in enumerate(files):
+        part = pixels[4 * number : 4 * number + 4]
+        document = {b"data": part.reshape(4, -1), b"labels": [number, 1, 2, 9]}
+        (folder / file).write_bytes(pickle.dumps(document, protocol=2))
+    names = {b"label_names": [f"c{i}".encode() for i in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(names, protocol=2))
+    return folder, pixels[:20]
+
+
+def test_a_folder_of_classes_is_trained_on_and_validated(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    config = dataclasses.replace(FOLDER, data=str(data), output=str(tmp_path / "run"), workers=1)
+    result = strzoo.train(config)
+    assert result.last is not None
+    assert result.last.step == 24 // 8
+    found = strzoo.evaluate(
+        tmp_path / "run" / "best_dense.pth", data, workers=0,
+        preprocessing=dataclasses.replace(strzoo.get_card("resnet50_dense").preprocessing,
+                                          resize=18, crop=16),
+    )  # fmt: skip
+    assert (found.images, found.top1) == (10, result.last.top1)
+    assert found.loss == pytest.approx(result.last.loss, rel=1e-4)
+
+
+def test_workers_change_nothing_and_an_epoch_changes_the_crops(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    alone = open_datasets(dataclasses.replace(FOLDER, data=str(data)), CPU).train
+    helped = open_datasets(dataclasses.replace(FOLDER, data=str(data), workers=2), CPU).train
+    order = [3, 20, 0, 7, 11]
+    first = list(alone.batches(order, 2, epoch=4))
+    second = list(helped.batches(order, 2, epoch=4))
+    assert [indices.tolist() for _, indices in first] == [[3, 20], [0, 7], [11]]
+    for (a, _), (b, _) in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+    other = next(iter(alone.batches(order, 2, epoch=5)))[0]
+    assert not torch.equal(first[0][0], other)
+
+
+def test_faults_of_a_folder_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", images=4)
+    config = dataclasses.replace(FOLDER, data=str(data), output=str(tmp_path / "run"))
+
+    def complaint(**changes: object) -> str:
+        with pytest.raises(StrzooError) as caught:
+            strzoo.train(dataclasses.replace(config, **changes))  # type: ignore[arg-type]
+        assert not list((tmp_path / "run").glob("*.pth"))
+        return str(caught.value)
+
+    assert "needs data=FOLDER" in complaint(data=None)
+    assert f"{tmp_path} has no training images: expected" in complaint(data=str(tmp_path))
+    assert "8 images are too few for one batch: batch_size=16" in complaint(batch_size=16)
+    assert "has 2 class folders, the model has 5 classes; set num_classes=2" in complaint(
+        num_classes=5
+    )
+    (data / "train" / "empty").mkdir()
+    assert f"{data / 'train' / 'empty'} has no images (1 of 3 class folders" in complaint()
+    (data / "train" / "empty").rmdir()
+    shutil.move(data / "val" / "dark", data / "val" / "dusk")
+    assert "different classes: dark, dusk" in complaint()
+    shutil.move(data / "val" / "dusk", data / "val" / "dark")
+    (data / "train" / "dark" / "0.png").write_bytes(b"\x89PNG cut off")
+    with pytest.raises(BrokenImageError, match=r"cannot read .*dark/0\.png: .* resume=auto"):
+        strzoo.train(config)
+
+
+def test_an_unwritable_run_folder_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output, message in (
+        (tmp_path / "file", "it is a file; choose output="),
+        (tmp_path / "file" / "run", "its folder is a file"),
+    ):
+        with pytest.raises(StrzooError, match=message):
+            strzoo.train(dataclasses.replace(FOLDER, output=str(output)))
+
+
+def test_cifar_is_fed_whole_and_normalised(tmp_path: Path) -> None:
+    folder, pixels = write_cifar(tmp_path / "cifar-10-batches-py")
+    config = TrainConfig(
+        dataset="cifar10", num_classes=10, data=str(tmp_path), augmentation="none", epochs=10
+    )
+    data = open_datasets(config, CPU)
+    assert (len(data.train), len(data.validation)) == (20, 4)
+    assert data.train.labels[::4, 0].tolist() == [0, 1, 2, 3, 4]
+    images, indices = next(iter(data.train.batches([5, 19], 2, epoch=0)))
+    mean = np.array([0.4914, 0.4822, 0.4465], np.float32)[:, None, None]
+    std = np.array([0.2470, 0.2435, 0.2616], np.float32)[:, None, None]
+    assert np.allclose(images[1].numpy(), (pixels[19] / 255 - mean) / std, atol=1e-6)
+    assert indices.tolist() == [5, 19]
+    with pytest.raises(UsageError, match="is CIFAR-10; use dataset=cifar10"):
+        open_datasets(dataclasses.replace(config, dataset="cifar100", num_classes=100), CPU)
+    with pytest.raises(UsageError, match="cifar10 has 10 classes, the model has 1000"):
+        open_datasets(dataclasses.replace(config, num_classes=1000), CPU)
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(StrzooError, match="data_batch_3"):
+        open_datasets(config, CPU)
+    (folder / "data_batch_3").write_bytes(b"cos\nsystem\n.")
+    with pytest.raises(IntegrityError, match=r"data_batch_3 is not a CIFAR file .*os\.system, which is refused"):
+        open_datasets(config, CPU)
