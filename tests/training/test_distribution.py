@@ -1,0 +1,97 @@
+"""Two processes of torchrun train as one process does on the same global batches, to rounding."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import strzoo
+from strzoo.checkpoint.reading import read_document
+from strzoo.training.config import TrainConfig
+from strzoo.training.parsing import dump_config
+from tests.training.runs import SHORT, environment
+
+CALM = dataclasses.replace(
+    SHORT, learning_rate=0.01, epochs=1, warmup_epochs=0, target_end=0.6, checkpoint_every=0
+)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+# The command as it is, but in double precision, where rounding is far from everything else.
+DOUBLE = """
+import dataclasses, sys, torch
+from strzoo.cli import run
+from strzoo.training import datasets
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+load = datasets.load_digits
+datasets.load_digits = lambda split: dataclasses.replace(
+    load(split), images=load(split).images.double()
+)
+sys.exit(run(["train", sys.argv[1]]))
+"""
+
+
+def train_apart(
+    config: TrainConfig, folder: Path, launcher: Sequence[str], program: Sequence[str]
+) -> subprocess.CompletedProcess[str]:
+    """Train in processes of their own."""
+    file = folder.with_suffix(".yaml")
+    file.write_text(dump_config(dataclasses.replace(config, output=str(folder))))
+    return subprocess.run(
+        [*launcher, *program, str(file)],
+        env=environment(), capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+
+
+def assert_close(one: Path, two: Path, tolerance: float) -> None:
+    """Everything in the state dicts, and the losses."""
+    first, second = (read_document(folder / "last.pth") for folder in (one, two))
+    start = read_document(one / "initial.pth")["state_dict"]
+    for key, value in first["state_dict"].items():
+        torch.testing.assert_close(
+            second["state_dict"][key], value, rtol=tolerance, atol=tolerance, msg=key
+        )
+        if key.endswith("conv1.weight"):  # and what is compared has learned
+            assert (value - start[key]).abs().max() > 1e-3
+    a, b = (document["training"]["history"][-1] for document in (first, second))
+    for name in ("train_loss", "train_top1", "loss", "top1", "sparsity"):
+        assert b[name] == pytest.approx(a[name], rel=tolerance)
+
+
+def test_two_processes_with_shared_batchnorm_equal_one_to_the_rounding_of_doubles(
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(CALM, sync_batchnorm=True)
+    program = tmp_path / "double.py"
+    program.write_text(DOUBLE)
+    done = train_apart(config, tmp_path / "one", [sys.executable], [str(program)])
+    assert done.returncode == 0, done.stderr
+    done = train_apart(config, tmp_path / "two", TORCHRUN, [str(program)])
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stderr
+    assert done.stdout.count("best") == 1  # only the first process speaks
+    assert_close(tmp_path / "one", tmp_path / "two", 1e-9)
+
+
+def test_batches_in_parts_equal_whole_ones_where_no_batchnorm_looks_at_them(
+    tmp_path: Path,
+) -> None:
+    # BatchNorm sees one part at a time; frozen, it holds its statistics and looks at none.
+    config = dataclasses.replace(CALM, freeze=("bn1", "*.bn?", "*.downsample.1"), ema_decay=None)
+    for accumulate in (1, 4):
+        output = str(tmp_path / str(accumulate))
+        strzoo.train(dataclasses.replace(config, accumulate=accumulate, output=output))
+    assert_close(tmp_path / "1", tmp_path / "4", 1e-4)
+
+
+def test_a_fault_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    config = dataclasses.replace(CALM, batch_size=255)
+    done = train_apart(config, tmp_path / "two", TORCHRUN, ["-m", "strzoo", "train"])
+    assert done.returncode != 0
+    assert "batch_size=255 is the global one and cannot be shared by 2 processes" in done.stderr
+    assert not (tmp_path / "two" / "last.pth").exists()
