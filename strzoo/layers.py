@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.errors import UsageError
-from strzoo.selection import _StraightThrough
 from strzoo.selection import check_prune_rate as check_prune_rate
+from strzoo.selection import keep_largest
 from strzoo.selection import magnitude_mask as magnitude_mask
 from strzoo.thresholding import soft_threshold as soft_threshold
 
@@ -137,16 +137,14 @@ class _DNW(MagnitudeLayer):
     method = "dnw"
 
     def effective_weight(self) -> Tensor:
-        mask = magnitude_mask(self.weight, self.prune_rate)
-        result: Tensor = _StraightThrough.apply(self.weight, mask)
-        return result
+        return keep_largest(self.weight, self.prune_rate, straight_through=True)
 
 
 class _GMP(MagnitudeLayer):
     method = "gmp"
 
     def effective_weight(self) -> Tensor:
-        return self.weight * magnitude_mask(self.weight, self.prune_rate)
+        return keep_largest(self.weight, self.prune_rate, straight_through=False)
 
 
 class _SparseConv2d(SparseLayer, nn.Conv2d):

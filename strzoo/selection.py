@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from strzoo.errors import UsageError
+from strzoo.thresholding import is_traced
 
 
 def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
@@ -33,8 +36,55 @@ def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
         sorted=False,
     ).indices
     mask = torch.full_like(magnitude, 1.0 if drop_is_smaller else 0.0)
-    mask[chosen] = 0.0 if drop_is_smaller else 1.0
+    mask.index_fill_(0, chosen, 0.0 if drop_is_smaller else 1.0)
     return mask.view_as(weight)
+
+
+def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -> Tensor:
+    """`weight` with its round(prune_rate * n) smallest entries by magnitude set to zero.
+
+    Args:
+        weight: any shape and floating dtype.
+        prune_rate: in [0, 1].
+        straight_through: the gradient reaches every weight unchanged (DNW), not the kept ones
+            alone (GMP).
+
+    Raises:
+        UsageError: `prune_rate` is outside [0, 1].
+    """
+    if round(check_prune_rate(prune_rate) * weight.numel()) == 0:
+        return weight
+    bound = find_bound(weight, prune_rate)
+    if bound is None:
+        mask = magnitude_mask(weight, prune_rate)
+        result: Tensor = _Masked.apply(weight, mask) if straight_through else weight * mask
+    elif straight_through:
+        result = _HardThreshold.apply(weight, bound)
+    else:
+        result = functional.hardshrink(weight, bound)
+    return result
+
+
+def find_bound(weight: Tensor, prune_rate: float) -> float | None:
+    """The number at or below which exactly round(prune_rate * n) >= 1 magnitudes lie.
+
+    None where there is no such number (ties), or where to know it would cost more than a mask
+    does: on a GPU, that would be to wait for it.
+    """
+    if weight.device.type != "cpu" or is_traced():
+        return None
+    dropped = round(prune_rate * weight.numel())
+    magnitude = weight.detach().abs()
+    if magnitude.dtype in (torch.float16, torch.bfloat16):
+        magnitude = magnitude.float()
+    if magnitude.dim() == 4 and not magnitude.is_contiguous():  # channels-last: spare a copy
+        magnitude = magnitude.permute(0, 2, 3, 1)
+    # numpy selects several times faster than torch's topk and kthvalue, which carry indices.
+    values = magnitude.reshape(-1).numpy()
+    values.partition(dropped - 1)
+    bound: float = values[dropped - 1].item()
+    tied = dropped < values.size and np.min(values[dropped:]).item() == bound
+    return None if tied else bound
 
 
 def check_prune_rate(rate: float) -> float:
@@ -44,8 +94,20 @@ def check_prune_rate(rate: float) -> float:
     return float(rate)
 
 
-class _StraightThrough(torch.autograd.Function):
-    """weight * mask whose gradient reaches every weight unchanged (DNW)."""
+class _HardThreshold(torch.autograd.Function):
+    """Zero up to a bound, the weight beyond it; its gradient reaches every weight (DNW)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bound: float) -> Tensor:
+        return functional.hardshrink(weight, bound)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _Masked(torch.autograd.Function):
+    """weight * mask; its gradient reaches every weight (DNW)."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:

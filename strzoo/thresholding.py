@@ -40,7 +40,7 @@ class _SoftThreshold(torch.autograd.Function):
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products without an intermediate, channels-last memory included."""
-    if _is_traced():
+    if is_traced():
         return (a * b).sum()
     if a.dim() == 4 and not a.is_contiguous():
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
@@ -54,7 +54,7 @@ def _shrink(weight: Tensor, threshold: Tensor) -> Tensor:
         wide = weight.to(bound.dtype)
         return (wide - wide.clamp(-bound, bound)).to(weight.dtype)
     # w - clamp(w, -t, t) equals sign(w) * relu(|w| - t) bit for bit.
-    if _is_traced():
+    if is_traced():
         return weight - weight.clamp(-bound, bound)
     if bound.dim() == 0 and bound.device.type == "cpu":
         value = float(bound)  # a plain number clamps twice as fast; on a GPU it would synchronise
@@ -64,7 +64,7 @@ def _shrink(weight: Tensor, threshold: Tensor) -> Tensor:
     return torch.sub(weight, clipped, out=clipped)
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether a compiler or a tracer is looking: to it a number is a constant, and it plans the
     memory itself."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -18,7 +18,7 @@ from torch import nn
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.shifting import Shift, ThresholdShifter
 
-_DECISIONS = 500  # in a training of many steps; a decision costs about as much as ten passes
+_DECISIONS = 250  # in a long training; a decision costs a few passes over a sample of the weights
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""The price of sparsity in a training step: STR, DNW and GMP against the dense network.
+
+    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/training_step.py
+    python benchmarks/training_step.py --device cuda --batch-size 256 --precision bf16 --steps 20
+
+One step is forward, loss, backward and SGD with momentum, on one batch over and over. The methods
+take turns in every round; a ratio is the median of the rounds' ratios. On the CPU the time is the
+processor's, not the clock's, so that other work on the core counts less. Peak memory is measured
+in a process of its own for each method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import strzoo
+from strzoo.training.optimisation import parameter_groups
+
+METHODS = ("dense", "str", "dnw", "gmp")
+BARS = {"dense": None, "str": 1.10, "dnw": 1.10, "gmp": 1.10}
+PRUNE_RATE = 0.9
+
+
+class Trainee:
+    """A network of one method and its optimizer; `step` trains it once."""
+
+    def __init__(self, method: str, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.device = torch.device(options.device)
+        model = strzoo.create_model(options.architecture)
+        if method == "str":
+            # -4.5 prunes about as much of a freshly initialised ResNet50 as the others are told to.
+            strzoo.sparsify_(model, s_init=-4.5)
+        elif method != "dense":
+            strzoo.sparsify_(model, method, prune_rate=PRUNE_RATE)
+        memory = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.model = model.to(self.device, memory_format=memory)  # type: ignore[call-overload]
+        self.half = options.precision == "bf16"
+        groups = parameter_groups(model, weight_decay=3.0517578125e-5)
+        self.optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=0.875)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(options.batch_size, 3, options.size, options.size, generator=generator)
+        self.images = images.to(self.device, memory_format=memory)
+        self.labels = (torch.arange(options.batch_size) % 1000).to(self.device)
+
+    def step(self) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            loss = self.loss(self.model(self.images), self.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def timed_steps(self, count: int) -> float:
+        """Seconds per step."""
+        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
+        self._wait()
+        start = clock()
+        for _ in range(count):
+            self.step()
+        self._wait()
+        return (clock() - start) / count
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def measure_memory(method: str, options: argparse.Namespace) -> float:
+    """Peak MB of three steps in this process."""
+    trainee = Trainee(method, options)
+    for _ in range(3):
+        trainee.step()
+    if options.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e6
+    return read_peak_memory()
+
+
+def read_peak_memory() -> float:
+    """Peak resident MB of this process; not getrusage's, which a child has from its parent."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) * 1024 / 1e6
+    raise SystemExit("/proc/self/status has no VmHWM; memory is measured on Linux only")
+
+
+def memory_of(method: str) -> float:
+    """Peak MB of a process that trains with that method alone."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", method]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", default="resnet50")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="per method and round")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--memory-of", choices=METHODS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        print(measure_memory(options.memory_of, options))
+        return
+    trainees = {method: Trainee(method, options) for method in options.methods}
+    seconds: dict[str, list[float]] = {method: [] for method in trainees}
+    for trainee in trainees.values():
+        trainee.timed_steps(options.steps)  # warm-up
+    for number in range(options.rounds):
+        for method, trainee in trainees.items():
+            seconds[method].append(trainee.timed_steps(options.steps))
+        shown = ", ".join(f"{m} {values[-1]:.3f}" for m, values in seconds.items())
+        print(f"round {number + 1}: {shown}", flush=True)
+    del trainees
+    memory = {method: memory_of(method) for method in options.methods}
+    print("\n| | seconds per step | ratio | bar | peak MB | ratio | bar |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for method, values in seconds.items():
+        ratio = statistics.median(v / d for v, d in zip(values, seconds["dense"], strict=True))
+        bar = BARS[method] or ""
+        print(
+            f"| {method} | {statistics.median(values):.3f} | {ratio:.3f} | {bar} "
+            f"| {memory[method]:.0f} | {memory[method] / memory['dense']:.3f} "
+            f"| {1.05 if bar else ''} |"
+        )
+    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
+    print(
+        f"\n{options.architecture}, batch {options.batch_size}, {options.precision}, {where}, "
+        f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}, Python "
+        f"{platform.python_version()}, torch {version('torch')}; load {os.getloadavg()[0]:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
