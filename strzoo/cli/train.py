@@ -149,26 +149,32 @@ def _print_plan(made: TrainPlan, as_json: bool) -> None:
         f"{made.part} images at once in each process"
     )
     click.echo(f"learning rate: {made.learning_rate_rule}")
-    rows = [(g.name, str(g.tensors), f"{g.parameters:,}", f"{g.weight_decay:g}") for g in made.groups]
+    rows = [
+        (g.name, str(g.tensors), f"{g.parameters:,}", f"{g.weight_decay:g}") for g in made.groups
+    ]
     print_table(
         simple_table(("group", "tensors", "parameters", "weight decay"), rows, title="parameters")
     )
     if made.rates_source is not None:
-        rows = [
+        rates = [
             (x.name, f"{x.weights:,}", "" if x.prune_rate is None else f"{x.prune_rate:.2f}")
             for x in made.layers
         ]
         print_table(
-            simple_table(("layer", "weights", "pruned %"), rows, title=f"rates: {made.rates_source}")
+            simple_table(
+                ("layer", "weights", "pruned %"), rates, title=f"rates: {made.rates_source}"
+            )
         )
     every = max(1, config.epochs // 20)
-    rows = [
+    times = [
         (f"{m.epoch:g}", f"{m.learning_rate:.6g}", _percent(m.sparsity))
         for m in made.moments
         if m.epoch % every == 0 or m.epoch == config.epochs
     ]
     print_table(
-        simple_table(("after epoch", "learning rate", "sparsity %"), rows, left=0, title="schedule")
+        simple_table(
+            ("after epoch", "learning rate", "sparsity %"), times, left=0, title="schedule"
+        )
     )
 
 

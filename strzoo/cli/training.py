@@ -78,14 +78,20 @@ class _View:
     """The epochs so far and where the present one is."""
 
     def __init__(self, config: TrainConfig) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._config = config
         self._rows: list[tuple[str, ...]] = []
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(speed_estimate_period=300),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("steps"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
             TextColumn("{task.fields[now]}"),
         )  # fmt: skip
         self._task = self._bar.add_task("training", total=None, now="")
@@ -99,7 +105,8 @@ class _View:
             done = event.epoch * event.steps + event.step
             self._bar.update(self._task, total=event.epochs * event.steps, completed=done)
         elif isinstance(event, StepDone):
-            now = f"loss {event.loss:.3f}  top-1 {event.top1:.2f} %  {event.images_per_second:.0f} img/s"
+            speed = f"{event.images_per_second:.0f} img/s"
+            now = f"loss {event.loss:.3f}  top-1 {event.top1:.2f} %  {speed}"
             done = (event.epoch - 1) * self._steps + event.step
             self._bar.update(self._task, completed=done, now=now)
         elif isinstance(event, EpochDone):

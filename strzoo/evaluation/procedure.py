@@ -19,7 +19,6 @@ from strzoo.data.loading import DECODERS, default_workers
 from strzoo.data.samples import single_labels
 from strzoo.errors import UsageError
 from strzoo.evaluation.loop import LoopOptions
-from strzoo.processes import join_group
 from strzoo.evaluation.records import (
     EvalResult,
     as_tensor,
@@ -28,6 +27,7 @@ from strzoo.evaluation.records import (
 from strzoo.evaluation.runners import CIFAR_MEAN, CIFAR_STD, Model, Runner, open_runner
 from strzoo.evaluation.sharing import Run, describe_device, list_versions
 from strzoo.evaluation.tally import rank
+from strzoo.processes import join_group
 from strzoo.registry import Preprocessing
 from strzoo.settings import Settings
 

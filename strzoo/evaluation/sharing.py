@@ -16,7 +16,6 @@ from strzoo.data.loading import shard
 from strzoo.data.samples import Samples
 from strzoo.errors import StrzooError
 from strzoo.evaluation.loop import Loop, LoopOptions
-from strzoo.processes import Group
 from strzoo.evaluation.records import (
     SUSPICIOUS_TOP1,
     DecoderCheck,
@@ -29,6 +28,7 @@ from strzoo.evaluation.records import (
 from strzoo.evaluation.runners import Runner
 from strzoo.evaluation.tally import Progress, Tally
 from strzoo.files import check_destination
+from strzoo.processes import Group
 from strzoo.version import VERSION
 
 log = logging.getLogger(__name__)

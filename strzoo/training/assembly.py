@@ -96,7 +96,7 @@ def build_network(
         model = share_statistics(model, device)
     model = model.to(device)
     if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     mask = ZeroMask(model) if config.start_from is not None and config.keep_mask else None
     frozen = Frozen(model, config.freeze) if config.freeze else None
     return Network(model, rates, mask, frozen)

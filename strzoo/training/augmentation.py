@@ -83,9 +83,7 @@ class Shifts:
     padding: int
 
     @classmethod
-    def draw(
-        cls, images: int, padding: int, *, flip: bool, seed: int, epoch: int
-    ) -> Shifts:
+    def draw(cls, images: int, padding: int, *, flip: bool, seed: int, epoch: int) -> Shifts:
         random = np.random.default_rng((seed, epoch, images))
         offsets = random.integers(0, 2 * padding + 1, (images, 2))
         flips = random.random(images) < 0.5 if flip else np.zeros(images, dtype=bool)

@@ -54,7 +54,9 @@ class TrainConfig:
     small_stem: bool = _key(False, "keep the resolution in the first layer, for 32x32 images")
     width: float = _key(1.0, "multiplies the channels of mobilenetv1")
     head_bias: bool = _key(False, "a classifier with bias")
-    initialisation: str = _key("kaiming_normal", "of all convolutions: " + ", ".join(INITIALISATIONS))
+    initialisation: str = _key(
+        "kaiming_normal", "of all convolutions: " + ", ".join(INITIALISATIONS)
+    )
     fan: str = _key("fan_in", "of the initialisation: fan_in or fan_out")
     init_density: float = _key(1.0, "scaled fan: the fraction of weights that will stay")
     start_from: str | None = _key(None, "fine-tune this model id or checkpoint file")
@@ -76,7 +78,9 @@ class TrainConfig:
     keep_dense: tuple[str, ...] = _key((), "layers left dense: first, last, or glob patterns")
 
     epochs: int = _key(100, "passes over the training set")
-    batch_size: int = _key(256, "images per step, over all processes and accumulated parts together")
+    batch_size: int = _key(
+        256, "images per step, over all processes and accumulated parts together"
+    )
     accumulate: int = _key(1, "parts in which each process computes its share of a batch")
     learning_rate: float = _key(0.256, "peak rate, for a global batch of lr_batch_size images")
     lr_batch_size: int = _key(256, "the global batch that learning_rate was chosen for")
@@ -91,12 +95,16 @@ class TrainConfig:
     momentum: float = _key(0.875, "of SGD")
     nesterov: bool = _key(False, "Nesterov's form of momentum")
     weight_decay: float = _key(3.0517578125e-5, "of convolution and linear weights")
-    threshold_decay: float | None = _key(None, "of STR thresholds; none: as the weights (the paper)")
+    threshold_decay: float | None = _key(
+        None, "of STR thresholds; none: as the weights (the paper)"
+    )
     decay_normalisation: bool = _key(False, "decay BatchNorm parameters and biases too")
     label_smoothing: float = _key(0.1, "mass given to the other classes")
     ema_decay: float | None = _key(None, "keep an exponential moving average of the weights")
 
-    dataset: str = _key("folder", "folder (ImageNet and any classes): train/ and val/; cifar10, cifar100, digits")
+    dataset: str = _key(
+        "folder", "folder (ImageNet and any classes): train/ and val/; cifar10, cifar100, digits"
+    )
     data: str | None = _key(None, "folder of the data set (train/ and val/), or CIFAR's files")
     validation: str | None = _key(None, "validation images, if they are not found in data")
     augmentation: str = _key("resized_crop_flip", ", ".join(AUGMENTATIONS))
@@ -105,7 +113,9 @@ class TrainConfig:
     workers: int | None = _key(None, "decoding processes; none: one per core")
 
     device: str | None = _key(None, "cpu, cuda or cuda:N; none: a GPU if there is one")
-    precision: str = _key("auto", "auto is fp32 on the CPU and tf32 on a GPU; " + ", ".join(PRECISIONS))
+    precision: str = _key(
+        "auto", "auto is fp32 on the CPU and tf32 on a GPU; " + ", ".join(PRECISIONS)
+    )
     channels_last: bool = _key(True, "memory layout of weights and images")
     compile: bool = _key(False, "torch.compile the network")
     sync_batchnorm: bool = _key(False, "BatchNorm statistics over all processes")

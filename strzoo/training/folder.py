@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -16,10 +17,10 @@ import torch
 from torch import nn
 
 from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
-from strzoo.conversion import to_dense
 from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.sharing import describe_device, list_versions
 from strzoo.files import write_error, write_text
+from strzoo.sparsification import to_dense_
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import dump_config
 from strzoo.training.records import EpochRecord
@@ -101,9 +102,8 @@ class RunFolder:
         made = build_checkpoint(model, metadata)
         if made.format == "str":
             self._save(made, "best_str.pth")
-        converted = to_dense(made)
-        dense = Checkpoint(converted.spec, "dense", converted.state_dict, dict(metadata))
-        self._save(dense, "best_dense.pth")
+        dense = to_dense_(copy.deepcopy(model))  # DNW and GMP too compute with fewer weights
+        self._save(build_checkpoint(dense, metadata), "best_dense.pth")
 
     def _save(self, checkpoint: Checkpoint, name: str) -> None:
         save_checkpoint(checkpoint, self.path / name, force=True)

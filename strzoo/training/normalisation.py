@@ -22,17 +22,21 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         world = torch.distributed.get_world_size()
         count = world * input.numel() / input.shape[1]
-        mean = all_reduce(input.sum((0, 2, 3))) / count
-        centred = input - mean[:, None, None]
+        values = input.to(self.weight.dtype)  # under autocast the input is in half precision
+        mean = all_reduce(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
         variance = all_reduce(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self._update(mean, variance * count / (count - 1))
         result = centred * torch.rsqrt(variance + self.eps)[:, None, None]
-        return result * self.weight[:, None, None] + self.bias[:, None, None]
+        result = result * self.weight[:, None, None] + self.bias[:, None, None]
+        return result.to(input.dtype)
 
     def _update(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)

@@ -11,7 +11,6 @@ import torch
 
 from strzoo.errors import StrzooError
 from strzoo.evaluation.runners import float32_mode
-from strzoo.files import atomic_path
 from strzoo.processes import Group, join_group
 from strzoo.settings import Settings
 from strzoo.training.assembly import choose_device, choose_precision
@@ -20,8 +19,8 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.loop import Stopped, Trainer
 from strzoo.training.randomness import preserved_randomness
-from strzoo.training.records import Event, RunStarted, TrainResult, choose_best
 from strzoo.training.recipes import load_recipe
+from strzoo.training.records import Event, RunStarted, TrainResult, choose_best
 from strzoo.training.signals import StopRequest, stop_requests
 from strzoo.training.state import check_resumable, read_state, restore_state
 

@@ -52,7 +52,8 @@ def write_report(folder: RunFolder, config: TrainConfig, history: Sequence[Epoch
         "| | epoch | top-1 % | top-5 % | loss | sparsity % |",
         "|---|---:|---:|---:|---:|---:|",
         *(
-            f"| {name} | {r.epoch} | {r.top1:.2f} | {r.top5:.2f} | {r.loss:.4f} | {r.sparsity:.2f} |"
+            f"| {name} | {r.epoch} | {r.top1:.2f} | {r.top5:.2f} | {r.loss:.4f} "
+            f"| {r.sparsity:.2f} |"
             for name, r in (("best", best), ("last", last))
             if r is not None
         ),

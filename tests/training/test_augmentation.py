@@ -27,7 +27,7 @@ def test_a_random_box_lies_inside_and_has_the_area_and_ratio_it_should(
     if min(width, height) > 100 and max(width, height) < 2 * min(width, height):
         # Sides are rounded to whole pixels: allow one on each.
         assert (w + 1) * (h + 1) >= 0.08 * width * height
-        assert 3 / 4 <= (w + 1) / (h - 1)
+        assert (w + 1) / (h - 1) >= 3 / 4
         assert (w - 1) / (h + 1) <= 4 / 3
 
 

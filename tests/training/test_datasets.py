@@ -37,7 +37,7 @@ def write_folder(folder: Path, images: int = 12) -> Path:
 
 
 def write_cifar(folder: Path) -> tuple[Path, np.ndarray]:
-    """CIFAR-10 of 4 images per training file and 4 for the test; training pixels [20, 3, 32, 32]."""
+    """CIFAR-10 of 4 images in each file; also the 20 training images, [20, 3, 32, 32]."""
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
     files = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
@@ -137,5 +137,7 @@ def test_cifar_is_fed_whole_and_normalised(tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match="data_batch_3"):
         open_datasets(config, CPU)
     (folder / "data_batch_3").write_bytes(b"cos\nsystem\n.")
-    with pytest.raises(IntegrityError, match=r"data_batch_3 is not a CIFAR file .*os\.system, which is refused"):
+    with pytest.raises(
+        IntegrityError, match=r"data_batch_3 is not a CIFAR file .*os\.system, which is refused"
+    ):
         open_datasets(config, CPU)
