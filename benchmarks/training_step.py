@@ -142,7 +142,8 @@ def main() -> None:
     print(
         f"\n{options.architecture}, batch {options.batch_size}, {options.precision}, {where}, "
         f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}, "
-        f"Python {platform.python_version()}, torch {version('torch')}; load {os.getloadavg()[0]:.1f}"
+        f"Python {platform.python_version()}, torch {version('torch')}; "
+        f"load {os.getloadavg()[0]:.1f}"
     )
 
 
