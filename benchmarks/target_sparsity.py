@@ -55,7 +55,7 @@ def load_data(name: str) -> tuple[ImageSet, ImageSet]:
     """Training and test images."""
     if name == "digits":
         return strzoo.load_digits("train"), strzoo.load_digits("test")
-    return crops(150, left=0.0, right=0.75, seed=0), crops(60, left=0.75, right=1.0, seed=1)
+    return crops(100, left=0.0, right=0.75, seed=0), crops(60, left=0.75, right=1.0, seed=1)
 
 
 def crops(each: int, *, left: float, right: float, seed: int) -> ImageSet:

@@ -141,8 +141,9 @@ def main() -> None:
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     print(
         f"\n{options.architecture}, batch {options.batch_size}, {options.precision}, {where}, "
-        f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {version('torch')}; load {os.getloadavg()[0]:.1f}"
+        f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}, "
+        f"Python {platform.python_version()}, torch {version('torch')}; "
+        f"load {os.getloadavg()[0]:.1f}"
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from strzoo.analysis.reporting import find_weights, is_file_argument
 from strzoo.checkpoint import read_checkpoint
 from strzoo.errors import UsageError
+from strzoo.layers import STRLayer
 from strzoo.models import create_model
 from strzoo.models.blocks import initialize
 from strzoo.registry import FORMATS, ModelCard, Preprocessing, get_card
@@ -90,7 +91,8 @@ def _with_classes(model: nn.Module, num_classes: int | None) -> nn.Module:
         return model
     if num_classes < 1:
         raise UsageError(f"num_classes is {num_classes}; it must be at least 1")
-    model.fc = type(fc)(fc.in_channels, num_classes, 1, bias=fc.bias is not None)
+    options: dict[str, Any] = {"threshold": fc.granularity} if isinstance(fc, STRLayer) else {}
+    model.fc = type(fc)(fc.in_channels, num_classes, 1, bias=fc.bias is not None, **options)
     initialize(model.fc)
     return model.eval()
 

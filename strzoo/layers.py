@@ -100,6 +100,13 @@ class STRLayer(SparseLayer):
         del self.sparseThreshold, self.g
 
     @property
+    def granularity(self) -> str:
+        """ "layer" (a shared threshold too), "filter" or "weight": what one threshold covers."""
+        if self.sparseThreshold.numel() == 1:
+            return "layer"
+        return "weight" if self.sparseThreshold.shape == self.weight.shape else "filter"
+
+    @property
     def threshold(self) -> Tensor:
         """g(s), in the units of the weights; shape [1, 1], per filter or per weight."""
         return self.g(self.sparseThreshold)

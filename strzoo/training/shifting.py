@@ -1,4 +1,4 @@
-"""Shift the threshold parameters of all STR layers by one number, to a wanted total sparsity."""
+"""Decay the threshold parameters of all STR layers by as much as a total sparsity asks for."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from strzoo.sparsification import prunable_layers, str_layers
 _SAMPLE = 1 << 14  # weights looked at per layer where a decision need not be exact
 _TOLERANCE = 1e-4  # of the sampled solution: a tenth of what the end is held to
 _FIRST_SPARSITY = 1e-3  # where thresholds that do nothing yet are brought to
-_FARTHEST = 1e7  # an offset beyond which no threshold parameter is
+_KNEE = 0.1  # above this (negative) s, weight decay on it is continued as a line
+_LOWEST = -1e4  # no s is brought below this; sigmoid is 0 long before
+_FARTHEST = 1e7  # beyond any offset and any s
 
 
 @dataclass(frozen=True)
 class Shift:
-    """`offset` was added to every s; `sparsity` is the fraction of zeros after it (an estimate
-    from a sample unless the move was exact)."""
+    """Every s was multiplied by exp(-`offset`); `sparsity` is the fraction of zeros after it (an
+    estimate from a sample unless the move was exact)."""
 
     offset: float
     sparsity: float
@@ -44,12 +46,23 @@ class _Part:
 
 
 def _shifted(s: Tensor, offset: float, cap: float) -> Tensor:
-    """s + offset, at most `cap`; the sum in double, as s may start in the thousands."""
-    return (s.double() + offset).clamp(max=cap).to(s.dtype)
+    """s * exp(-offset): s after weight decay, ds = -s dt, for a time `offset`; at most `cap`.
+
+    Decay alone never passes 0, a threshold of 1/2. Above -_KNEE it goes on at the pace that it has
+    there, so that every threshold can be reached.
+    """
+    wide = s.to(torch.float64 if s.device.type != "mps" else torch.float32)
+    # In these units decay has a constant pace: u = -ln(-s / _KNEE), and a line above -_KNEE.
+    u = torch.where(wide < -_KNEE, -(-wide / _KNEE).clamp(min=1).log(), wide / _KNEE + 1) + offset
+    moved = torch.where(u < 0, -_KNEE * torch.exp(-u.clamp(max=0)), (u - 1) * _KNEE)
+    return moved.clamp(max=cap).maximum(wide.clamp(max=_LOWEST)).to(s.dtype)
 
 
 class ThresholdShifter:
-    """Adds one number to every threshold parameter of a network.
+    """Applies one amount of weight decay to every threshold parameter of a network.
+
+    Decay is the force that raises thresholds in plain STR, and acts alike on all of them; which
+    layer yields to it is for the gradients to say. Negative amounts lower the thresholds.
 
     A layer that would be left with fewer than `keep` of its weights (one at least) gets less, or
     has its thresholds lowered, so that this many stay alive. A threshold that several layers
@@ -104,7 +117,7 @@ class ThresholdShifter:
 
     @torch.no_grad()
     def move_to(self, sparsity: float, *, exact: bool) -> Shift:
-        """Add to every s the number that makes the total sparsity this fraction.
+        """Decay every s by the amount that makes the total sparsity this fraction.
 
         Args:
             sparsity: the fraction wanted; if the weights that are zero in themselves are more

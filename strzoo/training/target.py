@@ -1,9 +1,9 @@
 """Make STR meet a total sparsity while the sparsity of each layer stays learned.
 
-Plain STR learns threshold parameters s under weight decay, and the sparsity is what comes out.
-Here one number, the same for all layers, is added to every s: the one that brings the *total*
-sparsity to where a schedule wants it. What the gradients say about one layer against another is
-left alone. The method, its limits and measurements: docs/target-sparsity.md.
+In plain STR weight decay raises all thresholds and gradients hold each layer's back; the sparsity
+is where the two come to rest. Here the amount of that decay is not a hyperparameter: at every
+decision it is the amount that brings the *total* sparsity to where a schedule wants it. The
+gradients still say which layer yields. Method, limits, measurements: docs/target-sparsity.md.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class TargetSparsity:
 
 @dataclass(frozen=True)
 class Steering:
-    """One decision: sparsity wanted and reached (fractions of all weights), and what was added to
-    every threshold parameter."""
+    """One decision: sparsity wanted and reached (fractions of all weights; reached is an estimate
+    except in `settle`), and the decay: every threshold parameter was multiplied by exp(-offset)."""
 
     step: int
     wanted: float
@@ -179,7 +179,7 @@ class SparsityController:
 
 @torch.no_grad()
 def project_sparsity(model: nn.Module, sparsity: float, *, keep: float = 0.0) -> Shift:
-    """Shift all thresholds of an STR network by one number so that its total sparsity is this.
+    """Decay all thresholds of an STR network by what makes its total sparsity this.
 
     For a network that no controller steers, such as the moving average of one.
 

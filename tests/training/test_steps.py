@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,6 @@ def test_ten_steps_are_those_of_the_equations(method: str, granularity: str) -> 
     assert 0.2 < pruned[-1] < 0.8  # the comparison saw both zeros and survivors
 
 
-def _assert_near(found: torch.Tensor, expected: Array) -> None:
+def _assert_near(found: Any, expected: Array) -> None:
     values = found.detach().numpy()
     np.testing.assert_allclose(values.reshape(expected.shape), expected, rtol=0, atol=1e-10)
