@@ -251,16 +251,16 @@ class Trainer:
         model = self.model
         if self.average is not None:
             model = self.average.module
-            if self.controller is not None and self.controller.last is not None:
+            if self.controller is not None:
                 model = copy.deepcopy(model)
-                project_sparsity(model, self.controller.last.wanted)
+                project_sparsity(model, self.controller.wanted(self.position))
         self.network.prune(self.config, self.epoch + 1, model)
         yield model
 
     def _wanted_sparsity(self) -> float | None:
-        if self.controller is not None and self.controller.last is not None:
-            return 100 * self.controller.last.wanted
-        return None
+        if self.controller is None:
+            return None
+        return 100 * self.controller.wanted(self.position)
 
     def _is_candidate(self) -> bool:
         """Whether the network is as sparse as it is meant to end."""
