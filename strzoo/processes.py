@@ -73,6 +73,9 @@ def join_group(device: torch.device | None = None) -> Iterator[Group]:
     Args:
         device: where tensors that the processes exchange lie besides host memory: NCCL carries
             those of a GPU.
+
+    Raises:
+        StrzooError: the processes cannot find each other.
     """
     if dist.is_available() and dist.is_initialized():
         yield Group(dist.get_rank(), dist.get_world_size())
@@ -83,7 +86,13 @@ def join_group(device: torch.device | None = None) -> Iterator[Group]:
         return
     # gloo also with GPUs: counts and flags are exchanged in host memory.
     nccl = device is not None and device.type == "cuda" and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=_PATIENCE)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise StrzooError(
+            f"cannot join the {world} processes at {where}: {' '.join(str(error).split())[:160]}"
+        ) from error
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
     finally:

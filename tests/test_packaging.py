@@ -40,6 +40,10 @@ def test_the_wheel_carries_the_registry_the_budgets_and_the_licence(wheel: Path)
     budgets = {Path(n).name for n in names if n.startswith("strzoo/_shipped/budgets/")}
     assert budgets == {path.name for path in (CHECKOUT / "budgets").glob("*.json")}
     assert {"strzoo/data/digits.npz", "strzoo/data/DIGITS.md", "strzoo/py.typed"} <= names
+    recipes = {Path(n).name for n in names if n.startswith("strzoo/training/recipes/")}
+    shipped = {path.name for path in (CHECKOUT / "strzoo/training/recipes").glob("*.yaml")}
+    assert recipes == shipped
+    assert "resnet50_str_90.23.yaml" in recipes
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 

@@ -144,6 +144,7 @@ def load_batches(
                 num_workers=workers,
                 collate_fn=_as_it_is,
                 pin_memory=device.type == "cuda",
+                generator=torch.Generator(),  # else it would draw from the global one
                 **options,
             )
         )

@@ -35,7 +35,7 @@ class Tally:
                 loss.detach().double() * images,
                 hits[:, 0].sum().double(),
                 hits.sum().double(),
-                torch.tensor(float(images), dtype=torch.float64, device=logits.device),
+                torch.full((), images, dtype=torch.float64, device=logits.device),
             ]
         )
 

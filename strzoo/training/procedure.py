@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from strzoo.training.loop import Stopped, Trainer
 from strzoo.training.randomness import preserved_randomness
 from strzoo.training.recipes import load_recipe
 from strzoo.training.records import Event, RunStarted, TrainResult, choose_best
-from strzoo.training.signals import StopRequest, stop_requests
+from strzoo.training.signals import stop_requests
 from strzoo.training.state import check_resumable, read_state, restore_state
 
 
@@ -53,19 +53,17 @@ def train(
     device = choose_device(config)
     precision = choose_precision(config, device)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_requests())
         stack.enter_context(preserved_randomness())
         stack.enter_context(float32_mode(device, precision))
         group = stack.enter_context(join_group(device))
         stack.enter_context(_fellows(group))
-        return _run(config, device, group, stop, settings, on_event)
+        return _run(config, device, group, settings, on_event)
 
 
 def _run(
     config: TrainConfig,
     device: torch.device,
     group: Group,
-    stop: StopRequest,
     settings: Settings | None,
     on_event: Callable[[Event], object],
 ) -> TrainResult:
@@ -96,13 +94,14 @@ def _run(
         )
     )  # fmt: skip
     interrupted = None
-    try:
-        trainer.run(folder, stop, resumed=resumed)
-    except Stopped:
-        interrupted = stop.name or "another process"
-    finally:
-        if trainer.board is not None:
-            trainer.board.close()
+    with stop_requests() as stop:
+        try:
+            trainer.run(folder, stop, resumed=resumed)
+        except Stopped:
+            interrupted = stop.name or "another process"
+        finally:
+            if trainer.board is not None:
+                trainer.board.close()
     files = group.lead(lambda: _conclude(folder, trainer)) if interrupted is None else ()
     history = tuple(trainer.history)
     return TrainResult(
@@ -119,7 +118,7 @@ def _conclude(folder: RunFolder, trainer: Trainer) -> tuple[Path, ...]:
 
 
 @contextlib.contextmanager
-def _fellows(group: Group):  # type: ignore[no-untyped-def]
+def _fellows(group: Group) -> Iterator[None]:
     """Another process's end, which torch reports as a broken connection, as one line."""
     try:
         yield

@@ -31,6 +31,10 @@ sys.stderr.write(f"{{code}} {{heavy}}")
         ["convert", "--help"],
         ["evaluate", "--help"],
         ["predict", "--help"],
+        ["train", "--help"],
+        ["train", "--list"],
+        ["train", "--keys"],
+        ["train", "resnet50_str_90.23", "--show"],
     ],
 )
 def test_commands_that_need_no_torch_do_not_import_it(arguments: list[str]) -> None:

@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 
 import strzoo
+from strzoo.checkpoint.reading import read_document
 from strzoo.data.images import BrokenImageError
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
+from strzoo.training.records import StepDone
+from tests.training.runs import differences, final_state
 
 CPU = torch.device("cpu")
 FOLDER = TrainConfig(
@@ -77,6 +80,29 @@ def test_workers_change_nothing_and_an_epoch_changes_the_crops(tmp_path: Path) -
         assert torch.equal(a, b)
     other = next(iter(alone.batches(order, 2, epoch=5)))[0]
     assert not torch.equal(first[0][0], other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_on_files_goes_on_in_mid_epoch_to_the_same_end(workers: int, tmp_path: Path) -> None:
+    class Cut(Exception):  # noqa: N818 - stands for a kill
+        pass
+
+    def cut(event: object) -> None:
+        if isinstance(event, StepDone) and event.step == 2:
+            raise Cut
+
+    data = write_folder(tmp_path / "data")
+    config = dataclasses.replace(
+        FOLDER, data=str(data), workers=workers, checkpoint_every=1, log_every=1
+    )
+    whole = dataclasses.replace(config, output=str(tmp_path / "whole"))
+    strzoo.train(whole)
+    parts = dataclasses.replace(config, output=str(tmp_path / "parts"), resume="auto")
+    with pytest.raises(Cut):
+        strzoo.train(parts, on_event=cut)
+    assert read_document(tmp_path / "parts" / "last.pth")["training"]["step"] == 1
+    assert strzoo.train(parts).finished
+    assert differences(final_state(tmp_path / "whole"), final_state(tmp_path / "parts")) == []
 
 
 def test_faults_of_a_folder_are_told_before_anything_is_trained(tmp_path: Path) -> None:
