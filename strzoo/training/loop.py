@@ -99,10 +99,10 @@ class Trainer:
                 stays.
         """
         self.folder, self.stop = folder, stop
-        if resumed is None and self.controller is not None:
-            self.controller.step(0)
         if resumed is None:
             self.group.lead(lambda: folder.save_initial(self.model))
+            if self.controller is not None:
+                self.controller.step(0)
         try:
             while self.epoch < self.config.epochs:
                 self._train_epoch()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strzoo
@@ -65,6 +65,7 @@ def test_a_budget_takes_the_place_of_a_uniform_rate_and_the_other_way_round() ->
         apply_overrides(uniform, ["budget=x", "prune_rate=0.1"])
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.builds(
         TrainConfig,
@@ -181,3 +182,29 @@ def test_a_plan_counts_what_the_paper_prints_and_expects_what_the_schedules_say(
     learned = strzoo.plan(load_recipe("mobilenetv1_str_89.01"), processes=8)
     assert {m.sparsity for m in learned.moments} == {None}
     assert learned.part == 32
+
+
+@pytest.mark.parametrize(
+    ("threshold", "thresholds"),
+    # Of the 20 layers between the ends; 16, 32 and 64 filters in 6, 6 and 6 of them and in the
+    # two projections; weights: 3x3 convolutions and the projections.
+    [
+        ("layer", 20),
+        ("global", 1),
+        ("filter", 6 * 16 + 7 * 32 + 7 * 64),
+        ("weight", 9 * (6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2) + 16 * 32 + 32 * 64),
+    ],
+)
+def test_a_plan_has_a_threshold_for_each_layer_filter_or_weight_that_is_not_kept_dense(
+    threshold: str, thresholds: int
+) -> None:
+    config = dataclasses.replace(
+        load_recipe("digits_str"), threshold=threshold, keep_dense=("first", "last"),
+        threshold_decay=0.25,
+    )  # fmt: skip
+    made = strzoo.plan(config)
+    assert [layer.name for layer in made.layers if layer.method == "dense"] == ["conv1", "fc"]
+    groups = {group.name: group for group in made.groups}
+    assert groups["thresholds"].parameters == thresholds
+    assert groups["thresholds"].weight_decay == 0.25
+    assert made.moments[-1].sparsity == 90

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strzoo.errors import UsageError
 from strzoo.training.order import BatchOrder
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99),
     st.integers(0, 5),
