@@ -118,7 +118,6 @@ class Frozen:
     def __init__(self, model: nn.Module, patterns: Iterable[str]) -> None:
         modules = {name: module for name, module in model.named_modules() if name}
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        self.parameters: list[str] = []
         frozen: dict[str, nn.Parameter] = {}
         self._normalisations: list[nn.Module] = []
         for pattern in patterns:

@@ -18,7 +18,10 @@ from torch import nn
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.shifting import Shift, ThresholdShifter
 
-_DECISIONS = 250  # in a long training; a decision costs a few passes over a sample of the weights
+# A decision looks at a sample of the weights several times: every step of a long training would be
+# too dear. Between two of them gradients move the thresholds freely: more than 50 steps is too far.
+_DECISIONS = 250
+_LONGEST_INTERVAL = 50
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,10 @@ class Steering:
 class SparsityController:
     """Steers the total sparsity of an STR network along a `TargetSparsity`.
 
-    Call `step` after each optimizer step, and `settle` before the network is evaluated or saved.
+    Call `step` after each optimizer step, and `settle` at the end of each epoch, before the network
+    is evaluated or saved; both change the thresholds, so a resumed run must call them at the same
+    moments. Once `holding`, every settled network is at the target.
+
     All decisions follow from the weights, the thresholds and the number of the step, so a resumed
     run and every rank of a distributed one decide alike (rank 0's number is sent to the others).
 
@@ -105,7 +111,8 @@ class SparsityController:
             raise UsageError(f"a training of {total_steps} steps cannot reach a sparsity")
         self.schedule = schedule
         self.total_steps = total_steps
-        self.interval = schedule.interval or max(1, total_steps // _DECISIONS)
+        chosen = min(max(1, total_steps // _DECISIONS), _LONGEST_INTERVAL)
+        self.interval = schedule.interval or chosen
         self._shifter = ThresholdShifter(model, keep=schedule.keep)
         self._shifter.check_reachable(schedule.target)
         self._initial: float | None = None
@@ -125,9 +132,9 @@ class SparsityController:
         """Steer if this step is one to decide in; the last one is, exactly.
 
         Args:
-            step: optimizer steps done so far, from 1. Before the first, pass 0 once: thresholds
-                that start far below the weights (s_init of -3200) are brought to where they begin
-                to matter.
+            step: optimizer steps done so far, from 1. Before the first (but not when resuming)
+                pass 0: thresholds that start far below the weights (s_init of -3200) are brought
+                to where they begin to matter.
 
         Returns:
             The decision, or None if there was none.
