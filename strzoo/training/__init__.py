@@ -1,1 +1,1 @@
-"""Training: parameter groups and a short loop for data that fits in memory."""
+"""Training: recipes, methods, the loop that resumes to the bit, and `fit` for data in memory."""
