@@ -192,7 +192,8 @@ def _print_result(result: TrainResult, as_json: bool, quiet: bool) -> None:
             if r is not None
         ]
         header = ("", "epoch", "top-1 %", "top-5 %", "sparsity %")
-        print_table(simple_table(header, rows, title=str(result.folder)))
+        if rows:
+            print_table(simple_table(header, rows, title=str(result.folder)))
     if quiet:
         return
     if result.finished:
