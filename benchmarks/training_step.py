@@ -6,7 +6,8 @@
 One step is forward, loss, backward and SGD with momentum, on one batch over and over. The methods
 take turns in every round; a ratio is the median of the rounds' ratios. On the CPU the time is the
 processor's, not the clock's, so that other work on the core counts less. Peak memory is measured
-in a process of its own for each method.
+in a process of its own for each method. "The layers alone" is what a sparse step does besides a
+dense one, measured without the network: all effective weights and their gradients.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +27,7 @@ import torch
 from torch import nn
 
 import strzoo
+from strzoo.sparsification import sparse_layers
 from strzoo.training.optimisation import parameter_groups
 
 METHODS = ("dense", "str", "dnw", "gmp")
@@ -64,13 +67,32 @@ class Trainee:
 
     def timed_steps(self, count: int) -> float:
         """Seconds per step."""
+
+        def steps() -> None:
+            for _ in range(count):
+                self.step()
+
+        return self._timed(steps) / count
+
+    def layers_alone(self, count: int = 5) -> float:
+        """Seconds for the effective weights of all layers and the gradients through them."""
+        layers = list(sparse_layers(self.model).values())
+        grads = [torch.ones_like(layer.weight) for layer in layers]
+
+        def pass_through() -> None:
+            effective = [layer.effective_weight() for layer in layers]
+            for weight, layer, grad in zip(effective, layers, grads, strict=True):
+                torch.autograd.grad(weight, list(layer.parameters(recurse=False)), grad)
+
+        return statistics.median(self._timed(pass_through) for _ in range(count))
+
+    def _timed(self, function: Callable[[], object]) -> float:
         clock = time.perf_counter if self.device.type == "cuda" else time.process_time
         self._wait()
         start = clock()
-        for _ in range(count):
-            self.step()
+        function()
         self._wait()
-        return (clock() - start) / count
+        return clock() - start
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -126,17 +148,18 @@ def main() -> None:
             seconds[method].append(trainee.timed_steps(options.steps))
         shown = ", ".join(f"{m} {values[-1]:.3f}" for m, values in seconds.items())
         print(f"round {number + 1}: {shown}", flush=True)
+    alone = {method: t.layers_alone() for method, t in trainees.items() if method != "dense"}
     del trainees
     memory = {method: memory_of(method) for method in options.methods}
-    print("\n| | seconds per step | ratio | bar | peak MB | ratio | bar |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("\n| | seconds per step | ratio | bar | the layers alone | peak MB | ratio | bar |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for method, values in seconds.items():
         ratio = statistics.median(v / d for v, d in zip(values, seconds["dense"], strict=True))
         bar = BARS[method] or ""
         print(
             f"| {method} | {statistics.median(values):.3f} | {ratio:.3f} | {bar} "
-            f"| {memory[method]:.0f} | {memory[method] / memory['dense']:.3f} "
-            f"| {1.05 if bar else ''} |"
+            f"| {alone.get(method, 0):.3f} | {memory[method]:.0f} "
+            f"| {memory[method] / memory['dense']:.3f} | {1.05 if bar else ''} |"
         )
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     print(

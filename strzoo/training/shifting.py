@@ -175,7 +175,7 @@ class ThresholdShifter:
             columns = weight[:, ::stride]
             parts.append(
                 _Part(
-                    columns.abs(),
+                    columns.abs().to(torch.promote_types(weight.dtype, s.dtype)),
                     s[:, ::stride] if s.shape[1:] == weight.shape[1:] else s,
                     layer,
                     id(layer.sparseThreshold),
