@@ -42,7 +42,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
 
 
-def run_program(program: str, *arguments: object, timeout: float = 120) -> int:
+def run_program(program: str, *arguments: object, timeout: float = 300) -> int:
     """Run Python code in a process of its own; its exit code (negative: the signal)."""
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],

@@ -44,7 +44,7 @@ def train_apart(
     file.write_text(dump_config(dataclasses.replace(config, output=str(folder))))
     return subprocess.run(
         [*launcher, *program, str(file)],
-        env=environment(), capture_output=True, text=True, timeout=180,
+        env=environment(), capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_sigterm_ends_the_command_cleanly_and_the_run_goes_on_to_the_same_end(
         line = running.stderr.readline()
         assert line, "the run ended before its second step"
     running.send_signal(signal.SIGTERM)
-    _, rest = running.communicate(timeout=60)
+    _, rest = running.communicate(timeout=300)
     assert running.returncode == 0, rest
     assert f"stopped by SIGTERM; go on with resume=auto output={tmp_path / 'run'}" in rest
     assert not strzoo.read_checkpoint(tmp_path / "run" / "last.pth").metadata["epoch"]
