@@ -1,0 +1,190 @@
+"""Graph -> maps and steps: what each layer needs of its neighbours, then which kernel runs it.
+
+Two walks over the layers. The first makes the maps and collects what is asked of them (padding,
+phases, pitch); then all get their places; the second writes the steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from strzoo.engine.graph import (
+    Add,
+    Affine,
+    AveragePool,
+    Clamp,
+    Concat,
+    Convolution,
+    GlobalAveragePool,
+    Graph,
+    Layer,
+    MaxPool,
+    Window,
+)
+from strzoo.engine.layout import Map, Pitches, allocate
+from strzoo.engine.taps import Taps, window_taps
+
+
+@dataclass
+class Placement:
+    """The maps of a graph: by value, and the copies that strided or padded windows read.
+
+    `copies` maps (value, kind of copy) to the copy; `layer_source` a windowed layer to the map it
+    reads. `size` is that of the arena, in floats.
+    """
+
+    images: int
+    lanes: int
+    values: dict[str, Map] = field(default_factory=dict)
+    copies: dict[tuple[str, tuple[object, ...]], Map] = field(default_factory=dict)
+    sources: dict[str, Map] = field(default_factory=dict)
+    taps: dict[str, Taps] = field(default_factory=dict)
+    size: int = 0
+    slack: int = 0
+
+    @property
+    def maps(self) -> list[Map]:
+        return [*self.values.values(), *self.copies.values()]
+
+
+def place_values(graph: Graph, images: int, lanes: int) -> Placement:
+    """Give every value of `graph` room in an arena for groups of `images` images."""
+    placement = Placement(images, lanes)
+    _make_maps(graph, placement)
+    _join_concatenations(graph, placement)
+    pitches = Pitches()
+    for layer in graph.layers:
+        _require(layer, placement, pitches)
+    pitches.settle(placement.maps, images, lanes)
+    _set_lifetimes(graph, placement)
+    for taps in placement.taps.values():
+        placement.slack = max(placement.slack, 8 * taps.reach_floats(placement))
+    placement.slack = -(-(placement.slack + 8 * lanes * 32) // 16) * 16
+    placement.size = allocate(placement.maps, placement.slack) + placement.slack
+    return placement
+
+
+def _make_maps(graph: Graph, placement: Placement) -> None:
+    makers = {layer.output: layer for layer in graph.layers}
+    for name, shape in graph.shapes.items():
+        if len(shape) == 1:
+            placement.values[name] = Map(name, shape[0], 1, 1, packed=True)
+            continue
+        maker = makers.get(name)
+        packed = isinstance(maker, GlobalAveragePool) or (
+            maker is not None
+            and shape[1:] == (1, 1)
+            and not isinstance(maker, Convolution | MaxPool | AveragePool)
+            and placement.values[maker.inputs[0]].packed
+        )
+        placement.values[name] = Map(name, *shape, packed=packed)
+
+
+def _join_concatenations(graph: Graph, placement: Placement) -> None:
+    """What is concatenated is made in place, where its maker can write there."""
+    makers = {layer.output: layer for layer in graph.layers}
+    for layer in reversed(graph.layers):
+        if not isinstance(layer, Concat):
+            continue
+        whole = placement.values[layer.output]
+        channel = 0
+        for name in layer.inputs:
+            part = placement.values[name]
+            free = part.inside is None and name in makers and part.packed == whole.packed
+            if free and layer.inputs.count(name) == 1:
+                part.inside, part.channel = whole, channel
+            channel += part.channels
+
+
+def _require(layer: Layer, placement: Placement, pitches: Pitches) -> None:
+    """What `layer` asks of the maps around it."""
+    target = placement.values[layer.output]
+    inputs = [placement.values[name] for name in layer.inputs]
+    if isinstance(layer, Convolution | MaxPool | AveragePool):
+        if inputs[0].packed:
+            return
+        source = _windowed_source(layer, layer.window, placement, target)
+        pitches.join(source, target)
+        if isinstance(layer, Convolution):
+            pitches.join(target, *inputs[1:])
+    elif isinstance(layer, Add | Affine | Clamp) and not target.packed:
+        pitches.join(target, *inputs)
+
+
+def _windowed_source(
+    layer: Convolution | MaxPool | AveragePool, window: Window, placement: Placement, target: Map
+) -> Map:
+    """The map that the layer's window moves over by one: its input, or a copy split by phase."""
+    value = placement.values[layer.inputs[0]]
+    taps = window_taps(window, (value.height, value.width), (target.height, target.width))
+    fill = float("-inf") if isinstance(layer, MaxPool) and max(taps.reach) > 0 else 0.0
+    source = value
+    if taps.strides != (1, 1) or fill:
+        key = (taps.strides, taps.phases, fill)
+        source = placement.copies.setdefault(
+            (value.name, key),
+            Map(
+                f"{value.name} in phases",
+                value.channels,
+                taps.rows,
+                taps.columns,
+                fill=fill,
+                split=(value.height, value.width, *taps.strides, *sum(taps.phases, ())),
+                phases=len(taps.phases),
+            ),
+        )
+    source.need(*taps.reach)
+    placement.sources[layer.name] = source
+    placement.taps[layer.name] = taps
+    return source
+
+
+def _set_lifetimes(graph: Graph, placement: Placement) -> None:
+    """Steps from which and until which each map holds something; copies are made at first use."""
+    for time, layer in enumerate(graph.layers, start=1):
+        used = [placement.values[layer.output], *(placement.values[n] for n in layer.inputs)]
+        if layer.name in placement.sources:
+            used.append(placement.sources[layer.name])
+        for map_ in used:
+            root = map_.root
+            root.born = time if root.born < 0 else root.born
+            root.dies = max(root.dies, time)
+    placement.values[graph.input].root.born = 0
+    placement.values[graph.output].root.dies = len(graph.layers) + 1
+    _reuse_residuals(graph, placement)
+
+
+def _reuse_residuals(graph: Graph, placement: Placement) -> None:
+    """A sum may take the place of an operand that nothing reads afterwards."""
+    readers = Counter(name for layer in graph.layers for name in layer.inputs)
+    for layer in graph.layers:
+        if isinstance(layer, Convolution) and len(layer.inputs) > 1:
+            candidates = [layer.inputs[1]]
+        elif isinstance(layer, Add | Affine | Clamp):
+            candidates = list(dict.fromkeys(layer.inputs))
+        else:
+            continue
+        target = placement.values[layer.output]
+        for name in candidates:
+            value = placement.values[name]
+            last = readers[name] == layer.inputs.count(name) and name != graph.output
+            if last and name != graph.input and _fits(value, target, layer, placement):
+                root = value.root
+                target.inside, target.channel = root, 0
+                root.dies = max(root.dies, target.dies)
+                break
+
+
+def _fits(value: Map, target: Map, layer: Layer, placement: Placement) -> bool:
+    """Whether `target` can be written over `value` while `layer` runs."""
+    root = value.root
+    read_apart = placement.sources.get(layer.name)
+    return (
+        target.inside is None
+        and not any(map_.inside is target for map_ in placement.maps)
+        and root.channels == target.channels
+        and root.frame == target.frame
+        and root.dies == target.born
+        and (read_apart is None or read_apart.root is not root)
+    )

@@ -1,0 +1,81 @@
+"""What a window reads, seen from one output pixel: phases of the input, and steps within them.
+
+Output pixel (y, x) reads input row y * stride + k * dilation - pad, for each k of the kernel.
+With row = stride * q + phase that is row y + q of the planes that hold the rows of that phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from strzoo.engine.graph import Window
+
+if TYPE_CHECKING:
+    from strzoo.engine.layout import Frame
+    from strzoo.engine.lowering import Placement
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The taps of a window, row by row of the kernel.
+
+    Args:
+        strides: of the window.
+        phases: the (row, column) remainders that are read, in the order of their planes.
+        phase: per tap, the index of its phase.
+        steps: per tap, rows and columns from the output pixel's place.
+        rows, columns: of the largest phase plane.
+        reach: pixels read beyond its edges: top, left, bottom, right.
+    """
+
+    strides: tuple[int, int]
+    phases: tuple[tuple[int, int], ...]
+    phase: tuple[int, ...]
+    steps: tuple[tuple[int, int], ...]
+    rows: int
+    columns: int
+    reach: tuple[int, int, int, int]
+
+    def offsets(self, frame: Frame) -> np.ndarray:
+        """Bytes from an output pixel's place to each tap, phase planes left aside; int64."""
+        steps = np.asarray(self.steps, np.int64)
+        return (steps[:, 0] * frame.pitch + steps[:, 1]) * 4 * frame.images
+
+    def reach_floats(self, placement: Placement) -> int:
+        """The largest distance of a tap from its pixel, in floats of any frame at hand."""
+        pitch = max((m.geometry.pitch for m in placement.maps), default=1)
+        farthest = max(abs(y) * pitch + abs(x) for y, x in self.steps)
+        return farthest * placement.images
+
+
+def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]) -> Taps:
+    """The taps of `window` over a map of `source` (height, width) that gives `target`."""
+    axes = []
+    for axis in (0, 1):
+        positions = [
+            k * window.dilations[axis] - window.pads[axis] for k in range(window.kernel[axis])
+        ]
+        stride = window.strides[axis]
+        axes.append([(p // stride, p % stride) for p in positions])
+    pairs = [(y, x) for y in axes[0] for x in axes[1]]
+    phases = tuple(sorted({(y[1], x[1]) for y, x in pairs}))
+    index = {phase: position for position, phase in enumerate(phases)}
+    size = [
+        max(-(-(source[axis] - phase[axis]) // window.strides[axis]) for phase in phases)
+        for axis in (0, 1)
+    ]
+    first = [min(q for q, _ in axes[axis]) for axis in (0, 1)]
+    last = [max(q for q, _ in axes[axis]) for axis in (0, 1)]
+    over = [target[axis] - 1 + last[axis] - (size[axis] - 1) for axis in (0, 1)]
+    return Taps(
+        window.strides,
+        phases,
+        tuple(index[y[1], x[1]] for y, x in pairs),
+        tuple((y[0], x[0]) for y, x in pairs),
+        max(size[0], 1),
+        max(size[1], 1),
+        (max(-first[0], 0), max(-first[1], 0), max(over[0], 0), max(over[1], 0)),
+    )
