@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
 from strzoo.deployment.engines import ONNX_ENGINES, available_engines, check_engine, open_engine
-from strzoo.deployment.inspection import inspect_onnx, read_onnx
+from strzoo.deployment.inspection import inspect_onnx
 from strzoo.deployment.memory import peak_memory
 from strzoo.deployment.onnx_export import export_onnx
 from strzoo.deployment.targets import Model, resolve_target
 from strzoo.deployment.timings import BenchmarkResult, Timing, judge, spell_verdicts
 from strzoo.errors import StrzooError, UsageError, VerificationError
+from strzoo.onnx_files import read_onnx
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)

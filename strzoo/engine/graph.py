@@ -65,7 +65,10 @@ class Linear(Layer):
 
 @dataclass(frozen=True)
 class Affine(Layer):
-    """Per-channel scale * x + shift, both [channels]: a BatchNormalization that stands alone."""
+    """Per-channel scale * x + shift, both [channels]: a BatchNormalization that stands alone.
+
+    Of a map, or of a vector, whose features are the channels.
+    """
 
     scale: np.ndarray
     shift: np.ndarray
@@ -81,15 +84,22 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True)
 class AveragePool(Layer):
-    """`count_padding` divides by the whole window, otherwise by its part inside the map."""
+    """`count_padding` divides by the whole window, otherwise by its part inside the map.
+
+    `overhang` is how many rows (bottom) and columns (right) of the padding are not counted even
+    then: those that rounding the output size up has added.
+    """
 
     window: Window
     count_padding: bool = False
+    overhang: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class GlobalAveragePool(Layer):
-    """[C, H, W] -> [C, 1, 1]"""
+    """[C, H, W] -> [C, 1, 1], or [C] if `flat`"""
+
+    flat: bool = False
 
 
 @dataclass(frozen=True)
