@@ -155,6 +155,7 @@ class ConvolutionWriter:
                 "target": target.address + skipped,
                 "target_plane": target.plane_bytes,
                 "residual": self.residual.address + skipped if self.residual else 0,
+                "residual_plane": self.residual.plane_bytes if self.residual else 0,
                 "vectors": vectors,
                 "tiles": tiles,
                 "wide_tiles": wide_tiles,

@@ -183,7 +183,7 @@ def allocate(maps: list[Map], start: int) -> int:
     """
     pools: dict[Frame, list[Map]] = defaultdict(list)
     for map_ in maps:
-        if map_.inside is None:
+        if map_.inside is None and map_.born >= 0:  # passes leave names that nothing uses
             pools[map_.geometry].append(map_)
     end = start
     for members in pools.values():

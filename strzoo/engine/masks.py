@@ -28,7 +28,8 @@ def window_scales(
     ):
         window = layer.window
         before, after = window.pads[axis], window.pads[axis + 2]
-        low, high = (-before, size + after) if layer.count_padding else (0, size)
+        counted = size + after - layer.overhang[axis]
+        low, high = (-before, counted) if layer.count_padding else (0, size)
         starts = np.arange(length) * window.strides[axis] - before
         taps = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
         counts.append(((taps >= low) & (taps < high)).sum(1))

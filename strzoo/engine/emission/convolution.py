@@ -26,7 +26,8 @@ FIELDS = (
     "source_plane",  # bytes from plane to plane
     "target",
     "target_plane",
-    "residual",  # arena, planes like the target's
+    "residual",
+    "residual_plane",
     "vectors",  # of a plane, from its first pixel to its last
     "tiles",
     "wide_tiles",  # the first ones, of `tile` vectors; the others have one less
@@ -47,7 +48,7 @@ FIELDS = (
     "high",
 )
 
-ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 8 + [I64] * 3 + [F32] * 2)
+ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 8 + [I64] * 4 + [F32] * 2)
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class _Driver:
                 e.at(e.constants, mask),
                 e.scratch,
                 e.field("target_plane"),
+                e.field("residual_plane"),
                 row,
                 end,
                 e.real_field("low"),
@@ -231,7 +233,7 @@ class _Rows:
     def write(self) -> None:
         e, count = self.emit, self.kernel.rows
         ends, table, bias, x, *_ = e.function.args
-        row, end = e.function.args[9], e.function.args[10]
+        row, end = e.function.args[10], e.function.args[11]
         with e.loop(row, end, count) as index:
             start_values = [
                 value for r in range(count) for value in self._start(bias, e.add(index, r), index, r, row)
@@ -308,9 +310,9 @@ class _Rows:
             return
         out, residual, mask = e.function.args[4:7]
         plane = e.mul(row, e.function.args[8])
-        low, high = e.function.args[11], e.function.args[12]
+        low, high = e.function.args[12], e.function.args[13]
         if kernel.residual:
-            there = e.at(residual, plane)
+            there = e.at(residual, e.mul(row, e.function.args[9]))
             values = [
                 e.build.fadd(value, e.load_vector(there, step * j))
                 for j, value in enumerate(values)
