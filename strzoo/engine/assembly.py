@@ -10,7 +10,7 @@ import numpy as np
 from strzoo.engine.convolutions import ConvolutionWriter
 from strzoo.engine.emission.elementwise import MapKernel, SoftmaxKernel
 from strzoo.engine.emission.linear import LinearKernel
-from strzoo.engine.emission.moving import CopyKernel, EnterKernel, LeaveKernel
+from strzoo.engine.emission.moving import ClearKernel, CopyKernel, EnterKernel, LeaveKernel
 from strzoo.engine.emission.windows import GlobalPoolKernel, PoolKernel
 from strzoo.engine.graph import (
     Add,
@@ -34,9 +34,10 @@ from strzoo.engine.lowering import Placement
 from strzoo.engine.masks import pixel_mask, window_scales
 from strzoo.engine.steps import Constants, Step
 from strzoo.engine.tiling import Tiling
-from strzoo.engine.weights import ENTRY, split_rows
+from strzoo.engine.weights import ENTRY, linear_slices, split_rows
 
 DENSE_LINEAR = 0.4  # a fully connected layer denser than this is read whole
+SLICED_IMAGES = 4  # more are lanes themselves
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Assembly:
     chosen: dict[str, str] = field(default_factory=dict)
     scratch: int = 0
     _copied: set[int] = field(default_factory=set)
+    _cleared: set[int] = field(default_factory=set)
 
     @property
     def images(self) -> int:
@@ -71,6 +73,34 @@ class Assembly:
     def vectors(self, map_: Map) -> int:
         return map_.geometry.flat(map_.height, map_.width, self.lanes)
 
+    def prepare(self, layer: str, map_: Map, *, wholly: bool) -> None:
+        """Clear what must be clear around the pixels, before the first of them are written.
+
+        Kernels that run flat over planes clear the gaps between rows themselves; after copies,
+        which write pixels alone, that must have been done (`wholly`)."""
+        root = map_.root
+        if not root.clean or id(root) in self._cleared:
+            return
+        self._cleared.add(id(root))
+        frame = root.geometry
+        wholly = wholly or any(m.inside is not None and m.root is root for m in self.placement.maps)
+        before = 4 * frame.before
+        after = before + 4 * (frame.flat(root.height, root.width, self.lanes) * self.lanes)
+        plane = 4 * frame.plane
+        self.add(
+            layer,
+            ClearKernel(self.lanes),
+            {
+                "planes": root.channels * frame.phases,
+                "target": 4 * root.place,
+                "target_plane": plane,
+                "head": plane if wholly else before,
+                "tail": plane if wholly else after,
+                "tail_bytes": 0 if wholly else plane - after,
+                "value": root.fill,
+            },
+        )
+
     def add(self, layer: str, kernel: object, values: Mapping[str, int | float]) -> Step:
         step = Step(layer, kernel, dict(values))  # type: ignore[arg-type]
         self.steps.append(step)
@@ -90,6 +120,7 @@ def assemble(
 
 
 def _enter(work: Assembly, target: Map) -> None:
+    work.prepare("input", target, wholly=True)
     work.add(
         "input",
         EnterKernel(work.images),
@@ -123,6 +154,7 @@ def _copy(
     work: Assembly, layer: str, source: Map, target: Map, row_bytes: int, plane_bytes: int
 ) -> None:
     """All pixels of `source` to `target`'s place, rows and planes so many bytes apart."""
+    work.prepare(layer, target, wholly=True)
     table = np.asarray([0, 0, source.height, source.width], np.int64)
     work.add(
         layer,
@@ -156,6 +188,7 @@ def windowed_source(work: Assembly, layer: Convolution | MaxPool | AveragePool) 
         columns = -(-(value.width - x) // taps.strides[1])
         start = y * here.row + x * 4 * work.images
         table.append((start, index * 4 * there.plane, max(rows, 0), max(columns, 0)))
+    work.prepare(layer.name, source, wholly=True)
     work.add(
         layer.name,
         CopyKernel(work.lanes, work.images, taps.strides[1]),
@@ -179,7 +212,9 @@ def _convolution(work: Assembly, layer: Convolution) -> None:
         _convolve_vector(work, layer)
         return
     source = windowed_source(work, layer)
-    ConvolutionWriter(work, layer, source, work.placement.values[layer.output]).write()
+    target = work.placement.values[layer.output]
+    work.prepare(layer.name, target, wholly=False)
+    ConvolutionWriter(work, layer, source, target).write()
 
 
 def _convolve_vector(work: Assembly, layer: Convolution) -> None:
@@ -207,34 +242,40 @@ def _linear(work: Assembly, layer: Linear) -> None:
     assert source.packed and target.packed, layer.name
     rows, inputs = layer.weight.shape
     row, column = np.nonzero(layer.weight)
-    dense = work.images == 1 and len(row) > DENSE_LINEAR * layer.weight.size
     values: dict[str, int | float] = {}
-    if dense:
-        values["ends"] = 0
-        entries: np.ndarray = layer.weight.astype(np.float32)
+    bias = layer.bias.astype(np.float32)
+    if work.images == 1 and len(row) > DENSE_LINEAR * layer.weight.size:
+        form, lanes, entries = "dense", work.lanes, layer.weight.astype(np.float32)
         part_rows = split_rows(np.full(rows, float(inputs)))
+        values["ends"] = 0
+    elif work.images <= SLICED_IMAGES:
+        form, lanes = "slices", work.lanes
+        ends, entries = linear_slices(layer.weight, lanes, 4 * work.images)
+        values["ends"] = work.constants.add(ends)
+        part_rows = np.zeros(len(ends), np.int32)
+        bias = np.concatenate((bias, np.zeros(-rows % lanes, np.float32)))
     else:
+        form, lanes = "rows", 1
         per_row = np.bincount(row, minlength=rows)
-        ends = np.concatenate(([0], np.cumsum(per_row))).astype(np.int32)
         entries = np.empty(len(row), ENTRY)
         entries["offset"] = column * 4 * work.images
         entries["weight"] = layer.weight[row, column]
-        values["ends"] = work.constants.add(ends)
+        values["ends"] = work.constants.add(np.concatenate(([0], np.cumsum(per_row))).astype("i4"))
         part_rows = split_rows(per_row)
     kind, low, high = bounds_of(layer.bounds)
-    work.chosen[layer.name] = "dense" if dense else "sparse"
+    work.chosen[layer.name] = "dense" if form == "dense" else "sparse"
     work.add(
         layer.name,
-        LinearKernel(work.images, work.lanes if dense else 1, dense, kind),
+        LinearKernel(work.images, lanes, form, kind),
         values
         | {
             "source": source.address,
             "target": target.address,
             "parts": len(part_rows) - 1,
             "part_rows": work.constants.add(part_rows),
-            "entries": work.constants.add(entries, spare=64),
+            "entries": work.constants.add(entries, spare=2048),
             "inputs": inputs,
-            "bias": work.constants.add(layer.bias.astype(np.float32)),
+            "bias": work.constants.add(bias),
             "low": low,
             "high": high,
         },
@@ -248,6 +289,7 @@ def _pool(work: Assembly, layer: MaxPool | AveragePool) -> None:
         _copy(work, layer.name, value, target, target.geometry.row, target.plane_bytes)
         return
     source = windowed_source(work, layer)
+    work.prepare(layer.name, target, wholly=False)
     taps = work.placement.taps[layer.name]
     frame = source.geometry
     offsets = np.asarray(taps.phase) * source.plane_bytes + taps.offsets(frame)
@@ -303,6 +345,7 @@ def _elementwise(work: Assembly, layer: Add | Affine | Clamp) -> None:
     other = inputs[-1]
     kind, low, high = bounds_of(layer.bounds)
     masked = target.root.clean
+    work.prepare(layer.name, target, wholly=False)
     arithmetic = {Add: "add", Affine: "affine", Clamp: "clamp"}[type(layer)]
     scales = shifts = 0
     if isinstance(layer, Affine):

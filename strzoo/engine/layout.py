@@ -19,7 +19,7 @@ ALIGNMENT = 16  # floats in a cache line
 
 @dataclass(frozen=True)
 class Frame:
-    """The geometry that maps of one kind share. `phases` are those kept of each channel."""
+    """The geometry of the planes of a map. `phases` are those kept of each channel."""
 
     height: int
     width: int
@@ -29,7 +29,6 @@ class Frame:
     images: int
     clean: bool = False  # zeros (`fill`) where no pixel is
     fill: float = 0.0
-    split: tuple[int, ...] = ()  # what the planes were split from: maps of other sizes differ
     phases: int = 1
 
     @property
@@ -57,7 +56,6 @@ class Map:
     reach: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # top, left, bottom, right
     clean: bool = False
     fill: float = 0.0
-    split: tuple[int, ...] = ()
     phases: int = 1
     packed: bool = False  # a vector: planes of one pixel, nothing between them
     inside: Map | None = None
@@ -102,8 +100,9 @@ class Map:
 
     @property
     def span(self) -> int:
-        """Floats that the map takes."""
-        return self.channels * self.phases * self.geometry.plane
+        """Floats that the map takes; of a vector, whole vectors of features are written."""
+        channels = -(-self.channels // ALIGNMENT) * ALIGNMENT if self.packed else self.channels
+        return channels * self.phases * self.geometry.plane
 
 
 class Pitches:
@@ -170,7 +169,6 @@ def _frame(map_: Map, pitch: int, images: int, lanes: int) -> Frame:
         images,
         map_.clean,
         map_.fill,
-        map_.split,
         map_.phases,
     )
 
@@ -178,29 +176,22 @@ def _frame(map_: Map, pitch: int, images: int, lanes: int) -> Frame:
 def allocate(maps: list[Map], start: int) -> int:
     """Give every map a place, from `start` floats on; where the next float would go.
 
-    Maps of one frame share room when they do not live at the same time; maps of different frames
-    never do, so that what lies around the pixels stays as it is.
+    Maps that do not live at the same time share room: what was just read is still in the cache
+    when the next map is written there. The largest choose first.
     """
-    pools: dict[Frame, list[Map]] = defaultdict(list)
-    for map_ in maps:
-        if map_.inside is None and map_.born >= 0:  # passes leave names that nothing uses
-            pools[map_.geometry].append(map_)
+    placed: list[Map] = []
     end = start
-    for members in pools.values():
-        placed: list[Map] = []
-        top = end
-        for map_ in sorted(members, key=lambda m: (-m.span, m.born)):
-            others = sorted(
-                (m for m in placed if m.born <= map_.dies and map_.born <= m.dies),
-                key=lambda m: m.place,
-            )
-            place = end
-            for other in others:
-                if place + map_.span <= other.place:
-                    break
-                place = max(place, other.place + other.span)
-            map_.place = place
-            placed.append(map_)
-            top = max(top, place + map_.span)
-        end = -(-top // ALIGNMENT) * ALIGNMENT
+    for map_ in sorted(maps, key=lambda m: (-m.span, m.born)):
+        others = sorted(
+            (m for m in placed if m.born <= map_.dies and map_.born <= m.dies),
+            key=lambda m: m.place,
+        )
+        place = start
+        for other in others:
+            if place + map_.span <= other.place:
+                break
+            place = max(place, other.place + other.span)
+        map_.place = place
+        placed.append(map_)
+        end = max(end, place + map_.span)
     return end

@@ -61,7 +61,9 @@ def place_values(graph: Graph, images: int, lanes: int) -> Placement:
     for taps in placement.taps.values():
         placement.slack = max(placement.slack, 8 * taps.reach_floats(placement))
     placement.slack = -(-(placement.slack + 8 * lanes * 32) // 16) * 16
-    placement.size = allocate(placement.maps, placement.slack) + placement.slack
+    # Passes leave names that nothing uses.
+    own = [m for m in placement.maps if m.inside is None and m.born >= 0]
+    placement.size = allocate(own, placement.slack) + placement.slack
     return placement
 
 
@@ -130,7 +132,6 @@ def _windowed_source(
                 taps.rows,
                 taps.columns,
                 fill=fill,
-                split=(value.height, value.width, *taps.strides, *sum(taps.phases, ())),
                 phases=len(taps.phases),
             ),
         )

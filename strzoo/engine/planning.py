@@ -10,7 +10,7 @@ import numpy as np
 from strzoo.engine.assembly import assemble
 from strzoo.engine.graph import Graph, Shape
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.lowering import Placement, place_values
+from strzoo.engine.lowering import place_values
 from strzoo.engine.steps import ROW_FIELDS, Kernel, Step
 from strzoo.engine.tiling import Tiling
 
@@ -24,7 +24,7 @@ class Plan:
             kernel's address.
         kernels: per step, the kernel; layers: per step, the layer it serves.
         constants: uint8.
-        arena: bytes. fills: (byte offset, bytes, value) to set once, the rest starts as zeros.
+        arena: bytes.
         scratch: bytes per thread.
         input_shape, output_shape: of one image.
         chosen: per layer, how it runs.
@@ -37,7 +37,6 @@ class Plan:
     layers: tuple[str, ...]
     constants: np.ndarray
     arena: int
-    fills: tuple[tuple[int, int, float], ...]
     scratch: int
     input_shape: Shape
     output_shape: Shape
@@ -58,7 +57,6 @@ def make_plan(
         tuple(step.layer for step in work.steps),
         work.constants.block(),
         4 * placement.size,
-        _fills(placement),
         work.scratch + 4096,
         graph.shapes[graph.input],
         graph.shapes[graph.output],
@@ -74,11 +72,3 @@ def _rows(steps: list[Step]) -> np.ndarray:
             sync += 1
         rows[index] = step.row(sync if step.wait else 0)
     return rows
-
-
-def _fills(placement: Placement) -> tuple[tuple[int, int, float], ...]:
-    return tuple(
-        (4 * map_.place, 4 * map_.span, map_.fill)
-        for map_ in placement.maps
-        if map_.inside is None and map_.fill
-    )

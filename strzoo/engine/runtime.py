@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import queue
 import threading
@@ -18,6 +19,7 @@ from strzoo.engine.planning import Plan
 
 _PROGRAM = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 3])
 _ALIGNMENT = 64
+_HUGE_PAGE = 2 << 20
 
 
 class Program:
@@ -67,8 +69,6 @@ class Memory:
 
     def __init__(self, plan: Plan, threads: int) -> None:
         self.arena = aligned(plan.arena)
-        for offset, size, value in plan.fills:
-            self.arena[offset : offset + size].view(np.float32)[:] = value
         self.scratch = [aligned(plan.scratch) for _ in range(threads)]
         self.barrier = np.zeros(8, np.int64)
         self.barrier[1] = _yield_address()
@@ -76,8 +76,15 @@ class Memory:
 
 def aligned(size: int) -> np.ndarray:
     """Zeroed bytes that start on a cache line."""
-    whole = np.zeros(size + _ALIGNMENT, np.uint8)
-    start = -whole.ctypes.data % _ALIGNMENT
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= _HUGE_PAGE:
+        # Planes lie far apart: with small pages nearly every row of pixels is a miss of its own.
+        room = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        room.madvise(mmap.MADV_HUGEPAGE)
+        whole = np.frombuffer(room, np.uint8)
+        start = -whole.ctypes.data % _HUGE_PAGE
+    else:
+        whole = np.zeros(size + _ALIGNMENT, np.uint8)
+        start = -whole.ctypes.data % _ALIGNMENT
     return whole[start : start + size]
 
 

@@ -151,3 +151,25 @@ def dense_table(
         parts.astype(np.int32),
         (block_channels * phases).astype(np.int32),
     )
+
+
+def linear_slices(weight: np.ndarray, lanes: int, pixel: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in slices of `lanes`: (int32 [slices + 1] ends, int32 [entries, 2, lanes] whose second
+    half are fp32 weights). Short rows are filled up with zeros, each slice to an even count.
+
+    Args: `pixel` is bytes from one input to the next.
+    """
+    rows = len(weight)
+    slices = -(-rows // lanes)
+    lengths = np.zeros(slices * lanes, np.int64)
+    row, column = np.nonzero(weight)
+    lengths[:rows] = np.bincount(row, minlength=rows)
+    longest = lengths.reshape(slices, lanes).max(1)
+    longest += longest % 2
+    ends = np.concatenate(([0], np.cumsum(longest))).astype(np.int32)
+    entries = np.zeros((int(ends[-1]), 2, lanes), np.int32)
+    position = np.arange(len(row)) - np.concatenate(([0], np.cumsum(lengths)))[row]
+    place = (ends[row // lanes] + position, 0, row % lanes)
+    entries[place] = column * pixel
+    entries.view(np.float32)[place[0], 1, place[2]] = weight[row, column]
+    return ends, entries

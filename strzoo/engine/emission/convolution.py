@@ -48,6 +48,8 @@ FIELDS = (
     "high",
 )
 
+import os
+PF_NZ=int(os.environ.get('PF_NZ','0')); PF_NZ_T=int(os.environ.get('PF_NZ_T','28')); PF_OUT=int(os.environ.get('PF_OUT','0'))
 ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 8 + [I64] * 4 + [F32] * 2)
 
 
@@ -230,6 +232,12 @@ class _Rows:
         self.kernel, self.emit, self.tile = kernel, emitter, tile
         self.first, self.last = first, last
 
+    def _prefetch_result(self, row: ir.Value) -> None:
+        e = self.emit
+        target = e.at(e.function.args[4], e.mul(e.add(row, PF_OUT), e.function.args[8]))
+        for j in range(self.tile):
+            e.prefetch(e.at(target, 4 * e.lanes * j), write=True)
+
     def write(self) -> None:
         e, count = self.emit, self.kernel.rows
         ends, table, bias, x, *_ = e.function.args
@@ -238,6 +246,8 @@ class _Rows:
             start_values = [
                 value for r in range(count) for value in self._start(bias, e.add(index, r), index, r, row)
             ]
+            if self.last and PF_OUT:
+                self._prefetch_result(index)
             if count == 1:
                 results = self._sparse(ends, table, x, index, start_values)
             else:
@@ -269,6 +279,8 @@ class _Rows:
         stop = e.load_i32(ends, e.add(e.mul(row, 4), 4))
         with e.carrying(start, stop, values) as (position, sums, following):
             entry = e.at(table, e.mul(position, 8))
+            if PF_NZ and self.tile <= PF_NZ_T:
+                e.prefetch(e.at(entry, PF_NZ), write=False)
             source = e.at(x, e.load_i32(entry))
             weight = e.splat(e.load(entry, F32, 4))
             following += [

@@ -60,6 +60,48 @@ class EnterKernel:
         return function
 
 
+CLEAR_FIELDS = (
+    "kernel",
+    "sync",
+    "planes",
+    "target",  # arena: the first float to clear of plane 0
+    "target_plane",
+    "head",  # bytes to clear there
+    "tail",  # bytes from there to the rest that is cleared
+    "tail_bytes",
+    "value",
+)
+
+
+@dataclass(frozen=True)
+class ClearKernel:
+    """Set what surrounds the pixels of planes, or the planes as a whole."""
+
+    lanes: int
+
+    fields = CLEAR_FIELDS
+
+    @property
+    def name(self) -> str:
+        return f"clear_{self.lanes}"
+
+    def emit(self, module: ir.Module) -> ir.Function:
+        function = ir.Function(module, KERNEL, self.name)
+        e = Emitter(function, self.lanes, CLEAR_FIELDS)
+        planes, value = e.field("planes"), e.splat(e.real_field("value"))
+        step, head, tail = 4 * self.lanes, e.field("head"), e.field("tail")
+        start = e.share(planes, e.thread, e.threads)
+        with e.loop(start, e.share(planes, e.add(e.thread, 1), e.threads)) as plane:
+            place = e.add(e.field("target"), e.mul(plane, e.field("target_plane")))
+            target = e.at(e.arena, place)
+            with e.loop(0, head, step) as offset:
+                e.store(value, target, offset)
+            with e.loop(tail, e.add(tail, e.field("tail_bytes")), step) as offset:
+                e.store(value, target, offset)
+        e.finish()
+        return function
+
+
 COPY_FIELDS = (
     "kernel",
     "sync",
