@@ -17,19 +17,21 @@ class Costs:
     """Cycles: per vector multiplied from L1 or from L2, per weight, per row and block, per vector
     of partial sums kept and fetched, per vector written, per vector packed."""
 
-    near: float = 0.68
-    far: float = 1.05
-    weight: float = 1.3
-    row: float = 28.0
-    partial: float = 2.0
-    result: float = 2.5
-    packed: float = 1.6
-    unaligned: float = 0.35
+    near: float = 0.77
+    far: float = 1.5
+    weight: float = 1.8
+    row: float = 2.0
+    partial: float = 3.5
+    result: float = 15.0
+    packed: float = 5.0
+    unpacked: float = 0.6
+    unaligned: float = 0.2
+    unaligned_far: float = 0.8
     dense: float = 0.6
 
 
 COSTS = Costs()
-LEVEL1_SHARE = 0.75  # of the cache: the rest is for weights and results that stream by
+LEVEL1_SHARE = 0.9  # of the cache: the rest is for weights and results that stream by
 
 
 @dataclass(frozen=True, order=True)
@@ -111,12 +113,10 @@ def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs 
     vectors = problem.vectors
     plane_bytes = tile * hardware.lanes * 4 + problem.reach
     block_bytes = plane_bytes * problem.planes / blocks
-    if not tiling.packed:
-        block_bytes *= 1.15  # planes far apart share the cache less well
     near = min(1.0, LEVEL1_SHARE * hardware.level1 / block_bytes)
     load = costs.near * near + costs.far * (1 - near)
     if problem.window and not problem.aligned:
-        load += costs.unaligned
+        load += costs.unaligned * near + costs.unaligned_far * (1 - near)
     if tiling.group > 1:
         work = problem.weights * (costs.dense * vectors + tiles * costs.weight)
         rows = problem.rows * costs.row / tiling.group
@@ -126,7 +126,9 @@ def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs 
     total = work + rows * blocks * tiles + problem.rows * vectors * costs.result
     total += problem.rows * (blocks - 1) * vectors * costs.partial
     if tiling.packed:
-        total += problem.planes * tiles * (plane_bytes / (4 * hardware.lanes) * costs.packed + 6)
+        total += problem.planes * tiles * plane_bytes / (4 * hardware.lanes) * costs.packed
+    else:
+        total += problem.planes * vectors * costs.unpacked
     return total
 
 
