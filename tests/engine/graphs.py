@@ -34,6 +34,7 @@ from strzoo.engine.shapes import infer_shape
 from strzoo.engine.windows import count_averaged, find_overhang
 
 LIMITS = (None, None, Bounds(0.0), Bounds(0.0), Bounds(0.0, 6.0), Bounds(-0.5, 0.25))
+ZEROS = (0.7, 0.0, 0.5, 0.5, 0.7, 0.9, 0.9, 0.95, 0.98, 1.0)
 MOST_PIXELS = 24
 MOST_CHANNELS = 40
 
@@ -78,13 +79,13 @@ class Sketch:
         """Normal numbers of which some, most or all are zero; at times whole rows are."""
         fan_in = math.prod(shape[1:])
         dense = self.random.standard_normal(shape) / np.sqrt(fan_in)
-        dense[self.random.random(shape) < self.pick([0.0, 0.5, 0.9, 0.98, 1.0])] = 0
-        if self.number(0, 3) == 0:
+        dense[self.random.random(shape) < self.pick(ZEROS)] = 0
+        if self.number(0, 6) == 6:
             dense[self.random.random(shape[0]) < 0.5] = 0
         return dense.astype(np.float32)
 
     def vector(self, length: int) -> np.ndarray:
-        values = self.random.standard_normal(length) * self.number(0, 1)
+        values = self.random.standard_normal(length) * (self.number(0, 3) < 3)
         return values.astype(np.float32)
 
     def window(self, size: tuple[int, int], *, pool: bool = False) -> Window:
@@ -146,14 +147,14 @@ def _pool(sketch: Sketch) -> None:
     shape = sketch.shapes[source]
     window = sketch.window((shape[1], shape[2]), pool=True)
     (top, left, bottom, right), overhang = window.pads, (0, 0)
-    if sketch.number(0, 1):
+    if sketch.number(0, 2):
         overhang = _overhang(window, shape)
     down, across = overhang
     wider = dataclasses.replace(window, pads=(top, left, bottom + down, right + across))
     if not count_averaged(AveragePool("", (), "", wider), shape).all():
         return  # a window that sees padding alone has no average and no largest number
     if sketch.number(0, 1):
-        counted = bool(sketch.number(0, 1))
+        counted = bool(sketch.number(0, 2))
         overhang = overhang if counted else (0, 0)
         sketch.add(AveragePool, source, window=wider, count_padding=counted, overhang=overhang)
     else:
