@@ -163,12 +163,20 @@ def _pool(sketch: Sketch) -> None:
 
 
 def _overhang(window: Window, shape: Shape) -> tuple[int, int]:
+    """Padding that rounds the output size up. None where a window would start beyond the map:
+    onnx's shape inference and onnxruntime disagree on whether that one counts."""
     found = []
     for axis in range(2):
         before, after = window.pads[axis], window.pads[2 + axis]
         kernel, stride = window.kernel[axis], window.strides[axis]
         dilation = window.dilations[axis]
-        found.append(find_overhang(shape[1 + axis], kernel, stride, before, after, dilation))
+        size = shape[1 + axis]
+        if (size + before + after - dilation * (kernel - 1) - 1) % stride:
+            found.append(find_overhang(size, kernel, stride, before, after, dilation))
+            if found[-1] == 0:
+                return 0, 0
+        else:
+            found.append(0)
     return found[0], found[1]
 
 
