@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from strzoo.engine.graph import Graph
 from strzoo.engine.passes import simplify
 from strzoo.engine.reading import read_graph
-from tests.engine.graphs import graphs, to_onnx
+from tests.engine.graphs import graphs
 from tests.engine.reference import run_graph
+from tests.engine.writing import to_onnx
 
 SLOWLY = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
