@@ -6,9 +6,9 @@ from typing import Any
 
 import onnx
 
-from strzoo.engine.graph import Pads, Window
+from strzoo.engine.graph import AveragePool, Pads, Window
 from strzoo.engine.problems import Unsupported
-from strzoo.engine.windows import find_overhang, pad_same, spread
+from strzoo.engine.windows import count_averaged, find_overhang, pad_same
 
 Attributes = dict[str, Any]
 Pair = tuple[int, int]
@@ -49,10 +49,8 @@ def read_window(attributes: Attributes, kernel: Pair, size: Pair) -> tuple[Windo
 def read_pool_window(attributes: Attributes, size: Pair) -> tuple[Window, Pair]:
     """As `read_window`, of a pool: no window may see padding alone."""
     window, overhang = read_window(attributes, _pair(attributes, "kernel_shape"), size)
-    for axis in range(2):
-        widest = max(window.pads[axis], window.pads[2 + axis] - overhang[axis])
-        if widest >= spread(window.kernel[axis], window.dilations[axis]):
-            raise Unsupported("padding as wide as the window")
+    if not count_averaged(AveragePool("", (), "", window), (1, *size)).all():
+        raise Unsupported("windows that see nothing but padding")
     return window, overhang
 
 

@@ -48,7 +48,15 @@ OPERATORS: dict[str, Rule] = {
     "Unsqueeze": reshaping.read_unsqueeze,
 }
 # What a node that is not what it claims to be runs into.
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 

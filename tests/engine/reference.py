@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from strzoo.engine.graph import (
     Add,
@@ -40,7 +40,7 @@ def run_layer(layer: Layer, inputs: list[Tensor]) -> Tensor:
     x = inputs[0]
     if isinstance(layer, Convolution):
         window = layer.window
-        y = F.conv2d(
+        y = functional.conv2d(
             _pad(x, window, 0.0),
             _real(layer.weight),
             _real(layer.bias),
@@ -99,7 +99,7 @@ def _windows(x: Tensor, window: Window) -> Tensor:
 
 def _pad(x: Tensor, window: Window, value: float) -> Tensor:
     top, left, bottom, right = window.pads
-    return F.pad(x, (left, right, top, bottom), value=value)
+    return functional.pad(x, (left, right, top, bottom), value=value)
 
 
 def _bound(x: Tensor, bounds: Bounds | None) -> Tensor:
