@@ -47,6 +47,7 @@ class Assembly:
     placement: Placement
     hardware: Hardware
     tilings: Mapping[str, Tiling]
+    threads: int = 1
     constants: Constants = field(default_factory=Constants)
     steps: list[Step] = field(default_factory=list)
     chosen: dict[str, str] = field(default_factory=dict)
@@ -73,21 +74,20 @@ class Assembly:
     def vectors(self, map_: Map) -> int:
         return map_.geometry.flat(map_.height, map_.width, self.lanes)
 
-    def prepare(self, layer: str, map_: Map, *, wholly: bool) -> None:
+    def clear(self, layer: str, map_: Map, *, wholly: bool = False) -> None:
         """Clear what must be clear around the pixels, before the first of them are written.
 
-        Kernels that run flat over planes clear the gaps between rows themselves; after copies,
-        which write pixels alone, that must have been done (`wholly`)."""
+        Kernels that run flat over planes clear the gaps between rows themselves; where others
+        write, all of the planes must be cleared (`wholly`)."""
         root = map_.root
-        if not root.clean or id(root) in self._cleared:
+        if not self.first_use(root):
             return
-        self._cleared.add(id(root))
         frame = root.geometry
         wholly = wholly or any(m.inside is not None and m.root is root for m in self.placement.maps)
         before = 4 * frame.before
         after = before + 4 * (frame.flat(root.height, root.width, self.lanes) * self.lanes)
         plane = 4 * frame.plane
-        self.add(
+        step = self.add(
             layer,
             ClearKernel(self.lanes),
             {
@@ -100,6 +100,15 @@ class Assembly:
                 "value": root.fill,
             },
         )
+        # The kernel that follows writes elsewhere, unless all was cleared.
+        step.wait = wholly
+
+    def first_use(self, root: Map) -> bool:
+        """Whether `root` must be clear and is about to be written for the first time."""
+        if not root.clean or id(root) in self._cleared:
+            return False
+        self._cleared.add(id(root))
+        return True
 
     def add(self, layer: str, kernel: object, values: Mapping[str, int | float]) -> Step:
         step = Step(layer, kernel, dict(values))  # type: ignore[arg-type]
@@ -108,10 +117,15 @@ class Assembly:
 
 
 def assemble(
-    graph: Graph, placement: Placement, hardware: Hardware, tilings: Mapping[str, Tiling]
+    graph: Graph,
+    placement: Placement,
+    hardware: Hardware,
+    tilings: Mapping[str, Tiling],
+    threads: int = 1,
 ) -> Assembly:
-    """Args: `tilings` holds those already chosen, by layer; the rules choose the others."""
-    work = Assembly(placement, hardware, tilings)
+    """Args: `tilings` holds those already chosen, by layer; the rules choose the others.
+    `threads` work on a group together."""
+    work = Assembly(placement, hardware, tilings, threads)
     _enter(work, placement.values[graph.input])
     for layer in graph.layers:
         _WRITERS[type(layer)](work, layer)
@@ -120,7 +134,7 @@ def assemble(
 
 
 def _enter(work: Assembly, target: Map) -> None:
-    work.prepare("input", target, wholly=True)
+    work.clear("input", target, wholly=True)
     work.add(
         "input",
         EnterKernel(work.images),
@@ -154,7 +168,7 @@ def _copy(
     work: Assembly, layer: str, source: Map, target: Map, row_bytes: int, plane_bytes: int
 ) -> None:
     """All pixels of `source` to `target`'s place, rows and planes so many bytes apart."""
-    work.prepare(layer, target, wholly=True)
+    work.clear(layer, target, wholly=True)
     table = np.asarray([0, 0, source.height, source.width], np.int64)
     work.add(
         layer,
@@ -169,6 +183,9 @@ def _copy(
             "target_row": row_bytes,
             "phases": 1,
             "table": work.constants.add(table),
+            "clear": 0,
+            "clear_from": 0,
+            "value": 0.0,
         },
     )
 
@@ -188,7 +205,7 @@ def windowed_source(work: Assembly, layer: Convolution | MaxPool | AveragePool) 
         columns = -(-(value.width - x) // taps.strides[1])
         start = y * here.row + x * 4 * work.images
         table.append((start, index * 4 * there.plane, max(rows, 0), max(columns, 0)))
-    work.prepare(layer.name, source, wholly=True)
+    first = work.first_use(source)
     work.add(
         layer.name,
         CopyKernel(work.lanes, work.images, taps.strides[1]),
@@ -202,6 +219,9 @@ def windowed_source(work: Assembly, layer: Convolution | MaxPool | AveragePool) 
             "target_row": there.row,
             "phases": len(table),
             "table": work.constants.add(np.asarray(table, np.int64)),
+            "clear": source.plane_bytes * len(taps.phases) if first else 0,
+            "clear_from": 4 * there.before,
+            "value": source.fill,
         },
     )
     return source
@@ -213,7 +233,7 @@ def _convolution(work: Assembly, layer: Convolution) -> None:
         return
     source = windowed_source(work, layer)
     target = work.placement.values[layer.output]
-    work.prepare(layer.name, target, wholly=False)
+    work.clear(layer.name, target)
     ConvolutionWriter(work, layer, source, target).write()
 
 
@@ -289,7 +309,7 @@ def _pool(work: Assembly, layer: MaxPool | AveragePool) -> None:
         _copy(work, layer.name, value, target, target.geometry.row, target.plane_bytes)
         return
     source = windowed_source(work, layer)
-    work.prepare(layer.name, target, wholly=False)
+    work.clear(layer.name, target)
     taps = work.placement.taps[layer.name]
     frame = source.geometry
     offsets = np.asarray(taps.phase) * source.plane_bytes + taps.offsets(frame)
@@ -345,7 +365,7 @@ def _elementwise(work: Assembly, layer: Add | Affine | Clamp) -> None:
     other = inputs[-1]
     kind, low, high = bounds_of(layer.bounds)
     masked = target.root.clean
-    work.prepare(layer.name, target, wholly=False)
+    work.clear(layer.name, target)
     arithmetic = {Add: "add", Affine: "affine", Clamp: "clamp"}[type(layer)]
     scales = shifts = 0
     if isinstance(layer, Affine):

@@ -77,6 +77,7 @@ class ConvolutionWriter:
             window=len(self.offsets) > 1,
             groups=self.layer.groups,
             aligned=aligned,
+            threads=self.work.threads,
         )
 
     @staticmethod

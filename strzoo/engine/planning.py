@@ -44,11 +44,16 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, hardware: Hardware, images: int = 1, tilings: Mapping[str, Tiling] | None = None
+    graph: Graph,
+    hardware: Hardware,
+    images: int = 1,
+    tilings: Mapping[str, Tiling] | None = None,
+    threads: int = 1,
 ) -> Plan:
-    """Args: `images` go together, a power of two up to the hardware's lanes."""
+    """Args: `images` go together, a power of two up to the hardware's lanes, and `threads` work on
+    them together (any number can; it is this one that the plan is good for)."""
     placement = place_values(graph, images, hardware.lanes)
-    work = assemble(graph, placement, hardware, tilings or {})
+    work = assemble(graph, placement, hardware, tilings or {}, threads)
     return Plan(
         images,
         hardware.lanes,

@@ -28,6 +28,7 @@ class Costs:
     unaligned: float = 0.2
     unaligned_far: float = 0.8
     dense: float = 0.6
+    foreign: float = 6.0
 
 
 COSTS = Costs()
@@ -57,7 +58,8 @@ class Problem:
         reach: bytes that a window reads beyond its tile.
         window: whether it has more taps than one.
         groups: of the convolution.
-        scratch: bytes that partial sums and the packed block may take.
+        aligned: every tap starts on a vector.
+        threads: that share the layer.
     """
 
     vectors: int
@@ -70,6 +72,7 @@ class Problem:
     window: bool
     groups: int = 1
     aligned: bool = False
+    threads: int = 1
 
 
 def tile_count(vectors: int, tile: int) -> tuple[int, int, int]:
@@ -129,7 +132,17 @@ def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs 
         total += problem.planes * tiles * plane_bytes / (4 * hardware.lanes) * costs.packed
     else:
         total += problem.planes * vectors * costs.unpacked
+    if problem.threads > 1:
+        total *= _imbalance(tiles, problem.threads)
+        if tiles % problem.threads:  # what one thread wrote, others will read
+            total += costs.foreign * (problem.planes + problem.rows) * vectors
     return total
+
+
+def _imbalance(tiles: int, threads: int) -> float:
+    """How much longer the busiest thread works than if the work were divided evenly: tiles may be
+    shared, but not in pieces of any size."""
+    return 1.0 + 0.02 * (tiles % threads != 0)
 
 
 def choose_tiling(problem: Problem, hardware: Hardware) -> Tiling:

@@ -114,6 +114,9 @@ COPY_FIELDS = (
     "target_row",
     "phases",
     "table",  # constants, i64 per phase: source, target (bytes from the plane), rows, columns
+    "clear",  # bytes of a channel's planes to clear first, 0 for none
+    "clear_from",  # bytes from where they start to the target's first pixel
+    "value",  # to clear them to
 )
 
 
@@ -137,10 +140,14 @@ class CopyKernel:
         planes, phases = e.field("planes"), e.field("phases")
         source_plane, target_plane = e.field("source_plane"), e.field("target_plane")
         source_row, target_row = e.field("source_row"), e.field("target_row")
+        value = e.splat(e.real_field("value"))
         start = e.share(planes, e.thread, e.threads)
         with e.loop(start, e.share(planes, e.add(e.thread, 1), e.threads)) as plane:
             source = e.at(e.arena, e.add(e.field("source"), e.mul(plane, source_plane)))
             target = e.at(e.arena, e.add(e.field("target"), e.mul(plane, target_plane)))
+            planes_start = e.at(target, e.build.neg(e.field("clear_from")))
+            with e.loop(0, e.field("clear"), 4 * self.lanes) as offset:
+                e.store(value, planes_start, offset)
             with e.loop(0, phases) as phase:
                 entry = e.at(e.constants, e.add(e.field("table"), e.mul(phase, 32)))
                 here, there, rows, columns = (e.load(entry, I64, 8 * k) for k in range(4))
