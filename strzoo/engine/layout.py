@@ -74,12 +74,11 @@ class Map:
         return 0 if self.inside is None else self.channel + self.inside.first_channel
 
     def need(self, top: int, left: int, bottom: int, right: int) -> None:
-        """A window reads so many pixels beyond the edges."""
-        if max(top, left, bottom, right) > 0:
-            root = self.root
-            root.clean = True
-            wanted = (top, left, bottom, right)
-            root.reach = [max(a, b) for a, b in zip(root.reach, wanted, strict=True)]
+        """A window reads what is no pixel, so many pixels beyond the edges."""
+        root = self.root
+        root.clean = True
+        wanted = (top, left, bottom, right)
+        root.reach = [max(a, b) for a, b in zip(root.reach, wanted, strict=True)]
 
     @property
     def geometry(self) -> Frame:

@@ -120,7 +120,7 @@ def _windowed_source(
     """The map that the layer's window moves over by one: its input, or a copy split by phase."""
     value = placement.values[layer.inputs[0]]
     taps = window_taps(window, (value.height, value.width), (target.height, target.width))
-    fill = float("-inf") if isinstance(layer, MaxPool) and max(taps.reach) > 0 else 0.0
+    fill = float("-inf") if isinstance(layer, MaxPool) and taps.outside else 0.0
     source = value
     if taps.strides != (1, 1) or fill:
         key = (taps.strides, taps.phases, fill)
@@ -135,7 +135,8 @@ def _windowed_source(
                 phases=len(taps.phases),
             ),
         )
-    source.need(*taps.reach)
+    if taps.outside:
+        source.need(*taps.reach)
     placement.sources[layer.name] = source
     placement.taps[layer.name] = taps
     return source

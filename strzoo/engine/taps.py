@@ -29,6 +29,7 @@ class Taps:
         steps: per tap, rows and columns from the output pixel's place.
         rows, columns: of the largest phase plane.
         reach: pixels read beyond its edges: top, left, bottom, right.
+        outside: whether anything is read that is no pixel; a smaller phase plane may lack a row.
     """
 
     strides: tuple[int, int]
@@ -38,6 +39,7 @@ class Taps:
     rows: int
     columns: int
     reach: tuple[int, int, int, int]
+    outside: bool
 
     def offsets(self, frame: Frame) -> np.ndarray:
         """Bytes from an output pixel's place to each tap, phase planes left aside; int64."""
@@ -67,6 +69,11 @@ def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]
         max(-(-(source[axis] - phase[axis]) // window.strides[axis]) for phase in phases)
         for axis in (0, 1)
     ]
+    outside = any(
+        q < 0 or target[axis] - 1 + q >= -(-(source[axis] - phase) // window.strides[axis])
+        for axis in (0, 1)
+        for q, phase in axes[axis]
+    )
     first = [min(q for q, _ in axes[axis]) for axis in (0, 1)]
     last = [max(q for q, _ in axes[axis]) for axis in (0, 1)]
     over = [target[axis] - 1 + last[axis] - (size[axis] - 1) for axis in (0, 1)]
@@ -78,4 +85,5 @@ def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]
         max(size[0], 1),
         max(size[1], 1),
         (max(-first[0], 0), max(-first[1], 0), max(over[0], 0), max(over[1], 0)),
+        outside,
     )
