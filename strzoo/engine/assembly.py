@@ -110,6 +110,23 @@ class Assembly:
         self._cleared.add(id(root))
         return True
 
+    def plane_walk(self, layer: str, source: Map, target: Map) -> tuple[int, dict[str, int]]:
+        """How a window kernel goes over planes: its stride, and the fields that say the rest."""
+        taps = self.placement.taps[layer]
+        if taps.strides == (1, 1) or source is not self.placement.direct.get(layer):
+            return 1, {
+                "vectors": self.vectors(target),
+                "rows": 0,
+                "source_row": 0,
+                "target_row": 0,
+            }
+        return taps.strides[1], {
+            "vectors": -(-target.width * self.images // self.lanes),
+            "rows": target.height,
+            "source_row": source.geometry.row * taps.strides[0],
+            "target_row": target.geometry.row,
+        }
+
     def add(self, layer: str, kernel: object, values: Mapping[str, int | float]) -> Step:
         step = Step(layer, kernel, dict(values))  # type: ignore[arg-type]
         self.steps.append(step)
@@ -317,18 +334,19 @@ def _pool(work: Assembly, layer: MaxPool | AveragePool) -> None:
     scales = 0
     if isinstance(layer, AveragePool):
         scales = work.constants.add(
-            window_scales(layer, value, target, frame, work.lanes), spare=4 * work.lanes
+            window_scales(layer, value, target, target.geometry, work.lanes), spare=4 * work.lanes
         )
     masked = target.root.clean
+    stride, rows = work.plane_walk(layer.name, source, target)
     work.add(
         layer.name,
-        PoolKernel(work.lanes, kind, masked),
-        {
+        PoolKernel(work.lanes, kind, work.images, stride, masked),
+        rows
+        | {
             "source": source.address,
             "source_plane": source.plane_bytes * len(taps.phases),
             "target": target.address,
             "target_plane": target.plane_bytes,
-            "vectors": work.vectors(target),
             "planes": target.channels,
             "taps": len(offsets),
             "offsets": work.constants.add(offsets.astype(np.int32)),

@@ -17,13 +17,12 @@ from strzoo.engine.weights import (
     SparseTable,
     dense_table,
     find_nonzeros,
+    is_depthwise,
     sparse_table,
 )
 
 if TYPE_CHECKING:
     from strzoo.engine.assembly import Assembly
-
-DEPTHWISE_TAPS = 25  # more do not fit the registers
 
 
 class ConvolutionWriter:
@@ -39,9 +38,7 @@ class ConvolutionWriter:
 
     def write(self) -> None:
         weight = self.layer.weight
-        depthwise = weight.shape[1] == 1 and self.layer.groups > 1
-        filled = np.count_nonzero(weight) > 0.4 * weight.size
-        if depthwise and filled and len(self.offsets) <= DEPTHWISE_TAPS and not self.residual:
+        if is_depthwise(self.layer):
             self._depthwise()
             return
         nonzeros = find_nonzeros(self.layer, self.taps, self.offsets)
@@ -184,18 +181,19 @@ class ConvolutionWriter:
         work, layer, target = self.work, self.layer, self.target
         plane = self.source.plane_bytes
         offsets = np.asarray(self.taps.phase) * plane + self.offsets
+        stride, rows = work.plane_walk(layer.name, self.source, target)
         bounds, low, high = bounds_of(layer.bounds)
         masked = target.root.clean
         work.chosen[layer.name] = "depthwise"
         work.add(
             layer.name,
-            DepthwiseKernel(work.lanes, len(offsets), masked, bounds),
-            {
+            DepthwiseKernel(work.lanes, len(offsets), work.images, stride, masked, bounds),
+            rows
+            | {
                 "source": self.source.address,
                 "source_plane": plane * len(self.taps.phases),
                 "target": target.address,
                 "target_plane": target.plane_bytes,
-                "vectors": work.vectors(target),
                 "planes": target.channels,
                 "multiplier": len(layer.weight) // layer.groups,
                 "offsets": work.constants.add(offsets.astype(np.int32)),

@@ -23,7 +23,8 @@ from strzoo.engine.graph import (
     Window,
 )
 from strzoo.engine.layout import Map, Pitches, allocate
-from strzoo.engine.taps import Taps, window_taps
+from strzoo.engine.taps import Taps, direct_taps, window_taps
+from strzoo.engine.weights import is_depthwise
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Placement:
     """The maps of a graph: by value, and the copies that strided or padded windows read.
 
     `copies` maps (value, kind of copy) to the copy; `layer_source` a windowed layer to the map it
-    reads. `size` is that of the arena, in floats.
+    reads; `direct` those that are strided over as they are. `size` is that of the arena, in floats.
     """
 
     images: int
@@ -40,6 +41,8 @@ class Placement:
     copies: dict[tuple[str, tuple[object, ...]], Map] = field(default_factory=dict)
     sources: dict[str, Map] = field(default_factory=dict)
     taps: dict[str, Taps] = field(default_factory=dict)
+    positive: set[str] = field(default_factory=set)
+    direct: dict[str, Map] = field(default_factory=dict)
     size: int = 0
     slack: int = 0
 
@@ -69,6 +72,10 @@ def place_values(graph: Graph, images: int, lanes: int) -> Placement:
 
 def _make_maps(graph: Graph, placement: Placement) -> None:
     makers = {layer.output: layer for layer in graph.layers}
+    for name, maker in makers.items():
+        bounds = getattr(maker, "bounds", None)
+        if bounds is not None and bounds.low >= 0:
+            placement.positive.add(name)
     for name, shape in graph.shapes.items():
         if len(shape) == 1:
             placement.values[name] = Map(name, shape[0], 1, 1, packed=True)
@@ -107,7 +114,8 @@ def _require(layer: Layer, placement: Placement, pitches: Pitches) -> None:
         if inputs[0].packed:
             return
         source = _windowed_source(layer, layer.window, placement, target)
-        pitches.join(source, target)
+        if layer.name not in placement.direct:
+            pitches.join(source, target)
         if isinstance(layer, Convolution):
             pitches.join(target, *inputs[1:])
     elif isinstance(layer, Add | Affine | Clamp) and not target.packed:
@@ -119,7 +127,14 @@ def _windowed_source(
 ) -> Map:
     """The map that the layer's window moves over by one: its input, or a copy split by phase."""
     value = placement.values[layer.inputs[0]]
-    taps = window_taps(window, (value.height, value.width), (target.height, target.width))
+    sizes = (value.height, value.width), (target.height, target.width)
+    if _strides_directly(layer, placement):
+        taps = placement.taps[layer.name] = direct_taps(window, *sizes)
+        placement.sources[layer.name] = placement.direct[layer.name] = value
+        if taps.outside:
+            value.need(*taps.reach)
+        return value
+    taps = window_taps(window, *sizes)
     fill = float("-inf") if isinstance(layer, MaxPool) and taps.outside else 0.0
     source = value
     if taps.strides != (1, 1) or fill:
@@ -140,6 +155,18 @@ def _windowed_source(
     placement.sources[layer.name] = source
     placement.taps[layer.name] = taps
     return source
+
+
+def _strides_directly(
+    layer: Convolution | MaxPool | AveragePool, placement: Placement
+) -> bool:
+    """Whether the layer's kernel takes every second pixel itself. The zeros around a map must not
+    win over negative pixels."""
+    if layer.window.strides[1] != 2:
+        return False
+    if isinstance(layer, MaxPool):
+        return layer.inputs[0] in placement.positive
+    return isinstance(layer, AveragePool) or is_depthwise(layer)
 
 
 def _set_lifetimes(graph: Graph, placement: Placement) -> None:

@@ -39,7 +39,7 @@ def window_scales(
 
 def _spread(pixels: np.ndarray, frame: Frame, lanes: int) -> np.ndarray:
     height, width = pixels.shape
-    length = frame.flat(height, width, lanes) * lanes
+    length = (frame.flat(height, width, lanes) + 1) * lanes  # the last row may end past the end
     rows = np.zeros((height, frame.pitch, frame.images), pixels.dtype)
     rows[:, :width] = pixels[:, :, None]
     flat = np.zeros(max(length, rows.size), pixels.dtype)

@@ -6,7 +6,7 @@ With row = stride * q + phase that is row y + q of the planes that hold the rows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,3 +87,11 @@ def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]
         (max(-first[0], 0), max(-first[1], 0), max(over[0], 0), max(over[1], 0)),
         outside,
     )
+
+
+def direct_taps(window: Window, source: tuple[int, int], target: tuple[int, int]) -> Taps:
+    """The taps in the map itself, for kernels that stride over it: nothing is split."""
+    strides = window.strides
+    flat = replace(window, strides=(1, 1))
+    span = ((target[0] - 1) * strides[0] + 1, (target[1] - 1) * strides[1] + 1)
+    return replace(window_taps(flat, source, span), strides=strides)

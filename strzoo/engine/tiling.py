@@ -18,21 +18,20 @@ class Costs:
     of partial sums kept and fetched, per vector written, per vector packed."""
 
     near: float = 0.77
-    far: float = 1.5
-    weight: float = 1.8
-    row: float = 2.0
-    partial: float = 3.5
-    result: float = 15.0
-    packed: float = 5.0
-    unpacked: float = 0.6
+    far: float = 1.29
+    weight: float = 1.06
+    row: float = 5.0
+    partial: float = 2.6
+    result: float = 12.0
+    packed: float = 3.1
     unaligned: float = 0.2
-    unaligned_far: float = 0.8
+    unaligned_far: float = 0.83
     dense: float = 0.6
     foreign: float = 6.0
 
 
 COSTS = Costs()
-LEVEL1_SHARE = 0.9  # of the cache: the rest is for weights and results that stream by
+LEVEL1_SHARE = 1.0  # of the cache: the rest is for weights and results that stream by
 
 
 @dataclass(frozen=True, order=True)
@@ -130,8 +129,6 @@ def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs 
     total += problem.rows * (blocks - 1) * vectors * costs.partial
     if tiling.packed:
         total += problem.planes * tiles * plane_bytes / (4 * hardware.lanes) * costs.packed
-    else:
-        total += problem.planes * vectors * costs.unpacked
     if problem.threads > 1:
         total *= _imbalance(tiles, problem.threads)
         if tiles % problem.threads:  # what one thread wrote, others will read

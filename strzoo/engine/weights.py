@@ -11,7 +11,21 @@ from strzoo.engine.graph import Convolution
 from strzoo.engine.taps import Taps
 
 ENTRY = np.dtype([("offset", "<i4"), ("weight", "<f4")])
+DEPTHWISE_TAPS = 25  # more do not fit the registers
+DEPTHWISE_DENSITY = 0.4
 PARTS = 32  # of the rows of a layer, of equal work; what threads share is a number of parts
+
+
+def is_depthwise(layer: Convolution) -> bool:
+    """Whether the depthwise kernel runs the layer: few taps, hardly pruned, no residual."""
+    weight = layer.weight
+    return (
+        layer.groups > 1
+        and weight.shape[1] == 1
+        and weight.shape[2] * weight.shape[3] <= DEPTHWISE_TAPS
+        and np.count_nonzero(weight) > DEPTHWISE_DENSITY * weight.size
+        and len(layer.inputs) == 1
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,22 +169,26 @@ class CopyKernel:
             whole = e.mul(e.build.udiv(columns, number(width)), width)
             with e.loop(done, whole, width) as column:
                 place = e.mul(column, 4 * self.images * self.stride)
-                value = self._take(e, source, place, width * self.images)
+                value = take_pixels(
+                    e, source, place, width * self.images, self.images, self.stride
+                )
                 e.store(value, target, e.mul(column, 4 * self.images))
             done, width = whole, width // 2
 
-    def _take(self, e: Emitter, source: ir.Value, place: ir.Value, floats: int) -> ir.Value:
-        first = e.load_vector(source, place, floats)
-        if self.stride != 2 or floats == self.images:
-            return first
-        second = e.load_vector(source, e.add(place, 4 * floats), floats)
-        chosen = [
-            2 * pixel * self.images + image
-            for pixel in range(floats // self.images)
-            for image in range(self.images)
-        ]
-        mask = ir.Constant(ir.VectorType(I32, floats), chosen)
-        return e.build.shuffle_vector(first, second, mask)
+
+def take_pixels(
+    e: Emitter, base: ir.Value, place: int | ir.Value, floats: int, images: int, stride: int
+) -> ir.Value:
+    """A vector of `floats`: every pixel from `place` on, or every second one."""
+    first = e.load_vector(base, place, floats)
+    if stride != 2 or floats == images:
+        return first
+    second = e.load_vector(base, e.add(e.integer(place), 4 * floats), floats)
+    chosen = [
+        2 * pixel * images + image for pixel in range(floats // images) for image in range(images)
+    ]
+    mask = ir.Constant(ir.VectorType(I32, floats), chosen)
+    return e.build.shuffle_vector(first, second, mask)
 
 
 LEAVE_FIELDS = (

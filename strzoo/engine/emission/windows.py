@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, KERNEL, Emitter, number
 from strzoo.engine.emission.convolution import bounded, masked
+from strzoo.engine.emission.moving import take_pixels
 
 UNROLLED = 4  # vectors at once: enough independent sums to keep the multipliers busy
 
@@ -33,15 +34,23 @@ DEPTHWISE_FIELDS = (
     "mask",
     "low",
     "high",
+    "rows",
+    "source_row",  # bytes from an output row's first pixel to the next one's, in the source
+    "target_row",
 )
 
 
 @dataclass(frozen=True)
 class DepthwiseKernel:
-    """A convolution whose output channels read one input channel each; `taps` of the window."""
+    """A convolution whose output channels read one input channel each; `taps` of the window.
+
+    With a stride of 2 it goes row by row, and `vectors` are a row's.
+    """
 
     lanes: int
     taps: int
+    images: int
+    stride: int = 1
     masked: bool = False
     bounds: str = "none"
 
@@ -49,7 +58,8 @@ class DepthwiseKernel:
 
     @property
     def name(self) -> str:
-        return f"depthwise_{self.lanes}x{self.taps}_{'m' * self.masked}_{self.bounds}"
+        flags = f"{self.images}_{self.stride}{'m' * self.masked}"
+        return f"depthwise_{self.lanes}x{self.taps}_{flags}_{self.bounds}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
@@ -58,7 +68,7 @@ class DepthwiseKernel:
         places = [e.load_i32(offsets, 4 * tap) for tap in range(self.taps)]
         mask = e.at(e.constants, e.field("mask"))
         low, high = e.real_field("low"), e.real_field("high")
-        vectors, multiplier = e.field("vectors"), e.field("multiplier")
+        multiplier = e.field("multiplier")
         with _planes(e) as plane:
             channel = e.build.udiv(plane, multiplier)
             source = e.at(e.arena, e.add(e.field("source"), e.mul(channel, e.field("source_plane"))))
@@ -68,15 +78,12 @@ class DepthwiseKernel:
             factors = [e.splat(e.load(weights, F32, 4 * tap)) for tap in range(self.taps)]
             bias = e.load(e.at(e.constants, e.field("bias")), F32, e.mul(plane, 4))
 
-            def compute(place: ir.Value, count: int) -> None:
+            def compute(start: ir.Value, place: ir.Value, count: int) -> None:
                 step = 4 * e.lanes
                 sums = [e.splat(bias)] * count
                 for factor, base in zip(factors, sources, strict=True):
-                    here = e.at(base, place)
-                    sums = [
-                        e.fma(factor, e.load_vector(here, step * j), total)
-                        for j, total in enumerate(sums)
-                    ]
+                    loaded = _load(e, e.at(base, start), count, self.images, self.stride)
+                    sums = [e.fma(factor, a, b) for a, b in zip(loaded, sums, strict=True)]
                 sums = bounded(e, sums, self.bounds, low, high)
                 if self.masked:
                     bits = e.at(mask, place)
@@ -87,7 +94,7 @@ class DepthwiseKernel:
                 for j, value in enumerate(sums):
                     e.store(value, e.at(target, place), step * j)
 
-            over_vectors(e, vectors, compute)
+            _over_plane(e, self.stride, compute)
         e.finish()
         return function
 
@@ -105,40 +112,46 @@ POOL_FIELDS = (
     "offsets",  # constants, i32 per tap
     "scales",  # constants, fp32 per pixel: 1 / the number averaged; 0 where there is no pixel
     "mask",
+    "rows",
+    "source_row",
+    "target_row",
 )
 
 
 @dataclass(frozen=True)
 class PoolKernel:
-    """The largest ("max") or the mean ("mean") of a window."""
+    """The largest ("max") or the mean ("mean") of a window; strides as in `DepthwiseKernel`."""
 
     lanes: int
     kind: str
+    images: int
+    stride: int = 1
     masked: bool = False
 
     fields = POOL_FIELDS
 
     @property
     def name(self) -> str:
-        return f"pool_{self.lanes}_{self.kind}_{'m' * self.masked}"
+        flags = f"{self.images}_{self.stride}{'m' * self.masked}"
+        return f"pool_{self.lanes}_{self.kind}_{flags}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, POOL_FIELDS)
         offsets = e.at(e.constants, e.field("offsets"))
-        taps, vectors = e.field("taps"), e.field("vectors")
+        taps = e.field("taps")
         with _planes(e) as plane:
             source = e.at(e.arena, e.add(e.field("source"), e.mul(plane, e.field("source_plane"))))
             target = e.at(e.arena, e.add(e.field("target"), e.mul(plane, e.field("target_plane"))))
 
-            def compute(place: ir.Value, count: int) -> None:
+            def compute(start: ir.Value, place: ir.Value, count: int) -> None:
                 step = 4 * e.lanes
-                here = e.at(source, place)
+                here = e.at(source, start)
                 first = e.at(here, e.load_i32(offsets))
-                start = [e.load_vector(first, step * j) for j in range(count)]
-                with e.carrying(1, taps, start) as (tap, values, following):
+                initial = _load(e, first, count, self.images, self.stride)
+                with e.carrying(1, taps, initial) as (tap, values, following):
                     there = e.at(here, e.load_i32(offsets, e.mul(tap, 4)))
-                    loaded = [e.load_vector(there, step * j) for j in range(count)]
+                    loaded = _load(e, there, count, self.images, self.stride)
                     merge = e.largest if self.kind == "max" else e.build.fadd
                     following += [merge(a, b) for a, b in zip(values, loaded, strict=True)]
                 if self.kind == "mean":
@@ -156,7 +169,7 @@ class PoolKernel:
                 for j, value in enumerate(following):
                     e.store(value, e.at(target, place), step * j)
 
-            over_vectors(e, vectors, compute)
+            _over_plane(e, self.stride, compute)
         e.finish()
         return function
 
@@ -233,3 +246,30 @@ def over_vectors(
         compute(place, UNROLLED)
     with e.loop(whole, e.mul(vectors, step), step) as place:
         compute(place, 1)
+
+
+def _load(e: Emitter, base: ir.Value, count: int, images: int, stride: int) -> list[ir.Value]:
+    """`count` vectors of pixels, next to each other or every second one."""
+    step = 4 * e.lanes * stride
+    return [take_pixels(e, base, step * j, e.lanes, images, stride) for j in range(count)]
+
+
+def _over_plane(
+    e: Emitter, stride: int, compute: Callable[[ir.Value, ir.Value, int], None]
+) -> None:
+    """compute(source offset, target offset, vectors) all over a plane: flat, or row by row."""
+    vectors = e.field("vectors")
+    if stride == 1:
+        over_vectors(e, vectors, lambda place, count: compute(place, place, count))
+        return
+    source_row, target_row = e.field("source_row"), e.field("target_row")
+    with e.loop(0, e.field("rows")) as row:
+        start, target = e.mul(row, source_row), e.mul(row, target_row)
+        # What a row writes past its end, the next one writes again.
+        over_vectors(
+            e,
+            vectors,
+            lambda place, count: compute(
+                e.add(start, e.mul(place, stride)), e.add(target, place), count
+            ),
+        )
