@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from strzoo.engine.convolutions import ConvolutionWriter
+from strzoo.engine.convolutions import ConvolutionWriter, packed_range
 from strzoo.engine.emission.elementwise import MapKernel, SoftmaxKernel
 from strzoo.engine.emission.linear import LinearKernel
-from strzoo.engine.emission.moving import ClearKernel, CopyKernel, EnterKernel, LeaveKernel
-from strzoo.engine.emission.windows import GlobalPoolKernel, PoolKernel
+from strzoo.engine.emission.moving import CopyKernel, EnterKernel, LeaveKernel
+from strzoo.engine.emission.windows import GlobalPoolKernel, PoolKernel, Walk
 from strzoo.engine.graph import (
     Add,
     Affine,
@@ -53,7 +53,6 @@ class Assembly:
     chosen: dict[str, str] = field(default_factory=dict)
     scratch: int = 0
     _copied: set[int] = field(default_factory=set)
-    _cleared: set[int] = field(default_factory=set)
 
     @property
     def images(self) -> int:
@@ -64,73 +63,35 @@ class Assembly:
         return self.hardware.lanes
 
     def mask(self, map_: Map) -> int:
-        """Constants offset of the map's pixel mask."""
+        """Constants offset of the map's pixel mask, if its gaps must be kept clean; else 0."""
+        if not map_.must_be_clean:
+            return 0
+        frame = replace(map_.geometry, height=map_.height, width=map_.width, tile=1, phases=1)
+        return self.constants.add(pixel_mask(frame), ("mask", frame), spare=4 * self.lanes)
+
+    def reserve(self, *sizes: int) -> list[int]:
+        """Scratch offsets for areas of so many bytes each."""
+        offsets, end = [], 0
+        for size in sizes:
+            offsets.append(end)
+            end += -(-size // 64) * 64 + 64
+        self.scratch = max(self.scratch, end)
+        return offsets
+
+    def line_bytes(self, map_: Map) -> int:
+        """Of a plane's line, whole tiles, and a vector that a row may end past it."""
         frame = map_.geometry
-        key = ("mask", map_.height, map_.width, frame.pitch)
-        return self.constants.add(
-            pixel_mask(map_.height, map_.width, frame, self.lanes), key, spare=4 * self.lanes
-        )
-
-    def vectors(self, map_: Map) -> int:
-        return map_.geometry.flat(map_.height, map_.width, self.lanes)
-
-    def clear(self, layer: str, map_: Map, *, wholly: bool = False) -> None:
-        """Clear what must be clear around the pixels, before the first of them are written.
-
-        Kernels that run flat over planes clear the gaps between rows themselves; where others
-        write, all of the planes must be cleared (`wholly`)."""
-        root = map_.root
-        if not self.first_use(root):
-            return
-        frame = root.geometry
-        wholly = wholly or any(m.inside is not None and m.root is root for m in self.placement.maps)
-        before = 4 * frame.before
-        after = before + 4 * (frame.flat(root.height, root.width, self.lanes) * self.lanes)
-        plane = 4 * frame.plane
-        step = self.add(
-            layer,
-            ClearKernel(self.lanes),
-            {
-                "planes": root.channels * frame.phases,
-                "target": 4 * root.place,
-                "target_plane": plane,
-                "head": plane if wholly else before,
-                "tail": plane if wholly else after,
-                "tail_bytes": 0 if wholly else plane - after,
-                "value": root.fill,
-            },
-        )
-        # The kernel that follows writes elsewhere, unless all was cleared.
-        step.wait = wholly
-
-    def first_use(self, root: Map) -> bool:
-        """Whether `root` must be clear and is about to be written for the first time."""
-        if not root.clean or id(root) in self._cleared:
-            return False
-        self._cleared.add(id(root))
-        return True
-
-    def plane_walk(self, layer: str, source: Map, target: Map) -> tuple[int, dict[str, int]]:
-        """How a window kernel goes over planes: its stride, and the fields that say the rest."""
-        taps = self.placement.taps[layer]
-        if taps.strides == (1, 1) or source is not self.placement.direct.get(layer):
-            return 1, {
-                "vectors": self.vectors(target),
-                "rows": 0,
-                "source_row": 0,
-                "target_row": 0,
-            }
-        return taps.strides[1], {
-            "vectors": -(-target.width * self.images // self.lanes),
-            "rows": target.height,
-            "source_row": source.geometry.row * taps.strides[0],
-            "target_row": target.geometry.row,
-        }
+        return 4 * self.lanes * (frame.tiles * frame.tile + 2) if frame.tile else 0
 
     def add(self, layer: str, kernel: object, values: Mapping[str, int | float]) -> Step:
         step = Step(layer, kernel, dict(values))  # type: ignore[arg-type]
         self.steps.append(step)
         return step
+
+
+def planes_of(name: str, map_: Map) -> dict[str, int]:
+    """The fields that say where a map's planes are."""
+    return {name: map_.address, f"{name}_plane": map_.plane, f"{name}_tile": map_.tile_bytes}
 
 
 def assemble(
@@ -151,58 +112,85 @@ def assemble(
 
 
 def _enter(work: Assembly, target: Map) -> None:
-    work.clear("input", target, wholly=True)
+    (line,) = work.reserve(work.line_bytes(target))
     work.add(
         "input",
-        EnterKernel(work.images),
-        {
-            "channels": target.channels,
+        EnterKernel(work.lanes, work.images),
+        planes_of("target", target)
+        | {
+            "planes": target.channels,
             "rows": target.height,
             "columns": target.width,
-            "target": target.address,
-            "target_plane": target.plane_bytes,
-            "target_row": target.geometry.row,
+            "tile": target.geometry.tile,
+            "vectors": target.geometry.vectors,
+            "row": target.geometry.row,
+            "line": line,
         },
     )
 
 
 def _leave(work: Assembly, source: Map) -> None:
+    (line,) = work.reserve(work.line_bytes(source))
     work.add(
         "output",
-        LeaveKernel(work.images),
-        {
-            "source": source.address,
-            "source_plane": source.plane_bytes,
-            "source_row": source.geometry.row,
+        LeaveKernel(work.lanes, work.images, source.packed),
+        planes_of("source", source)
+        | {
+            "tile": max(source.geometry.tile, 1),
+            "vectors": source.geometry.vectors,
+            "row": source.geometry.row,
             "planes": source.channels,
             "rows": source.height,
             "columns": source.width,
+            "line": line,
         },
     )
 
 
 def _copy(
-    work: Assembly, layer: str, source: Map, target: Map, row_bytes: int, plane_bytes: int
+    work: Assembly,
+    layer: str,
+    source: Map,
+    target: Map,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    phases: tuple[tuple[int, int], ...] = ((0, 0),),
+    flatten: bool = False,
 ) -> None:
-    """All pixels of `source` to `target`'s place, rows and planes so many bytes apart."""
-    work.clear(layer, target, wholly=True)
-    table = np.asarray([0, 0, source.height, source.width], np.int64)
+    """The pixels of `source` to `target`; with strides, those of each phase to its planes.
+
+    `flatten` writes the pixels of a plane one after the other, as features.
+    """
+    here, there = source.geometry, target.geometry
+    pixel = 4 * work.images
+    table = []
+    for y, x in phases:
+        rows = max(-(-(source.height - y) // strides[0]), 0)
+        columns = max(-(-(source.width - x) // strides[1]), 0)
+        table.append((y * here.row + x * pixel, rows, columns))
+    line, result = work.reserve(
+        work.line_bytes(source) + 8 * strides[1] * work.lanes, work.line_bytes(target)
+    )
+    values = planes_of("source", source) | planes_of("target", target)
+    if flatten:
+        values["target_plane"] = source.height * source.width * pixel
     work.add(
         layer,
-        CopyKernel(work.lanes, work.images),
-        {
+        CopyKernel(work.lanes, work.images, strides[1], source.packed, target.packed),
+        values
+        | {
             "planes": source.channels,
-            "source": source.address,
-            "source_plane": source.plane_bytes * source.geometry.phases,
-            "source_row": source.geometry.row,
-            "target": target.address,
-            "target_plane": plane_bytes,
-            "target_row": row_bytes,
-            "phases": 1,
-            "table": work.constants.add(table),
-            "clear": 0,
-            "clear_from": 0,
-            "value": 0.0,
+            "from_tile": max(here.tile, 1),
+            "from_vectors": here.vectors,
+            "source_row": here.row * strides[0],
+            "tile": max(there.tile, 1),
+            "vectors": there.vectors,
+            "target_row": source.width * pixel if flatten else there.row,
+            "phases": len(table),
+            "table": work.constants.add(np.asarray(table, np.int64)),
+            "line": line,
+            "result": result,
+            "fill": target.root.fill,
         },
     )
 
@@ -211,37 +199,63 @@ def windowed_source(work: Assembly, layer: Convolution | MaxPool | AveragePool) 
     """The map that the layer's window reads; made by a copy if it is not the input itself."""
     value = work.placement.values[layer.inputs[0]]
     source = work.placement.sources[layer.name]
-    if source is value or id(source) in work._copied:
-        return source
-    work._copied.add(id(source))
-    taps = work.placement.taps[layer.name]
-    here, there = value.geometry, source.geometry
-    table = []
-    for index, (y, x) in enumerate(taps.phases):
-        rows = -(-(value.height - y) // taps.strides[0])
-        columns = -(-(value.width - x) // taps.strides[1])
-        start = y * here.row + x * 4 * work.images
-        table.append((start, index * 4 * there.plane, max(rows, 0), max(columns, 0)))
-    first = work.first_use(source)
-    work.add(
-        layer.name,
-        CopyKernel(work.lanes, work.images, taps.strides[1]),
-        {
-            "planes": value.channels,
-            "source": value.address,
-            "source_plane": value.plane_bytes,
-            "source_row": here.row * taps.strides[0],
-            "target": source.address,
-            "target_plane": source.plane_bytes * len(taps.phases),
-            "target_row": there.row,
-            "phases": len(table),
-            "table": work.constants.add(np.asarray(table, np.int64)),
-            "clear": source.plane_bytes * len(taps.phases) if first else 0,
-            "clear_from": 4 * there.before,
-            "value": source.fill,
-        },
-    )
+    if source is not value and id(source) not in work._copied:
+        work._copied.add(id(source))
+        taps = work.placement.taps[layer.name]
+        _copy(work, layer.name, value, source, strides=taps.strides, phases=taps.phases)
     return source
+
+
+def window_fields(
+    work: Assembly, layer: Convolution | MaxPool | AveragePool, source: Map, target: Map
+) -> tuple[Walk, dict[str, int | float]]:
+    """How a kernel that slides windows over single planes goes, and the fields that say so."""
+    taps = work.placement.taps[layer.name]
+    frame, vector, pixel = source.geometry, 4 * work.lanes, 4 * work.images
+    direct = layer.name in work.placement.direct
+    offsets = np.asarray(taps.phase) * source.plane + taps.offsets(frame.pitch, work.images)
+    masked = target.must_be_clean
+    stride = taps.strides[1] if direct else 1
+    first, packed, before, after, result = 0, 0, 0, 0, 0
+    table_bytes = 0
+    if direct:
+        before = -(-(taps.reach[0] * frame.row + taps.reach[1] * pixel) // vector) * vector
+        after = taps.reach[2] * frame.row + (taps.reach[3] + 4 * work.lanes) * pixel
+        after = -(-after // vector) * vector
+        line_bytes = before + work.line_bytes(source) + after + stride * frame.row
+        table, line, result = work.reserve(0, line_bytes, work.line_bytes(target))
+        line += before
+    else:
+        # The phases of a channel are planes of their own: the kernel packs them side by side.
+        first, packed = packed_range(taps.offsets(frame.pitch, work.images), frame.tile, vector)
+        offsets = np.asarray(taps.phase) * packed * vector + taps.offsets(frame.pitch, work.images)
+        table_bytes = 8 * packed
+        size = packed * vector * len(taps.phases) + 16 * vector
+        table, line = work.reserve(table_bytes, size)
+    walk = Walk(work.lanes, work.images, stride, packed, len(taps.phases), masked)
+    return walk, {
+        **planes_of("source", source),
+        **planes_of("target", target),
+        "source_vectors": frame.vectors,
+        "target_vectors": target.geometry.vectors,
+        "tile": target.geometry.tile,
+        "from_tile": frame.tile,
+        "tiles": target.geometry.tiles,
+        "planes": target.channels,
+        "offsets": work.constants.add(offsets.astype(np.int32)),
+        "mask": work.mask(target),
+        "first": first,
+        "table": table,
+        "line": line,
+        "result": result,
+        "before": before,
+        "after": after,
+        "rows": target.height,
+        "row_vectors": -(-target.width * work.images // work.lanes),
+        "source_row": frame.row * taps.strides[0],
+        "target_row": target.geometry.row,
+        "fill": source.root.fill,
+    }
 
 
 def _convolution(work: Assembly, layer: Convolution) -> None:
@@ -249,9 +263,7 @@ def _convolution(work: Assembly, layer: Convolution) -> None:
         _convolve_vector(work, layer)
         return
     source = windowed_source(work, layer)
-    target = work.placement.values[layer.output]
-    work.clear(layer.name, target)
-    ConvolutionWriter(work, layer, source, target).write()
+    ConvolutionWriter(work, layer, source, work.placement.values[layer.output]).write()
 
 
 def _convolve_vector(work: Assembly, layer: Convolution) -> None:
@@ -323,55 +335,36 @@ def _pool(work: Assembly, layer: MaxPool | AveragePool) -> None:
     value = work.placement.values[layer.inputs[0]]
     target = work.placement.values[layer.output]
     if value.packed:  # of one pixel: the pixel
-        _copy(work, layer.name, value, target, target.geometry.row, target.plane_bytes)
+        _copy(work, layer.name, value, target)
         return
     source = windowed_source(work, layer)
-    work.clear(layer.name, target)
-    taps = work.placement.taps[layer.name]
-    frame = source.geometry
-    offsets = np.asarray(taps.phase) * source.plane_bytes + taps.offsets(frame)
-    kind = "max" if isinstance(layer, MaxPool) else "mean"
-    scales = 0
+    walk, fields = window_fields(work, layer, source, target)
+    kind, scales = "max", 0
     if isinstance(layer, AveragePool):
-        scales = work.constants.add(
-            window_scales(layer, value, target, target.geometry, work.lanes), spare=4 * work.lanes
-        )
-    masked = target.root.clean
-    stride, rows = work.plane_walk(layer.name, source, target)
-    work.add(
-        layer.name,
-        PoolKernel(work.lanes, kind, work.images, stride, masked),
-        rows
-        | {
-            "source": source.address,
-            "source_plane": source.plane_bytes * len(taps.phases),
-            "target": target.address,
-            "target_plane": target.plane_bytes,
-            "planes": target.channels,
-            "taps": len(offsets),
-            "offsets": work.constants.add(offsets.astype(np.int32)),
-            "scales": scales,
-            "mask": work.mask(target) if masked else 0,
-        },
-    )
+        kind = "mean"
+        scales = work.constants.add(window_scales(layer, value, target), spare=4 * work.lanes)
+    taps = len(work.placement.taps[layer.name].steps)
+    work.add(layer.name, PoolKernel(walk, kind), fields | {"taps": taps, "scales": scales})
 
 
 def _global_pool(work: Assembly, layer: GlobalAveragePool) -> None:
     source = work.placement.values[layer.inputs[0]]
     target = work.placement.values[layer.output]
     if source.packed:
-        _copy(work, layer.name, source, target, target.geometry.row, target.plane_bytes)
+        _copy(work, layer.name, source, target)
         return
+    frame = replace(source.geometry, height=source.height, width=source.width, tile=1, phases=1)
     work.add(
         layer.name,
         GlobalPoolKernel(work.lanes, work.images),
-        {
-            "source": source.address,
-            "source_plane": source.plane_bytes,
+        planes_of("source", source)
+        | {
+            "tile": source.geometry.tile,
+            "tiles": source.geometry.tiles,
             "target": target.address,
-            "vectors": work.vectors(source),
+            "target_vectors": source.geometry.vectors,
             "planes": source.channels,
-            "mask": work.mask(source),
+            "mask": work.constants.add(pixel_mask(frame), ("mask", frame), spare=4 * work.lanes),
             "scale": 1.0 / (source.height * source.width),
         },
     )
@@ -380,27 +373,25 @@ def _global_pool(work: Assembly, layer: GlobalAveragePool) -> None:
 def _elementwise(work: Assembly, layer: Add | Affine | Clamp) -> None:
     target = work.placement.values[layer.output]
     inputs = [work.placement.values[name] for name in layer.inputs]
-    other = inputs[-1]
     kind, low, high = bounds_of(layer.bounds)
-    masked = target.root.clean
-    work.clear(layer.name, target)
     arithmetic = {Add: "add", Affine: "affine", Clamp: "clamp"}[type(layer)]
     scales = shifts = 0
     if isinstance(layer, Affine):
         scales = work.constants.add(layer.scale.astype(np.float32))
         shifts = work.constants.add(layer.shift.astype(np.float32))
-    lanes = work.images if target.packed else work.lanes
+    packed = target.packed
+    masked = target.must_be_clean and not packed
+    lanes = work.images if packed else work.lanes
     work.add(
         layer.name,
         MapKernel(lanes, arithmetic, masked, kind),
-        {
-            "source": inputs[0].address,
-            "source_plane": inputs[0].plane_bytes,
-            "other": other.address,
-            "other_plane": other.plane_bytes,
-            "target": target.address,
-            "target_plane": target.plane_bytes,
-            "vectors": 1 if target.packed else work.vectors(target),
+        planes_of("source", inputs[0])
+        | planes_of("other", inputs[-1])
+        | planes_of("target", target)
+        | {
+            "tile": 1 if packed else target.geometry.tile,
+            "tiles": 1 if packed else target.geometry.tiles,
+            "target_vectors": 1 if packed else target.geometry.vectors,
             "planes": target.channels,
             "scales": scales,
             "shifts": shifts,
@@ -420,16 +411,14 @@ def _concat(work: Assembly, layer: Concat) -> None:
         if part.inside is not whole or part.channel != channel:
             place = Map(name, part.channels, part.height, part.width, inside=whole, channel=channel)
             place.packed = whole.packed
-            _copy(work, layer.name, part, place, place.geometry.row, place.plane_bytes)
+            _copy(work, layer.name, part, place)
         channel += part.channels
 
 
 def _flatten(work: Assembly, layer: Flatten) -> None:
     source = work.placement.values[layer.inputs[0]]
     target = work.placement.values[layer.output]
-    pixel = 4 * work.images
-    plane = source.height * source.width * pixel
-    _copy(work, layer.name, source, target, source.width * pixel, plane)
+    _copy(work, layer.name, source, target, flatten=True)
 
 
 def _softmax(work: Assembly, layer: Softmax) -> None:

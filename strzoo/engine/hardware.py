@@ -28,10 +28,11 @@ class Hardware:
         """Vectors of sums that a sparse row can hold: one register is the weight's."""
         return 28 if self.registers >= 32 else 14
 
-    @property
-    def dense_block(self) -> tuple[int, int]:
-        """Rows and vectors of a dense block: the sums, the loaded vectors and a weight fit."""
-        return (4, 6) if self.registers >= 32 else (4, 3)
+    def dense_rows(self, tile: int) -> int:
+        """Rows that a dense kernel computes at once: their sums, one vector of input per sum of a
+        row and a weight must fit the registers; 1 if no two rows do."""
+        rows = (self.registers - 1 - tile) // tile
+        return next((count for count in (8, 4, 2) if count <= rows), 1)
 
 
 @lru_cache(maxsize=1)

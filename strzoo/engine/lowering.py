@@ -7,6 +7,7 @@ phases, pitch); then all get their places; the second writes the steps.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from strzoo.engine.graph import (
@@ -22,9 +23,13 @@ from strzoo.engine.graph import (
     MaxPool,
     Window,
 )
-from strzoo.engine.layout import Map, Pitches, allocate
+from strzoo.engine.hardware import Hardware
+from strzoo.engine.layout import Frame, Map, Pitches, allocate, choose_pitch, flat_vectors
 from strzoo.engine.taps import Taps, direct_taps, window_taps
+from strzoo.engine.tiling import choose_tile, pose_problem
 from strzoo.engine.weights import is_depthwise
+
+SLACK = 1024  # floats at either end of the arena, for vectors that reach over
 
 
 @dataclass
@@ -44,29 +49,51 @@ class Placement:
     positive: set[str] = field(default_factory=set)
     direct: dict[str, Map] = field(default_factory=dict)
     size: int = 0
-    slack: int = 0
 
     @property
     def maps(self) -> list[Map]:
         return [*self.values.values(), *self.copies.values()]
 
 
-def place_values(graph: Graph, images: int, lanes: int) -> Placement:
-    """Give every value of `graph` room in an arena for groups of `images` images."""
-    placement = Placement(images, lanes)
+def place_values(
+    graph: Graph, images: int, hardware: Hardware, threads: int, tiles: Mapping[str, int]
+) -> Placement:
+    """Give every value of `graph` room in an arena for groups of `images` images.
+
+    `tiles` holds tile sizes already chosen, by the name of any layer that writes such tiles."""
+    placement = Placement(images, hardware.lanes)
     _make_maps(graph, placement)
     _join_concatenations(graph, placement)
     pitches = Pitches()
     for layer in graph.layers:
         _require(layer, placement, pitches)
-    pitches.settle(placement.maps, images, lanes)
+    for members in pitches.classes(placement.maps):
+        pitch = choose_pitch(members, images, hardware.lanes)
+        problems, chosen = [], 0
+        for layer in graph.layers:
+            target = placement.values[layer.output]
+            if layer.name in placement.sources and any(target.root is m for m in members):
+                chosen = tiles.get(layer.name, chosen)
+                if isinstance(layer, Convolution) and not is_depthwise(layer):
+                    taps = placement.taps[layer.name]
+                    problems.append(
+                        pose_problem(layer, taps, target, pitch, images, hardware, threads)
+                    )
+        if not chosen:
+            most = max(
+                flat_vectors(m.height, m.width, pitch, images, hardware.lanes) for m in members
+            )
+            chosen = choose_tile(problems, most, hardware, threads)
+        for map_ in members:
+            size = (map_.height, map_.width, pitch, images, hardware.lanes)
+            map_.frame = Frame(*size, chosen, map_.phases)
+    for map_ in placement.maps:
+        if map_.inside is None and map_.packed:
+            map_.frame = Frame(1, 1, 1, images, hardware.lanes, 0)
     _set_lifetimes(graph, placement)
-    for taps in placement.taps.values():
-        placement.slack = max(placement.slack, 8 * taps.reach_floats(placement))
-    placement.slack = -(-(placement.slack + 8 * lanes * 32) // 16) * 16
     # Passes leave names that nothing uses.
     own = [m for m in placement.maps if m.inside is None and m.born >= 0]
-    placement.size = allocate(own, placement.slack) + placement.slack
+    placement.size = allocate(own, SLACK) + SLACK
     return placement
 
 
@@ -136,6 +163,8 @@ def _windowed_source(
         return value
     taps = window_taps(window, *sizes)
     fill = float("-inf") if isinstance(layer, MaxPool) and taps.outside else 0.0
+    if layer.inputs[0] in placement.positive:
+        fill = 0.0  # zeros win over no pixel
     source = value
     if taps.strides != (1, 1) or fill:
         key = (taps.strides, taps.phases, fill)

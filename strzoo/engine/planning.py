@@ -52,8 +52,10 @@ def make_plan(
 ) -> Plan:
     """Args: `images` go together, a power of two up to the hardware's lanes, and `threads` work on
     them together (any number can; it is this one that the plan is good for)."""
-    placement = place_values(graph, images, hardware.lanes)
-    work = assemble(graph, placement, hardware, tilings or {}, threads)
+    tilings = tilings or {}
+    tiles = {name: tiling.tile for name, tiling in tilings.items()}
+    placement = place_values(graph, images, hardware, threads, tiles)
+    work = assemble(graph, placement, hardware, tilings, threads)
     return Plan(
         images,
         hardware.lanes,

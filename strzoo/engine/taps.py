@@ -7,15 +7,10 @@ With row = stride * q + phase that is row y + q of the planes that hold the rows
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from strzoo.engine.graph import Window
-
-if TYPE_CHECKING:
-    from strzoo.engine.layout import Frame
-    from strzoo.engine.lowering import Placement
 
 
 @dataclass(frozen=True)
@@ -41,16 +36,15 @@ class Taps:
     reach: tuple[int, int, int, int]
     outside: bool
 
-    def offsets(self, frame: Frame) -> np.ndarray:
+    def offsets(self, pitch: int, images: int) -> np.ndarray:
         """Bytes from an output pixel's place to each tap, phase planes left aside; int64."""
         steps = np.asarray(self.steps, np.int64)
-        return (steps[:, 0] * frame.pitch + steps[:, 1]) * 4 * frame.images
+        return (steps[:, 0] * pitch + steps[:, 1]) * 4 * images
 
-    def reach_floats(self, placement: Placement) -> int:
-        """The largest distance of a tap from its pixel, in floats of any frame at hand."""
-        pitch = max((m.geometry.pitch for m in placement.maps), default=1)
-        farthest = max(abs(y) * pitch + abs(x) for y, x in self.steps)
-        return farthest * placement.images
+    @property
+    def window(self) -> bool:
+        """Whether more is read than the pixel at the output's own place."""
+        return any(step != (0, 0) for step in self.steps)
 
 
 def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]) -> Taps:

@@ -1,4 +1,5 @@
-"""How a convolution is cut up: the tile, the blocks of input channels, packed or not, dense or not.
+"""How work is cut up: the tile of a set of maps, and for each convolution the blocks of input
+channels and whether it runs sparse or dense.
 
 A choice costs what the kernel does, in cycles of one core: loads of the tile's pixels (cheap from
 the L1 cache, dearer from the L2), weights, starts and ends of rows, partial sums, copies.
@@ -7,9 +8,15 @@ the L1 cache, dearer from the L2), weights, starts and ends of rows, partial sum
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from strzoo.engine.graph import Convolution
 from strzoo.engine.hardware import Hardware
+from strzoo.engine.layout import Map, flat_vectors
+from strzoo.engine.taps import Taps
 
 
 @dataclass(frozen=True)
@@ -31,17 +38,17 @@ class Costs:
 
 
 COSTS = Costs()
+DEFAULT_TILE = 8  # vectors, where no convolution has a say
 LEVEL1_SHARE = 1.0  # of the cache: the rest is for weights and results that stream by
 
 
 @dataclass(frozen=True, order=True)
 class Tiling:
-    """`tile` vectors of pixels, `blocks` of input channels, `packed` or read in place; `group`
-    rows at once, 1 for the sparse kernel."""
+    """`tile` vectors of pixels, `blocks` of input channels; `group` rows at once, 1 for the sparse
+    kernel."""
 
     tile: int
     blocks: int = 1
-    packed: bool = False
     group: int = 1
 
 
@@ -74,45 +81,51 @@ class Problem:
     threads: int = 1
 
 
-def tile_count(vectors: int, tile: int) -> tuple[int, int, int]:
-    """Tiles of almost equal size: (tiles, vectors of the wide ones, how many are wide)."""
-    tiles = -(-vectors // tile)
-    wide = -(-vectors // tiles)
-    return tiles, wide, vectors - tiles * (wide - 1)
+def pose_problem(
+    layer: Convolution,
+    taps: Taps,
+    target: Map,
+    pitch: int,
+    images: int,
+    hardware: Hardware,
+    threads: int,
+) -> Problem:
+    """Describe `layer`, whose maps have rows `pitch` pixels apart."""
+    offsets = taps.offsets(pitch, images)
+    vector = 4 * hardware.lanes
+    return Problem(
+        vectors=flat_vectors(target.height, target.width, pitch, images, hardware.lanes),
+        rows=len(layer.weight),
+        planes=layer.weight.shape[1] * layer.groups * len(taps.phases),
+        phases=len(taps.phases),
+        nonzeros=int(np.count_nonzero(layer.weight)),
+        weights=layer.weight.size,
+        reach=int(max(offsets.max(), 0) - min(offsets.min(), 0)),
+        window=taps.window,
+        groups=layer.groups,
+        aligned=not bool((offsets % vector).any()),
+        threads=threads,
+    )
 
 
-def candidates(problem: Problem, hardware: Hardware) -> list[Tiling]:
-    """Every tiling worth a look."""
-    found = set()
+def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
+    """Every way to run a layer in tiles of that size that is worth a look."""
     channels = problem.planes // problem.phases
-    for tile in range(1, hardware.widest_tile + 1):
-        wide = tile_count(problem.vectors, tile)[1]
-        if wide != tile:
+    found = []
+    group = hardware.dense_rows(tile)
+    for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+        if blocks > 1 and (channels < 4 * blocks or problem.groups > 1):
             continue
-        for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-            if blocks > 1 and (channels < 4 * blocks or problem.groups > 1):
-                continue
-            if blocks > 1 and problem.rows * wide * hardware.lanes * 4 > hardware.level2:
-                continue
-            for packed in (False, True):
-                if packed and problem.groups > 1:
-                    continue
-                found.add(Tiling(wide, blocks, packed))
-    group, dense_tile = hardware.dense_block
-    if problem.groups == 1 and problem.rows >= group:
-        for tile in range(max(dense_tile - 2, 1), dense_tile + 1):
-            wide = tile_count(problem.vectors, tile)[1]
-            for blocks in (1, 2, 4, 8, 16):
-                if blocks == 1 or channels >= 4 * blocks:
-                    found.add(Tiling(wide, blocks, True, group))
-    return sorted(found)
+        found.append(Tiling(tile, blocks))
+        if group > 1 and problem.groups == 1 and problem.rows >= group:
+            found.append(Tiling(tile, blocks, group))
+    return found
 
 
 def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs = COSTS) -> float:
-    """Cycles of one core for the whole layer."""
-    tile, blocks = tiling.tile, tiling.blocks
-    tiles = tile_count(problem.vectors, tile)[0]
-    vectors = problem.vectors
+    """Cycles of one core for the whole layer; with more threads, of all cores together."""
+    tile, blocks, vectors = tiling.tile, tiling.blocks, problem.vectors
+    tiles = -(-vectors // tile)
     plane_bytes = tile * hardware.lanes * 4 + problem.reach
     block_bytes = plane_bytes * problem.planes / blocks
     near = min(1.0, LEVEL1_SHARE * hardware.level1 / block_bytes)
@@ -120,28 +133,41 @@ def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs 
     if problem.window and not problem.aligned:
         load += costs.unaligned * near + costs.unaligned_far * (1 - near)
     if tiling.group > 1:
-        work = problem.weights * (costs.dense * vectors + tiles * costs.weight)
+        loads = load / tiling.group
+        work = problem.weights * (max(loads, costs.dense) * vectors + tiles * costs.weight)
         rows = problem.rows * costs.row / tiling.group
     else:
         work = problem.nonzeros * (load * vectors + tiles * costs.weight)
         rows = problem.rows * costs.row
     total = work + rows * blocks * tiles + problem.rows * vectors * costs.result
     total += problem.rows * (blocks - 1) * vectors * costs.partial
-    if tiling.packed:
+    if problem.window:
         total += problem.planes * tiles * plane_bytes / (4 * hardware.lanes) * costs.packed
-    if problem.threads > 1:
-        total *= _imbalance(tiles, problem.threads)
-        if tiles % problem.threads:  # what one thread wrote, others will read
-            total += costs.foreign * (problem.planes + problem.rows) * vectors
+    if problem.threads > 1 and tiles % problem.threads:
+        # The last tiles are shared, and what one thread wrote the others will read.
+        total += costs.foreign * (problem.planes + problem.rows) * vectors / tiles
     return total
 
 
-def _imbalance(tiles: int, threads: int) -> float:
-    """How much longer the busiest thread works than if the work were divided evenly: tiles may be
-    shared, but not in pieces of any size."""
-    return 1.0 + 0.02 * (tiles % threads != 0)
-
-
-def choose_tiling(problem: Problem, hardware: Hardware) -> Tiling:
+def choose_tiling(problem: Problem, tile: int, hardware: Hardware) -> Tiling:
     """The cheapest by the cost model; the same for the same problem."""
-    return min(candidates(problem, hardware), key=lambda t: (estimate(problem, t, hardware), t))
+    options = candidates(problem, tile, hardware)
+    return min(options, key=lambda t: (estimate(problem, t, hardware), t))
+
+
+def choose_tile(
+    problems: Sequence[Problem], vectors: int, hardware: Hardware, threads: int
+) -> int:
+    """The tile for maps of at most `vectors` a plane that these convolutions write."""
+    if not problems:
+        return max(1, -(-vectors // max(threads, -(-vectors // DEFAULT_TILE))))
+    sizes = {-(-vectors // n) for n in range(1, vectors + 1)}
+    options = [size for size in sorted(sizes) if size <= hardware.widest_tile]
+
+    def cost(tile: int) -> float:
+        return sum(
+            estimate(problem, choose_tiling(problem, tile, hardware), hardware)
+            for problem in problems
+        )
+
+    return min(options, key=lambda tile: (cost(tile), tile))

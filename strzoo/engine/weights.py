@@ -40,12 +40,16 @@ class Nonzeros:
     plane: np.ndarray
     tap: np.ndarray
     weight: np.ndarray
-    lowest: int  # bytes: the tap farthest before its pixel, at most 0
-    highest: int
 
     @property
     def count(self) -> int:
         return len(self.weight)
+
+    def rows_from(self, first: int) -> Nonzeros:
+        """Those of the rows from `first` on, counted from there."""
+        kept = self.row >= first
+        arrays = (self.row[kept] - first, self.plane[kept], self.tap[kept], self.weight[kept])
+        return Nonzeros(self.rows - first, self.planes, self.phases, *arrays)
 
     @cached_property
     def per_row(self) -> np.ndarray:
@@ -70,8 +74,6 @@ def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzer
         plane,
         offsets[tap],
         values.astype(np.float32),
-        min(int(offsets.min()), 0),
-        max(int(offsets.max()), 0),
     )
 
 
@@ -86,22 +88,19 @@ class SparseTable:
 
 
 def sparse_table(
-    nonzeros: Nonzeros, blocks: int, source_plane: int, packed_plane: int | None
+    nonzeros: Nonzeros, blocks: int, plane: int, *, local: bool
 ) -> SparseTable:
     """Entries sorted by block of input channels, then row.
 
     Args:
-        source_plane: bytes between planes in the arena.
-        packed_plane: bytes between planes of a packed block; None reads the arena itself.
+        plane: bytes between planes.
+        local: planes are counted from the first of the block.
     """
     channels = nonzeros.planes // nonzeros.phases
     block_channels = np.arange(blocks + 1) * channels // blocks
     block_planes = block_channels * nonzeros.phases
     block = np.searchsorted(block_planes, nonzeros.plane, side="right") - 1
-    if packed_plane is None:
-        offset = nonzeros.plane * source_plane + nonzeros.tap
-    else:
-        offset = (nonzeros.plane - block_planes[block]) * packed_plane + nonzeros.tap
+    offset = (nonzeros.plane - block_planes[block] * local) * plane + nonzeros.tap
     key = block * nonzeros.rows + nonzeros.row
     order = np.argsort(key, kind="stable") if blocks > 1 else slice(None)
     entries = np.empty(nonzeros.count, ENTRY)
@@ -137,8 +136,9 @@ def dense_table(
     offsets: np.ndarray,
     group: int,
     blocks: int,
-    source_plane: int,
-    packed_plane: int | None,
+    plane_bytes: int,
+    *,
+    local: bool,
 ) -> DenseTable:
     """Args: `weight` [rows, channels, taps], rows a multiple of `group`, zeros included."""
     rows, channels, count = weight.shape
@@ -147,10 +147,7 @@ def dense_table(
     channel, tap = np.divmod(np.arange(channels * count), count)
     plane = channel * phases + np.asarray(taps.phase)[tap]
     block = np.searchsorted(block_channels, channel, side="right") - 1
-    if packed_plane is None:
-        offset = plane * source_plane + offsets[tap]
-    else:
-        offset = (plane - block_channels[block] * phases) * packed_plane + offsets[tap]
+    offset = (plane - block_channels[block] * phases * local) * plane_bytes + offsets[tap]
     entry = np.dtype([("offset", "<i4"), ("weights", "<f4", (group,))])
     entries = np.empty((rows // group, channels * count), entry)
     entries["offset"] = offset

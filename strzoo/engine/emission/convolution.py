@@ -8,7 +8,7 @@ stay in vector registers while the nonzero weights of one row (output channel) s
 dense form does the same for several rows at once, so that one load serves them all.
 
 Input channels go by in blocks, so that what the block reads stays in the L1 cache; partial sums
-wait in scratch memory. A packed block is first copied to scratch, tightly.
+wait in scratch memory. What a window of several taps reads is first copied to scratch, tightly.
 """
 
 from __future__ import annotations
@@ -18,38 +18,40 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import BYTES, F32, I64, KERNEL, Emitter, number
+from strzoo.engine.emission.lines import TiledPlanes, TilePacker
 
 FIELDS = (
     "kernel",
     "sync",
-    "source",  # arena: pixel 0 of the input's plane 0
+    "source",  # arena: tile 0 of the input's plane 0
     "source_plane",  # bytes from plane to plane
+    "source_tile",  # and from tile to tile
+    "source_vectors",  # of the input's line
     "target",
     "target_plane",
+    "target_tile",
     "residual",
     "residual_plane",
-    "vectors",  # of a plane, from its first pixel to its last
+    "residual_tile",
     "tiles",
-    "wide_tiles",  # the first ones, of `tile` vectors; the others have one less
     "rows",
     "parts",
     "part_rows",  # constants, i32 [parts + 1]: rows of equal work
     "blocks",
     "ends",  # constants, i32 [blocks * rows + 1]: where the entries of a row start
     "entries",  # constants, {i32 offset, fp32 weight} per nonzero (sparse)
-    "offsets",  # constants, i32 per input of a row (dense)
     "bias",
     "mask",  # constants, all ones where a pixel is one
     "block_planes",  # constants, i32 [blocks + 1]
-    "packed_plane",  # bytes of one packed plane
-    "reach",  # bytes from a pixel to the first that its window reads, at most 0
-    "slab",  # scratch: where the packed block is
+    "first",  # vectors from a tile's start to that of what its window reads, at most 0
+    "slab",  # scratch: where a packed block is
+    "table",  # scratch: where the vectors are that are packed
     "low",
     "high",
 )
 
-import os
-PF_NZ=int(os.environ.get('PF_NZ','0')); PF_NZ_T=int(os.environ.get('PF_NZ_T','28')); PF_OUT=int(os.environ.get('PF_OUT','0'))
+AHEAD_TILE = 7  # vectors: wider tiles give the processor time enough
+AHEAD = 2048  # bytes: entries are read once per tile, often from a far cache
 ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 8 + [I64] * 4 + [F32] * 2)
 
 
@@ -59,19 +61,20 @@ class ConvolutionKernel:
 
     Args:
         lanes: floats in a vector.
-        tile: vectors in a tile.
+        tile: vectors in a tile; `last`: in the last one.
         rows: rows computed at once: 1 is the sparse form, more the dense one.
+        packed: vectors that the window of a tile reads, copied before use; 0 reads in place.
         blocked: several blocks of input channels.
-        packed: blocks are copied before use.
         residual, masked: what happens to a finished row.
         bounds: "none", "relu" or "clamp".
     """
 
     lanes: int
     tile: int
+    last: int
     rows: int = 1
+    packed: int = 0
     blocked: bool = False
-    packed: bool = False
     residual: bool = False
     masked: bool = False
     bounds: str = "none"
@@ -80,14 +83,9 @@ class ConvolutionKernel:
 
     @property
     def name(self) -> str:
-        flags = "".join(
-            letter
-            for letter, wanted in zip(
-                "bprm", (self.blocked, self.packed, self.residual, self.masked), strict=True
-            )
-            if wanted
-        )
-        return f"convolution_{self.lanes}x{self.tile}x{self.rows}_{flags}_{self.bounds}"
+        shape = f"{self.lanes}x{self.tile}_{self.last}x{self.rows}_{self.packed}"
+        flags = "b" * self.blocked + "r" * self.residual + "m" * self.masked
+        return f"convolution_{shape}_{flags}_{self.bounds}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
@@ -109,71 +107,92 @@ class _Driver:
         last = e.share(units, e.add(e.thread, 1), e.threads)
         stop = e.build.udiv(e.add(last, e.build.sub(parts, number(1))), parts)
         part_rows = e.at(e.constants, e.field("part_rows"))
-        wide = e.field("wide_tiles")
+        final = e.build.sub(tiles, number(1))
         with e.loop(e.build.udiv(first, parts), stop) as tile:
             start = e.mul(tile, parts)
             # Of a tile that two threads share, each takes its parts of the rows.
             low = e.largest_integer(e.build.sub(first, start), number(0))
             high = e.smallest_integer(e.build.sub(last, start), parts)
             row, end = (e.load_i32(part_rows, e.mul(bound, 4)) for bound in (low, high))
-            narrow = e.largest_integer(e.build.sub(tile, wide), number(0))
-            vector = e.build.sub(e.mul(tile, kernel.tile), narrow)
-            place = e.mul(vector, 4 * kernel.lanes)
-            if kernel.tile == 1:
-                self._tile(1, place, row, end)
+            if kernel.last == kernel.tile:
+                self._tile(kernel.tile, tile, row, end)
             else:
                 e.either(
-                    e.build.icmp_signed("<", tile, wide),
-                    lambda: self._tile(kernel.tile, place, row, end),
-                    lambda: self._tile(kernel.tile - 1, place, row, end),
+                    e.build.icmp_signed("<", tile, final),
+                    lambda: self._tile(kernel.tile, tile, row, end),
+                    lambda: self._tile(kernel.last, tile, row, end),
                 )
         e.finish()
 
-    def _tile(self, tile: int, place: ir.Value, row: ir.Value, end: ir.Value) -> None:
-        e = self.emit
+    def _tile(self, size: int, tile: ir.Value, row: ir.Value, end: ir.Value) -> None:
+        e, kernel = self.emit, self.kernel
         with e.when(e.build.icmp_signed("<", row, end)):
-            if not self.kernel.blocked:
-                self._block(tile, place, row, end, number(0), first=True, last=True)
-                return
-            self._block(tile, place, row, end, number(0), first=True, last=False)
-            final = e.build.sub(e.field("blocks"), number(1))
-            with e.loop(1, final) as block:
-                self._block(tile, place, row, end, block, first=False, last=False)
-            self._block(tile, place, row, end, final, first=False, last=True)
+            packer = None
+            if kernel.packed:
+                source = TiledPlanes(
+                    e.at(e.arena, e.field("source")),
+                    e.field("source_plane"),
+                    e.field("source_tile"),
+                    number(kernel.tile),
+                    e.field("source_vectors"),
+                )
+                table = e.at(e.scratch, e.field("table"))
+                packer = TilePacker(e, source, kernel.packed, e.field("first"), table)
+                packer.aim(tile)
+            self._blocks(size, tile, row, end, packer)
+
+    def _blocks(
+        self, size: int, tile: ir.Value, row: ir.Value, end: ir.Value, packer: TilePacker | None
+    ) -> None:
+        e = self.emit
+        if not self.kernel.blocked:
+            self._block(size, tile, row, end, packer, number(0), first=True, last=True)
+            return
+        self._block(size, tile, row, end, packer, number(0), first=True, last=False)
+        final = e.build.sub(e.field("blocks"), number(1))
+        with e.loop(1, final) as block:
+            self._block(size, tile, row, end, packer, block, first=False, last=False)
+        self._block(size, tile, row, end, packer, final, first=False, last=True)
 
     def _block(
         self,
-        tile: int,
-        place: ir.Value,
+        size: int,
+        tile: ir.Value,
         row: ir.Value,
         end: ir.Value,
+        packer: TilePacker | None,
         block: ir.Value,
         *,
         first: bool,
         last: bool,
     ) -> None:
         e, kernel = self.emit, self.kernel
-        source = e.at(e.arena, e.add(e.field("source"), place))
-        if kernel.packed:
-            source = self._pack(tile, source, block)
-        function = rows_function(kernel, e.module, tile, first=first, last=last)
+        if packer is None:
+            place = e.add(e.field("source"), e.mul(tile, e.field("source_tile")))
+            source = e.at(e.arena, place)
+        else:
+            source = e.at(e.scratch, e.field("slab"))
+            planes = e.at(e.constants, e.field("block_planes"))
+            start = e.load_i32(planes, e.mul(block, 4))
+            count = e.build.sub(e.load_i32(planes, e.add(e.mul(block, 4), 4)), start)
+            packer.pack(count, start, source, e.constant(0.0))
+        function = rows_function(kernel, e.module, size, first=first, last=last)
         ends = e.add(e.field("ends"), e.mul(e.mul(block, e.field("rows")), 4))
         if kernel.rows > 1:
             ends = e.add(e.field("ends"), e.mul(block, 4))
-        residual = e.add(e.field("residual"), place) if kernel.residual else number(0)
-        mask = e.add(e.field("mask"), place) if kernel.masked else number(0)
-        table = e.field("entries")
-        bias = e.field("bias")
+        target = e.add(e.field("target"), e.mul(tile, e.field("target_tile")))
+        residual = e.add(e.field("residual"), e.mul(tile, e.field("residual_tile")))
+        mask = e.add(e.field("mask"), e.mul(tile, 4 * kernel.lanes * kernel.tile))
         e.build.call(
             function,
             [
                 e.at(e.constants, ends),
-                e.at(e.constants, table),
-                e.at(e.constants, bias),
+                e.at(e.constants, e.field("entries")),
+                e.at(e.constants, e.field("bias")),
                 source,
-                e.at(e.arena, e.add(e.field("target"), place)),
-                e.at(e.arena, residual),
-                e.at(e.constants, mask),
+                e.at(e.arena, target),
+                e.at(e.arena, residual if kernel.residual else number(0)),
+                e.at(e.constants, mask if kernel.masked else number(0)),
                 e.scratch,
                 e.field("target_plane"),
                 e.field("residual_plane"),
@@ -183,24 +202,6 @@ class _Driver:
                 e.real_field("high"),
             ],
         )
-
-    def _pack(self, tile: int, source: ir.Value, block: ir.Value) -> ir.Value:
-        """Copy the block's planes to the slab; the address that stands for the first pixel."""
-        e = self.emit
-        planes = e.at(e.constants, e.field("block_planes"))
-        first = e.load_i32(planes, e.mul(block, 4))
-        count = e.build.sub(e.load_i32(planes, e.add(e.mul(block, 4), 4)), first)
-        size, reach, plane = e.field("packed_plane"), e.field("reach"), e.field("source_plane")
-        start = e.at(source, e.add(e.mul(first, plane), reach))
-        slab = e.at(e.scratch, e.field("slab"))
-        step = 4 * e.lanes
-        with e.loop(0, count) as index:
-            there, here = e.at(start, e.mul(index, plane)), e.at(slab, e.mul(index, size))
-            for j in range(tile):
-                e.store(e.load_vector(there, j * step), here, j * step)
-            with e.loop(number(tile * step), size, step) as offset:
-                e.store(e.load_vector(there, offset), here, offset)
-        return e.at(slab, e.build.neg(reach))
 
 
 def rows_function(
@@ -232,12 +233,6 @@ class _Rows:
         self.kernel, self.emit, self.tile = kernel, emitter, tile
         self.first, self.last = first, last
 
-    def _prefetch_result(self, row: ir.Value) -> None:
-        e = self.emit
-        target = e.at(e.function.args[4], e.mul(e.add(row, PF_OUT), e.function.args[8]))
-        for j in range(self.tile):
-            e.prefetch(e.at(target, 4 * e.lanes * j), write=True)
-
     def write(self) -> None:
         e, count = self.emit, self.kernel.rows
         ends, table, bias, x, *_ = e.function.args
@@ -246,8 +241,6 @@ class _Rows:
             start_values = [
                 value for r in range(count) for value in self._start(bias, e.add(index, r), index, r, row)
             ]
-            if self.last and PF_OUT:
-                self._prefetch_result(index)
             if count == 1:
                 results = self._sparse(ends, table, x, index, start_values)
             else:
@@ -279,8 +272,8 @@ class _Rows:
         stop = e.load_i32(ends, e.add(e.mul(row, 4), 4))
         with e.carrying(start, stop, values) as (position, sums, following):
             entry = e.at(table, e.mul(position, 8))
-            if PF_NZ and self.tile <= PF_NZ_T:
-                e.prefetch(e.at(entry, PF_NZ), write=False)
+            if self.tile <= AHEAD_TILE:
+                e.prefetch(e.at(entry, AHEAD), write=False)
             source = e.at(x, e.load_i32(entry))
             weight = e.splat(e.load(entry, F32, 4))
             following += [

@@ -8,6 +8,7 @@ from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, I32, KERNEL, Emitter, number, vector_type
 from strzoo.engine.emission.convolution import bounded, masked
+from strzoo.engine.emission.tiles import over_my_tiles, tiled_field
 from strzoo.engine.emission.windows import over_vectors
 
 MAP_FIELDS = (
@@ -15,11 +16,16 @@ MAP_FIELDS = (
     "sync",
     "source",
     "source_plane",
+    "source_tile",
     "other",
     "other_plane",
+    "other_tile",
     "target",
     "target_plane",
-    "vectors",
+    "target_tile",
+    "tile",
+    "tiles",
+    "target_vectors",
     "planes",
     "scales",  # constants, fp32 per plane
     "shifts",
@@ -47,14 +53,12 @@ class MapKernel:
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, MAP_FIELDS)
-        planes, vectors = e.field("planes"), e.field("vectors")
         low, high = e.real_field("low"), e.real_field("high")
-        start = e.share(planes, e.thread, e.threads)
-        with e.loop(start, e.share(planes, e.add(e.thread, 1), e.threads)) as plane:
+        with over_my_tiles(e) as (tile, plane, vectors):
             source, other, target = (
-                e.at(e.arena, e.add(e.field(name), e.mul(plane, e.field(f"{name}_plane"))))
-                for name in ("source", "other", "target")
+                tiled_field(e, name, tile, plane) for name in ("source", "other", "target")
             )
+            position = e.mul(e.mul(tile, e.field("tile")), 4 * e.lanes)
             scale = shift = None
             if self.kind == "affine":
                 scale, shift = (
@@ -74,7 +78,7 @@ class MapKernel:
                     values = [e.fma(value, scale, shift) for value in values]
                 values = bounded(e, values, self.bounds, low, high)
                 if self.masked:
-                    bits = e.at(e.constants, e.add(e.field("mask"), place))
+                    bits = e.at(e.constants, e.add(e.field("mask"), e.add(position, place)))
                     values = [
                         masked(e, value, e.load_vector(bits, step * j))
                         for j, value in enumerate(values)

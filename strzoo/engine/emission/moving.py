@@ -1,6 +1,7 @@
 """Kernels that only move values: into planes, between planes, out of planes.
 
-A pixel is as many floats as there are images in a group, side by side.
+A pixel is as many floats as there are images in a group, side by side. Rows are put together in
+scratch memory as whole lines, and lines are cut into tiles.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, I32, I64, KERNEL, Emitter, number
+from strzoo.engine.emission.lines import TiledPlanes, gather_line, scatter_line
+from strzoo.engine.emission.tiles import over_my_planes
 
 ENTER_FIELDS = (
     "kernel",
     "sync",
-    "channels",
+    "planes",
     "rows",
     "columns",
     "target",
     "target_plane",
-    "target_row",
+    "target_tile",
+    "tile",
+    "vectors",
+    "row",  # bytes from row to row of the line
+    "line",  # scratch
 )
 
 
@@ -27,77 +34,36 @@ ENTER_FIELDS = (
 class EnterKernel:
     """The caller's images [n, C, H, W] into planes; a group short of images repeats its last."""
 
+    lanes: int
     images: int
 
     fields = ENTER_FIELDS
 
     @property
     def name(self) -> str:
-        return f"enter_{self.images}"
+        return f"enter_{self.lanes}_{self.images}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, 1, ENTER_FIELDS)
+        e = Emitter(function, self.lanes, ENTER_FIELDS)
         rows, columns = e.field("rows"), e.field("columns")
-        lines = e.mul(e.field("channels"), rows)
-        image = e.mul(e.mul(lines, columns), 4)
+        plane_bytes = e.mul(e.mul(rows, columns), 4)
+        image = e.mul(plane_bytes, e.field("planes"))
         sources = []
         for i in range(self.images):
             last = e.build.sub(e.images, number(1))
             sources.append(e.at(e.input, e.mul(image, e.smallest_integer(number(i), last))))
-        target_plane, target_row = e.field("target_plane"), e.field("target_row")
-        start = e.share(lines, e.thread, e.threads)
-        with e.loop(start, e.share(lines, e.add(e.thread, 1), e.threads)) as line:
-            channel, row = e.build.udiv(line, rows), e.build.urem(line, rows)
-            place = e.add(e.mul(channel, target_plane), e.mul(row, target_row))
-            target = e.at(e.arena, e.add(e.field("target"), place))
-            there = e.mul(e.mul(line, columns), 4)
-            with e.loop(0, columns) as column:
-                for i, source in enumerate(sources):
-                    value = e.load(source, F32, e.add(there, e.mul(column, 4)))
-                    e.store(value, target, e.add(e.mul(column, 4 * self.images), 4 * i))
-        e.finish()
-        return function
-
-
-CLEAR_FIELDS = (
-    "kernel",
-    "sync",
-    "planes",
-    "target",  # arena: the first float to clear of plane 0
-    "target_plane",
-    "head",  # bytes to clear there
-    "tail",  # bytes from there to the rest that is cleared
-    "tail_bytes",
-    "value",
-)
-
-
-@dataclass(frozen=True)
-class ClearKernel:
-    """Set what surrounds the pixels of planes, or the planes as a whole."""
-
-    lanes: int
-
-    fields = CLEAR_FIELDS
-
-    @property
-    def name(self) -> str:
-        return f"clear_{self.lanes}"
-
-    def emit(self, module: ir.Module) -> ir.Function:
-        function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, CLEAR_FIELDS)
-        planes, value = e.field("planes"), e.splat(e.real_field("value"))
-        step, head, tail = 4 * self.lanes, e.field("head"), e.field("tail")
-        start = e.share(planes, e.thread, e.threads)
-        with e.loop(start, e.share(planes, e.add(e.thread, 1), e.threads)) as plane:
-            place = e.add(e.field("target"), e.mul(plane, e.field("target_plane")))
-            target = e.at(e.arena, place)
-            with e.loop(0, head, step) as offset:
-                e.store(value, target, offset)
-            with e.loop(tail, e.add(tail, e.field("tail_bytes")), step) as offset:
-                e.store(value, target, offset)
+        line, step = e.at(e.scratch, e.field("line")), 4 * self.lanes
+        clear_line(e, line, e.mul(e.field("vectors"), step), e.constant(0.0))
+        with over_my_planes(e) as plane:
+            with e.loop(0, rows) as row:
+                target = e.at(line, e.mul(row, e.field("row")))
+                there = e.add(e.mul(plane, plane_bytes), e.mul(e.mul(row, columns), 4))
+                with e.loop(0, columns) as column:
+                    for i, source in enumerate(sources):
+                        value = e.load(source, F32, e.add(there, e.mul(column, 4)))
+                        e.store(value, target, e.add(e.mul(column, 4 * self.images), 4 * i))
+            scatter_line(e, _planes(e, "target"), plane, line)
         e.finish()
         return function
 
@@ -108,56 +74,83 @@ COPY_FIELDS = (
     "planes",
     "source",
     "source_plane",
+    "source_tile",
+    "from_tile",  # vectors of a tile of the source
+    "from_vectors",
     "source_row",  # bytes between rows of the input that are taken
     "target",
     "target_plane",
+    "target_tile",
+    "tile",
+    "vectors",
     "target_row",
     "phases",
-    "table",  # constants, i64 per phase: source, target (bytes from the plane), rows, columns
-    "clear",  # bytes of a channel's planes to clear first, 0 for none
-    "clear_from",  # bytes from where they start to the target's first pixel
-    "value",  # to clear them to
+    "table",  # constants, i64 per phase: bytes of its first pixel in the line, rows, columns
+    "line",  # scratch: for the input's line
+    "result",  # and for the output's
+    "fill",
 )
+PHASE = 24  # bytes of an entry of the table
 
 
 @dataclass(frozen=True)
 class CopyKernel:
-    """Every `stride`-th pixel of every stride-th row, phase by phase, to planes of their own."""
+    """Every `stride`-th pixel of every stride-th row, phase by phase, to planes of their own.
+
+    `packed_source` has planes of one pixel, `packed_target` rows without gaps or tiles.
+    """
 
     lanes: int
     images: int
     stride: int = 1
+    packed_source: bool = False
+    packed_target: bool = False
 
     fields = COPY_FIELDS
 
     @property
     def name(self) -> str:
-        return f"copy_{self.lanes}_{self.images}_{self.stride}"
+        packed = "s" * self.packed_source + "t" * self.packed_target
+        return f"copy_{self.lanes}_{self.images}_{self.stride}_{packed}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, COPY_FIELDS)
-        planes, phases = e.field("planes"), e.field("phases")
-        source_plane, target_plane = e.field("source_plane"), e.field("target_plane")
-        source_row, target_row = e.field("source_row"), e.field("target_row")
-        value = e.splat(e.real_field("value"))
-        start = e.share(planes, e.thread, e.threads)
-        with e.loop(start, e.share(planes, e.add(e.thread, 1), e.threads)) as plane:
-            source = e.at(e.arena, e.add(e.field("source"), e.mul(plane, source_plane)))
-            target = e.at(e.arena, e.add(e.field("target"), e.mul(plane, target_plane)))
-            planes_start = e.at(target, e.build.neg(e.field("clear_from")))
-            with e.loop(0, e.field("clear"), 4 * self.lanes) as offset:
-                e.store(value, planes_start, offset)
+        line, result = (e.at(e.scratch, e.field(name)) for name in ("line", "result"))
+        fill, step = e.splat(e.real_field("fill")), 4 * self.lanes
+        source = TiledPlanes(
+            e.at(e.arena, e.field("source")),
+            e.field("source_plane"),
+            e.field("source_tile"),
+            e.field("from_tile"),
+            e.field("from_vectors"),
+        )
+        phases = e.field("phases")
+        with over_my_planes(e) as plane:
+            here = line
+            if self.packed_source:
+                here = e.at(source.base, e.mul(plane, source.plane))
+            else:
+                gather_line(e, source, plane, line, number(0), number(0), fill)
             with e.loop(0, phases) as phase:
-                entry = e.at(e.constants, e.add(e.field("table"), e.mul(phase, 32)))
-                here, there, rows, columns = (e.load(entry, I64, 8 * k) for k in range(4))
+                entry = e.at(e.constants, e.add(e.field("table"), e.mul(phase, PHASE)))
+                start, rows, columns = (e.load(entry, I64, 8 * k) for k in range(3))
+                there = result
+                if self.packed_target:
+                    place = e.add(e.field("target"), e.mul(plane, e.field("target_plane")))
+                    there = e.at(e.arena, place)
+                else:
+                    clear_line(e, result, e.mul(e.field("vectors"), step), fill)
                 with e.loop(0, rows) as row:
                     self._row(
                         e,
-                        e.at(source, e.add(here, e.mul(row, source_row))),
-                        e.at(target, e.add(there, e.mul(row, target_row))),
+                        e.at(here, e.add(start, e.mul(row, e.field("source_row")))),
+                        e.at(there, e.mul(row, e.field("target_row"))),
                         columns,
                     )
+                if not self.packed_target:
+                    index = e.add(e.mul(plane, phases), phase)
+                    scatter_line(e, _planes(e, "target"), index, result)
         e.finish()
         return function
 
@@ -196,10 +189,14 @@ LEAVE_FIELDS = (
     "sync",
     "source",
     "source_plane",
-    "source_row",
+    "source_tile",
+    "tile",
+    "vectors",
+    "row",
     "planes",
     "rows",
     "columns",
+    "line",
 )
 
 
@@ -207,28 +204,50 @@ LEAVE_FIELDS = (
 class LeaveKernel:
     """Planes (or a vector: planes of one pixel) to the caller's [n, C, H, W]."""
 
+    lanes: int
     images: int
+    packed: bool = False
 
     fields = LEAVE_FIELDS
 
     @property
     def name(self) -> str:
-        return f"leave_{self.images}"
+        return f"leave_{self.lanes}_{self.images}{'p' * self.packed}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, 1, LEAVE_FIELDS)
+        e = Emitter(function, self.lanes, LEAVE_FIELDS)
         planes, rows, columns = e.field("planes"), e.field("rows"), e.field("columns")
         image_bytes = e.mul(e.mul(e.mul(planes, rows), columns), 4)
-        start = e.share(planes, e.thread, e.threads)
-        with e.loop(start, e.share(planes, e.add(e.thread, 1), e.threads)) as plane:
-            source = e.at(e.arena, e.add(e.field("source"), e.mul(plane, e.field("source_plane"))))
+        source = _planes(e, "source")
+        line = e.at(e.scratch, e.field("line"))
+        with over_my_planes(e) as plane:
+            here = line
+            if self.packed:
+                here = e.at(source.base, e.mul(plane, source.plane))
+            else:
+                gather_line(e, source, plane, line, number(0), number(0), e.constant(0.0))
             with e.loop(0, rows) as row:
-                line = e.at(source, e.mul(row, e.field("source_row")))
+                start = e.at(here, e.mul(row, e.field("row")))
                 first = e.mul(e.add(e.mul(plane, rows), row), columns)
                 with e.loop(0, columns) as column, e.loop(0, e.images) as image:
                     place = e.add(e.mul(column, 4 * self.images), e.mul(image, 4))
                     there = e.add(e.mul(image, image_bytes), e.mul(e.add(first, column), 4))
-                    e.store(e.load(line, F32, place), e.output, there)
+                    e.store(e.load(start, F32, place), e.output, there)
         e.finish()
         return function
+
+
+def clear_line(e: Emitter, line: ir.Value, size: ir.Value, fill: ir.Value) -> None:
+    with e.loop(0, size, 4 * e.lanes) as at:
+        e.store(fill, line, at)
+
+
+def _planes(e: Emitter, name: str) -> TiledPlanes:
+    return TiledPlanes(
+        e.at(e.arena, e.field(name)),
+        e.field(f"{name}_plane"),
+        e.field(f"{name}_tile"),
+        e.field("tile"),
+        e.field("vectors"),
+    )
