@@ -259,7 +259,7 @@ def window_fields(
 
 
 def _convolution(work: Assembly, layer: Convolution) -> None:
-    if work.placement.values[layer.inputs[0]].packed:
+    if work.placement.values[layer.output].packed:
         _convolve_vector(work, layer)
         return
     source = windowed_source(work, layer)
@@ -270,13 +270,12 @@ def _convolve_vector(work: Assembly, layer: Convolution) -> None:
     """A convolution of a 1x1 map: only the tap over the pixel counts."""
     out, per_group = layer.weight.shape[:2]
     weight = np.zeros((out, per_group * layer.groups), np.float32)
-    taps = [
-        pad // dilation
-        for pad, dilation in zip(layer.window.pads[:2], layer.window.dilations, strict=True)
-    ]
-    for row in range(out):
-        first = row // (out // layer.groups) * per_group
-        weight[row, first : first + per_group] = layer.weight[row, :, taps[0], taps[1]]
+    steps = work.placement.taps[layer.name].steps
+    if (0, 0) in steps:  # a dilated window may miss the pixel
+        over = layer.weight.reshape(out, per_group, -1)[:, :, steps.index((0, 0))]
+        for row in range(out):
+            first = row // (out // layer.groups) * per_group
+            weight[row, first : first + per_group] = over[row]
     residual = layer.inputs[1:]
     bounds = None if residual else layer.bounds
     linear = Linear(layer.name, layer.inputs[:1], layer.output, weight, layer.bias, bounds)
@@ -334,9 +333,6 @@ def _linear(work: Assembly, layer: Linear) -> None:
 def _pool(work: Assembly, layer: MaxPool | AveragePool) -> None:
     value = work.placement.values[layer.inputs[0]]
     target = work.placement.values[layer.output]
-    if value.packed:  # of one pixel: the pixel
-        _copy(work, layer.name, value, target)
-        return
     source = windowed_source(work, layer)
     walk, fields = window_fields(work, layer, source, target)
     kind, scales = "max", 0

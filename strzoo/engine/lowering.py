@@ -111,7 +111,7 @@ def _make_maps(graph: Graph, placement: Placement) -> None:
         packed = isinstance(maker, GlobalAveragePool) or (
             maker is not None
             and shape[1:] == (1, 1)
-            and not isinstance(maker, Convolution | MaxPool | AveragePool)
+            and not isinstance(maker, MaxPool | AveragePool)
             and placement.values[maker.inputs[0]].packed
         )
         placement.values[name] = Map(name, *shape, packed=packed)
@@ -138,7 +138,9 @@ def _require(layer: Layer, placement: Placement, pitches: Pitches) -> None:
     target = placement.values[layer.output]
     inputs = [placement.values[name] for name in layer.inputs]
     if isinstance(layer, Convolution | MaxPool | AveragePool):
-        if inputs[0].packed:
+        if target.packed:
+            size = (target.height, target.width)
+            placement.taps[layer.name] = window_taps(layer.window, size, size)
             return
         source = _windowed_source(layer, layer.window, placement, target)
         if layer.name not in placement.direct:
@@ -166,7 +168,7 @@ def _windowed_source(
     if layer.inputs[0] in placement.positive:
         fill = 0.0  # zeros win over no pixel
     source = value
-    if taps.strides != (1, 1) or fill:
+    if taps.strides != (1, 1) or fill or value.packed:
         key = (taps.strides, taps.phases, fill)
         source = placement.copies.setdefault(
             (value.name, key),
@@ -191,7 +193,8 @@ def _strides_directly(
 ) -> bool:
     """Whether the layer's kernel takes every second pixel itself. The zeros around a map must not
     win over negative pixels."""
-    if layer.window.strides[1] != 2:
+    packed = placement.values[layer.inputs[0]].packed
+    if layer.window.strides[1] != 2 or packed:
         return False
     if isinstance(layer, MaxPool):
         return layer.inputs[0] in placement.positive

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from strzoo.engine.hardware import Hardware, host_hardware
@@ -41,7 +41,12 @@ def run_engine(graph, images, *, lanes, group, threads):
     return result
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES
+)
 @given(
     graph=graphs(),
     batch=st.integers(1, 17),

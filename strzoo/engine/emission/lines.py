@@ -53,9 +53,8 @@ class TilePacker:
         # [outside_before, outside_after): the vectors that are on the line
         self.outside_before = e.largest_integer(build.neg(start), number(0))
         self.outside_before = e.smallest_integer(self.outside_before, number(self.count))
-        self.outside_after = e.smallest_integer(
-            build.sub(source.vectors, start), number(self.count)
-        )
+        behind = e.largest_integer(build.sub(source.vectors, start), number(0))
+        self.outside_after = e.smallest_integer(behind, number(self.count))
 
     def pack(self, planes: ir.Value, first_plane: ir.Value, slab: ir.Value, fill: ir.Value) -> None:
         """Planes [first_plane, first_plane + planes) to `slab`, one after the other."""
