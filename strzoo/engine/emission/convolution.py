@@ -49,6 +49,7 @@ FIELDS = (
 )
 
 import os
+
 PF_NZ=int(os.environ.get('PF_NZ','0')); PF_NZ_T=int(os.environ.get('PF_NZ_T','28')); PF_OUT=int(os.environ.get('PF_OUT','0'))
 ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 8 + [I64] * 4 + [F32] * 2)
 
