@@ -67,7 +67,7 @@ def list_choices(
         if not isinstance(layer, Convolution | Linear):
             continue
         nonzeros = int(np.count_nonzero(layer.weight))
-        form = chosen.get(layer.name, "")
+        form = chosen.get(layer.name, "").partition(", density")[0]
         known = problems.get(layer.name)
         if known is None:
             kind = "linear"

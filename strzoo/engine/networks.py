@@ -67,11 +67,11 @@ def open_network(
     if isinstance(model, bytes | bytearray):
         return _open_bytes(bytes(model), size)
     if isinstance(model, str | os.PathLike):
-        from strzoo.analysis.reporting import is_file_argument
-
         text = os.fspath(model)
         if Path(text).suffix == ".onnx":
             return _open_onnx(Path(text), size)
+        from strzoo.analysis.reporting import is_file_argument
+
         if is_file_argument(text):
             return _open_checkpoint(Path(text), size, settings, on_step)
         return _open_id(text, size, settings, on_step)
@@ -141,7 +141,8 @@ def _hash_file(path: Path) -> tuple[str, bool]:
         with open(path, "rb") as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
-                external = external or _EXTERNAL in before + block
+                seam = before + block[: len(_EXTERNAL)]
+                external = external or _EXTERNAL in block or _EXTERNAL in seam
                 before = block[-len(_EXTERNAL) :]
     except FileNotFoundError:
         raise StrzooError(f"{path} does not exist") from None
