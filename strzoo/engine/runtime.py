@@ -11,14 +11,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from strzoo.engine.hardware import default_threads
 
 if TYPE_CHECKING:
-    from strzoo.engine.machine_code import MachineCode
     from strzoo.engine.planning import Plan
 
 # rows, count, size; arena, constants, scratch, input, output, barrier; thread, threads, images
@@ -32,10 +31,18 @@ _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 
 
+class Code(Protocol):
+    """Loaded machine code: addresses of kernels by name, and of the program that calls them. It
+    must live as long as they are used."""
+
+    addresses: dict[str, int]
+    program: int
+
+
 class Program:
     """A plan with its machine code: runs one group of images in memory of the caller's choice."""
 
-    def __init__(self, plan: Plan, code: MachineCode) -> None:
+    def __init__(self, plan: Plan, code: Code) -> None:
         self._code = code
         self._rows = plan.rows.copy()
         self._rows[:, 0] = [code.addresses[kernel.name] for kernel in plan.kernels]
