@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -158,9 +159,7 @@ class _Bench:
             layers[name] += median(run[index] for run in runs)
         return layers
 
-    def confirm(
-        self, rules: dict[str, Tiling], tuned: dict[str, Tiling]
-    ) -> dict[str, Tiling]:
+    def confirm(self, rules: dict[str, Tiling], tuned: dict[str, Tiling]) -> dict[str, Tiling]:
         """`tuned` if the whole plan is faster with it, else `rules`; both in turn."""
         programs = [self._program(tilings) for tilings in (rules, tuned)]
         memories = [Memory(program.plan, self._threads) for program in programs]
@@ -204,4 +203,4 @@ class _Bench:
                     marks[index + 1] = time.perf_counter()
 
         self._team.run(job)
-        return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+        return [after - before for before, after in pairwise(marks)]

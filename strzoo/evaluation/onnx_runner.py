@@ -99,7 +99,9 @@ def _make_runner(
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise UsageError(f"{path}: its images are {height}x{width}; square ones are expected")
     stated, built_in = stated_steps(path, metadata)
-    steps = preprocessing or fit_steps(stated or IMAGENET, height if isinstance(height, int) else None)
+    steps = preprocessing or fit_steps(
+        stated or IMAGENET, height if isinstance(height, int) else None
+    )
     probabilities = metadata.get("strzoo.output", "").startswith("softmax")
 
     def forward(inputs: Tensor) -> Tensor:

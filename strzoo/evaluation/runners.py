@@ -134,7 +134,9 @@ def open_runner(
         from strzoo.evaluation.sparse_runner import open_sparse
 
         if format is not None or compile or precision not in ("auto", "fp32"):
-            raise UsageError("the sparse engine runs the dense form in fp32; leave out such options")
+            raise UsageError(
+                "the sparse engine runs the dense form in fp32; leave out such options"
+            )
         return contextlib.nullcontext(
             open_sparse(
                 model,
