@@ -124,8 +124,9 @@ def evaluate(
     """Top-1 and top-5 of MODEL on the labelled images in --data.
 
     MODEL is an id, a checkpoint (STR is used as it is; --format dense converts it first), an ONNX
-    file or a .strz file. The layout of the data is recognised: ImageNet in all its forms, ImageNetV2, -A,
-    -R, -Sketch, Imagenette, CIFAR, or folders of the model's own classes (docs/evaluation.md).
+    file or a .strz file. The layout of the data is recognised: ImageNet in all its forms,
+    ImageNetV2, -A, -R, -Sketch, Imagenette, CIFAR, or folders of the model's own classes
+    (docs/evaluation.md).
     Several processes started by torchrun share the images and give the same counts.
     """
     from strzoo.evaluation.tables import (

@@ -145,7 +145,7 @@ class SparseModel:
             together = programs.get(self._together) or side
             assert together is not None
             self._runner.run(together, array, result, side)
-        return finish(result)  # type: ignore[no-any-return]
+        return finish(result)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write a `.strz` file, from which `strzoo.compile` starts without the network.

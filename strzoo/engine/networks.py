@@ -82,7 +82,7 @@ def open_network(
         from strzoo.checkpoint import Checkpoint
 
         if isinstance(model, sys.modules["torch"].nn.Module | Checkpoint):
-            return _open_module(model, size, settings, on_step)  # type: ignore[arg-type]
+            return _open_module(model, size, settings, on_step)
     raise UsageError(
         f"cannot compile a {type(model).__name__}; give a model id, a checkpoint, ONNX or .strz "
         "file, the bytes of an ONNX file, an onnx.ModelProto or a torch.nn.Module"

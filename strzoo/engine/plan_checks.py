@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from strzoo.engine.emission.moving import EnterKernel, LeaveKernel
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.planning import Plan
 from strzoo.engine.steps import ROW_FIELDS
@@ -76,6 +78,7 @@ def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
         last = row["target"] + (target_planes - 1) * row["target_plane"]
         if last + 4 * plan.lanes * row["vectors"] > plan.arena and target_planes:
             raise ValueError(f"it writes {row['vectors']} vectors at {last}")
+    _check_ends(plan, kernel, row)
     for name in _TABLES:
         if name in row and row[name] > len(plan.constants):
             raise ValueError(f"{name} is {row[name]} of {len(plan.constants)} bytes of constants")
@@ -85,6 +88,24 @@ def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
         raise ValueError(f"reach is {row['reach']}")
     if "part_rows" in row and row["parts"]:
         _check_parts(plan, kernel, row)
+
+
+def _check_ends(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
+    """Where images come in and results go out: the caller's arrays have those shapes."""
+    if isinstance(kernel, EnterKernel):
+        name, shape, planes = "target", plan.input_shape, row["channels"]
+        given = (planes, row["rows"], row["columns"])
+    elif isinstance(kernel, LeaveKernel):
+        name, shape, planes = "source", plan.output_shape, row["planes"]
+        given = (planes, row["rows"], row["columns"])
+    else:
+        return
+    if math.prod(given) != math.prod(shape) or kernel.images != plan.images:
+        raise ValueError(f"images of {given}, {shape} expected")
+    last = row[name] + (planes - 1) * row[f"{name}_plane"]
+    last += (row["rows"] - 1) * row[f"{name}_row"] + 4 * row["columns"] * plan.images
+    if last > plan.arena:
+        raise ValueError(f"{name} ends at {last}, the arena has {plan.arena} bytes")
 
 
 def _planes(kernel: Any, row: dict[str, int], name: str) -> int:

@@ -115,7 +115,8 @@ def _candidates(layer: LayerProblem, chosen: Tiling, hardware: Hardware) -> list
 def _phases(times: Mapping[str, float], lists: Mapping[str, list[Tiling]]) -> list[list[str]]:
     """The layers that take most of the time, then the others."""
     ordered = sorted((name for name in lists if lists[name]), key=lambda name: -times[name])
-    total, first = sum(times[name] for name in ordered), []
+    total = sum(times[name] for name in ordered)
+    first: list[str] = []
     for name in ordered:
         if sum(times[n] for n in first) >= _LARGEST * total:
             break

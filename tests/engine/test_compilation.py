@@ -145,12 +145,12 @@ def test_every_kind_of_model_is_compiled_to_the_same_network(
         checkpoint, strzoo.read_checkpoint(checkpoint),
     )  # fmt: skip
     for model in kinds:
-        compiled = strzoo.compile(model, 1, settings=shared)
+        compiled = strzoo.compile(model, 1, size=32, settings=shared)
         assert relative_error(compiled(x), expected) < 1e-5, model
     assert network.training
     weights = np.fromfile(tmp_path / "b.bin", np.float32)
     (2 * weights).tofile(tmp_path / "b.bin")
-    other = strzoo.compile(tmp_path / "b.onnx", 1, settings=shared)
+    other = strzoo.compile(tmp_path / "b.onnx", 1, size=32, settings=shared)
     assert relative_error(other(x), expected) > 1e-2
 
 

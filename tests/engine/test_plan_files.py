@@ -98,7 +98,7 @@ def test_files_for_other_processors_and_versions_are_refused(
     content = read_plans(file, host_hardware())
     path = tmp_path / "foreign.strz"
     for change in ({"lanes": 2}, {"identity": "riscv64-linux-gnu generic +v"}):
-        hardware = dataclasses.replace(content.hardware, **change)  # type: ignore[arg-type]
+        hardware = dataclasses.replace(content.hardware, **change)
         write_plans(path, dataclasses.replace(content, hardware=hardware), force=True)
         with pytest.raises(IntegrityError, match=r"another processor .* compile the model again"):
             load(path, shared)
