@@ -67,7 +67,7 @@ def read_sealed(path: Path, magic: bytes, format: int, kind: str) -> np.ndarray:
         raise IntegrityError(
             f"{path} is damaged: it holds {len(content)} bytes of {size}; compile the model again"
         )
-    if hashlib.sha256(memoryview(content)).digest() != digest:
+    if hashlib.sha256(content.data).digest() != digest:
         raise IntegrityError(
             f"{path} is damaged: its content has another SHA-256 than when it was written; "
             "compile the model again"
