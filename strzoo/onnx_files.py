@@ -10,15 +10,15 @@ from onnx import inliner
 from strzoo.errors import IntegrityError, StrzooError
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """The model in a file, with functions inlined and weights in external files read.
+def read_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
+    """The model in a file, with functions inlined and (with `weights`) external files read.
 
     Raises:
         StrzooError: the file, or one with its weights, cannot be read.
         IntegrityError: it is not an ONNX model.
     """
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=weights)
     except FileNotFoundError as error:
         missing = error.filename or path
         raise StrzooError(f"{missing} does not exist") from None

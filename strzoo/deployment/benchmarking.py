@@ -98,6 +98,7 @@ def benchmark(
     """
     if isinstance(models, str | os.PathLike | nn.Module) or not isinstance(models, Sequence):
         models = [models]
+    optional = () if engines else ("sparse",)
     engines = tuple(dict.fromkeys(engines or available_engines()))
     for engine in engines:
         check_engine(engine)
@@ -124,6 +125,7 @@ def benchmark(
                 threads,
                 runs,
                 memory,
+                optional,
                 _shifted(progress, index * runs, total),
             )
     return BenchmarkResult(
@@ -200,6 +202,7 @@ def _time_batch(
     threads: int,
     runs: int,
     memory: bool,
+    optional: Sequence[str],
     progress: Callable[[int], object],
 ) -> list[Timing]:
     """All pairs of model and engine at one batch size, and their twins, in turn."""
@@ -210,8 +213,14 @@ def _time_batch(
         wanted += [("onnxruntime", True)]  # what ratios refer to
         for engine, twin in dict.fromkeys(wanted):
             model = subject.take(engine, twin=twin)
-            if model is not None:
+            if model is None:
+                continue
+            try:
                 runners[index, engine, twin] = open_engine(engine, model, shape, threads)
+            except UsageError as error:
+                if engine not in optional:
+                    raise
+                log.warning("%s is left out for %s: %s", engine, subject.name, error)
     reference: dict[tuple[int, str], np.ndarray] = {}
     for (index, engine, twin), run in runners.items():
         try:

@@ -217,21 +217,19 @@ def window_fields(
     masked = target.must_be_clean
     stride = taps.strides[1] if direct else 1
     first, packed, before, after, result = 0, 0, 0, 0, 0
-    table_bytes = 0
     if direct:
         before = -(-(taps.reach[0] * frame.row + taps.reach[1] * pixel) // vector) * vector
         after = taps.reach[2] * frame.row + (taps.reach[3] + 4 * work.lanes) * pixel
         after = -(-after // vector) * vector
         line_bytes = before + work.line_bytes(source) + after + stride * frame.row
-        table, line, result = work.reserve(0, line_bytes, work.line_bytes(target))
+        places, line, result = work.reserve(0, line_bytes, work.line_bytes(target))
         line += before
     else:
         # The phases of a channel are planes of their own: the kernel packs them side by side.
         first, packed = packed_range(taps.offsets(frame.pitch, work.images), frame.tile, vector)
         offsets = np.asarray(taps.phase) * packed * vector + taps.offsets(frame.pitch, work.images)
-        table_bytes = 8 * packed
         size = packed * vector * len(taps.phases) + 16 * vector
-        table, line = work.reserve(table_bytes, size)
+        places, line = work.reserve(8 * packed, size)
     walk = Walk(work.lanes, work.images, stride, packed, len(taps.phases), masked)
     return walk, {
         **planes_of("source", source),
@@ -245,7 +243,7 @@ def window_fields(
         "offsets": work.constants.add(offsets.astype(np.int32)),
         "mask": work.mask(target),
         "first": first,
-        "table": table,
+        "places": places,
         "line": line,
         "result": result,
         "before": before,
@@ -287,10 +285,12 @@ def _convolve_vector(work: Assembly, layer: Convolution) -> None:
 def _linear(work: Assembly, layer: Linear) -> None:
     source = work.placement.values[layer.inputs[0]]
     target = work.placement.values[layer.output]
-    assert source.packed and target.packed, layer.name
+    assert source.packed, layer.name
+    assert target.packed, layer.name
     rows, inputs = layer.weight.shape
     row, column = np.nonzero(layer.weight)
     values: dict[str, int | float] = {}
+    entries: np.ndarray
     bias = layer.bias.astype(np.float32)
     if work.images == 1 and len(row) > DENSE_LINEAR * layer.weight.size:
         form, lanes, entries = "dense", work.lanes, layer.weight.astype(np.float32)

@@ -32,9 +32,7 @@ class ConvolutionWriter:
         self.work, self.layer, self.source, self.target = work, layer, source, target
         self.taps = work.placement.taps[layer.name]
         self.offsets = self.taps.offsets(source.geometry.pitch, work.images)
-        self.residual = (
-            work.placement.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
-        )
+        self.residual = work.placement.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
         # What the kernel reads of each plane: the tile, or a packed copy of more than the tile.
         self.tile = target.geometry.tile
         self.first, self.packed = 0, 0
@@ -94,7 +92,7 @@ class ConvolutionWriter:
         partial = rows * self.tile * work.lanes * 4 if blocked else 0
         largest = int(np.diff(table.block_planes).max())
         slab_bytes = self.plane * largest + 64 if self.packed else 0
-        _, slab, place_table = work.reserve(partial, slab_bytes, 8 * self.packed)
+        _, slab, places = work.reserve(partial, slab_bytes, 8 * self.packed)
         skipped = first * target.plane
         residual = {"residual": 0, "residual_plane": 0, "residual_tile": 0}
         if self.residual is not None:
@@ -134,7 +132,7 @@ class ConvolutionWriter:
                 "block_planes": work.constants.add(table.block_planes),
                 "first": self.first,
                 "slab": slab,
-                "table": place_table,
+                "places": places,
                 "low": low,
                 "high": high,
             },

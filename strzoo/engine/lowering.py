@@ -37,7 +37,8 @@ class Placement:
     """The maps of a graph: by value, and the copies that strided or padded windows read.
 
     `copies` maps (value, kind of copy) to the copy; `layer_source` a windowed layer to the map it
-    reads; `direct` those that are strided over as they are. `size` is that of the arena, in floats.
+    reads; `direct` those that are strided over as they are. `groups` numbers the sets of
+    maps (by identity) that have their tiles in common. `size` is that of the arena, in floats.
     """
 
     images: int
@@ -48,6 +49,7 @@ class Placement:
     taps: dict[str, Taps] = field(default_factory=dict)
     positive: set[str] = field(default_factory=set)
     direct: dict[str, Map] = field(default_factory=dict)
+    groups: dict[int, int] = field(default_factory=dict)
     size: int = 0
 
     @property
@@ -67,7 +69,8 @@ def place_values(
     pitches = Pitches()
     for layer in graph.layers:
         _require(layer, placement, pitches)
-    for members in pitches.classes(placement.maps):
+    for number, members in enumerate(pitches.classes(placement.maps)):
+        placement.groups.update({id(map_): number for map_ in members})
         pitch = choose_pitch(members, images, hardware.lanes)
         problems, chosen = [], 0
         for layer in graph.layers:
@@ -99,8 +102,8 @@ def place_values(
 
 def _make_maps(graph: Graph, placement: Placement) -> None:
     makers = {layer.output: layer for layer in graph.layers}
-    for name, maker in makers.items():
-        bounds = getattr(maker, "bounds", None)
+    for name, layer in makers.items():
+        bounds = getattr(layer, "bounds", None)
         if bounds is not None and bounds.low >= 0:
             placement.positive.add(name)
     for name, shape in graph.shapes.items():
@@ -114,7 +117,8 @@ def _make_maps(graph: Graph, placement: Placement) -> None:
             and not isinstance(maker, MaxPool | AveragePool)
             and placement.values[maker.inputs[0]].packed
         )
-        placement.values[name] = Map(name, *shape, packed=packed)
+        channels, height, width = shape
+        placement.values[name] = Map(name, channels, height, width, packed=packed)
 
 
 def _join_concatenations(graph: Graph, placement: Placement) -> None:
@@ -188,9 +192,7 @@ def _windowed_source(
     return source
 
 
-def _strides_directly(
-    layer: Convolution | MaxPool | AveragePool, placement: Placement
-) -> bool:
+def _strides_directly(layer: Convolution | MaxPool | AveragePool, placement: Placement) -> bool:
     """Whether the layer's kernel takes every second pixel itself. The zeros around a map must not
     win over negative pixels."""
     packed = placement.values[layer.inputs[0]].packed

@@ -10,11 +10,13 @@ from typing import Any
 
 from strzoo.engine.emission.program import NAME, emit_program
 from strzoo.engine.hardware import Hardware
+from strzoo.engine.sealed_files import read_sealed, write_sealed
 from strzoo.engine.steps import Kernel
-from strzoo.files import atomic_path
+from strzoo.errors import StrzooError
 from strzoo.version import VERSION
 
 _LOG = logging.getLogger(__name__)
+_MAGIC, _FORMAT = b"STRZCODE", 1
 
 
 class MachineCode:
@@ -41,17 +43,19 @@ def compile_kernels(
     """Args: `folder` keeps the code of each set of kernels; None keeps none."""
     unique = {kernel.name: kernel for kernel in kernels}
     ordered = [unique[name] for name in sorted(unique)]
-    file = folder / f"{_key(ordered, hardware)}.o" if folder else None
+    file = folder / f"{_key(ordered, hardware)}.code" if folder else None
     if file is not None and file.exists():
         try:
-            return MachineCode(file.read_bytes(), unique)
-        except Exception as error:  # damaged: LLVM's own errors are of no one class
+            return MachineCode(read_sealed(file, _MAGIC, _FORMAT, "machine code").tobytes(), unique)
+        except Exception as error:  # LLVM's own errors are of no one class
             _LOG.warning("%s cannot be loaded (%s); compiling again", file, error)
     code = MachineCode(_compile(ordered), unique)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as temporary:
-            temporary.write_bytes(code.image)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_sealed(file, _MAGIC, _FORMAT, [code.image], force=True)
+        except (OSError, StrzooError) as error:
+            _LOG.warning("the machine code is not kept: %s", error)
     return code
 
 

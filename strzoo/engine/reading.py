@@ -80,14 +80,15 @@ def read_graph(
         UsageError: operators that the engine does not have, all of them listed with their nodes;
             the size is needed, contradicts the file, or is too small.
     """
-    proto, name = _open(model, source)
+    proto, name = open_model(model, source)
     try:
         return _read(proto, size, name)
     except StrzooError as error:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _open(model: Source, source: str | None) -> tuple[onnx.ModelProto, str]:
+def open_model(model: Source, source: str | None = None) -> tuple[onnx.ModelProto, str]:
+    """The model, checked and with functions inlined, and its name. Errors as `read_graph`."""
     if isinstance(model, onnx.ModelProto):
         name = source or model.graph.name or "the model"
         return check_model(model, name), name

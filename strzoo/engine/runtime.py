@@ -7,31 +7,48 @@ import mmap
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from strzoo.engine.hardware import default_threads
-from strzoo.engine.machine_code import MachineCode
-from strzoo.engine.planning import Plan
 
-_PROGRAM = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 3])
+if TYPE_CHECKING:
+    from strzoo.engine.planning import Plan
+
+# rows, count, size; arena, constants, scratch, input, output, barrier; thread, threads, images
+_PROGRAM = ctypes.CFUNCTYPE(
+    None,
+    *[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64],
+    *[ctypes.c_void_p] * 6,
+    *[ctypes.c_int64] * 3,
+)
 _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
+
+
+class Code(Protocol):
+    """Loaded machine code: addresses of kernels by name, and of the program that calls them. It
+    must live as long as they are used."""
+
+    addresses: dict[str, int]
+    program: int
 
 
 class Program:
     """A plan with its machine code: runs one group of images in memory of the caller's choice."""
 
-    def __init__(self, plan: Plan, code: MachineCode) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, code: Code) -> None:
         self._code = code
         self._rows = plan.rows.copy()
         self._rows[:, 0] = [code.addresses[kernel.name] for kernel in plan.kernels]
         self._constants = aligned(plan.constants.nbytes)
         self._constants[:] = plan.constants
+        self.plan = replace(plan, constants=self._constants)  # the caller's can go
         self._run = _PROGRAM(code.program)
 
     def run(
@@ -41,9 +58,13 @@ class Program:
         result: np.ndarray,
         thread: int = 0,
         threads: int = 1,
+        steps: slice = slice(None),
     ) -> None:
-        """One thread's share of one group: `images` [n, C, H, W], n at most the plan's."""
-        rows = self._rows
+        """One thread's share of one group: `images` [n, C, H, W], n at most the plan's.
+
+        Steps can be run one after the other by several calls, as long as the barrier of `memory`
+        is left as it is in between."""
+        rows = self._rows[steps]
         self._run(
             rows.ctypes.data,
             len(rows),
@@ -150,18 +171,25 @@ class Workshop:
 
     def __init__(self, threads: int) -> None:
         self.team = Team(threads)
-        self._memories: dict[int, list[Memory]] = {}
+        self._memories: weakref.WeakKeyDictionary[Program, dict[int, list[Memory]]]
+        self._memories = weakref.WeakKeyDictionary()
 
     def memories(self, program: Program, count: int, threads: int) -> list[Memory]:
         """`count` memories of the program's, for `threads` threads each; made when first used."""
-        found = self._memories.setdefault(id(program), [])
+        found = self._memories.setdefault(program, {}).setdefault(threads, [])
         while len(found) < count:
             found.append(Memory(program.plan, threads))
         return found[:count]
 
 
+def count_beside(batch: int, images: int, threads: int) -> int:
+    """Of `batch` images, how many go side by side: in groups of `images`, each on a thread of its
+    own, as many groups on every thread. No thread waits for another."""
+    return batch // images // threads * threads * images
+
+
 class Runner:
-    """Runs batches on programs, from any number of threads; results do not depend on how many."""
+    """Runs batches on programs, from any number of threads at once."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -169,7 +197,8 @@ class Runner:
         self._room = threading.Semaphore(max(1, default_threads() // threads))
 
     @contextmanager
-    def _workshop(self) -> Iterator[Workshop]:
+    def workshop(self) -> Iterator[Workshop]:
+        """A workshop for the caller alone; waits until there is one."""
         with self._room:
             workshop = self._take()
             try:
@@ -187,30 +216,39 @@ class Runner:
                 return workshop
         return Workshop(self.threads)
 
-    def run(self, program: Program, images: np.ndarray, result: np.ndarray) -> None:
-        """`images` [N, C, H, W] contiguous fp32, `result` [N, ...] likewise."""
-        size = program.plan.images
-        groups = [slice(start, start + size) for start in range(0, len(images), size)]
-        with self._workshop() as workshop:
-            # As many groups as threads go side by side, each on a thread of its own: no waiting.
-            beside = len(groups) // self.threads * self.threads if self.threads > 1 else 0
-            if beside:
-                self._run_beside(workshop, program, groups[:beside], images, result)
-            for group in groups[beside:]:
+    def run(
+        self,
+        program: Program,
+        images: np.ndarray,
+        result: np.ndarray,
+        beside: Program | None = None,
+    ) -> None:
+        """As many groups as threads go side by side (see `count_beside`), the rest one by one, all
+        threads working together.
+
+        Args:
+            program: for groups that all threads work on together.
+            images: [N, C, H, W] contiguous fp32; `result` [N, ...] likewise.
+            beside: for groups side by side, by default `program`.
+        """
+        beside = beside or program
+        count = count_beside(len(images), beside.plan.images, self.threads)
+        with self.workshop() as workshop:
+            if count:
+                self._run_beside(workshop, beside, images[:count], result[:count])
+            for start in range(count, len(images), program.plan.images):
+                group = slice(start, start + program.plan.images)
                 self._run_together(workshop, program, images[group], result[group])
 
     def _run_beside(
-        self,
-        workshop: Workshop,
-        program: Program,
-        groups: list[slice],
-        images: np.ndarray,
-        result: np.ndarray,
+        self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray
     ) -> None:
-        memories = workshop.memories(program, self.threads, self.threads)
+        size = program.plan.images
+        memories = workshop.memories(program, self.threads, 1)
 
         def job(thread: int) -> None:
-            for group in groups[thread :: self.threads]:
+            for start in range(thread * size, len(images), self.threads * size):
+                group = slice(start, start + size)
                 program.run(memories[thread], images[group], result[group])
 
         workshop.team.run(job)
@@ -220,6 +258,4 @@ class Runner:
     ) -> None:
         (memory,) = workshop.memories(program, 1, self.threads)
         memory.barrier[0] = 0
-        workshop.team.run(
-            lambda thread: program.run(memory, images, result, thread, self.threads)
-        )
+        workshop.team.run(lambda thread: program.run(memory, images, result, thread, self.threads))

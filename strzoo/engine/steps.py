@@ -38,7 +38,8 @@ class Step:
         row = np.zeros(ROW_FIELDS, np.int64)
         unknown = set(self.values) - set(self.kernel.fields)
         missing = set(self.kernel.fields) - set(self.values) - {"kernel", "sync"}
-        assert not unknown and not missing, (self.kernel.name, unknown, missing)
+        assert not unknown, (self.kernel.name, unknown)
+        assert not missing, (self.kernel.name, missing)
         for position, name in enumerate(self.kernel.fields):
             value = self.values.get(name, 0)
             row[position] = _bits(value) if isinstance(value, float) else value

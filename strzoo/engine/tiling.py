@@ -155,14 +155,15 @@ def choose_tiling(problem: Problem, tile: int, hardware: Hardware) -> Tiling:
     return min(options, key=lambda t: (estimate(problem, t, hardware), t))
 
 
-def choose_tile(
-    problems: Sequence[Problem], vectors: int, hardware: Hardware, threads: int
-) -> int:
+def choose_tile(problems: Sequence[Problem], vectors: int, hardware: Hardware, threads: int) -> int:
     """The tile for maps of at most `vectors` a plane that these convolutions write."""
     if not problems:
         return max(1, -(-vectors // max(threads, -(-vectors // DEFAULT_TILE))))
-    sizes = {-(-vectors // n) for n in range(1, vectors + 1)}
-    options = [size for size in sorted(sizes) if size <= hardware.widest_tile]
+    return rank_tiles(problems, hardware)[0]
+
+
+def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
+    """Tiles for maps that these convolutions write, the cheapest first."""
 
     def cost(tile: int) -> float:
         return sum(
@@ -170,4 +171,7 @@ def choose_tile(
             for problem in problems
         )
 
-    return min(options, key=lambda tile: (cost(tile), tile))
+    vectors = max((problem.vectors for problem in problems), default=0)
+    sizes = {-(-vectors // n) for n in range(1, vectors + 1)}
+    options = [size for size in sizes if size <= hardware.widest_tile]
+    return sorted(options, key=lambda tile: (cost(tile), tile))

@@ -19,7 +19,7 @@ PARTS = 32  # of the rows of a layer, of equal work; what threads share is a num
 def is_depthwise(layer: Convolution) -> bool:
     """Whether the depthwise kernel runs the layer: few taps, hardly pruned, no residual."""
     weight = layer.weight
-    return (
+    return bool(
         layer.groups > 1
         and weight.shape[1] == 1
         and weight.shape[2] * weight.shape[3] <= DEPTHWISE_TAPS
@@ -87,9 +87,7 @@ class SparseTable:
     block_planes: np.ndarray
 
 
-def sparse_table(
-    nonzeros: Nonzeros, blocks: int, plane: int, *, local: bool
-) -> SparseTable:
+def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, *, local: bool) -> SparseTable:
     """Entries sorted by block of input channels, then row.
 
     Args:
@@ -108,9 +106,7 @@ def sparse_table(
     entries["weight"] = nonzeros.weight[order]
     ends = np.zeros(blocks * nonzeros.rows + 1, np.int32)
     ends[1:] = np.cumsum(np.bincount(key, minlength=blocks * nonzeros.rows))
-    return SparseTable(
-        ends, entries, split_rows(nonzeros.per_row), block_planes.astype(np.int32)
-    )
+    return SparseTable(ends, entries, split_rows(nonzeros.per_row), block_planes.astype(np.int32))
 
 
 def split_rows(work: np.ndarray, parts: int = PARTS, overhead: float = 3.0) -> np.ndarray:

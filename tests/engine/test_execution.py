@@ -1,5 +1,7 @@
 """Plans compute what the graph says: against float64, for any vector width, grouping, threads."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -21,7 +23,7 @@ TOLERANCE = 1e-4  # of the largest output
 class Code:
     """The machine code of any kernels, each compiled once: the examples have many in common."""
 
-    known: dict[str, MachineCode] = {}
+    known: ClassVar[dict[str, MachineCode]] = {}
 
     def __init__(self, kernels, hardware):
         for kernel in kernels:
@@ -44,9 +46,7 @@ def run_engine(graph, images, *, lanes, group, threads):
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES
-)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(
     graph=graphs(),
     batch=st.integers(1, 17),

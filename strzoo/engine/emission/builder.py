@@ -135,9 +135,7 @@ class Emitter:
         if lanes == 1:
             return value
         kind = vector_type(lanes)
-        one = self.build.insert_element(
-            ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0)
-        )
+        one = self.build.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         return self.build.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
 
@@ -214,9 +212,7 @@ class Emitter:
         with self.build.if_then(condition):
             yield
 
-    def either(
-        self, condition: ir.Value, yes: Callable[[], None], no: Callable[[], None]
-    ) -> None:
+    def either(self, condition: ir.Value, yes: Callable[[], None], no: Callable[[], None]) -> None:
         with self.build.if_else(condition) as (then, otherwise):
             with then:
                 yes()

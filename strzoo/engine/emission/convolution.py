@@ -45,7 +45,7 @@ FIELDS = (
     "block_planes",  # constants, i32 [blocks + 1]
     "first",  # vectors from a tile's start to that of what its window reads, at most 0
     "slab",  # scratch: where a packed block is
-    "table",  # scratch: where the vectors are that are packed
+    "places",  # scratch: where the vectors are that are packed
     "low",
     "high",
 )
@@ -136,7 +136,7 @@ class _Driver:
                     number(kernel.tile),
                     e.field("source_vectors"),
                 )
-                table = e.at(e.scratch, e.field("table"))
+                table = e.at(e.scratch, e.field("places"))
                 packer = TilePacker(e, source, kernel.packed, e.field("first"), table)
                 packer.aim(tile)
             self._blocks(size, tile, row, end, packer)
@@ -239,7 +239,7 @@ class _Rows:
         row, end = e.function.args[10], e.function.args[11]
         with e.loop(row, end, count) as index:
             start_values = [
-                value for r in range(count) for value in self._start(bias, e.add(index, r), index, r, row)
+                value for r in range(count) for value in self._start(bias, e.add(index, r), row)
             ]
             if count == 1:
                 results = self._sparse(ends, table, x, index, start_values)
@@ -255,9 +255,7 @@ class _Rows:
         width = 4 * e.lanes * self.tile
         return e.at(e.function.args[7], e.mul(e.build.sub(row, first_row), width))
 
-    def _start(
-        self, bias: ir.Value, row: ir.Value, index: ir.Value, r: int, first_row: ir.Value
-    ) -> list[ir.Value]:
+    def _start(self, bias: ir.Value, row: ir.Value, first_row: ir.Value) -> list[ir.Value]:
         e = self.emit
         if self.first:
             return [e.splat(e.load(bias, F32, e.mul(row, 4)))] * self.tile

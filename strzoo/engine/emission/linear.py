@@ -170,10 +170,10 @@ class LinearKernel:
                 following.append(e.fma(a, b, total))
         total = _sum(e, following)
         if self.lanes > 1:
-            for lane in range(self.lanes):
-                part = e.build.extract_element(total, ir.Constant(ir.IntType(32), lane))
-                result = part if lane == 0 else e.build.fadd(result, part)
-            total = result
+            parts = [
+                e.build.extract_element(total, ir.Constant(I32, lane)) for lane in range(self.lanes)
+            ]
+            total = _sum(e, parts)
         with e.carrying(whole, inputs, [total]) as (position, sums, following):
             place = e.mul(position, 4)
             a, b = (e.load(base, F32, place) for base in (weights, source))

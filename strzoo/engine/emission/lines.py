@@ -74,8 +74,13 @@ class TilePacker:
 
 
 def gather_line(
-    e: Emitter, source: TiledPlanes, plane: ir.Value, line: ir.Value, before: ir.Value,
-    after: ir.Value, fill: ir.Value
+    e: Emitter,
+    source: TiledPlanes,
+    plane: ir.Value,
+    line: ir.Value,
+    before: ir.Value,
+    after: ir.Value,
+    fill: ir.Value,
 ) -> None:
     """A plane's whole line to `line`, with `before` and `after` bytes of `fill` around it."""
     step = 4 * e.lanes
@@ -96,9 +101,7 @@ def _over_tiles(e: Emitter, planes: TiledPlanes, plane: ir.Value, move) -> None:
     """move(address in the arena, byte offset in the line) for every vector."""
     step = 4 * e.lanes
     start = e.at(planes.base, e.mul(plane, planes.plane))
-    tiles = e.build.udiv(
-        e.add(planes.vectors, e.build.sub(planes.tile, number(1))), planes.tile
-    )
+    tiles = e.build.udiv(e.add(planes.vectors, e.build.sub(planes.tile, number(1))), planes.tile)
     with e.loop(0, tiles) as tile:
         there = e.at(start, e.mul(tile, planes.tile_bytes))
         first = e.mul(tile, planes.tile)

@@ -162,9 +162,7 @@ class CopyKernel:
             whole = e.mul(e.build.udiv(columns, number(width)), width)
             with e.loop(done, whole, width) as column:
                 place = e.mul(column, 4 * self.images * self.stride)
-                value = take_pixels(
-                    e, source, place, width * self.images, self.images, self.stride
-                )
+                value = take_pixels(e, source, place, width * self.images, self.images, self.stride)
                 e.store(value, target, e.mul(column, 4 * self.images))
             done, width = whole, width // 2
 

@@ -54,7 +54,9 @@ def _wait(e: Emitter, barrier: ir.Value, arrivals: ir.Value) -> None:
     spins.add_incoming(next_spins, wait)
     build.cbranch(build.icmp_signed(">", next_spins, number(SPINS)), rest, check)
     build.position_at_end(rest)
-    yield_ = build.inttoptr(e.load(barrier, I64, 8), ir.FunctionType(ir.VoidType(), []).as_pointer())
+    yield_ = build.inttoptr(
+        e.load(barrier, I64, 8), ir.FunctionType(ir.VoidType(), []).as_pointer()
+    )
     build.call(yield_, [])
     spins.add_incoming(number(0), rest)
     build.branch(check)

@@ -37,7 +37,7 @@ WINDOW_FIELDS = (
     "offsets",  # constants, i32 per tap: bytes from a pixel
     "mask",
     "first",  # stride 1: vectors from a tile's start to that of what its window reads
-    "table",  # scratch, stride 1
+    "places",  # scratch, stride 1: where the vectors are that are packed
     "line",  # scratch: the packed vectors, or the line's first pixel
     "result",  # scratch, stride 2: the line of results
     "before",  # stride 2: bytes around the line
@@ -95,7 +95,7 @@ class _Walker:
 
     def _over_tiles(self, begin: Callable[[ir.Value], None], compute: Compute) -> None:
         e, step = self.e, 4 * self.e.lanes
-        table, line = (e.at(e.scratch, e.field(name)) for name in ("table", "line"))
+        table, line = (e.at(e.scratch, e.field(name)) for name in ("places", "line"))
         packer = TilePacker(e, self.source, self.walk.packed, e.field("first"), table)
         fill = e.splat(e.real_field("fill"))
         start = e.at(line, e.mul(e.build.neg(e.field("first")), step))
@@ -126,9 +126,7 @@ class _Walker:
         )
         with over_my_planes(e) as plane:
             channel = self._channel(plane)
-            gather_line(
-                e, self.source, channel, line, e.field("before"), e.field("after"), fill
-            )
+            gather_line(e, self.source, channel, line, e.field("before"), e.field("after"), fill)
             begin(plane)
             with e.loop(0, e.field("rows")) as row:
                 start = e.at(line, e.mul(row, e.field("source_row")))
@@ -149,8 +147,7 @@ class _Walker:
         e, walk = self.e, self.walk
         step = 4 * e.lanes * walk.stride
         return [
-            take_pixels(e, base, step * j, e.lanes, walk.images, walk.stride)
-            for j in range(count)
+            take_pixels(e, base, step * j, e.lanes, walk.images, walk.stride) for j in range(count)
         ]
 
     def mask(self, values: list[ir.Value], place: ir.Value) -> list[ir.Value]:
