@@ -14,7 +14,7 @@ from llvmlite import ir
 from strzoo.engine.emission.builder import F32, KERNEL, Emitter, number
 from strzoo.engine.emission.convolution import bounded, masked
 from strzoo.engine.emission.lines import TiledPlanes, TilePacker, gather_line, scatter_line
-from strzoo.engine.emission.moving import take_pixels
+from strzoo.engine.emission.moving import clear_line, take_pixels
 from strzoo.engine.emission.tiles import over_my_planes, over_my_tiles, tiled_field
 
 UNROLLED = 4  # vectors at once: enough independent sums to keep the multipliers busy
@@ -124,6 +124,8 @@ class _Walker:
             e.field("tile"),
             e.field("target_vectors"),
         )
+        # Rows that end on a vector leave the gaps between them as they are.
+        clear_line(e, result, e.mul(e.field("target_vectors"), step), e.constant(0.0))
         with over_my_planes(e) as plane:
             channel = self._channel(plane)
             gather_line(e, self.source, channel, line, e.field("before"), e.field("after"), fill)
