@@ -7,11 +7,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from strzoo.engine import runtime
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.machine_code import MachineCode, compile_kernels
 from strzoo.engine.passes import simplify
 from strzoo.engine.planning import make_plan
-from strzoo.engine.runtime import Program, Runner
+from strzoo.engine.runtime import Program, Runner, aligned
 from tests.engine.graphs import graphs
 from tests.engine.reference import run_graph
 
@@ -39,8 +40,17 @@ def run_engine(graph, images, *, lanes, group, threads):
     plan = make_plan(graph, hardware, min(group, lanes), threads=threads)
     program = Program(plan, Code(plan.kernels, hardware))
     result = np.full((len(images), *plan.output_shape), np.nan, np.float32)
-    Runner(threads).run(program, images, result)
+    with pytest.MonkeyPatch.context() as patch:
+        # What a kernel reads without having written it first shows in the result.
+        patch.setattr(runtime, "aligned", poisoned)
+        Runner(threads).run(program, images, result)
     return result
+
+
+def poisoned(size):
+    memory = aligned(size)
+    memory[:] = 0xFF  # every float is a NaN
+    return memory
 
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
