@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from strzoo.deployment.results import OnnxExport as OnnxExport
     from strzoo.deployment.timings import BenchmarkResult as BenchmarkResult
     from strzoo.downloads import download as download
+    from strzoo.engine.compilation import compile as compile
+    from strzoo.engine.model import SparseModel as SparseModel
     from strzoo.errors import StrzooError as StrzooError
     from strzoo.evaluation import EvalResult as EvalResult
     from strzoo.evaluation import evaluate as evaluate
@@ -94,6 +96,8 @@ _HOMES = {
     "strzoo.deployment.results": ("OnnxExport",),
     "strzoo.deployment.timings": ("BenchmarkResult",),
     "strzoo.downloads": ("download",),
+    "strzoo.engine.compilation": ("compile",),
+    "strzoo.engine.model": ("SparseModel",),
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation": ("EvalResult", "evaluate"),
     "strzoo.hub": ("get_transforms", "load"),

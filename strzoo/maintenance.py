@@ -71,16 +71,23 @@ def verify_cached(
             yield Verdict(entry, None, str(error))
 
 
+def list_compiled(folder: Path) -> list[Path]:
+    """The files that the sparse engine keeps in the cache folder `folder`."""
+    return sorted(path for path in (folder / "engine").glob("*") if path.is_file())
+
+
 def prune(
     cache: Cache,
     cards: Collection[ModelCard] = (),
     *,
     forget: bool = False,
+    compiled: bool = False,
     dry_run: bool = False,
 ) -> list[Removed]:
     """Remove partials that no living process owns, rejected files, and the files of `cards`.
 
-    `forget` drops their recorded hashes too, so that a changed published file is accepted.
+    `forget` drops their recorded hashes too, so that a changed published file is accepted;
+    `compiled` removes what the sparse engine keeps.
 
     Raises:
         StrzooError: something cannot be removed.
@@ -94,6 +101,7 @@ def prune(
             doomed += [path] if path.exists() else []
             record = cache.record_path(path.name)
             doomed += [record] if forget and record.exists() else []
+    doomed += list_compiled(cache.folder) if compiled else []
     removed = [Removed(path, _size(path)) for path in doomed]
     if not dry_run:
         for path in doomed:

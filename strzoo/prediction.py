@@ -69,18 +69,19 @@ def predict(
     allow_urls: bool = False,
     skip_broken: bool = False,
     settings: Settings | None = None,
+    engine: str | None = None,
 ) -> list[Prediction]:
     """The `top` most likely classes of each image, with their probabilities.
 
     Args:
-        model: a model id, a checkpoint or ONNX file, a `Checkpoint` or any network.
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint` or any network.
         images: one or several of: a file, a folder (all images below it), an address (only with
             `allow_urls`), encoded bytes, a PIL image, an array or tensor of pixels (uint8
             [H, W, 3], [H, W] or [3, H, W]; or floats from 0 to 1 of these shapes).
         top: classes per image.
         class_names: names of the network's classes; ImageNet's for 1000 classes, and an ONNX
             file's own, are known.
-        format, device, precision, providers, preprocessing, settings: as `strzoo.evaluate`.
+        format, device, precision, providers, preprocessing, settings, engine: as `strzoo.evaluate`.
         allow_urls: fetch http and https addresses.
         skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
 
@@ -106,6 +107,7 @@ def predict(
         providers=providers,
         preprocessing=preprocessing,
         settings=settings,
+        engine=engine,
     ) as runner:
         results: list[Prediction] = []
         for start in range(0, len(sources), _BATCH):

@@ -79,9 +79,8 @@ def report(
 def is_file_argument(text: str) -> bool:
     """Whether a MODEL argument means a file: it exists, or looks like a path."""
     path = Path(text)
-    return (
-        path.suffix in (".pth", ".pt", ".safetensors", ".onnx") or os.sep in text or path.exists()
-    )
+    suffixes = (".pth", ".pt", ".safetensors", ".onnx", ".strz")
+    return path.suffix in suffixes or os.sep in text or path.exists()
 
 
 def report_budget(

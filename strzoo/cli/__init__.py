@@ -34,6 +34,7 @@ COMMANDS = {
     "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
     "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
     "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),
+    "compile": ("strzoo.cli.compile", "compile_command", "Compile for the sparse CPU engine."),
     "matrices": ("strzoo.cli.matrices", "matrices", "Write each layer's weights as a matrix."),
     "demo": ("strzoo.cli.demo", "demo", "Train, convert, report and export on real digits."),
     "doctor": ("strzoo.cli.doctor", "doctor", "Show versions, devices, cache and disk."),

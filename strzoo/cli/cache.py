@@ -10,7 +10,7 @@ from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import spell_bytes
 from strzoo.downloads import default_format
 from strzoo.errors import IntegrityError, StrzooError, UsageError
-from strzoo.maintenance import CacheEntry, list_cached, prune, verify_cached
+from strzoo.maintenance import CacheEntry, list_cached, list_compiled, prune, verify_cached
 from strzoo.registry import FORMATS, load_registry
 from strzoo.settings import Settings
 
@@ -26,9 +26,12 @@ def cache() -> None:
 def list_command(as_json: bool, settings: Settings) -> None:
     """List the cached files, without reading them."""
     entries = list_cached(Cache(settings.cache_dir), load_registry(settings))
+    compiled = list_compiled(settings.cache_dir)
+    size = sum(path.stat().st_size for path in compiled)
     if as_json:
         files = [_describe(entry) for entry in entries]
-        print_json({"schema": 1, "cache_dir": str(settings.cache_dir), "files": files})
+        document = {"schema": 1, "cache_dir": str(settings.cache_dir), "files": files}
+        print_json({**document, "compiled": {"files": len(compiled), "bytes": size}})
         return
     rows = [
         (e.card.id, e.format, e.path.name, e.sha256 or "-", _hash_kind(e), f"{e.bytes:,}")
@@ -37,6 +40,8 @@ def list_command(as_json: bool, settings: Settings) -> None:
     title = f"{settings.cache_dir}: {spell_bytes(sum(e.bytes for e in entries))}"
     header = ("model", "format", "file", "sha256", "hash", "bytes")
     print_table(simple_table(header, rows, left=5, title=title))
+    if compiled:
+        click.echo(f"compiled by the sparse engine: {len(compiled)} files, {spell_bytes(size)}")
 
 
 @cache.command()
@@ -91,11 +96,17 @@ def verify(models: tuple[str, ...], as_json: bool, settings: Settings, quiet: bo
 @cache.command("prune", short_help="Remove left-overs, and the files of models.")
 @click.argument("models", nargs=-1, metavar="[ID]...")
 @click.option("--forget", is_flag=True, help="Drop the recorded hashes of the models too.")
+@click.option("--compiled", is_flag=True, help="Remove what the sparse engine keeps.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
 @json_option
 @settings_options
 def prune_command(
-    models: tuple[str, ...], forget: bool, dry_run: bool, as_json: bool, settings: Settings
+    models: tuple[str, ...],
+    forget: bool,
+    compiled: bool,
+    dry_run: bool,
+    as_json: bool,
+    settings: Settings,
 ) -> None:
     """Remove left-over partial downloads and rejected files, and the files of the models ID...
 
@@ -104,7 +115,9 @@ def prune_command(
     if forget and not models:
         raise UsageError("--forget needs model ids; quote '*' for all")
     cards = load_registry(settings).select(models) if models else ()
-    removed = prune(Cache(settings.cache_dir), cards, forget=forget, dry_run=dry_run)
+    removed = prune(
+        Cache(settings.cache_dir), cards, forget=forget, compiled=compiled, dry_run=dry_run
+    )
     if as_json:
         files = [{"path": str(item.path), "bytes": item.bytes} for item in removed]
         print_json({"schema": 1, "dry_run": dry_run, "removed": files})

@@ -15,6 +15,7 @@ import click
 from strzoo.cli.options import json_option, settings_options
 from strzoo.cli.output import print_json
 from strzoo.errors import StrzooError
+from strzoo.maintenance import list_compiled
 from strzoo.settings import Settings
 from strzoo.version import VERSION
 
@@ -32,6 +33,8 @@ PACKAGES = (
     "rich",
     "click",
 )
+# What extras bring.
+OPTIONAL = {"llvmlite": "engine", "pyarrow": "parquet", "matplotlib": "plot"}
 
 
 @click.command()
@@ -77,6 +80,11 @@ def _versions(problems: list[str]) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "missing"
             problems.append(f"{package} is not installed: pip install {package}")
+    for package, extra in OPTIONAL.items():
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = f"not installed (pip install 'strzoo[{extra}]')"
     return versions
 
 
@@ -113,9 +121,12 @@ def _cache(settings: Settings, problems: list[str]) -> dict[str, Any]:
     if not base.is_dir() or not os.access(base, os.W_OK):
         problems.append(f"{folder} cannot be written; pass --cache-dir or set STRZOO_HOME")
     total = sum(file.stat().st_size for file in files)
+    compiled = list_compiled(folder)
+    size = sum(file.stat().st_size for file in compiled)
     return {
         "folder": f"{folder}{'' if folder.is_dir() else ' (not made yet)'}",
         "files": f"{len(files)} ({total / 1e6:.1f} MB)",
+        "compiled": f"{len(compiled)} ({size / 1e6:.1f} MB)",
         "disk free": f"{shutil.disk_usage(base).free / 1e9:.1f} GB",
         "offline": settings.offline,
     }

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["torch", "onnxruntime", "sparse"]),
+    help="sparse needs strzoo[engine]  [default: torch; for ONNX files onnxruntime]",
+)
+
+
 def preprocessing_options(command: Command) -> Command:
     """--resize, --crop, --interpolation, --mean and --std."""
     triple: dict[str, Any] = {"nargs": 3, "type": float, "metavar": "R G B"}
@@ -86,6 +93,7 @@ def make_steps(model: str, settings: Settings, **given: Any) -> Preprocessing | 
     help="device: decode JPEGs on the device, and state the difference.",
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
+@engine_option
 @preprocessing_options
 @click.option("--skip-broken", is_flag=True, help="Count unreadable images as wrong, list them.")
 @click.option("--resume", type=_FILE, help="Keep what is done in this file, and go on from it.")
@@ -115,9 +123,10 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 of MODEL on the labelled images in --data.
 
-    MODEL is an id, a checkpoint (STR is used as it is; --format dense converts it first) or an
-    ONNX file. The layout of the data is recognised: ImageNet in all its forms, ImageNetV2, -A,
-    -R, -Sketch, Imagenette, CIFAR, or folders of the model's own classes (docs/evaluation.md).
+    MODEL is an id, a checkpoint (STR is used as it is; --format dense converts it first), an ONNX
+    file or a .strz file. The layout of the data is recognised: ImageNet in all its forms,
+    ImageNetV2, -A, -R, -Sketch, Imagenette, CIFAR, or folders of the model's own classes
+    (docs/evaluation.md).
     Several processes started by torchrun share the images and give the same counts.
     """
     from strzoo.evaluation.tables import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from strzoo.cli.evaluate import make_steps, preprocessing_options
+from strzoo.cli.evaluate import engine_option, make_steps, preprocessing_options
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
@@ -34,6 +34,7 @@ from strzoo.settings import Settings
     show_default=True,
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
+@engine_option
 @preprocessing_options
 @click.option("--allow-urls", is_flag=True, help="Fetch http and https addresses.")
 @click.option("--skip-broken", is_flag=True, help="Report unreadable images and go on.")
@@ -57,7 +58,7 @@ def predict(
     """The most likely classes of IMAGES: files, folders, addresses (with --allow-urls), or - for
     an image on standard input.
 
-    MODEL is an id, a checkpoint or an ONNX file.
+    MODEL is an id, a checkpoint, an ONNX file or a .strz file.
     """
     from strzoo.prediction import predict as run
 

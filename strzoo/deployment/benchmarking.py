@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
 from strzoo.deployment.engines import ONNX_ENGINES, available_engines, check_engine, open_engine
-from strzoo.deployment.inspection import inspect_onnx, read_onnx
+from strzoo.deployment.inspection import inspect_onnx
 from strzoo.deployment.memory import peak_memory
 from strzoo.deployment.onnx_export import export_onnx
 from strzoo.deployment.targets import Model, resolve_target
 from strzoo.deployment.timings import BenchmarkResult, Timing, judge, spell_verdicts
 from strzoo.errors import StrzooError, UsageError, VerificationError
+from strzoo.onnx_files import read_onnx
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ def benchmark(
     """
     if isinstance(models, str | os.PathLike | nn.Module) or not isinstance(models, Sequence):
         models = [models]
+    optional = () if engines else ("sparse",)
     engines = tuple(dict.fromkeys(engines or available_engines()))
     for engine in engines:
         check_engine(engine)
@@ -123,6 +125,7 @@ def benchmark(
                 threads,
                 runs,
                 memory,
+                optional,
                 _shifted(progress, index * runs, total),
             )
     return BenchmarkResult(
@@ -199,6 +202,7 @@ def _time_batch(
     threads: int,
     runs: int,
     memory: bool,
+    optional: Sequence[str],
     progress: Callable[[int], object],
 ) -> list[Timing]:
     """All pairs of model and engine at one batch size, and their twins, in turn."""
@@ -209,8 +213,14 @@ def _time_batch(
         wanted += [("onnxruntime", True)]  # what ratios refer to
         for engine, twin in dict.fromkeys(wanted):
             model = subject.take(engine, twin=twin)
-            if model is not None:
+            if model is None:
+                continue
+            try:
                 runners[index, engine, twin] = open_engine(engine, model, shape, threads)
+            except UsageError as error:
+                if engine not in optional:
+                    raise
+                log.warning("%s is left out for %s: %s", engine, subject.name, error)
     reference: dict[tuple[int, str], np.ndarray] = {}
     for (index, engine, twin), run in runners.items():
         try:

@@ -6,7 +6,6 @@ Nothing heavy is imported before an engine is opened: the memory of one must not
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,13 @@ from strzoo.errors import StrzooError, UsageError
 
 ENGINES = ("torch", "torch-compile", "onnxruntime", "sparse")
 ONNX_ENGINES = ("onnxruntime", "sparse")
-SPARSE_MODULE = "strzoo.engine"
 
 
 def has_sparse_engine() -> bool:
-    """Whether the optional sparse engine is installed."""
-    return find_spec(SPARSE_MODULE) is not None
+    """Whether what the sparse engine needs is installed."""
+    from strzoo.engine.requirement import has_llvmlite
+
+    return has_llvmlite()
 
 
 def available_engines() -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
     if engine == "sparse" and not has_sparse_engine():
-        raise StrzooError("the sparse engine is not installed; pip install 'strzoo[engine]'")
+        raise StrzooError("the sparse engine needs llvmlite: pip install 'strzoo[engine]'")
 
 
 def open_engine(
@@ -55,9 +55,10 @@ def open_engine(
     if engine == "onnxruntime":
         return _onnxruntime(str(model), images, threads)
     if engine == "sparse":
-        from importlib import import_module
+        from strzoo.engine.compilation import compile
 
-        compiled = import_module(SPARSE_MODULE).compile_onnx(str(model), threads=threads)
+        # What is timed is often a file that will be gone: the cache is not for it.
+        compiled = compile(str(model), threads, shape[0], size=shape[1:], cache=False)
         return lambda: np.asarray(compiled(images))
     return _torch(model, images, threads, compile=engine == "torch-compile")
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from strzoo.deployment.chatter import chatter_to
 from strzoo.errors import StrzooError, UsageError
+from strzoo.onnx_files import read_opset
 from strzoo.registry import Preprocessing
 from strzoo.version import VERSION
 
@@ -109,11 +110,6 @@ def check_opset(opset: int) -> None:
             f"opset {opset} is not between {OLDEST_OPSET} and {newest}, the newest of the "
             f"installed onnx; the default is {DEFAULT_OPSET}"
         )
-
-
-def read_opset(model: onnx.ModelProto) -> dict[str, int]:
-    """Version of each operator set by domain; the default one is "ai.onnx"."""
-    return {o.domain or "ai.onnx": o.version for o in model.opset_import}
 
 
 def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import inliner
 
 from strzoo.analysis.records import LayerReport, Report
-from strzoo.deployment.graphs import read_opset
 from strzoo.deployment.weights import CONVOLUTIONS, WeightedNode, weighted_nodes
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.onnx_files import read_onnx, read_opset, real_inputs
 
 _POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 # No arithmetic: shapes, copies, types.
@@ -100,7 +99,7 @@ def inspect_onnx(
     layers = tuple(_layer(node, shapes, batch) for node in nodes)
     other, uncounted = _others(graph, shapes, batch, {n.node.output[0] for n in nodes})
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    first = _real_inputs(model)
+    first = real_inputs(model)
     report = Report(
         metadata.get("strzoo.model", str(path)),
         "weights",
@@ -126,37 +125,14 @@ def inspect_onnx(
     )
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """The model in a file, with functions inlined. Errors as `inspect_onnx`."""
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError as error:
-        missing = error.filename or path
-        raise StrzooError(f"{missing} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # protobuf's and onnx's own share no base class
-        reason = " ".join(str(error).split())[:160]
-        raise IntegrityError(f"{path} is not a readable ONNX model ({reason})") from error
-    if not model.ir_version or not model.graph.node:
-        raise IntegrityError(f"{path} is not an ONNX model: it has no graph")
-    return inliner.inline_local_functions(model) if model.functions else model
-
-
-def _real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Graph inputs that are no initializers (old files list those too)."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in weights]
-
-
 def _with_input_size(model: onnx.ModelProto, input_size: tuple[int, ...] | None) -> onnx.ModelProto:
     """`model` with a batch of 1 where the batch is open and the first input's size filled in."""
-    inputs = _real_inputs(model)
+    inputs = real_inputs(model)
     if not inputs:
         return model
     closed = onnx.ModelProto()
     closed.CopyFrom(model)
-    value = _real_inputs(closed)[0]
+    value = real_inputs(closed)[0]
     dims = value.type.tensor_type.shape.dim
     if input_size is not None and len(dims) != len(input_size) + 1:
         raise UsageError(
@@ -197,7 +173,7 @@ def _dimensions(value: onnx.ValueInfoProto) -> Shape:
 
 
 def _batch(model: onnx.ModelProto) -> int:
-    inputs = _real_inputs(model)
+    inputs = real_inputs(model)
     shape = _dimensions(inputs[0]) if inputs else ()
     return shape[0] or 1 if shape else 1
 

@@ -12,10 +12,10 @@ import onnx
 import torch
 from torch import Tensor
 
-from strzoo.deployment.graphs import read_opset
 from strzoo.deployment.results import Agreement
 from strzoo.deployment.samples import Samples
 from strzoo.errors import IntegrityError, StrzooError, VerificationError
+from strzoo.onnx_files import read_opset
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -98,8 +98,10 @@ def _make_runner(
         raise UsageError(f"{path}: its images have {channels} channels; 3 are expected")
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise UsageError(f"{path}: its images are {height}x{width}; square ones are expected")
-    stated, built_in = _stated_steps(path, metadata)
-    steps = preprocessing or _fit(stated or IMAGENET, height if isinstance(height, int) else None)
+    stated, built_in = stated_steps(path, metadata)
+    steps = preprocessing or fit_steps(
+        stated or IMAGENET, height if isinstance(height, int) else None
+    )
     probabilities = metadata.get("strzoo.output", "").startswith("softmax")
 
     def forward(inputs: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def _make_runner(
 
     import onnxruntime
 
-    card = _find_card(metadata.get("strzoo.model", ""))
+    card = find_card(metadata.get("strzoo.model", ""))
     return Runner(
         name=metadata.get("strzoo.model", path.name),
         forward=forward,
@@ -131,13 +133,13 @@ def _make_runner(
         channels_last=False,
         takes_bytes=built_in,
         fixed_batch=value.shape[0] if isinstance(value.shape[0], int) else None,
-        class_names=_class_names(metadata),
+        class_names=class_names(metadata),
         known_steps=stated is not None or preprocessing is not None,
         versions=(("onnxruntime", onnxruntime.__version__),),
     )
 
 
-def _stated_steps(path: Path, metadata: Mapping[str, str]) -> tuple[Preprocessing | None, bool]:
+def stated_steps(path: Path, metadata: Mapping[str, str]) -> tuple[Preprocessing | None, bool]:
     """What the metadata says of the preprocessing, and whether the graph normalises itself."""
     text = metadata.get("strzoo.preprocessing")
     if text is None:
@@ -159,7 +161,7 @@ def _stated_steps(path: Path, metadata: Mapping[str, str]) -> tuple[Preprocessin
         raise IntegrityError(f"{path}: its strzoo.preprocessing is not readable: {error}") from None
 
 
-def _fit(steps: Preprocessing, size: int | None) -> Preprocessing:
+def fit_steps(steps: Preprocessing, size: int | None) -> Preprocessing:
     """`steps` for a network of that input size, the ratio of resize to crop kept."""
     if size is None or size == steps.crop:
         return steps
@@ -167,7 +169,7 @@ def _fit(steps: Preprocessing, size: int | None) -> Preprocessing:
     return replace(steps, resize=resize, crop=size)
 
 
-def _find_card(name: str) -> ModelCard | None:
+def find_card(name: str) -> ModelCard | None:
     """The card of exactly that id."""
     try:
         card = get_card(name) if name else None
@@ -176,7 +178,7 @@ def _find_card(name: str) -> ModelCard | None:
     return card if card and card.id == name else None
 
 
-def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
+def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
     try:
         return tuple(json.loads(metadata.get("strzoo.class_names", "[]")))
     except (ValueError, TypeError):

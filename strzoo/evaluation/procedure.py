@@ -54,13 +54,14 @@ def evaluate(
     skip_broken: bool = False,
     resume: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
+    engine: str | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> EvalResult:
     """Top-1 and top-5 of `model` on `data`, counted exactly whatever the batch size, the number
     of workers or of processes (started by torchrun).
 
     Args:
-        model: a model id, a checkpoint or ONNX file, a `Checkpoint`, or any network (run in
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, or any network (run in
             evaluation mode on its own device, then put back as it was).
         data: a folder, tar or parquet file (docs/evaluation.md lists the layouts), an `ImageSet`,
             or batches of images [N, 3, H, W] and labels [N].
@@ -81,6 +82,8 @@ def evaluate(
         resume: a file to keep what is done in; if it is there, the run goes on from it. It is
             removed when the run is complete.
         settings: cache folder, registries, network switches; from the environment by default.
+        engine: "torch", "onnxruntime" or "sparse" (strzoo[engine]; docs/engine.md); by default
+            torch, or onnxruntime for an ONNX file.
         on_progress: called with the images done and to do (of this process) after each batch.
 
     Raises:
@@ -107,6 +110,7 @@ def evaluate(
                 providers=providers,
                 preprocessing=preprocessing,
                 settings=settings,
+                engine=engine,
             )
         )
         if not isinstance(data, str | os.PathLike):

@@ -31,6 +31,7 @@ from strzoo.settings import Settings
 log = logging.getLogger(__name__)
 
 Model = nn.Module | Checkpoint | str | os.PathLike[str]
+ENGINES = ("torch", "onnxruntime", "sparse")
 # What the published networks were evaluated with, and what small networks are by convention.
 IMAGENET = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SMALL = replace(IMAGENET, resize=32, crop=32)
@@ -99,11 +100,12 @@ def open_runner(
     providers: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
     settings: Settings | None = None,
+    engine: str | None = None,
 ) -> contextlib.AbstractContextManager[Runner]:
     """The model, ready to run while the context lasts; a network passed in is left as it was.
 
     Args:
-        model: a model id, a checkpoint or ONNX file, a `Checkpoint` or any network.
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint` or any network.
         format: "str" or "dense"; by default dense for an id, and what a file holds.
         device: "cpu", "cuda", "cuda:1"; by default a GPU if there is one (a network's own).
         precision: "fp32", "tf32", "bf16", "fp16"; "auto" is fp32 on the CPU and tf32 on a GPU.
@@ -112,6 +114,7 @@ def open_runner(
         providers: execution providers for an ONNX file.
         preprocessing: instead of the model's own.
         settings: cache, registries, network; from the environment by default.
+        engine: one of `ENGINES`; by default what is made for that kind of model.
 
     Raises:
         UsageError, UnknownNameError: an argument is not valid or not possible here.
@@ -124,7 +127,27 @@ def open_runner(
     if preprocessing is not None:
         check_steps(preprocessing)
     settings = settings or Settings.from_env()
-    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx"):
+    suffix = Path(model).suffix if isinstance(model, str | os.PathLike) else ""
+    engine = engine or {".onnx": "onnxruntime", ".strz": "sparse"}.get(suffix, "torch")
+    _check_engine(engine, model, suffix)
+    if engine == "sparse":
+        from strzoo.evaluation.sparse_runner import open_sparse
+
+        if format is not None or compile or precision not in ("auto", "fp32"):
+            raise UsageError(
+                "the sparse engine runs the dense form in fp32; leave out such options"
+            )
+        return contextlib.nullcontext(
+            open_sparse(
+                model,
+                device=device,
+                providers=providers,
+                preprocessing=preprocessing,
+                settings=settings,
+            )
+        )
+    if engine == "onnxruntime":
+        assert isinstance(model, str | os.PathLike)
         from strzoo.evaluation.onnx_runner import open_onnx
 
         if format is not None or compile or precision not in ("auto", "fp32"):
@@ -138,6 +161,17 @@ def open_runner(
     return _open_torch(
         model, format, device, precision, compile, channels_last, preprocessing, settings
     )
+
+
+def _check_engine(engine: str, model: Model, suffix: str) -> None:
+    """Raise a UsageError unless the engine is known and takes that kind of model."""
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+    if suffix == ".strz" and engine != "sparse":
+        raise UsageError(f"{model} is a plan of the sparse engine; {engine} cannot run it")
+    if (suffix == ".onnx") != (engine == "onnxruntime") and engine != "sparse":
+        takes = "an ONNX file" if engine == "onnxruntime" else "an id, a checkpoint or a network"
+        raise UsageError(f"engine {engine} takes {takes}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,109 @@
+"""`strzoo compile`: a model as a plan of the sparse engine, and what its zeros should gain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.report import parse_size
+from strzoo.cli.steps import show_steps
+from strzoo.errors import UsageError
+from strzoo.settings import Settings
+
+if TYPE_CHECKING:
+    from strzoo.engine.records import CompileReport
+
+HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A .strz file to write."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="[default: the cores there are]")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--input-size", help="SIZE, HxW or CxHxW  [default: what the model was made for]")
+@click.option(
+    "--tune",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Measure how each layer runs best, for that long  [default: fixed rules]",
+)
+@click.option("--no-cache", is_flag=True, help="Neither read nor write the cache folder.")
+@force_option
+@json_option
+@settings_options
+@verbosity_options
+def compile_command(
+    model: str,
+    output: Path | None,
+    threads: int | None,
+    batch: int,
+    input_size: str | None,
+    tune: float,
+    no_cache: bool,
+    force: bool,
+    as_json: bool,
+    settings: Settings,
+    quiet: bool,
+) -> None:
+    """Compile MODEL (an id, a checkpoint or an ONNX file) for this processor.
+
+    Shows how each layer runs and what its zeros are expected to gain over the engine's dense form.
+    The result is kept in the cache folder; with -o it is also written to a file, from which
+    `strzoo predict`, `evaluate` and strzoo.compile start without the model. Needs strzoo[engine].
+    """
+    from strzoo.engine.compilation import compile as run
+    from strzoo.engine.requirement import require_llvmlite
+    from strzoo.files import check_destination
+
+    require_llvmlite()
+    if output is not None:
+        if output.suffix != ".strz":
+            raise UsageError(f"{output} must end in .strz")
+        check_destination(output, force=force)
+    with show_steps(quiet=quiet) as on_step:
+        made = run(
+            model,
+            threads,
+            batch,
+            size=None if input_size is None else parse_size(input_size),
+            tune=tune,
+            cache=not no_cache,
+            settings=settings,
+            on_step=on_step,
+        )
+        if output is not None:
+            on_step(f"writing {output}")
+            made.save(output, force=force)
+    if as_json:
+        print_json({**made.report.to_dict(), "file": None if output is None else str(output)})
+    else:
+        _print(made.report)
+        if output is not None:
+            click.echo(f"file: {output}, {output.stat().st_size / 1e6:.1f} MB")
+    if not quiet:
+        source = "found in the cache" if made.report.cached else "compiled"
+        click.echo(f"{source} in {made.report.seconds:.1f} s", err=True)
+
+
+def _print(report: CompileReport) -> None:
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            layer.form,
+            f"{layer.weights:,}",
+            f"{layer.density:.2f}",
+            f"{layer.gain:.2f}",
+        )
+        for layer in report.layers
+    ]
+    print_table(simple_table(HEADER, rows, left=3))
+    click.echo("\n".join(report.summary()))

@@ -1,0 +1,1 @@
+"""The kernel generators: each writes LLVM IR for one kind of step."""

@@ -1,0 +1,226 @@
+"""A small structured language over llvmlite's IR builder: loops, conditions, vectors, addresses.
+
+Every kernel has one signature, so that a step of a plan is a row of numbers and a function:
+
+    void kernel(op, arena, constants, scratch, input, output, thread, threads, images)
+
+`op` points to the step's row of i64 fields; places in the arena and in the constants are byte
+offsets, so that a plan can be saved and loaded as it is. All arithmetic is on i64 and fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+I8, I32, I64, F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+BYTES = I8.as_pointer()
+KERNEL = ir.FunctionType(ir.VoidType(), [BYTES] * 6 + [I64] * 3)
+ARGUMENTS = (
+    "op",
+    "arena",
+    "constants",
+    "scratch",
+    "input",
+    "output",
+    "thread",
+    "threads",
+    "images",
+)
+
+
+def number(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
+
+
+def vector_type(lanes: int) -> ir.Type:
+    """A single lane is a plain float: LLVM scalarises <1 x float> poorly."""
+    return ir.VectorType(F32, lanes) if lanes > 1 else F32
+
+
+class Emitter:
+    """Writes one function. `fields` maps the names of the op row to their positions."""
+
+    def __init__(self, function: ir.Function, lanes: int, fields: Sequence[str] = ()) -> None:
+        self.function = function
+        self.module: ir.Module = function.module
+        self.lanes = lanes
+        self.build = ir.IRBuilder(function.append_basic_block("entry"))
+        self._fields = {name: position for position, name in enumerate(fields)}
+        if function.function_type == KERNEL:
+            for name, argument in zip(ARGUMENTS, function.args, strict=True):
+                argument.name = name
+                if name in ("op", "arena", "constants", "scratch", "input", "output"):
+                    argument.add_attribute("noalias")
+                setattr(self, name, argument)
+
+    op: ir.Value
+    arena: ir.Value
+    constants: ir.Value
+    scratch: ir.Value
+    input: ir.Value
+    output: ir.Value
+    thread: ir.Value
+    threads: ir.Value
+    images: ir.Value
+
+    # Numbers
+
+    def field(self, name: str) -> ir.Value:
+        """The i64 of that name in the op row."""
+        return self.load(self.op, I64, number(8 * self._fields[name]))
+
+    def real_field(self, name: str) -> ir.Value:
+        """The same eight bytes read as a float64, rounded to fp32."""
+        value = self.load(self.op, ir.DoubleType(), number(8 * self._fields[name]))
+        return self.build.fptrunc(value, F32)
+
+    def integer(self, value: int | ir.Value) -> ir.Value:
+        return number(value) if isinstance(value, int) else value
+
+    def add(self, a: ir.Value, b: int | ir.Value) -> ir.Value:
+        return self.build.add(a, self.integer(b))
+
+    def mul(self, a: ir.Value, b: int | ir.Value) -> ir.Value:
+        return self.build.mul(a, self.integer(b))
+
+    def share(self, count: ir.Value, index: ir.Value, parts: ir.Value) -> ir.Value:
+        """count * index / parts: where the part `index` of an even division starts."""
+        return self.build.udiv(self.build.mul(count, index), parts)
+
+    def smallest_integer(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.build.select(self.build.icmp_signed("<", a, b), a, b)
+
+    def largest_integer(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.build.select(self.build.icmp_signed(">", a, b), a, b)
+
+    # Memory
+
+    def at(self, base: ir.Value, offset: int | ir.Value) -> ir.Value:
+        """The address `offset` bytes after `base`."""
+        return self.build.gep(base, [self.integer(offset)])
+
+    def load(
+        self, base: ir.Value, type_: ir.Type, offset: int | ir.Value = 0, align: int = 4
+    ) -> ir.Value:
+        place = self.build.bitcast(self.at(base, offset), type_.as_pointer())
+        return self.build.load(place, align=align)
+
+    def store(
+        self, value: ir.Value, base: ir.Value, offset: int | ir.Value = 0, align: int = 4
+    ) -> None:
+        place = self.build.bitcast(self.at(base, offset), value.type.as_pointer())
+        self.build.store(value, place, align=align)
+
+    def load_i32(self, base: ir.Value, offset: int | ir.Value = 0) -> ir.Value:
+        return self.build.sext(self.load(base, I32, offset), I64)
+
+    def load_vector(
+        self, base: ir.Value, offset: int | ir.Value = 0, lanes: int | None = None
+    ) -> ir.Value:
+        return self.load(base, vector_type(lanes or self.lanes), offset)
+
+    def prefetch(self, place: ir.Value, *, write: bool) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
+        function = self.intrinsic("llvm.prefetch.p0", kind)
+        one, three = ir.Constant(I32, 1), ir.Constant(I32, 3)
+        self.build.call(function, [place, one if write else ir.Constant(I32, 0), three, one])
+
+    # Vectors
+
+    def splat(self, value: ir.Value, lanes: int | None = None) -> ir.Value:
+        lanes = lanes or self.lanes
+        if lanes == 1:
+            return value
+        kind = vector_type(lanes)
+        one = self.build.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+        mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+        return self.build.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+
+    def constant(self, value: float, lanes: int | None = None) -> ir.Constant:
+        lanes = lanes or self.lanes
+        if lanes == 1:
+            return ir.Constant(F32, value)
+        return ir.Constant(vector_type(lanes), [value] * lanes)
+
+    def intrinsic(self, name: str, kind: ir.FunctionType) -> ir.Function:
+        return self.module.globals.get(name) or ir.Function(self.module, kind, name)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c; fused where the processor can, never a library call."""
+        suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
+        kind = ir.FunctionType(a.type, [a.type] * 3)
+        return self.build.call(self.intrinsic(f"llvm.fmuladd.{suffix}", kind), [a, b, c])
+
+    def largest(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """max(a, b); a NaN in `a` stays one (the comparison is false on it)."""
+        return self.build.select(self.build.fcmp_unordered(">", a, b), a, b)
+
+    def smallest(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.build.select(self.build.fcmp_unordered("<", a, b), a, b)
+
+    # Control
+
+    @contextmanager
+    def loop(
+        self, start: int | ir.Value, stop: ir.Value, step: int | ir.Value = 1
+    ) -> Iterator[ir.Value]:
+        """for index in range(start, stop, step), with a positive step."""
+        with self.carrying(start, stop, [], step) as (index, _, _):
+            yield index
+
+    @contextmanager
+    def carrying(
+        self,
+        start: int | ir.Value,
+        stop: ir.Value,
+        initial: Sequence[ir.Value],
+        step: int | ir.Value = 1,
+    ) -> Iterator[tuple[ir.Value, list[ir.Value], list[ir.Value]]]:
+        """A loop that carries values. Yields the index, the values at the top of a turn, and a
+        list that the body fills with the next values; afterwards that list holds the results."""
+        build = self.build
+        first, last = self.integer(start), stop
+        before = build.block
+        body, done = self._block("body"), self._block("done")
+        build.cbranch(build.icmp_signed("<", first, last), body, done)
+        build.position_at_end(body)
+        index = build.phi(I64)
+        index.add_incoming(first, before)
+        values = [build.phi(value.type) for value in initial]
+        for phi, value in zip(values, initial, strict=True):
+            phi.add_incoming(value, before)
+        following: list[ir.Value] = []
+        yield index, list(values), following
+        after = build.add(index, self.integer(step))
+        end = build.block
+        index.add_incoming(after, end)
+        for phi, value in zip(values, following, strict=True):
+            phi.add_incoming(value, end)
+        build.cbranch(build.icmp_signed("<", after, last), body, done)
+        build.position_at_end(done)
+        for position, (value, start_value) in enumerate(zip(following, initial, strict=True)):
+            result = build.phi(value.type)
+            result.add_incoming(start_value, before)
+            result.add_incoming(value, end)
+            following[position] = result
+
+    @contextmanager
+    def when(self, condition: ir.Value) -> Iterator[None]:
+        with self.build.if_then(condition):
+            yield
+
+    def either(self, condition: ir.Value, yes: Callable[[], None], no: Callable[[], None]) -> None:
+        with self.build.if_else(condition) as (then, otherwise):
+            with then:
+                yes()
+            with otherwise:
+                no()
+
+    def finish(self) -> None:
+        self.build.ret_void()
+
+    def _block(self, name: str) -> ir.Block:
+        return self.function.append_basic_block(name)

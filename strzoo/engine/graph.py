@@ -1,0 +1,145 @@
+"""The engine's own picture of a network: typed layers over named values, in execution order.
+
+`reading` makes it from an ONNX file, the passes rewrite it, the planner lays it out in memory.
+Values are one image's: (channels, height, width) for maps, (features,) for vectors. The batch is
+the planner's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Shape = tuple[int, ...]
+Pads = tuple[int, int, int, int]  # top, left, bottom, right
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """y = min(max(x, low), high): ReLU is Bounds(0), ReLU6 is Bounds(0, 6)."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation. `name` is unique and that of the ONNX node it came from."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution or a pool moves over a map; (vertical, horizontal) each."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """weight [out, in / groups, kh, kw], bias [out], fp32. A second input is added to the result
+    before `bounds` apply: the residual of a fused Add."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    window: Window
+    groups: int = 1
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """weight [out, in], bias [out], fp32; of a vector."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Affine(Layer):
+    """Per-channel scale * x + shift, both [channels]: a BatchNormalization that stands alone.
+
+    Of a map, or of a vector, whose features are the channels.
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class MaxPool(Layer):
+    """Padding never wins: it counts as minus infinity."""
+
+    window: Window
+
+
+@dataclass(frozen=True)
+class AveragePool(Layer):
+    """`count_padding` divides by the whole window, otherwise by its part inside the map.
+
+    `overhang` is how many rows (bottom) and columns (right) of the padding are not counted even
+    then: those that rounding the output size up has added.
+    """
+
+    window: Window
+    count_padding: bool = False
+    overhang: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool(Layer):
+    """[C, H, W] -> [C, 1, 1], or [C] if `flat`"""
+
+    flat: bool = False
+
+
+@dataclass(frozen=True)
+class Add(Layer):
+    """Two inputs of the same shape."""
+
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Clamp(Layer):
+    """Relu or Clip that stands alone."""
+
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+@dataclass(frozen=True)
+class Concat(Layer):
+    """Along the channels (of maps) or the features (of vectors)."""
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """[C, H, W] -> [C * H * W], channels first."""
+
+
+@dataclass(frozen=True)
+class Softmax(Layer):
+    """Of a vector."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """layers in an order in which every input is made before its use; one input, one output.
+
+    `shapes` holds the shape of every value. `source` names the file or model for messages.
+    """
+
+    input: str
+    output: str
+    shapes: dict[str, Shape]
+    layers: tuple[Layer, ...]
+    source: str = ""

@@ -1,0 +1,54 @@
+"""A BatchNormalization, or any scale and shift per channel, goes into the weights before it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from strzoo.engine.graph import Affine, Convolution, Graph, Layer, Linear
+from strzoo.engine.passes.rewriting import count_uses, rebuild
+
+
+def fold_affine(graph: Graph) -> Graph:
+    """Only where nothing else reads the result without it."""
+    uses = count_uses(graph)
+    made: dict[str, Layer] = {}
+    renamed: dict[str, str] = {}
+    for layer in graph.layers:
+        if isinstance(layer, Affine):
+            source = renamed.get(layer.inputs[0], layer.inputs[0])
+            before = made.get(source)
+            if before is not None and uses[layer.inputs[0]] == 1:
+                folded = _fold(before, layer)
+                if folded is not None:
+                    made[source] = folded
+                    renamed[layer.output] = source
+                    continue
+        made[layer.output] = layer
+    return rebuild(graph, made.values(), renamed)
+
+
+def _fold(before: Layer, affine: Affine) -> Layer | None:
+    """One layer that does both, or None."""
+    scale, shift = affine.scale.astype(np.float64), affine.shift.astype(np.float64)
+    if isinstance(before, Affine) and before.bounds is None:
+        return dataclasses.replace(
+            before,
+            scale=(before.scale * scale).astype(np.float32),
+            shift=(before.shift * scale + shift).astype(np.float32),
+            bounds=affine.bounds,
+        )
+    if (
+        not isinstance(before, Convolution | Linear)
+        or before.bounds is not None
+        or len(before.inputs) > 1
+    ):
+        return None
+    per_row = scale.reshape(-1, *[1] * (before.weight.ndim - 1))
+    return dataclasses.replace(
+        before,
+        weight=(before.weight * per_row).astype(np.float32),
+        bias=(before.bias * scale + shift).astype(np.float32),
+        bounds=affine.bounds,
+    )

@@ -1,0 +1,42 @@
+"""Convolutions that read the same map alike and are then joined become one.
+
+GoogLeNet's input transform, channel by channel, is such a join.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from strzoo.engine.graph import Concat, Convolution, Graph, Layer
+from strzoo.engine.passes.rewriting import count_uses, rebuild
+
+
+def merge_branches(graph: Graph) -> Graph:
+    """Only where the join is of nothing else, and nothing else reads a part."""
+    uses = count_uses(graph)
+    made: dict[str, Layer] = {}
+    for layer in graph.layers:
+        parts = [made.get(name) for name in layer.inputs] if isinstance(layer, Concat) else []
+        convolutions = [
+            part for part in parts if isinstance(part, Convolution) and uses[part.output] == 1
+        ]
+        if parts and len(convolutions) == len(parts) and _are_alike(convolutions):
+            for part in convolutions:
+                del made[part.output]
+            made[layer.output] = dataclasses.replace(
+                convolutions[0],
+                name=layer.name,
+                output=layer.output,
+                weight=np.concatenate([part.weight for part in convolutions]),
+                bias=np.concatenate([part.bias for part in convolutions]),
+            )
+        else:
+            made[layer.output] = layer
+    return rebuild(graph, made.values())
+
+
+def _are_alike(parts: list[Convolution]) -> bool:
+    ways = {(p.inputs, p.window, p.groups, p.bounds) for p in parts}
+    return len(ways) == 1 and parts[0].groups == 1 and len(parts[0].inputs) == 1

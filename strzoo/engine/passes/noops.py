@@ -1,0 +1,50 @@
+"""Layers that give back what they get are dropped: dropout, reshapes and their like never come
+this far, but pools of one pixel, bounds without limits and joins of one do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from strzoo.engine.graph import (
+    Affine,
+    AveragePool,
+    Bounds,
+    Clamp,
+    Concat,
+    Flatten,
+    GlobalAveragePool,
+    Graph,
+    Layer,
+    MaxPool,
+    Window,
+)
+from strzoo.engine.passes.rewriting import rebuild
+
+
+def drop_noops(graph: Graph) -> Graph:
+    renamed: dict[str, str] = {}
+    kept: list[Layer] = []
+    for layer in graph.layers:
+        source = renamed.get(layer.inputs[0], layer.inputs[0])
+        whole = layer.output == graph.output and source == graph.input  # one layer has to stay
+        if _does_nothing(layer, graph) and not whole:
+            renamed[layer.output] = source
+        else:
+            kept.append(layer)
+    return rebuild(graph, kept, renamed)
+
+
+def _does_nothing(layer: Layer, graph: Graph) -> bool:
+    source = graph.shapes[layer.inputs[0]]
+    if isinstance(layer, Clamp):
+        return layer.bounds == Bounds()
+    if isinstance(layer, Affine):
+        free = layer.bounds in (None, Bounds())
+        return free and bool(np.all(layer.scale == 1) and np.all(layer.shift == 0))
+    if isinstance(layer, MaxPool | AveragePool):
+        return layer.window == Window((1, 1), dilations=layer.window.dilations)
+    if isinstance(layer, GlobalAveragePool):
+        return graph.shapes[layer.output] == source
+    if isinstance(layer, Flatten):
+        return len(source) == 1
+    return isinstance(layer, Concat) and len(layer.inputs) == 1

@@ -1,0 +1,59 @@
+"""What passes share: who makes and who reads a value, and graphs with layers exchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from strzoo.engine.graph import Graph, Layer
+from strzoo.engine.shapes import infer_shape
+from strzoo.errors import IntegrityError
+
+
+def find_producers(graph: Graph) -> dict[str, Layer]:
+    """The layer that makes each value; the graph's input has none."""
+    return {layer.output: layer for layer in graph.layers}
+
+
+def count_uses(graph: Graph) -> dict[str, int]:
+    """How often each value is read; being the graph's output counts once."""
+    uses = dict.fromkeys(graph.shapes, 0)
+    for layer in graph.layers:
+        for name in layer.inputs:
+            uses[name] += 1
+    uses[graph.output] += 1
+    return uses
+
+
+def rebuild(graph: Graph, layers: Iterable[Layer], renamed: Mapping[str, str] = {}) -> Graph:
+    """`graph` with other layers, and with values replaced: each name in `renamed` by its value.
+
+    Shapes are inferred again.
+
+    Raises:
+        IntegrityError: a layer reads what is not made before it, or makes what is there already.
+    """
+    layers = tuple(_rename(layer, renamed) for layer in layers)
+    shapes = {graph.input: graph.shapes[graph.input]}
+    for layer in layers:
+        missing = [name for name in layer.inputs if name not in shapes]
+        if missing or layer.output in shapes:
+            raise IntegrityError(
+                f"{graph.source}: {layer.name} reads {missing}, not made yet, or makes "
+                f"{layer.output!r} again"
+            )
+        shapes[layer.output] = infer_shape(layer, [shapes[name] for name in layer.inputs])
+    return dataclasses.replace(
+        graph, layers=layers, shapes=shapes, output=_follow(graph.output, renamed)
+    )
+
+
+def _rename(layer: Layer, renamed: Mapping[str, str]) -> Layer:
+    inputs = tuple(_follow(name, renamed) for name in layer.inputs)
+    return layer if inputs == layer.inputs else dataclasses.replace(layer, inputs=inputs)
+
+
+def _follow(name: str, renamed: Mapping[str, str]) -> str:
+    while name in renamed:
+        name = renamed[name]
+    return name

@@ -1,0 +1,27 @@
+"""llvmlite is optional: whether it is here, and the one error if it is not."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from strzoo.errors import StrzooError
+
+
+def has_llvmlite() -> bool:
+    """Whether the sparse engine can run here; imports nothing."""
+    try:
+        return find_spec("llvmlite") is not None
+    except ValueError:  # something stands in its place
+        return False
+
+
+def require_llvmlite() -> None:
+    """Raise a StrzooError that says what to install unless llvmlite can be imported."""
+    try:
+        import llvmlite.binding
+        import llvmlite.ir  # noqa: F401
+    except (ImportError, OSError) as error:
+        reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise StrzooError(
+            f"the sparse engine needs llvmlite{reason}: pip install 'strzoo[engine]'"
+        ) from None

@@ -1,0 +1,261 @@
+"""Run plans: arenas, threads, batches. One model may be called from many threads at once."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from strzoo.engine.hardware import default_threads
+
+if TYPE_CHECKING:
+    from strzoo.engine.planning import Plan
+
+# rows, count, size; arena, constants, scratch, input, output, barrier; thread, threads, images
+_PROGRAM = ctypes.CFUNCTYPE(
+    None,
+    *[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64],
+    *[ctypes.c_void_p] * 6,
+    *[ctypes.c_int64] * 3,
+)
+_ALIGNMENT = 64
+_HUGE_PAGE = 2 << 20
+
+
+class Code(Protocol):
+    """Loaded machine code: addresses of kernels by name, and of the program that calls them. It
+    must live as long as they are used."""
+
+    addresses: dict[str, int]
+    program: int
+
+
+class Program:
+    """A plan with its machine code: runs one group of images in memory of the caller's choice."""
+
+    def __init__(self, plan: Plan, code: Code) -> None:
+        self._code = code
+        self._rows = plan.rows.copy()
+        self._rows[:, 0] = [code.addresses[kernel.name] for kernel in plan.kernels]
+        self._constants = aligned(plan.constants.nbytes)
+        self._constants[:] = plan.constants
+        self.plan = replace(plan, constants=self._constants)  # the caller's can go
+        self._run = _PROGRAM(code.program)
+
+    def run(
+        self,
+        memory: Memory,
+        images: np.ndarray,
+        result: np.ndarray,
+        thread: int = 0,
+        threads: int = 1,
+        steps: slice = slice(None),
+    ) -> None:
+        """One thread's share of one group: `images` [n, C, H, W], n at most the plan's.
+
+        Steps can be run one after the other by several calls, as long as the barrier of `memory`
+        is left as it is in between."""
+        rows = self._rows[steps]
+        self._run(
+            rows.ctypes.data,
+            len(rows),
+            rows.strides[0],
+            memory.arena.ctypes.data,
+            self._constants.ctypes.data,
+            memory.scratch[thread].ctypes.data,
+            images.ctypes.data,
+            result.ctypes.data,
+            memory.barrier.ctypes.data,
+            thread,
+            threads,
+            len(images),
+        )
+
+    @property
+    def steps(self) -> np.ndarray:
+        return self._rows
+
+
+class Memory:
+    """What one run at a time works in."""
+
+    def __init__(self, plan: Plan, threads: int) -> None:
+        self.arena = aligned(plan.arena)
+        self.scratch = [aligned(plan.scratch) for _ in range(threads)]
+        self.barrier = np.zeros(8, np.int64)
+        self.barrier[1] = _yield_address()
+
+
+def aligned(size: int) -> np.ndarray:
+    """Zeroed bytes that start on a cache line."""
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= _HUGE_PAGE:
+        # Planes lie far apart: with small pages nearly every row of pixels is a miss of its own.
+        room = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        room.madvise(mmap.MADV_HUGEPAGE)
+        whole = np.frombuffer(room, np.uint8)
+        start = -whole.ctypes.data % _HUGE_PAGE
+    else:
+        whole = np.zeros(size + _ALIGNMENT, np.uint8)
+        start = -whole.ctypes.data % _ALIGNMENT
+    return whole[start : start + size]
+
+
+def _yield_address() -> int:
+    """A C function without arguments that lets other threads run."""
+    if os.name == "nt":
+        library, name = ctypes.WinDLL("kernel32"), "SwitchToThread"  # type: ignore[attr-defined]
+    else:
+        library, name = ctypes.CDLL(None), "sched_yield"
+    return int(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0)
+
+
+class Team:
+    """Threads that work on one job together; the caller is the first of them."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._process = os.getpid()
+        self._inboxes: list[queue.SimpleQueue[Any]] = []
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        for index in range(1, threads):
+            inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            self._inboxes.append(inbox)
+            threading.Thread(
+                target=_work, args=(inbox, self._done, index), name="strzoo-engine", daemon=True
+            ).start()
+
+    def run(self, job: Callable[[int], None]) -> None:
+        """job(thread) for every thread of the team, at the same time."""
+        for inbox in self._inboxes:
+            inbox.put(job)
+        try:
+            job(0)
+        finally:
+            problems = [self._done.get() for _ in self._inboxes]
+        for problem in problems:
+            if problem is not None:
+                raise problem
+
+    @property
+    def usable(self) -> bool:
+        """A forked process has the team but not its threads."""
+        return self._process == os.getpid()
+
+    def __del__(self) -> None:
+        for inbox in self._inboxes:
+            inbox.put(None)
+
+
+def _work(inbox: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any], index: int) -> None:
+    while (job := inbox.get()) is not None:
+        problem: BaseException | None = None
+        try:
+            job(index)
+        except BaseException as error:
+            problem = error
+        del job  # it holds the caller's arrays
+        done.put(problem)
+
+
+class Workshop:
+    """A team and its memory; lent to one call at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self.team = Team(threads)
+        self._memories: weakref.WeakKeyDictionary[Program, dict[int, list[Memory]]]
+        self._memories = weakref.WeakKeyDictionary()
+
+    def memories(self, program: Program, count: int, threads: int) -> list[Memory]:
+        """`count` memories of the program's, for `threads` threads each; made when first used."""
+        found = self._memories.setdefault(program, {}).setdefault(threads, [])
+        while len(found) < count:
+            found.append(Memory(program.plan, threads))
+        return found[:count]
+
+
+def count_beside(batch: int, images: int, threads: int) -> int:
+    """Of `batch` images, how many go side by side: in groups of `images`, each on a thread of its
+    own, as many groups on every thread. No thread waits for another."""
+    return batch // images // threads * threads * images
+
+
+class Runner:
+    """Runs batches on programs, from any number of threads at once."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._idle: list[Workshop] = []
+        self._room = threading.Semaphore(max(1, default_threads() // threads))
+
+    @contextmanager
+    def workshop(self) -> Iterator[Workshop]:
+        """A workshop for the caller alone; waits until there is one."""
+        with self._room:
+            workshop = self._take()
+            try:
+                yield workshop
+            finally:
+                self._idle.append(workshop)
+
+    def _take(self) -> Workshop:
+        while self._idle:
+            try:
+                workshop = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if workshop.team.usable:
+                return workshop
+        return Workshop(self.threads)
+
+    def run(
+        self,
+        program: Program,
+        images: np.ndarray,
+        result: np.ndarray,
+        beside: Program | None = None,
+    ) -> None:
+        """As many groups as threads go side by side (see `count_beside`), the rest one by one, all
+        threads working together.
+
+        Args:
+            program: for groups that all threads work on together.
+            images: [N, C, H, W] contiguous fp32; `result` [N, ...] likewise.
+            beside: for groups side by side, by default `program`.
+        """
+        beside = beside or program
+        count = count_beside(len(images), beside.plan.images, self.threads)
+        with self.workshop() as workshop:
+            if count:
+                self._run_beside(workshop, beside, images[:count], result[:count])
+            for start in range(count, len(images), program.plan.images):
+                group = slice(start, start + program.plan.images)
+                self._run_together(workshop, program, images[group], result[group])
+
+    def _run_beside(
+        self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray
+    ) -> None:
+        size = program.plan.images
+        memories = workshop.memories(program, self.threads, 1)
+
+        def job(thread: int) -> None:
+            for start in range(thread * size, len(images), self.threads * size):
+                group = slice(start, start + size)
+                program.run(memories[thread], images[group], result[group])
+
+        workshop.team.run(job)
+
+    def _run_together(
+        self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray
+    ) -> None:
+        (memory,) = workshop.memories(program, 1, self.threads)
+        memory.barrier[0] = 0
+        workshop.team.run(lambda thread: program.run(memory, images, result, thread, self.threads))

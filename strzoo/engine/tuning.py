@@ -1,0 +1,235 @@
+"""tune_tilings: measure how each convolution runs best, within the plan it is part of.
+
+First come the tiles that layers have in common, then what each layer chooses for itself. In each
+round every layer under trial takes its next candidate, and the whole plan runs several
+times, step by step in the network's order: what a layer finds in the caches is what it will find.
+The largest layers are tried first. Medians count, and a candidate must beat the cost model's
+choice by more than noise.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+
+from strzoo.engine.choices import LayerProblem, choose_tilings, list_problems
+from strzoo.engine.graph import Graph
+from strzoo.engine.hardware import Hardware
+from strzoo.engine.machine_code import MachineCode, compile_kernels
+from strzoo.engine.planning import make_plan
+from strzoo.engine.runtime import Memory, Program, Team
+from strzoo.engine.tiling import Tiling, candidates, choose_tiling, estimate, rank_tiles
+
+log = logging.getLogger(__name__)
+
+TILES = 4  # sizes other than the rules' that are measured
+CANDIDATES = 4  # of each layer that are measured
+RUNS = 9  # of each plan in a round
+MARGIN = 0.03  # a candidate must be faster by so much than what the rules chose
+_LARGEST = 0.7  # of the time: the layers that are tried first
+
+
+def tune_tilings(
+    graph: Graph, hardware: Hardware, images: int, threads: int, seconds: float
+) -> dict[str, Tiling]:
+    """The tilings of all convolutions: measured as far as `seconds` go, else by the cost model.
+
+    What is under way when the time is over is finished, which takes seconds at most.
+    """
+    clock = _Clock(seconds)
+    problems = list_problems(graph, hardware, images, threads)
+    best = choose_tilings(problems, hardware)
+    bench = _Bench(graph, hardware, images, threads)
+    times = bench.measure(best)
+    clock.lap()
+    fastest = {name: times.get(name, 0.0) for name in best}
+    rules = dict(best)
+    tried = 0
+    for turn in range(TILES):
+        trial = _other_tiles(problems, best, turn, hardware)
+        if not trial or not clock.allows():
+            break
+        measured = bench.measure({**best, **trial})
+        clock.lap()
+        tried += len(trial)
+        for group in {problems[name].group for name in trial}:
+            names = [name for name in trial if problems[name].group == group]
+            before = sum(fastest[name] for name in names)
+            if sum(measured[name] for name in names) < before * (1 - MARGIN):
+                best |= {name: trial[name] for name in names}
+                fastest |= {name: measured[name] for name in names}
+    lists = {name: _candidates(problems[name], best[name], hardware) for name in best}
+    for names in _phases(fastest, lists):
+        for turn in range(CANDIDATES):
+            trial = {name: lists[name][turn] for name in names if turn < len(lists[name])}
+            if not trial or not clock.allows():
+                break
+            measured = bench.measure({**best, **trial})
+            clock.lap()
+            tried += len(trial)
+            for name, tiling in trial.items():
+                if measured[name] < fastest[name] * (1 - MARGIN):
+                    best[name], fastest[name] = tiling, measured[name]
+    changed = [name for name in best if best[name] != rules[name]]
+    if changed and clock.allows():
+        best = bench.confirm(rules, best)
+    log.info(
+        "tuning: %d candidates in %.1f s; %d of %d layers changed",
+        tried,
+        clock.spent,
+        sum(best[name] != rules[name] for name in best),
+        len(best),
+    )
+    return best
+
+
+class _Clock:
+    """Whether there is time for another round, as long as the longest so far."""
+
+    def __init__(self, seconds: float) -> None:
+        self._start = self._last = time.perf_counter()
+        self._end, self._longest = self._start + seconds, 0.0
+
+    def lap(self) -> None:
+        now = time.perf_counter()
+        self._longest, self._last = max(self._longest, now - self._last), now
+
+    def allows(self) -> bool:
+        return time.perf_counter() + self._longest <= self._end
+
+    @property
+    def spent(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _other_tiles(
+    problems: Mapping[str, LayerProblem],
+    best: Mapping[str, Tiling],
+    turn: int,
+    hardware: Hardware,
+) -> dict[str, Tiling]:
+    """For every group of layers whose tiles are the same, the next most promising tile."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for name, layer in problems.items():
+        groups[layer.group].append(name)
+    trial: dict[str, Tiling] = {}
+    for names in groups.values():
+        rules = problems[names[0]].tile
+        posed = [problems[name].problem for name in names if not problems[name].depthwise]
+        others = [tile for tile in rank_tiles(posed, hardware) if tile != rules]
+        if turn < len(others):
+            tile = others[turn]
+            trial |= {name: choose_tiling(problems[name].problem, tile, hardware) for name in names}
+    return trial
+
+
+def _candidates(layer: LayerProblem, chosen: Tiling, hardware: Hardware) -> list[Tiling]:
+    """The most promising by the cost model, in tiles of the chosen size."""
+    if layer.depthwise:
+        return []
+    ordered = sorted(
+        candidates(layer.problem, chosen.tile, hardware),
+        key=lambda t: (estimate(layer.problem, t, hardware), t),
+    )
+    return [tiling for tiling in ordered if tiling != chosen][:CANDIDATES]
+
+
+def _phases(times: Mapping[str, float], lists: Mapping[str, list[Tiling]]) -> list[list[str]]:
+    """The layers that take most of the time, then the others."""
+    ordered = sorted((name for name in lists if lists[name]), key=lambda name: -times[name])
+    total = sum(times[name] for name in ordered)
+    first: list[str] = []
+    for name in ordered:
+        if sum(times[n] for n in first) >= _LARGEST * total:
+            break
+        first.append(name)
+    return [first, ordered[len(first) :]]
+
+
+class _Codes:
+    """Machine code that was made bit by bit."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, int] = {}
+        self.program = 0
+        self._parts: list[MachineCode] = []
+
+    def add(self, code: MachineCode) -> None:
+        self._parts.append(code)
+        self.addresses |= code.addresses
+        self.program = code.program
+
+
+class _Bench:
+    """Times the layers of plans of one graph."""
+
+    def __init__(self, graph: Graph, hardware: Hardware, images: int, threads: int) -> None:
+        self._graph, self._hardware = graph, hardware
+        self._images, self._threads = images, threads
+        self._team = Team(threads)
+        self._code = _Codes()
+        shape = (images, *graph.shapes[graph.input])
+        self._input = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        self._result = np.empty((images, *graph.shapes[graph.output]), np.float32)
+
+    def measure(self, tilings: Mapping[str, Tiling]) -> dict[str, float]:
+        """Median seconds of each layer."""
+        program = self._program(tilings)
+        memory = Memory(program.plan, self._threads)
+        runs = [self._run_steps(program, memory) for _ in range(RUNS + 1)][1:]
+        layers: dict[str, float] = defaultdict(float)
+        for index, name in enumerate(program.plan.layers):
+            layers[name] += median(run[index] for run in runs)
+        return layers
+
+    def confirm(self, rules: dict[str, Tiling], tuned: dict[str, Tiling]) -> dict[str, Tiling]:
+        """`tuned` if the whole plan is faster with it, else `rules`; both in turn."""
+        programs = [self._program(tilings) for tilings in (rules, tuned)]
+        memories = [Memory(program.plan, self._threads) for program in programs]
+        seconds: list[list[float]] = [[], []]
+        for turn in range(2 * RUNS + 1):
+            for index in (0, 1):
+                memory = memories[index]
+                memory.barrier[0] = 0
+                start = time.perf_counter()
+                self._team.run(self._whole(programs[index], memory))
+                if turn:
+                    seconds[index].append(time.perf_counter() - start)
+        return tuned if median(seconds[1]) <= median(seconds[0]) else rules
+
+    def _program(self, tilings: Mapping[str, Tiling]) -> Program:
+        plan = make_plan(self._graph, self._hardware, self._images, tilings, self._threads)
+        known = self._code.addresses
+        missing = [kernel for kernel in plan.kernels if kernel.name not in known]
+        if missing:
+            self._code.add(compile_kernels(missing, self._hardware))
+        return Program(plan, self._code)
+
+    def _whole(self, program: Program, memory: Memory) -> Callable[[int], None]:
+        def job(thread: int) -> None:
+            program.run(memory, self._input, self._result, thread, self._threads)
+
+        return job
+
+    def _run_steps(self, program: Program, memory: Memory) -> list[float]:
+        """Seconds of each step; its barrier makes the first thread wait for the others."""
+        marks = [0.0] * (len(program.steps) + 1)
+        memory.barrier[0] = 0
+
+        def job(thread: int) -> None:
+            if thread == 0:
+                marks[0] = time.perf_counter()
+            for index in range(len(program.steps)):
+                steps = slice(index, index + 1)
+                program.run(memory, self._input, self._result, thread, self._threads, steps)
+                if thread == 0:
+                    marks[index + 1] = time.perf_counter()
+
+        self._team.run(job)
+        return [after - before for before, after in pairwise(marks)]

@@ -1,0 +1,75 @@
+"""Plans compute what the graph says: against float64, for any vector width, grouping, threads."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from strzoo.engine import runtime
+from strzoo.engine.hardware import Hardware, host_hardware
+from strzoo.engine.machine_code import MachineCode, compile_kernels
+from strzoo.engine.passes import simplify
+from strzoo.engine.planning import make_plan
+from strzoo.engine.runtime import Program, Runner, aligned
+from tests.engine.graphs import graphs
+from tests.engine.reference import run_graph
+
+pytest.importorskip("llvmlite")
+
+TOLERANCE = 1e-4  # of the largest output
+
+
+class Code:
+    """The machine code of any kernels, each compiled once: the examples have many in common."""
+
+    known: ClassVar[dict[str, MachineCode]] = {}
+
+    def __init__(self, kernels, hardware):
+        for kernel in kernels:
+            if kernel.name not in self.known:
+                self.known[kernel.name] = compile_kernels([kernel], hardware)
+        self.addresses = {k.name: self.known[k.name].addresses[k.name] for k in kernels}
+        self.program = self.known[kernels[0].name].program
+
+
+def run_engine(graph, images, *, lanes, group, threads):
+    registers = 32 if lanes == 16 else 16
+    hardware = Hardware(lanes, registers, identity=host_hardware().identity)
+    plan = make_plan(graph, hardware, min(group, lanes), threads=threads)
+    program = Program(plan, Code(plan.kernels, hardware))
+    result = np.full((len(images), *plan.output_shape), np.nan, np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        # What a kernel reads without having written it first shows in the result.
+        patch.setattr(runtime, "aligned", poisoned)
+        Runner(threads).run(program, images, result)
+    return result
+
+
+def poisoned(size):
+    memory = aligned(size)
+    memory[:] = 0xFF  # every float is a NaN
+    return memory
+
+
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@given(
+    graph=graphs(),
+    batch=st.integers(1, 17),
+    lanes=st.sampled_from([4, 8, 16]),
+    group=st.sampled_from([1, 2, 4, 8, 16]),
+    threads=st.sampled_from([1, 2, 3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_random_graphs_agree_with_float64(graph, batch, lanes, group, threads, seed):
+    images = np.random.default_rng(seed).standard_normal((batch, *graph.shapes[graph.input]))
+    images = images.astype(np.float32)
+    expected = run_graph(graph, images)
+    found = run_engine(simplify(graph), images, lanes=lanes, group=group, threads=threads)
+    expected = np.asarray(expected).reshape(found.shape)
+    largest = np.abs(expected).max() if expected.size else 0.0
+    assert np.abs(found - expected).max() <= TOLERANCE * max(largest, 1e-3)

@@ -1,0 +1,121 @@
+"""Graphs of ours written as ONNX models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from strzoo.engine.graph import (
+    Add,
+    Affine,
+    AveragePool,
+    Bounds,
+    Clamp,
+    Concat,
+    Convolution,
+    Flatten,
+    GlobalAveragePool,
+    Graph,
+    Layer,
+    Linear,
+    MaxPool,
+    Softmax,
+    Window,
+)
+
+
+def to_onnx(graph: Graph, batch: int | str = "N", opset: int = 19) -> onnx.ModelProto:
+    """`graph` in plain ONNX operators."""
+    writer = _Writer(opset)
+    for layer in graph.layers:
+        writer.write(layer)
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *graph.shapes["x"]])
+    shape = [batch, *graph.shapes[graph.output]]
+    result = helper.make_tensor_value_info(graph.output, TensorProto.FLOAT, shape)
+    body = helper.make_graph(writer.nodes, "random", [image], [result], writer.tensors)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    return model
+
+
+class _Writer:
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+
+    def tensor(self, array: np.ndarray) -> str:
+        name = f"c{len(self.tensors)}"
+        self.tensors.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def node(self, operator: str, layer: Layer, inputs: Iterable[str], **attributes: Any) -> str:
+        """Adds a node and returns what it makes."""
+        output = f"v{len(self.nodes)}"
+        name = f"{layer.name}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [output], name, **attributes))
+        return output
+
+    def write(self, layer: Layer) -> None:
+        value = self.compute(layer)
+        bounds = getattr(layer, "bounds", None)
+        if bounds == Bounds(0.0):
+            value = self.node("Relu", layer, [value])
+        elif bounds is not None:
+            limits = [self.tensor(np.float32(b)) for b in (bounds.low, bounds.high)]
+            value = self.node("Clip", layer, [value, *limits])
+        self.nodes.append(helper.make_node("Identity", [value], [layer.output]))
+
+    def compute(self, layer: Layer) -> str:
+        x = layer.inputs[0]
+        if isinstance(layer, Convolution):
+            inputs = [x, self.tensor(layer.weight), self.tensor(layer.bias)]
+            y = self.node("Conv", layer, inputs, group=layer.groups, **_window(layer.window))
+            return self.node("Add", layer, [y, layer.inputs[1]]) if layer.inputs[1:] else y
+        if isinstance(layer, Linear):
+            inputs = [x, self.tensor(layer.weight), self.tensor(layer.bias)]
+            return self.node("Gemm", layer, inputs, transB=1)
+        if isinstance(layer, Affine):
+            return self.node("BatchNormalization", layer, [x, *self.statistics(layer)], epsilon=0.0)
+        if isinstance(layer, MaxPool):
+            return self.node("MaxPool", layer, [x], **_window(layer.window))
+        if isinstance(layer, AveragePool):
+            fields = _window(layer.window)
+            if any(layer.overhang):
+                (top, left, bottom, right), (down, across) = layer.window.pads, layer.overhang
+                fields |= {"ceil_mode": 1, "pads": [top, left, bottom - down, right - across]}
+            fields["count_include_pad"] = int(layer.count_padding)
+            return self.node("AveragePool", layer, [x], **fields)
+        if isinstance(layer, GlobalAveragePool):
+            y = self.node("GlobalAveragePool", layer, [x])
+            return self.node("Flatten", layer, [y]) if layer.flat else y
+        if isinstance(layer, Add | Concat):
+            fields = {"axis": 1} if isinstance(layer, Concat) else {}
+            return self.node(type(layer).__name__, layer, layer.inputs, **fields)
+        if isinstance(layer, Flatten):
+            target = self.tensor(np.array([0, -1], np.int64))
+            return self.node("Reshape", layer, [x, target])
+        if isinstance(layer, Softmax):
+            return self.node("Softmax", layer, [x], axis=1)
+        assert isinstance(layer, Clamp)
+        return x
+
+    def statistics(self, layer: Affine) -> list[str]:
+        """Gain, offset, mean 0.5 and variance 4 that amount to the layer's scale and shift."""
+        half, four = np.full_like(layer.scale, 0.5), np.full_like(layer.scale, 4)
+        parts = (2 * layer.scale, layer.shift + layer.scale / 2, half, four)
+        return [self.tensor(part) for part in parts]
+
+
+def _window(window: Window) -> dict[str, object]:
+    return {
+        "kernel_shape": window.kernel,
+        "strides": window.strides,
+        "pads": window.pads,
+        "dilations": window.dilations,
+    }
