@@ -27,6 +27,11 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
 )
 @click.option("--threads", type=click.IntRange(min=1), help="[default: the cores there are]")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--lanes",
+    type=click.IntRange(min=1),
+    help="Images side by side in a vector, a power of two  [default: 1]",
+)
 @click.option("--input-size", help="SIZE, HxW or CxHxW  [default: what the model was made for]")
 @click.option(
     "--tune",
@@ -45,6 +50,7 @@ def compile_command(
     output: Path | None,
     threads: int | None,
     batch: int,
+    lanes: int | None,
     input_size: str | None,
     tune: float,
     no_cache: bool,
@@ -74,6 +80,7 @@ def compile_command(
             threads,
             batch,
             size=None if input_size is None else parse_size(input_size),
+            lanes=lanes,
             tune=tune,
             cache=not no_cache,
             settings=settings,

@@ -32,6 +32,7 @@ def compile(
     batch: int | None = None,
     *,
     size: int | tuple[int, ...] | None = None,
+    lanes: int | None = None,
     tune: float = 0.0,
     cache: bool = True,
     settings: Settings | None = None,
@@ -50,6 +51,8 @@ def compile(
         batch: the batch size to be fast at; any other works too.
         size: side, (height, width) or (channels, height, width) of the images, where the model
             leaves it open; by default what it was made for.
+        lanes: images of a batch that go side by side in a vector, a power of two up to its width;
+            by default 1: pixels fill the vectors, which measured best where it was tried.
         tune: seconds to spend on measuring how each layer runs best; 0 goes by fixed rules.
         cache: whether to use the cache folder.
         settings: cache folder, registries, network switches; from the environment by default.
@@ -64,6 +67,7 @@ def compile(
     """
     _check("threads", threads)
     _check("batch", batch)
+    _check("lanes", lanes)
     if not (math.isfinite(tune) and tune >= 0):
         raise UsageError(f"tune is {tune}; it must be a number of seconds, 0 for fixed rules")
     wanted = spell_size(size)
@@ -73,6 +77,11 @@ def compile(
     started = time.perf_counter()
     settings = settings or Settings.from_env()
     hardware = host_hardware()
+    if lanes is not None and (lanes & (lanes - 1) or lanes > hardware.lanes):
+        raise UsageError(
+            f"lanes is {lanes}; it must be a power of two up to {hardware.lanes}, the floats that "
+            "a vector has here"
+        )
     folder = settings.cache_dir / "engine" if cache else None
     builder: PlanBuilder | FileBuilder
     if isinstance(model, str | os.PathLike) and Path(model).suffix == ".strz":
@@ -80,16 +89,10 @@ def compile(
     else:
         network = open_network(model, wanted, settings, on_step)
         count = threads or default_threads()
-        images = group_images(batch or 1, hardware)
-        builder = PlanBuilder(network, hardware, images, count, tune, folder, on_step)
+        builder = PlanBuilder(network, hardware, lanes or 1, count, tune, folder, on_step)
     made = SparseModel(builder, batch or 1)
     made._report = replace(made.report, seconds=time.perf_counter() - started)
     return made
-
-
-def group_images(batch: int, hardware: Hardware) -> int:
-    """Images that go together as lanes of a vector, for batches of that size."""
-    return 1
 
 
 def _check(name: str, value: int | None) -> None:

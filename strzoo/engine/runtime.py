@@ -49,6 +49,8 @@ class Program:
         self._constants = aligned(plan.constants.nbytes)
         self._constants[:] = plan.constants
         self.plan = replace(plan, constants=self._constants)  # the caller's can go
+        self._rows_address = self._rows.ctypes.data
+        self._constants_address = self._constants.ctypes.data
         self._run = _PROGRAM(code.program)
 
     def run(
@@ -64,17 +66,19 @@ class Program:
 
         Steps can be run one after the other by several calls, as long as the barrier of `memory`
         is left as it is in between."""
-        rows = self._rows[steps]
+        first, last, _ = steps.indices(len(self._rows))
+        size = self._rows.strides[0]
+        # Addresses are kept: asking NumPy for them takes long enough to delay the other threads.
         self._run(
-            rows.ctypes.data,
-            len(rows),
-            rows.strides[0],
-            memory.arena.ctypes.data,
-            self._constants.ctypes.data,
-            memory.scratch[thread].ctypes.data,
+            self._rows_address + first * size,
+            last - first,
+            size,
+            memory.arena_address,
+            self._constants_address,
+            memory.scratch_addresses[thread],
             images.ctypes.data,
             result.ctypes.data,
-            memory.barrier.ctypes.data,
+            memory.barrier_address,
             thread,
             threads,
             len(images),
@@ -93,12 +97,15 @@ class Memory:
         self.scratch = [aligned(plan.scratch) for _ in range(threads)]
         self.barrier = np.zeros(8, np.int64)
         self.barrier[1] = _yield_address()
+        self.arena_address = self.arena.ctypes.data
+        self.scratch_addresses = [area.ctypes.data for area in self.scratch]
+        self.barrier_address = self.barrier.ctypes.data
 
 
 def aligned(size: int) -> np.ndarray:
     """Zeroed bytes that start on a cache line."""
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= _HUGE_PAGE:
-        # Planes lie far apart: with small pages nearly every row of pixels is a miss of its own.
+        # Weights and maps are streamed through once per run: with small pages, a miss every 4 kB.
         room = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         room.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(room, np.uint8)

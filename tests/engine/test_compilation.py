@@ -27,6 +27,21 @@ def resnet20(shared: Settings) -> strzoo.SparseModel:
     return strzoo.compile(load_model("resnet20", 32), threads=2, settings=shared)
 
 
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_images_side_by_side_in_vectors_change_no_result(
+    lanes: int, resnet20: strzoo.SparseModel, shared: Settings
+) -> None:
+    model = strzoo.compile(load_model("resnet20", 32), 2, 7, lanes=lanes, settings=shared)
+    x = images(IMAGE, 7)
+    assert relative_error(model(x), resnet20(x)) < 1e-5
+
+
+def test_a_vector_holds_a_power_of_two_of_images(shared: Settings) -> None:
+    for lanes in (3, 64):
+        with pytest.raises(strzoo.UsageError, match=f"lanes is {lanes}; it must be a power"):
+            strzoo.compile(load_model("resnet20", 32), lanes=lanes, settings=shared)
+
+
 @pytest.mark.parametrize(
     ("architecture", "size"),
     [
