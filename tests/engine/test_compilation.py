@@ -38,7 +38,7 @@ def test_images_side_by_side_in_vectors_change_no_result(
 
 def test_a_vector_holds_a_power_of_two_of_images(shared: Settings) -> None:
     for lanes in (3, 64):
-        with pytest.raises(strzoo.UsageError, match=f"lanes is {lanes}; it must be a power"):
+        with pytest.raises(UsageError, match=f"lanes is {lanes}; it must be a power"):
             strzoo.compile(load_model("resnet20", 32), lanes=lanes, settings=shared)
 
 
