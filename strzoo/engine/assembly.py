@@ -1,43 +1,21 @@
-"""Maps and layers -> steps: which kernel runs each layer, with which numbers and constants."""
+"""A plan in the making: what the writers of all layers share, and copies between maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from strzoo.engine.convolutions import ConvolutionWriter, packed_range
-from strzoo.engine.emission.elementwise import MapKernel, SoftmaxKernel
-from strzoo.engine.emission.linear import LinearKernel
-from strzoo.engine.emission.moving import CopyKernel, EnterKernel, LeaveKernel
-from strzoo.engine.emission.windows import GlobalPoolKernel, PoolKernel, Walk
-from strzoo.engine.graph import (
-    Add,
-    Affine,
-    AveragePool,
-    Bounds,
-    Clamp,
-    Concat,
-    Convolution,
-    Flatten,
-    GlobalAveragePool,
-    Graph,
-    Layer,
-    Linear,
-    MaxPool,
-    Softmax,
-)
+from strzoo.engine.emission.moving import CopyKernel
+from strzoo.engine.emission.windows import Walk
+from strzoo.engine.graph import AveragePool, Bounds, Convolution, MaxPool
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.layout import Map
 from strzoo.engine.lowering import Placement
-from strzoo.engine.masks import pixel_mask, window_scales
+from strzoo.engine.masks import pixel_mask
 from strzoo.engine.steps import Constants, Step
 from strzoo.engine.tiling import Tiling
-from strzoo.engine.weights import ENTRY, linear_slices, split_rows
-
-DENSE_LINEAR = 0.4  # a fully connected layer denser than this is read whole
-SLICED_IMAGES = 4  # more are lanes themselves
 
 
 @dataclass
@@ -94,60 +72,7 @@ def planes_of(name: str, map_: Map) -> dict[str, int]:
     return {name: map_.address, f"{name}_plane": map_.plane, f"{name}_tile": map_.tile_bytes}
 
 
-def assemble(
-    graph: Graph,
-    placement: Placement,
-    hardware: Hardware,
-    tilings: Mapping[str, Tiling],
-    threads: int = 1,
-) -> Assembly:
-    """Args: `tilings` holds those already chosen, by layer; the rules choose the others.
-    `threads` work on a group together."""
-    work = Assembly(placement, hardware, tilings, threads)
-    _enter(work, placement.values[graph.input])
-    for layer in graph.layers:
-        _WRITERS[type(layer)](work, layer)
-    _leave(work, placement.values[graph.output])
-    return work
-
-
-def _enter(work: Assembly, target: Map) -> None:
-    (line,) = work.reserve(work.line_bytes(target))
-    work.add(
-        "input",
-        EnterKernel(work.lanes, work.images),
-        planes_of("target", target)
-        | {
-            "planes": target.channels,
-            "rows": target.height,
-            "columns": target.width,
-            "tile": target.geometry.tile,
-            "vectors": target.geometry.vectors,
-            "row": target.geometry.row,
-            "line": line,
-        },
-    )
-
-
-def _leave(work: Assembly, source: Map) -> None:
-    (line,) = work.reserve(work.line_bytes(source))
-    work.add(
-        "output",
-        LeaveKernel(work.lanes, work.images, source.packed),
-        planes_of("source", source)
-        | {
-            "tile": max(source.geometry.tile, 1),
-            "vectors": source.geometry.vectors,
-            "row": source.geometry.row,
-            "planes": source.channels,
-            "rows": source.height,
-            "columns": source.width,
-            "line": line,
-        },
-    )
-
-
-def _copy(
+def copy_pixels(
     work: Assembly,
     layer: str,
     source: Map,
@@ -202,7 +127,7 @@ def windowed_source(work: Assembly, layer: Convolution | MaxPool | AveragePool) 
     if source is not value and id(source) not in work._copied:
         work._copied.add(id(source))
         taps = work.placement.taps[layer.name]
-        _copy(work, layer.name, value, source, strides=taps.strides, phases=taps.phases)
+        copy_pixels(work, layer.name, value, source, strides=taps.strides, phases=taps.phases)
     return source
 
 
@@ -256,174 +181,6 @@ def window_fields(
     }
 
 
-def _convolution(work: Assembly, layer: Convolution) -> None:
-    if work.placement.values[layer.output].packed:
-        _convolve_vector(work, layer)
-        return
-    source = windowed_source(work, layer)
-    ConvolutionWriter(work, layer, source, work.placement.values[layer.output]).write()
-
-
-def _convolve_vector(work: Assembly, layer: Convolution) -> None:
-    """A convolution of a 1x1 map: only the tap over the pixel counts."""
-    out, per_group = layer.weight.shape[:2]
-    weight = np.zeros((out, per_group * layer.groups), np.float32)
-    steps = work.placement.taps[layer.name].steps
-    if (0, 0) in steps:  # a dilated window may miss the pixel
-        over = layer.weight.reshape(out, per_group, -1)[:, :, steps.index((0, 0))]
-        for row in range(out):
-            first = row // (out // layer.groups) * per_group
-            weight[row, first : first + per_group] = over[row]
-    residual = layer.inputs[1:]
-    bounds = None if residual else layer.bounds
-    linear = Linear(layer.name, layer.inputs[:1], layer.output, weight, layer.bias, bounds)
-    _linear(work, linear)
-    if residual:
-        _elementwise(work, Add(layer.name, (layer.output, *residual), layer.output, layer.bounds))
-
-
-def _linear(work: Assembly, layer: Linear) -> None:
-    source = work.placement.values[layer.inputs[0]]
-    target = work.placement.values[layer.output]
-    assert source.packed, layer.name
-    assert target.packed, layer.name
-    rows, inputs = layer.weight.shape
-    row, column = np.nonzero(layer.weight)
-    values: dict[str, int | float] = {}
-    entries: np.ndarray
-    bias = layer.bias.astype(np.float32)
-    if work.images == 1 and len(row) > DENSE_LINEAR * layer.weight.size:
-        form, lanes, entries = "dense", work.lanes, layer.weight.astype(np.float32)
-        part_rows = split_rows(np.full(rows, float(inputs)))
-        values["ends"] = 0
-    elif work.images <= SLICED_IMAGES:
-        form, lanes = "slices", work.lanes
-        ends, entries = linear_slices(layer.weight, lanes, 4 * work.images)
-        values["ends"] = work.constants.add(ends)
-        part_rows = np.zeros(len(ends), np.int32)
-        bias = np.concatenate((bias, np.zeros(-rows % lanes, np.float32)))
-    else:
-        form, lanes = "rows", 1
-        per_row = np.bincount(row, minlength=rows)
-        entries = np.empty(len(row), ENTRY)
-        entries["offset"] = column * 4 * work.images
-        entries["weight"] = layer.weight[row, column]
-        values["ends"] = work.constants.add(np.concatenate(([0], np.cumsum(per_row))).astype("i4"))
-        part_rows = split_rows(per_row)
-    kind, low, high = bounds_of(layer.bounds)
-    work.chosen[layer.name] = "dense" if form == "dense" else "sparse"
-    work.add(
-        layer.name,
-        LinearKernel(work.images, lanes, form, kind),
-        values
-        | {
-            "source": source.address,
-            "target": target.address,
-            "parts": len(part_rows) - 1,
-            "part_rows": work.constants.add(part_rows),
-            "entries": work.constants.add(entries, spare=2048),
-            "inputs": inputs,
-            "bias": work.constants.add(bias),
-            "low": low,
-            "high": high,
-        },
-    )
-
-
-def _pool(work: Assembly, layer: MaxPool | AveragePool) -> None:
-    value = work.placement.values[layer.inputs[0]]
-    target = work.placement.values[layer.output]
-    source = windowed_source(work, layer)
-    walk, fields = window_fields(work, layer, source, target)
-    kind, scales = "max", 0
-    if isinstance(layer, AveragePool):
-        kind = "mean"
-        scales = work.constants.add(window_scales(layer, value, target), spare=4 * work.lanes)
-    taps = len(work.placement.taps[layer.name].steps)
-    work.add(layer.name, PoolKernel(walk, kind), fields | {"taps": taps, "scales": scales})
-
-
-def _global_pool(work: Assembly, layer: GlobalAveragePool) -> None:
-    source = work.placement.values[layer.inputs[0]]
-    target = work.placement.values[layer.output]
-    if source.packed:
-        _copy(work, layer.name, source, target)
-        return
-    frame = replace(source.geometry, height=source.height, width=source.width, tile=1, phases=1)
-    work.add(
-        layer.name,
-        GlobalPoolKernel(work.lanes, work.images),
-        planes_of("source", source)
-        | {
-            "tile": source.geometry.tile,
-            "tiles": source.geometry.tiles,
-            "target": target.address,
-            "target_vectors": source.geometry.vectors,
-            "planes": source.channels,
-            "mask": work.constants.add(pixel_mask(frame), ("mask", frame), spare=4 * work.lanes),
-            "scale": 1.0 / (source.height * source.width),
-        },
-    )
-
-
-def _elementwise(work: Assembly, layer: Add | Affine | Clamp) -> None:
-    target = work.placement.values[layer.output]
-    inputs = [work.placement.values[name] for name in layer.inputs]
-    kind, low, high = bounds_of(layer.bounds)
-    arithmetic = {Add: "add", Affine: "affine", Clamp: "clamp"}[type(layer)]
-    scales = shifts = 0
-    if isinstance(layer, Affine):
-        scales = work.constants.add(layer.scale.astype(np.float32))
-        shifts = work.constants.add(layer.shift.astype(np.float32))
-    packed = target.packed
-    masked = target.must_be_clean and not packed
-    lanes = work.images if packed else work.lanes
-    work.add(
-        layer.name,
-        MapKernel(lanes, arithmetic, masked, kind),
-        planes_of("source", inputs[0])
-        | planes_of("other", inputs[-1])
-        | planes_of("target", target)
-        | {
-            "tile": 1 if packed else target.geometry.tile,
-            "tiles": 1 if packed else target.geometry.tiles,
-            "target_vectors": 1 if packed else target.geometry.vectors,
-            "planes": target.channels,
-            "scales": scales,
-            "shifts": shifts,
-            "mask": work.mask(target) if masked else 0,
-            "low": low,
-            "high": high,
-        },
-    )
-
-
-def _concat(work: Assembly, layer: Concat) -> None:
-    """What was not made in place is copied there."""
-    whole = work.placement.values[layer.output]
-    channel = 0
-    for name in layer.inputs:
-        part = work.placement.values[name]
-        if part.inside is not whole or part.channel != channel:
-            place = Map(name, part.channels, part.height, part.width, inside=whole, channel=channel)
-            place.packed = whole.packed
-            _copy(work, layer.name, part, place)
-        channel += part.channels
-
-
-def _flatten(work: Assembly, layer: Flatten) -> None:
-    source = work.placement.values[layer.inputs[0]]
-    target = work.placement.values[layer.output]
-    _copy(work, layer.name, source, target, flatten=True)
-
-
-def _softmax(work: Assembly, layer: Softmax) -> None:
-    source = work.placement.values[layer.inputs[0]]
-    target = work.placement.values[layer.output]
-    places = {"source": source.address, "target": target.address, "features": source.channels}
-    work.add(layer.name, SoftmaxKernel(work.images), places)
-
-
 def bounds_of(bounds: Bounds | None) -> tuple[str, float, float]:
     """(the kernel's name for them, low, high)"""
     if bounds is None or (bounds.low, bounds.high) == (float("-inf"), float("inf")):
@@ -433,16 +190,8 @@ def bounds_of(bounds: Bounds | None) -> tuple[str, float, float]:
     return "clamp", float(bounds.low), float(bounds.high)
 
 
-_WRITERS: dict[type[Layer], Callable[..., None]] = {
-    Convolution: _convolution,
-    Linear: _linear,
-    MaxPool: _pool,
-    AveragePool: _pool,
-    GlobalAveragePool: _global_pool,
-    Add: _elementwise,
-    Affine: _elementwise,
-    Clamp: _elementwise,
-    Concat: _concat,
-    Flatten: _flatten,
-    Softmax: _softmax,
-}
+def packed_range(offsets: np.ndarray, tile: int, vector: int) -> tuple[int, int]:
+    """(first vector that a tile's window reads, counted from the tile's start, how many)."""
+    first = min(int(offsets.min()), 0) // vector
+    last = tile + -(-max(int(offsets.max()), 0) // vector)
+    return first, last - first

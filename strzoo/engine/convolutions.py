@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from strzoo.engine.assembly import (
+    Assembly,
+    bounds_of,
+    packed_range,
+    planes_of,
+    window_fields,
+)
 from strzoo.engine.emission.convolution import ConvolutionKernel
 from strzoo.engine.emission.windows import DepthwiseKernel
 from strzoo.engine.graph import Convolution
@@ -20,9 +25,6 @@ from strzoo.engine.weights import (
     is_depthwise,
     sparse_table,
 )
-
-if TYPE_CHECKING:
-    from strzoo.engine.assembly import Assembly
 
 
 class ConvolutionWriter:
@@ -84,8 +86,6 @@ class ConvolutionWriter:
     def _step(
         self, tiling: Tiling, table: SparseTable | DenseTable, rows: int, first: int, group: int
     ) -> None:
-        from strzoo.engine.assembly import bounds_of, planes_of
-
         work, target, frame = self.work, self.target, self.target.geometry
         bounds, low, high = bounds_of(self.layer.bounds)
         blocked = tiling.blocks > 1
@@ -139,8 +139,6 @@ class ConvolutionWriter:
         )
 
     def _depthwise(self) -> None:
-        from strzoo.engine.assembly import bounds_of, window_fields
-
         work, layer = self.work, self.layer
         walk, fields = window_fields(work, layer, self.source, self.target)
         bounds, low, high = bounds_of(layer.bounds)
@@ -157,10 +155,3 @@ class ConvolutionWriter:
                 "high": high,
             },
         )
-
-
-def packed_range(offsets: np.ndarray, tile: int, vector: int) -> tuple[int, int]:
-    """(first vector that a tile's window reads, counted from the tile's start, how many)."""
-    first = min(int(offsets.min()), 0) // vector
-    last = tile + -(-max(int(offsets.max()), 0) // vector)
-    return first, last - first

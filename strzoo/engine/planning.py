@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strzoo.engine.assembly import assemble
 from strzoo.engine.graph import Graph, Shape
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.lowering import place_values
 from strzoo.engine.steps import ROW_FIELDS, Kernel, Step
 from strzoo.engine.tiling import Tiling
+from strzoo.engine.writers import assemble
 
 
 @dataclass(frozen=True, eq=False)
