@@ -19,9 +19,10 @@ import numpy as np
 
 from strzoo.engine.emission.convolution import ConvolutionKernel
 from strzoo.engine.emission.elementwise import MapKernel, SoftmaxKernel
+from strzoo.engine.emission.global_pool import GlobalPoolKernel
 from strzoo.engine.emission.linear import LinearKernel
 from strzoo.engine.emission.moving import CopyKernel, EnterKernel, LeaveKernel
-from strzoo.engine.emission.windows import DepthwiseKernel, GlobalPoolKernel, PoolKernel, Walk
+from strzoo.engine.emission.windows import DepthwiseKernel, PoolKernel, Walk
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.plan_checks import check_plan
 from strzoo.engine.planning import Plan

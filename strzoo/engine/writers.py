@@ -17,9 +17,10 @@ from strzoo.engine.assembly import (
 )
 from strzoo.engine.convolutions import ConvolutionWriter
 from strzoo.engine.emission.elementwise import MapKernel, SoftmaxKernel
+from strzoo.engine.emission.global_pool import GlobalPoolKernel
 from strzoo.engine.emission.linear import LinearKernel
 from strzoo.engine.emission.moving import EnterKernel, LeaveKernel
-from strzoo.engine.emission.windows import GlobalPoolKernel, PoolKernel
+from strzoo.engine.emission.windows import PoolKernel
 from strzoo.engine.graph import (
     Add,
     Affine,

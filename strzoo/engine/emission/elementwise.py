@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, I32, KERNEL, Emitter, number, vector_type
-from strzoo.engine.emission.convolution import bounded, masked
+from strzoo.engine.emission.finishing import bounded, masked
 from strzoo.engine.emission.tiles import over_my_tiles, tiled_field
 from strzoo.engine.emission.windows import over_vectors
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import BYTES, F32, I32, I64, KERNEL, Emitter, number
-from strzoo.engine.emission.convolution import bounded
+from strzoo.engine.emission.finishing import bounded
 
 FIELDS = (
     "kernel",

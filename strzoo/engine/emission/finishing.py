@@ -1,0 +1,26 @@
+"""What happens to finished sums: bounds, and zeros where no pixel is."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from strzoo.engine.emission.builder import Emitter
+
+
+def bounded(
+    e: Emitter, values: list[ir.Value], bounds: str, low: ir.Value, high: ir.Value
+) -> list[ir.Value]:
+    """The values clamped: "none", "relu" (at least zero) or "clamp" (between low and high)."""
+    if bounds == "relu":
+        return [e.largest(value, e.constant(0.0)) for value in values]
+    if bounds == "clamp":
+        lowest, highest = e.splat(low), e.splat(high)
+        return [e.smallest(e.largest(value, lowest), highest) for value in values]
+    return values
+
+
+def masked(e: Emitter, value: ir.Value, mask: ir.Value) -> ir.Value:
+    """The value where the mask's bits are ones, zero where they are not."""
+    bits = ir.VectorType(ir.IntType(32), e.lanes)
+    both = e.build.and_(e.build.bitcast(value, bits), e.build.bitcast(mask, bits))
+    return e.build.bitcast(both, value.type)
