@@ -1,5 +1,7 @@
 """Tables of weights hold every nonzero weight once, where the kernels look for it."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,7 +112,7 @@ def test_parts_cover_the_rows_in_order_and_share_the_work(work, parts):
     assert bounds[-1] == len(work)
     assert (np.diff(bounds) >= 0).all()
     total = np.asarray(work) + 3.0
-    largest = max(total[a:b].sum() for a, b in zip(bounds, bounds[1:], strict=False))
+    largest = max(total[a:b].sum() for a, b in itertools.pairwise(bounds))
     assert largest <= total.sum() / parts + total.max()
 
 
