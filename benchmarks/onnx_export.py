@@ -28,9 +28,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import strzoo
-from strzoo.deployment.parity import compare, open_session, session_forward
+from strzoo.deployment.parity import compare, session_forward
 from strzoo.deployment.samples import Samples, load_samples
 from strzoo.deployment.targets import PREPROCESSING
+from strzoo.onnx_sessions import open_session
 from strzoo.training.fitting import FitConfig
 from tests.published import str_state, write_published
 

@@ -14,8 +14,9 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from strzoo.errors import StrzooError
+from strzoo.errors import IntegrityError, StrzooError
 
+PLAN_MAGIC = b"STRZPLAN"  # how a .strz file begins
 _REASONS = {
     errno.ENOSPC: "no space left on the disk; free some or write elsewhere",
     errno.EDQUOT: "disk quota exceeded; free some space or write elsewhere",
@@ -97,6 +98,29 @@ def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) 
     with atomic_path(path, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def refuse_foreign(path: str | os.PathLike[str], wanted: str) -> None:
+    """Raise an IntegrityError if `path` is plainly something else than `wanted`, "a checkpoint".
+
+    Known are web pages, which servers send instead of files, and plans of the sparse engine. What
+    cannot be read is left to the reader that follows.
+    """
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(512)
+    except OSError:
+        return
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise IntegrityError(
+            f"{path} is a web page, not {wanted}; the server refused the download or asked "
+            "for confirmation: fetch it again"
+        )
+    if head.startswith(PLAN_MAGIC):
+        raise IntegrityError(
+            f"{path} is a compiled plan of the sparse engine, not {wanted}; give the model that "
+            "it was compiled from"
+        )
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -8,6 +8,7 @@ import onnx
 from onnx import inliner
 
 from strzoo.errors import IntegrityError, StrzooError
+from strzoo.files import refuse_foreign
 
 
 def read_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
@@ -17,6 +18,7 @@ def read_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
         StrzooError: the file, or one with its weights, cannot be read.
         IntegrityError: it is not an ONNX model.
     """
+    refuse_foreign(path, "an ONNX model")
     try:
         model = onnx.load(str(path), load_external_data=weights)
     except FileNotFoundError as error:

@@ -27,8 +27,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("code", "printed"), BLOCKS)
 def test_an_example_runs_and_prints_what_the_readme_shows(
-    code: str, printed: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, printed: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRZOO_HOME", str(cache))
     monkeypatch.setenv("STRZOO_OFFLINE", "1")
     out = io.StringIO()

@@ -31,6 +31,7 @@ from strzoo.checkpoint.inspection import (
 from strzoo.checkpoint.layouts import from_layout
 from strzoo.checkpoint.record import PUBLISHED_ARCH, THRESHOLD, Checkpoint
 from strzoo.errors import IntegrityError, StrzooError
+from strzoo.files import refuse_foreign
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +153,7 @@ def _sniff(path: Path) -> str:
         return "zip"
     if head.startswith(b"\x80") and head[1:2] in b"\x02\x03\x04\x05":
         return "pickle"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise IntegrityError(
-            f"{path} is a web page, not a checkpoint; the server refused the download or asked "
-            "for confirmation: fetch it again"
-        )
+    refuse_foreign(path, "a checkpoint")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
     raise IntegrityError(

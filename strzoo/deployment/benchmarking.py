@@ -218,9 +218,11 @@ def _time_batch(
             try:
                 runners[index, engine, twin] = open_engine(engine, model, shape, threads)
             except UsageError as error:
+                # An export's own path is a temporary one that says nothing to the user.
+                problem = str(error).replace(str(subject.onnx_file), subject.name)
                 if engine not in optional:
-                    raise
-                log.warning("%s is left out for %s: %s", engine, subject.name, error)
+                    raise UsageError(problem) from error
+                log.warning("%s is left out: %s", engine, problem)
     reference: dict[tuple[int, str], np.ndarray] = {}
     for (index, engine, twin), run in runners.items():
         try:

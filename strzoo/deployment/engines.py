@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from strzoo.errors import StrzooError, UsageError
+from strzoo.onnx_sessions import open_session
 
 ENGINES = ("torch", "torch-compile", "onnxruntime", "sparse")
 ONNX_ENGINES = ("onnxruntime", "sparse")
@@ -64,14 +65,8 @@ def open_engine(
 
 
 def _onnxruntime(path: str, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
     # Its threads would spin on after a run, into the timing of whatever runs next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path, threads=threads, entries={"session.force_spinning_stop": "1"})
     value = session.get_inputs()[0]
     if value.type == "tensor(uint8)":  # built-in preprocessing
         images = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)

@@ -90,7 +90,7 @@ def build_graph(
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}; it must be at least 1, or None for a dynamic one")
     folded = copy.copy(model)
-    folded._modules = {**model._modules, "network": _fold(model.network)}
+    folded._modules = {**model._modules, "network": _lay_out_plainly(_fold(model.network))}
     graph = _export(folded, _example(model, input_size, batch or 2), opset, batch is None)
     _pool_globally(graph)
     _clean(graph)
@@ -143,8 +143,20 @@ def _fold(network: nn.Module) -> nn.Module:
             folded: nn.Module = fuse(network)
     except Exception as error:  # tracing runs the user's own code
         log.info("BatchNorm is left to the exporter: %s", " ".join(str(error).split())[:200])
-        return network
+        return copy.deepcopy(network)
     return folded
+
+
+def _lay_out_plainly(network: nn.Module) -> nn.Module:
+    """`network` with the weights in rows, whatever layout it was trained in.
+
+    Convolutions with channels-last weights have channels-last outputs, and the exporter writes
+    the pool of such an output as a gather by strides. Only a clone has the strides of rows:
+    contiguous() takes a 1x1 weight of either layout for the other.
+    """
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return network
 
 
 def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:

@@ -23,7 +23,6 @@ from strzoo.deployment.parity import (
     Agreement,
     check_file,
     compare,
-    open_session,
     session_forward,
 )
 from strzoo.deployment.precision import check_precision, convert_precision
@@ -33,6 +32,7 @@ from strzoo.deployment.targets import Model, Target, resolve_target
 from strzoo.deployment.weights import weighted_nodes, zero_percent
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.files import atomic_path, check_destination, write_error
+from strzoo.onnx_sessions import open_session
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)

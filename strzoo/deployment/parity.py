@@ -14,7 +14,7 @@ from torch import Tensor
 
 from strzoo.deployment.results import Agreement
 from strzoo.deployment.samples import Samples
-from strzoo.errors import IntegrityError, StrzooError, VerificationError
+from strzoo.errors import VerificationError
 from strzoo.onnx_files import read_opset
 
 if TYPE_CHECKING:
@@ -57,35 +57,6 @@ def check_file(path: Path, opset: int, output_shape: tuple[int | None, ...]) -> 
     return model
 
 
-def open_session(
-    model: str | Path | bytes, *, threads: int | None = None
-) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU.
-
-    Raises:
-        StrzooError: there is no such file.
-        IntegrityError: onnxruntime cannot load it.
-    """
-    import onnxruntime
-
-    if not isinstance(model, bytes) and not Path(model).is_file():
-        raise StrzooError(f"{model} does not exist")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings would go to the terminal
-    if threads:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
-    except Exception as error:  # onnxruntime's exceptions share no documented base class
-        reason = " ".join(str(error).split())[:200]
-        name = "the model" if isinstance(model, bytes) else model
-        raise IntegrityError(f"onnxruntime cannot load {name}: {reason}") from error
-
-
 def session_forward(session: onnxruntime.InferenceSession) -> Callable[[Tensor], Tensor]:
     """The first output of `session` as a function of the images.
 
@@ -97,7 +68,7 @@ def session_forward(session: onnxruntime.InferenceSession) -> Callable[[Tensor],
     def forward(images: Tensor) -> Tensor:
         try:
             return torch.from_numpy(np.asarray(session.run(None, {name: images.numpy()})[0]))
-        except Exception as error:  # as in open_session
+        except Exception as error:  # its exceptions share no documented base class
             reason = " ".join(str(error).split())[:200]
             raise VerificationError(f"onnxruntime cannot run the network: {reason}") from error
 

@@ -30,9 +30,10 @@ from strzoo.engine.records import LayerChoice
 from strzoo.engine.sealed_files import read_sealed, write_sealed
 from strzoo.engine.steps import Kernel
 from strzoo.errors import IntegrityError
+from strzoo.files import PLAN_MAGIC
 from strzoo.version import VERSION
 
-MAGIC, FORMAT = b"STRZPLAN", 1
+MAGIC, FORMAT = PLAN_MAGIC, 1
 SUFFIX = ".strz"
 _ALIGNMENT = 64
 _LARGEST_NUMBER = 4096  # in a kernel's description

@@ -17,12 +17,12 @@ from strzoo.data.images import check_steps
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
 from strzoo.evaluation.runners import IMAGENET, Runner
 from strzoo.files import sha256_file
+from strzoo.onnx_sessions import CPU_PROVIDER, open_session
 from strzoo.registry import ModelCard, Preprocessing, get_card
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _TYPES = {
     "tensor(float)": ("fp32", np.float32),
@@ -48,27 +48,21 @@ def open_onnx(
 
     Raises:
         UsageError: a provider is not installed, or the input is not one batch of RGB images.
-        StrzooError: there is no such file, or onnxruntime cannot load it.
+        StrzooError: there is no such file, or a provider cannot be started.
+        IntegrityError: onnxruntime cannot load it.
     """
     import onnxruntime
 
-    if not path.is_file():
-        raise StrzooError(f"{path} does not exist")
     available = onnxruntime.get_available_providers()
     chosen = [_spell_provider(name, available) for name in providers]
     if not chosen and device is not None and str(device).startswith("cuda"):
         chosen = [_spell_provider(_CUDA, available)]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if "OMP_NUM_THREADS" in os.environ:  # as torchrun sets it, so that processes share the cores
-        options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=[*chosen, *([] if _CPU in chosen else [_CPU])]
-        )
-    except Exception as error:  # onnxruntime's exceptions share no documented base class
-        reason = " ".join(str(error).split())[:200]
-        raise StrzooError(f"onnxruntime cannot load {path}: {reason}") from error
+    session = open_session(
+        path,
+        # As torchrun sets it, so that processes share the cores.
+        threads=int(os.environ.get("OMP_NUM_THREADS", 0)),
+        providers=[*chosen, *([] if CPU_PROVIDER in chosen else [CPU_PROVIDER])],
+    )
     used = session.get_providers()[0]
     if chosen and used != chosen[0]:
         raise StrzooError(f"onnxruntime could not start {chosen[0]} and would use {used}")
@@ -111,7 +105,7 @@ def _make_runner(
         array = np.ascontiguousarray(array, dtype=dtype)
         try:
             output = np.asarray(session.run(None, {value.name: array})[0], dtype=np.float32)
-        except Exception as error:  # as in open_onnx
+        except Exception as error:  # its exceptions share no base class
             reason = " ".join(str(error).split())
             if "allocate" in reason.lower() or "out of memory" in reason.lower():
                 raise torch.OutOfMemoryError(reason[:200]) from error

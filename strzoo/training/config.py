@@ -204,7 +204,8 @@ class TrainConfig:
             raise UsageError("nesterov=true needs momentum above 0")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise UsageError(
-                f"warmup_epochs={self.warmup_epochs:g} leaves nothing of {self.epochs} epochs"
+                f"warmup_epochs={self.warmup_epochs:g} leaves nothing of {self.epochs} epochs; "
+                "lower it, or raise epochs"
             )
 
     @property

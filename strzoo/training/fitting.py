@@ -17,6 +17,7 @@ from strzoo.data.imageset import ImageSet
 from strzoo.errors import StrzooError, UsageError
 from strzoo.sparsification import sparse_layers
 from strzoo.training.optimisation import parameter_groups
+from strzoo.training.schedules import LearningRate
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class FitConfig:
         for name in ("epochs", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+
+    @property
+    def schedule(self) -> LearningRate:
+        """Linear warm-up, then a cosine to zero; `epochs` may end within the warm-up."""
+        return LearningRate(
+            kind="cosine",
+            base=self.learning_rate,
+            epochs=max(self.epochs, self.warmup_epochs + 1),
+            warmup_epochs=self.warmup_epochs,
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ def fit(
     generator = torch.Generator().manual_seed(config.seed)
     steps = len(data) // config.batch_size
     images, labels = data.images.to(device), data.labels.to(device)
+    schedule = config.schedule
     history = []
     for epoch in range(config.epochs):
         model.train()
@@ -95,7 +107,7 @@ def fit(
         correct = torch.zeros((), device=device, dtype=torch.long)
         rate = 0.0
         for step in range(steps):
-            rate = learning_rate(config, epoch + step / steps)
+            rate = schedule.at(epoch + step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = order[step * config.batch_size : (step + 1) * config.batch_size]
@@ -123,15 +135,6 @@ def fit(
             on_epoch(result)
     model.eval()
     return history
-
-
-def learning_rate(config: FitConfig, epoch: float) -> float:
-    """Linear warm-up, then a cosine to zero; `epoch` may be fractional."""
-    if epoch < config.warmup_epochs:
-        return config.learning_rate * (epoch + 1 / 2) / (config.warmup_epochs + 1 / 2)
-    span = max(config.epochs - config.warmup_epochs, 1)
-    progress = (epoch - config.warmup_epochs) / span
-    return 0.5 * config.learning_rate * (1 + math.cos(math.pi * progress))
 
 
 @torch.no_grad()

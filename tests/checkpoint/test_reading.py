@@ -277,6 +277,7 @@ def test_a_pickle_that_executes_code_is_refused_and_not_executed(
         (b"", "is empty"),
         (b"<!DOCTYPE html><html>quota</html>", "web page"),
         (b"\n <html><head>", "web page"),
+        (b"STRZPLAN" + bytes(100), "compiled plan of the sparse engine, not a checkpoint"),
         (b"GIF89a" + bytes(100), "starts with b'GIF89a"),
         (b"PK\x03\x04" + bytes(100), "damaged or truncated"),
         (pickle.dumps([1, 2], 2), "damaged or truncated"),

@@ -152,6 +152,16 @@ def test_the_checkpoints_are_in_the_published_form_and_convert(run: Path, cli: C
     )
 
 
+def test_what_was_trained_is_compiled_and_predicts_the_same(run: Path, cli: Cli) -> None:
+    plan = run.parent / "digits.strz"
+    done = cli("compile", run / "best_str.pth", "-o", plan, "--input-size", "8", "--no-cache")
+    assert done.code == 0, done.err
+    images = strzoo.load_digits("test").images[:64]
+    with torch.inference_mode():
+        expected = strzoo.load(run / "best_dense.pth")(images)
+    torch.testing.assert_close(strzoo.compile(plan)(images), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["dnw", "gmp"])
 def test_the_budget_that_str_has_learned_is_transferred(
     method: str, run: Path, cli: Cli, tmp_path: Path

@@ -129,6 +129,15 @@ def test_batchnorm_is_folded_into_the_convolution(network: _Small, tmp_path: Pat
     assert (tensors[conv.input[1]][0] == 0).all()
 
 
+def test_weights_that_were_trained_channels_last_give_the_same_file(tmp_path: Path) -> None:
+    network = strzoo.create_model("resnet20", num_classes=10)
+    strzoo.export_onnx(network, tmp_path / "rows.onnx", input_size=(3, 16, 16))
+    turned = network.to(memory_format=torch.channels_last)
+    strzoo.export_onnx(turned, tmp_path / "channels.onnx", input_size=(3, 16, 16))
+    assert (tmp_path / "channels.onnx").read_bytes() == (tmp_path / "rows.onnx").read_bytes()
+    assert turned.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_network_with_sparse_layers_is_exported_dense_and_left_as_it_was(
     tmp_path: Path,
 ) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 import strzoo
 from strzoo.data.imageset import ImageSet
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import IntegrityError, StrzooError, UsageError
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
@@ -52,5 +52,8 @@ def test_nothing_to_evaluate_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match="does not exist"):
         strzoo.evaluate(tmp_path / "none.onnx", strzoo.load_digits("test"))
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
-    with pytest.raises(StrzooError, match=r"onnxruntime cannot load .*bad\.onnx"):
+    with pytest.raises(IntegrityError, match=r"onnxruntime cannot load .*bad\.onnx"):
         strzoo.evaluate(tmp_path / "bad.onnx", strzoo.load_digits("test"))
+    (tmp_path / "page.onnx").write_bytes(b"<html><title>Quota exceeded</title></html>")
+    with pytest.raises(IntegrityError, match=r"page\.onnx is a web page, not an ONNX model"):
+        strzoo.evaluate(tmp_path / "page.onnx", strzoo.load_digits("test"))

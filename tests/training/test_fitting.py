@@ -9,7 +9,7 @@ from torch import nn
 import strzoo
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import StrzooError, UsageError
-from strzoo.training.fitting import EpochResult, FitConfig, fit, learning_rate
+from strzoo.training.fitting import EpochResult, FitConfig, fit
 from strzoo.training.optimisation import parameter_groups
 
 
@@ -81,11 +81,11 @@ def test_the_decay_of_the_thresholds_drives_the_sparsity() -> None:
 
 def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
     config = FitConfig(epochs=10, learning_rate=0.4, warmup_epochs=2)
-    rates = [learning_rate(config, e / 10) for e in range(100)]
+    rates = [config.schedule.at(e / 10) for e in range(100)]
     assert rates[:20] == sorted(rates[:20])
     assert max(rates) == pytest.approx(0.4)
     assert rates[20:] == sorted(rates[20:], reverse=True)
-    assert learning_rate(config, 6) == pytest.approx(0.2)  # half way down the cosine
+    assert config.schedule.at(6) == pytest.approx(0.2)  # half way down the cosine
     assert rates[-1] < 0.001
 
 

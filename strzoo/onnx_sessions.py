@@ -1,0 +1,56 @@
+"""Opening ONNX files with onnxruntime: one place for its options and errors. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from strzoo.errors import IntegrityError, StrzooError
+from strzoo.files import refuse_foreign
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CPU_PROVIDER = "CPUExecutionProvider"
+
+
+def open_session(
+    model: str | Path | bytes,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+    entries: Mapping[str, str] | None = None,
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session that writes no warnings to the terminal.
+
+    Args:
+        model: an ONNX file, or the bytes of one.
+        threads: for one operator; by default as onnxruntime chooses.
+        providers: full names of execution providers in order of preference.
+        entries: further entries of the session's configuration.
+
+    Raises:
+        StrzooError: there is no such file.
+        IntegrityError: it is a web page or a plan, or onnxruntime cannot load it.
+    """
+    import onnxruntime
+
+    if not isinstance(model, bytes):
+        if not Path(model).is_file():
+            raise StrzooError(f"{model} does not exist")
+        refuse_foreign(model, "an ONNX model")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings would go to the terminal
+    if threads:
+        options.intra_op_num_threads = threads
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    try:
+        return onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=list(providers)
+        )
+    except Exception as error:  # onnxruntime's exceptions share no documented base class
+        reason = " ".join(str(error).split())[:200]
+        name = "the model" if isinstance(model, bytes) else model
+        raise IntegrityError(f"onnxruntime cannot load {name}: {reason}") from error
