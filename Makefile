@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/strzoo demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: setup
 	$(BIN)/ruff check .

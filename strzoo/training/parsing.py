@@ -127,7 +127,7 @@ def dump_config(config: TrainConfig) -> str:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in ((name, getattr(config, name)) for name in KEYS)
     }
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=100)
     return text
 
 

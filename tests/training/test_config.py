@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import strzoo
@@ -79,6 +79,7 @@ def test_a_budget_takes_the_place_of_a_uniform_rate_and_the_other_way_round() ->
         data=st.none() | st.text(min_size=1),
     )
 )
+@example(TrainConfig(about="\x85 \u2028 é"))
 def test_a_written_configuration_is_read_back_the_same(config: TrainConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
