@@ -151,12 +151,13 @@ def _pool(sketch: Sketch) -> None:
     wider = dataclasses.replace(window, pads=(top, left, bottom + down, right + across))
     if not count_averaged(AveragePool("", (), "", wider), shape).all():
         return  # a window that sees padding alone has no average and no largest number
+    legal = bottom + down < window.kernel[0] and right + across < window.kernel[1]
     if sketch.number(0, 1):
         counted = bool(sketch.number(0, 2))
-        overhang = overhang if counted else (0, 0)
+        if not counted:  # written as padding, which onnxruntime wants narrower than the kernel
+            wider, overhang = wider if legal else window, (0, 0)
         sketch.add(AveragePool, source, window=wider, count_padding=counted, overhang=overhang)
     else:
-        legal = bottom + down < window.kernel[0] and right + across < window.kernel[1]
         sketch.add(MaxPool, source, window=wider if legal else window)
 
 
