@@ -36,7 +36,7 @@ SLACK = 1024  # floats at either end of the arena, for vectors that reach over
 class Placement:
     """The maps of a graph: by value, and the copies that strided or padded windows read.
 
-    `copies` maps (value, kind of copy) to the copy; `layer_source` a windowed layer to the map it
+    `copies` maps (value, kind of copy) to the copy; `sources` a windowed layer to the map it
     reads; `direct` those that are strided over as they are. `groups` numbers the sets of
     maps (by identity) that have their tiles in common. `size` is that of the arena, in floats.
     """

@@ -6,6 +6,7 @@ import numpy as np
 
 from strzoo.engine.graph import AveragePool
 from strzoo.engine.layout import Frame, Map
+from strzoo.engine.windows import count_averaged
 
 
 def pixel_mask(frame: Frame) -> np.ndarray:
@@ -17,23 +18,9 @@ def pixel_mask(frame: Frame) -> np.ndarray:
 
 def window_scales(layer: AveragePool, source: Map, target: Map) -> np.ndarray:
     """fp32 per float of the target's line: one over the number of pixels averaged, zero where
-    there is no pixel.
-
-    With `count_padding` the padding counts, but what a rounded-up size adds beyond it does not.
-    """
-    counts = []
-    for axis, (size, length) in enumerate(
-        ((source.height, target.height), (source.width, target.width))
-    ):
-        window = layer.window
-        before, after = window.pads[axis], window.pads[axis + 2]
-        counted = size + after - layer.overhang[axis]
-        low, high = (-before, counted) if layer.count_padding else (0, size)
-        starts = np.arange(length) * window.strides[axis] - before
-        taps = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
-        counts.append(((taps >= low) & (taps < high)).sum(1))
-    number = np.maximum(np.outer(*counts), 1)
-    return _spread((1.0 / number).astype(np.float32), target.geometry)
+    there is no pixel."""
+    number = count_averaged(layer, (source.channels, source.height, source.width))
+    return _spread(1.0 / np.maximum(number, 1), target.geometry)
 
 
 def _spread(pixels: np.ndarray, frame: Frame) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, I32, KERNEL, Emitter, number, vector_type
-from strzoo.engine.emission.finishing import bounded, masked
+from strzoo.engine.emission.finishing import bounded, masked_all
 from strzoo.engine.emission.tiles import over_my_tiles, tiled_field
 from strzoo.engine.emission.windows import over_vectors
 
@@ -79,10 +79,7 @@ class MapKernel:
                 values = bounded(e, values, self.bounds, low, high)
                 if self.masked:
                     bits = e.at(e.constants, e.add(e.field("mask"), e.add(position, place)))
-                    values = [
-                        masked(e, value, e.load_vector(bits, step * j))
-                        for j, value in enumerate(values)
-                    ]
+                    values = masked_all(e, values, bits)
                 for j, value in enumerate(values):
                     e.store(value, e.at(target, place), step * j)
 

@@ -19,6 +19,12 @@ def bounded(
     return values
 
 
+def masked_all(e: Emitter, values: list[ir.Value], mask: ir.Value) -> list[ir.Value]:
+    """`masked` for vectors next to each other, their masks from the address `mask` on."""
+    step = 4 * e.lanes
+    return [masked(e, value, e.load_vector(mask, step * j)) for j, value in enumerate(values)]
+
+
 def masked(e: Emitter, value: ir.Value, mask: ir.Value) -> ir.Value:
     """The value where the mask's bits are ones, zero where they are not."""
     bits = ir.VectorType(ir.IntType(32), e.lanes)

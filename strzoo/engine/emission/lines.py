@@ -6,6 +6,7 @@ scratch memory, `gather_line` and `scatter_line` the whole line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -97,7 +98,12 @@ def scatter_line(e: Emitter, target: TiledPlanes, plane: ir.Value, line: ir.Valu
     _over_tiles(e, target, plane, lambda there, at: e.store(e.load_vector(line, at), there))
 
 
-def _over_tiles(e: Emitter, planes: TiledPlanes, plane: ir.Value, move) -> None:  # type: ignore[no-untyped-def]
+def _over_tiles(
+    e: Emitter,
+    planes: TiledPlanes,
+    plane: ir.Value,
+    move: Callable[[ir.Value, ir.Value], None],
+) -> None:
     """move(address in the arena, byte offset in the line) for every vector."""
     step = 4 * e.lanes
     start = e.at(planes.base, e.mul(plane, planes.plane))

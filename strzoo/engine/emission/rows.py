@@ -7,7 +7,7 @@ from typing import Protocol
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import BYTES, F32, I64, Emitter, number
-from strzoo.engine.emission.finishing import bounded, masked
+from strzoo.engine.emission.finishing import bounded, masked_all
 
 AHEAD_TILE = 7  # vectors: wider tiles give the processor time enough
 AHEAD = 2048  # bytes: entries are read once per tile, often from a far cache
@@ -153,9 +153,7 @@ class _Rows:
             ]
         values = bounded(e, values, kernel.bounds, low, high)
         if kernel.masked:
-            values = [
-                masked(e, value, e.load_vector(mask, step * j)) for j, value in enumerate(values)
-            ]
+            values = masked_all(e, values, mask)
         target = e.at(out, plane)
         for j, value in enumerate(values):
             e.store(value, target, step * j)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, KERNEL, Emitter, number
-from strzoo.engine.emission.finishing import bounded, masked
+from strzoo.engine.emission.finishing import bounded, masked_all
 from strzoo.engine.emission.lines import TiledPlanes, TilePacker, gather_line, scatter_line
 from strzoo.engine.emission.moving import clear_line, take_pixels
 from strzoo.engine.emission.tiles import over_my_planes, over_my_tiles, tiled_field
@@ -155,9 +155,8 @@ class _Walker:
     def mask(self, values: list[ir.Value], place: ir.Value) -> list[ir.Value]:
         if not self.walk.masked:
             return values
-        e, step = self.e, 4 * self.e.lanes
-        bits = e.at(e.constants, e.add(e.field("mask"), place))
-        return [masked(e, value, e.load_vector(bits, step * j)) for j, value in enumerate(values)]
+        e = self.e
+        return masked_all(e, values, e.at(e.constants, e.add(e.field("mask"), place)))
 
 
 DEPTHWISE_FIELDS = (
