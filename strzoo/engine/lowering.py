@@ -283,7 +283,8 @@ def _reuse_residuals(graph: Graph, placement: Placement) -> None:
     """A sum may take the place of an operand that nothing reads afterwards."""
     readers = Counter(name for layer in graph.layers for name in layer.inputs)
     for layer in graph.layers:
-        if isinstance(layer, Convolution) and len(layer.inputs) > 1:
+        packed = placement.values[layer.output].packed  # a product first, then a sum of its own
+        if isinstance(layer, Convolution) and len(layer.inputs) > 1 and not packed:
             candidates = [layer.inputs[1]]
         elif isinstance(layer, Add | Affine | Clamp):
             candidates = list(dict.fromkeys(layer.inputs))
