@@ -51,9 +51,9 @@ def list_problems(
         if not isinstance(layer, Convolution) or layer.name not in placement.sources:
             continue
         target, taps = placement.values[layer.output], placement.taps[layer.name]
-        frame = target.geometry
-        problem = pose_problem(layer, taps, target, frame.pitch, images, hardware, threads)
-        group = placement.groups[id(target.root)]
+        frame, group = target.geometry, placement.groups[id(target.root)]
+        whole_rows = group in placement.whole_rows
+        problem = pose_problem(layer, taps, frame.regions, threads, whole_rows=whole_rows)
         found[layer.name] = LayerProblem(problem, is_depthwise(layer), frame.tile, group)
     return found
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from strzoo.engine.assembly import (
-    Assembly,
-    bounds_of,
-    packed_range,
-    planes_of,
-    window_fields,
-)
+from strzoo.engine.assembly import Assembly, bounds_of, planes_of, window_fields
 from strzoo.engine.emission.convolution import ConvolutionKernel
+from strzoo.engine.emission.patches import IN_PLACE
 from strzoo.engine.emission.windows import DepthwiseKernel
 from strzoo.engine.graph import Convolution
 from strzoo.engine.layout import Map
+from strzoo.engine.patches import find_patch, list_moves
 from strzoo.engine.tiling import Tiling, choose_tiling, pose_problem
 from strzoo.engine.weights import (
     DenseTable,
@@ -26,36 +22,40 @@ from strzoo.engine.weights import (
     sparse_table,
 )
 
+NARROW = 6  # vectors of a tile: their sums wait for each other
+LONG = 24  # weights of a row and block, for which a second set of sums pays
+
 
 class ConvolutionWriter:
-    """Writes the steps of one convolution, whose window moves over `source` by one."""
+    """Writes the steps of one convolution, whose window moves over `source`."""
 
     def __init__(self, work: Assembly, layer: Convolution, source: Map, target: Map) -> None:
         self.work, self.layer, self.source, self.target = work, layer, source, target
         self.taps = work.placement.taps[layer.name]
-        self.offsets = self.taps.offsets(source.geometry.pitch, work.images)
         self.residual = work.placement.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
-        # What the kernel reads of each plane: the tile, or a packed copy of more than the tile.
         self.tile = target.geometry.tile
-        self.first, self.packed = 0, 0
+        # What the kernel reads of each plane: the tile in place, or a patch.
+        self.offsets = np.zeros(len(self.taps.steps), np.int64)
+        self.form, self.moves = IN_PLACE, None
         if self.taps.window:
-            self.first, self.packed = packed_range(self.offsets, self.tile, 4 * work.lanes)
-        self.plane = 4 * work.lanes * (self.packed or self.tile)
+            patch = find_patch(self.taps, self.tile, target.geometry.regions)
+            self.offsets = patch.offsets(self.taps, work.lanes)
+            self.moves = list_moves(self.taps, patch, source, target.geometry)
+            self.form = self.moves.form
+        self.plane = 4 * work.lanes * (self.form.size or self.tile)
 
     def write(self) -> None:
         work, weight = self.work, self.layer.weight
         if is_depthwise(self.layer):
             self._depthwise()
             return
-        images, frame = work.images, self.source.geometry
-        problem = pose_problem(
-            self.layer, self.taps, self.target, frame.pitch, images, work.hardware, work.threads
-        )
         tiling = work.tilings.get(self.layer.name)
         if tiling is None or tiling.tile != self.tile:
+            regions = self.target.geometry.regions
+            problem = pose_problem(self.layer, self.taps, regions, work.threads, whole_rows=False)
             tiling = choose_tiling(problem, self.tile, work.hardware)
         rows = len(weight)
-        nonzeros = find_nonzeros(self.layer, self.taps, self.offsets - self.first * 4 * work.lanes)
+        nonzeros = find_nonzeros(self.layer, self.taps, self.offsets)
         grouped = rows // tiling.group * tiling.group if tiling.group > 1 else 0
         if grouped:
             self._dense(tiling, grouped)
@@ -67,7 +67,7 @@ class ConvolutionWriter:
         work.chosen[self.layer.name] = f"{kind}, tile {tiling.tile}{blocks}"
 
     def _sparse(self, tiling: Tiling, nonzeros: Nonzeros, first: int) -> None:
-        table = sparse_table(nonzeros, tiling.blocks, self.plane, local=bool(self.packed))
+        table = sparse_table(nonzeros, tiling.blocks, self.plane, 4 * self.work.lanes)
         self._step(tiling, table, nonzeros.rows, first, 1)
 
     def _dense(self, tiling: Tiling, rows: int) -> None:
@@ -75,11 +75,10 @@ class ConvolutionWriter:
         table = dense_table(
             weight.reshape(rows, weight.shape[1], -1),
             self.taps,
-            self.offsets - self.first * 4 * self.work.lanes,
+            self.offsets,
             tiling.group,
             tiling.blocks,
             self.plane,
-            local=bool(self.packed),
         )
         self._step(tiling, table, rows, 0, tiling.group)
 
@@ -91,8 +90,14 @@ class ConvolutionWriter:
         blocked = tiling.blocks > 1
         partial = rows * self.tile * work.lanes * 4 if blocked else 0
         largest = int(np.diff(table.block_planes).max())
-        slab_bytes = self.plane * largest + 64 if self.packed else 0
-        _, slab, places = work.reserve(partial, slab_bytes, 8 * self.packed)
+        _, slab = work.reserve(partial, self.plane * largest if self.form.size else 0)
+        weights = order = 0
+        twice = False
+        if isinstance(table, SparseTable):
+            long = len(table.weights) >= LONG * rows * tiling.blocks
+            twice = long and self.tile <= NARROW
+            weights = work.constants.add(table.weights, spare=64)
+            order = work.constants.add(table.order)
         skipped = first * target.plane
         residual = {"residual": 0, "residual_plane": 0, "residual_tile": 0}
         if self.residual is not None:
@@ -106,7 +111,8 @@ class ConvolutionWriter:
             self.tile,
             last,
             group,
-            self.packed,
+            self.form,
+            twice,
             blocked,
             self.residual is not None,
             target.must_be_clean,
@@ -119,7 +125,6 @@ class ConvolutionWriter:
                 **planes_of("source", self.source),
                 **fields,
                 **residual,
-                "source_vectors": self.source.geometry.vectors,
                 "tiles": frame.tiles,
                 "rows": rows,
                 "parts": len(table.part_rows) - 1,
@@ -127,12 +132,13 @@ class ConvolutionWriter:
                 "blocks": tiling.blocks,
                 "ends": work.constants.add(table.ends),
                 "entries": work.constants.add(table.entries, spare=64),
+                "weights": weights,
+                "order": order,
                 "bias": work.constants.add(self.layer.bias[first : first + rows].astype("f4")),
                 "mask": work.mask(target),
                 "block_planes": work.constants.add(table.block_planes),
-                "first": self.first,
                 "slab": slab,
-                "places": places,
+                **work.move_fields(self.moves),
                 "low": low,
                 "high": high,
             },
@@ -141,14 +147,15 @@ class ConvolutionWriter:
     def _depthwise(self) -> None:
         work, layer = self.work, self.layer
         walk, fields = window_fields(work, layer, self.source, self.target)
+        multiplier = len(layer.weight) // layer.groups
         bounds, low, high = bounds_of(layer.bounds)
         work.chosen[layer.name] = "depthwise"
         work.add(
             layer.name,
-            DepthwiseKernel(walk, len(self.offsets), bounds),
+            DepthwiseKernel(walk, len(self.offsets), multiplier > 1, bounds),
             fields
             | {
-                "multiplier": len(layer.weight) // layer.groups,
+                "multiplier": multiplier,
                 "weights": work.constants.add(layer.weight.reshape(len(layer.weight), -1)),
                 "bias": work.constants.add(layer.bias.astype(np.float32)),
                 "low": low,

@@ -1,11 +1,17 @@
-"""Where values live: planes cut into tiles, in one arena.
+"""Where values live: maps cut into regions, one for each lane of a vector, in one arena.
 
-A map is a set of planes (channels); a plane is one long line: row after row, `pitch` pixels apart,
-a little more than the width, and a pixel is the value of as many images as go together (`images`).
-The gap between rows holds zeros, so that a window that reaches over the edge reads zeros and a
-kernel can run over row ends as if there were none.
+A map is a set of planes (channels). Each plane is cut into a grid of equal regions, as many as a
+vector has lanes, and a vector holds the pixel at one place of every region: neighbouring pixels
+are in neighbouring vectors, in the same lane. A window that moves by a pixel moves by whole
+vectors, so that every load is aligned. Only where it reaches over a region's edge are the
+neighbour's pixels needed, a vector whose lanes have moved by one region.
 
-The line is cut into tiles of a few vectors, and memory holds tile after tile, in each all planes:
+A pixel may stand for several images that go together (`images`): their values are lanes side by
+side, and there are fewer regions. Regions that reach over the edge of the map hold zeros there if
+a window reads them.
+
+The vectors of a plane, row by row of the region, are cut into tiles of a few, and memory holds
+tile after tile, in each all planes:
 
     [tile][channel][vectors of the tile]
 
@@ -13,16 +19,43 @@ What a kernel reads and writes for one tile is then one stretch of memory, whate
 the processor fetches it ahead, it fills the cache evenly, and threads that work on different tiles
 never touch each other's lines.
 
-A map that a strided window reads is kept once more, split by phase: the pixels whose row and
-column leave the same remainders form planes of their own, in which the window moves by one.
+A map that a strided window reads is kept once more, split by phase, where its regions do not match
+the output's: the pixels whose row and column leave the same remainders form planes of their own,
+in which the window moves by one.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
 
 ALIGNMENT = 16  # floats in a cache line
+SPARE = 1.05  # of the vectors, for regions that save a copy
+
+
+@dataclass(frozen=True)
+class Regions:
+    """`grid` regions (down, across) of `block` pixels (rows, columns) each."""
+
+    grid: tuple[int, int]
+    block: tuple[int, int]
+
+    @property
+    def vectors(self) -> int:
+        return self.block[0] * self.block[1]
+
+    def covers(self, height: int, width: int) -> bool:
+        return self.grid[0] * self.block[0] >= height and self.grid[1] * self.block[1] >= width
+
+    def shrunk(self, strides: tuple[int, int]) -> Regions | None:
+        """Those of which a strided window over these makes one pixel each of its outputs; None if
+        the strides do not divide the block."""
+        if self.block[0] % strides[0] or self.block[1] % strides[1]:
+            return None
+        return Regions(self.grid, (self.block[0] // strides[0], self.block[1] // strides[1]))
 
 
 @dataclass(frozen=True)
@@ -32,21 +65,15 @@ class Frame:
 
     height: int
     width: int
-    pitch: int
+    regions: Regions
     images: int
     lanes: int
     tile: int
     phases: int = 1
 
     @property
-    def row(self) -> int:
-        """Bytes from row to row of the line."""
-        return 4 * self.pitch * self.images
-
-    @property
     def vectors(self) -> int:
-        """From the first pixel to the last."""
-        return flat_vectors(self.height, self.width, self.pitch, self.images, self.lanes)
+        return self.regions.vectors
 
     @property
     def tiles(self) -> int:
@@ -57,27 +84,38 @@ class Frame:
         """Bytes from plane to plane within a tile."""
         return 4 * self.lanes * self.tile if self.tile else 4 * self.images
 
+    @property
+    def columns(self) -> int:
+        """Vectors of a tile that are side by side in the region."""
+        return min(self.tile, self.regions.block[1])
 
-def flat_vectors(height: int, width: int, pitch: int, images: int, lanes: int) -> int:
-    """Vectors from the first pixel of a plane to the last of height x width ones."""
-    return -(-((height - 1) * pitch + width) * images // lanes)
+    def floats(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Where pixels are in the plane's vectors, counted in floats."""
+        (high, wide), (_, across) = self.regions.block, self.regions.grid
+        region = rows // high * across + columns // wide
+        return (rows % high * wide + columns % wide) * self.lanes + region * self.images
+
+    def bytes(self, floats: np.ndarray, tile_bytes: int) -> np.ndarray:
+        """Where they are in memory, tiles `tile_bytes` apart."""
+        vector, lane = np.divmod(floats, self.lanes)
+        tile, within = np.divmod(vector, self.tile)
+        return tile * tile_bytes + 4 * (within * self.lanes + lane)
 
 
 @dataclass
 class Map:
     """A value in the arena, or a range of the channels of a larger one.
 
-    While a plan is made, the needs of its readers gather here: `reach` is how many pixels a window
-    goes over each edge (top, left, bottom, right). `frame` and `place` (floats from the start of
-    the arena) come last.
+    While a plan is made, the needs of its readers gather here: `clean`, where a window reads what
+    is no pixel, which must hold `fill`. `frame` and `place` (floats from the start of the arena)
+    come last.
     """
 
     name: str
     channels: int
     height: int
     width: int
-    reach: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-    clean: bool = False  # the gap between rows must hold zeros (`fill`)
+    clean: bool = False
     fill: float = 0.0
     phases: int = 1
     packed: bool = False  # a vector of features
@@ -99,13 +137,6 @@ class Map:
     @property
     def must_be_clean(self) -> bool:
         return self.clean or self.root.clean
-
-    def need(self, top: int, left: int, bottom: int, right: int) -> None:
-        """A window reads what is no pixel, so many pixels beyond the edges."""
-        root = self.root
-        root.clean = True
-        wanted = (top, left, bottom, right)
-        root.reach = [max(a, b) for a, b in zip(root.reach, wanted, strict=True)]
 
     @property
     def geometry(self) -> Frame:
@@ -137,8 +168,8 @@ class Map:
         return self.channels * frame.phases * frame.tiles * frame.tile * frame.lanes
 
 
-class Pitches:
-    """Maps that one kernel runs over in step must have the same pitch and the same tiles."""
+class SharedFrames:
+    """Maps that one kernel runs over in step must have the same regions and the same tiles."""
 
     def __init__(self) -> None:
         self._parent: dict[int, int] = {}
@@ -164,15 +195,40 @@ class Pitches:
         return list(found.values())
 
 
-def choose_pitch(members: list[Map], images: int, lanes: int) -> int:
-    """The width and the gap; rows start on vectors if that costs no vector more."""
-    pitch = max(m.width + max(m.reach[1], m.reach[3]) for m in members)
-    height = max(m.height for m in members)
-    vectors = -(-height * pitch * images // lanes)
-    aligned = pitch
-    while aligned * images % lanes:
-        aligned += 1
-    return aligned if -(-height * aligned * images // lanes) <= vectors else pitch
+def choose_regions(
+    height: int,
+    width: int,
+    count: int,
+    *,
+    strided: bool = False,
+    wanted: Iterable[Regions] = (),
+) -> Regions:
+    """`count` regions, a power of two, that cover maps of that size.
+
+    Few vectors come first, then `wanted` regions, for which a strided window needs no copy, then
+    those whose blocks can be halved for the next one (`strided`), then short edges.
+    """
+    options = []
+    for down in (1 << power for power in range(count.bit_length())):
+        grid = (down, count // down)
+        options.append(Regions(grid, (-(-height // grid[0]), -(-width // grid[1]))))
+    fewest = min(regions.vectors for regions in options)
+    known = {
+        regions
+        for regions in wanted
+        if regions.covers(height, width)
+        and regions.grid[0] * regions.grid[1] == count
+        and regions.vectors <= SPARE * fewest
+    }
+
+    def cost(regions: Regions) -> tuple[float, ...]:
+        high, wide = regions.block
+        odd = strided and (high % 2 + wide % 2)
+        preferred = regions in known
+        vectors = fewest if preferred else regions.vectors
+        return (vectors, not preferred, odd, (high + 2) * (wide + 2), high, regions.grid[0])
+
+    return min([*options, *known], key=cost)
 
 
 def allocate(maps: list[Map], start: int) -> int:

@@ -1,7 +1,7 @@
 """Graph -> maps and steps: what each layer needs of its neighbours, then which kernel runs it.
 
 Two walks over the layers. The first makes the maps and collects what is asked of them (padding,
-phases, pitch); then all get their places; the second writes the steps.
+phases, regions); then all get their places; the second writes the steps.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from strzoo.engine.graph import (
     Window,
 )
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.layout import Frame, Map, Pitches, allocate, choose_pitch, flat_vectors
+from strzoo.engine.layout import Frame, Map, Regions, SharedFrames, allocate, choose_regions
 from strzoo.engine.taps import Taps, direct_taps, window_taps
 from strzoo.engine.tiling import choose_tile, pose_problem
 from strzoo.engine.weights import is_depthwise
 
+WindowLayer = Convolution | MaxPool | AveragePool
 SLACK = 1024  # floats at either end of the arena, for vectors that reach over
 
 
@@ -37,8 +38,9 @@ class Placement:
     """The maps of a graph: by value, and the copies that strided or padded windows read.
 
     `copies` maps (value, kind of copy) to the copy; `sources` a windowed layer to the map it
-    reads; `direct` those that are strided over as they are. `groups` numbers the sets of
-    maps (by identity) that have their tiles in common. `size` is that of the arena, in floats.
+    reads. `groups` numbers the sets of maps (by identity) that have their tiles in common, and
+    `whole_rows` holds the numbers of those whose tiles are rows of a region. `size` is that of the
+    arena, in floats.
     """
 
     images: int
@@ -48,8 +50,8 @@ class Placement:
     sources: dict[str, Map] = field(default_factory=dict)
     taps: dict[str, Taps] = field(default_factory=dict)
     positive: set[str] = field(default_factory=set)
-    direct: dict[str, Map] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
+    whole_rows: set[int] = field(default_factory=set)
     size: int = 0
 
     @property
@@ -66,33 +68,22 @@ def place_values(
     placement = Placement(images, hardware.lanes)
     _make_maps(graph, placement)
     _join_concatenations(graph, placement)
-    pitches = Pitches()
+    shared = SharedFrames()
     for layer in graph.layers:
-        _require(layer, placement, pitches)
-    for number, members in enumerate(pitches.classes(placement.maps)):
+        _require(layer, placement, shared)
+    classes = shared.classes(placement.maps)
+    for number, members in enumerate(classes):
         placement.groups.update({id(map_): number for map_ in members})
-        pitch = choose_pitch(members, images, hardware.lanes)
-        problems, chosen = [], 0
-        for layer in graph.layers:
-            target = placement.values[layer.output]
-            if layer.name in placement.sources and any(target.root is m for m in members):
-                chosen = tiles.get(layer.name, chosen)
-                if isinstance(layer, Convolution) and not is_depthwise(layer):
-                    taps = placement.taps[layer.name]
-                    problems.append(
-                        pose_problem(layer, taps, target, pitch, images, hardware, threads)
-                    )
-        if not chosen:
-            most = max(
-                flat_vectors(m.height, m.width, pitch, images, hardware.lanes) for m in members
-            )
-            chosen = choose_tile(problems, most, hardware, threads)
+    regions = _choose_regions(graph, placement, classes, hardware.lanes // images)
+    for number, members in enumerate(classes):
+        tile = _choose_tile(graph, placement, number, regions[number], hardware, threads, tiles)
         for map_ in members:
-            size = (map_.height, map_.width, pitch, images, hardware.lanes)
-            map_.frame = Frame(*size, chosen, map_.phases)
+            size = (map_.height, map_.width, regions[number], images, hardware.lanes)
+            map_.frame = Frame(*size, tile, map_.phases)
     for map_ in placement.maps:
         if map_.inside is None and map_.packed:
-            map_.frame = Frame(1, 1, 1, images, hardware.lanes, 0)
+            single = Regions((1, 1), (1, 1))
+            map_.frame = Frame(1, 1, single, images, hardware.lanes, 0)
     _set_lifetimes(graph, placement)
     # Passes leave names that nothing uses.
     own = [m for m in placement.maps if m.inside is None and m.born >= 0]
@@ -137,7 +128,7 @@ def _join_concatenations(graph: Graph, placement: Placement) -> None:
             channel += part.channels
 
 
-def _require(layer: Layer, placement: Placement, pitches: Pitches) -> None:
+def _require(layer: Layer, placement: Placement, shared: SharedFrames) -> None:
     """What `layer` asks of the maps around it."""
     target = placement.values[layer.output]
     inputs = [placement.values[name] for name in layer.inputs]
@@ -146,28 +137,17 @@ def _require(layer: Layer, placement: Placement, pitches: Pitches) -> None:
             size = (target.height, target.width)
             placement.taps[layer.name] = window_taps(layer.window, size, size)
             return
-        source = _windowed_source(layer, layer.window, placement, target)
-        if layer.name not in placement.direct:
-            pitches.join(source, target)
+        shared.join(_windowed_source(layer, layer.window, placement, target), target)
         if isinstance(layer, Convolution):
-            pitches.join(target, *inputs[1:])
+            shared.join(target, *inputs[1:])
     elif isinstance(layer, Add | Affine | Clamp) and not target.packed:
-        pitches.join(target, *inputs)
+        shared.join(target, *inputs)
 
 
-def _windowed_source(
-    layer: Convolution | MaxPool | AveragePool, window: Window, placement: Placement, target: Map
-) -> Map:
+def _windowed_source(layer: WindowLayer, window: Window, placement: Placement, target: Map) -> Map:
     """The map that the layer's window moves over by one: its input, or a copy split by phase."""
     value = placement.values[layer.inputs[0]]
-    sizes = (value.height, value.width), (target.height, target.width)
-    if _strides_directly(layer, placement):
-        taps = placement.taps[layer.name] = direct_taps(window, *sizes)
-        placement.sources[layer.name] = placement.direct[layer.name] = value
-        if taps.outside:
-            value.need(*taps.reach)
-        return value
-    taps = window_taps(window, *sizes)
+    taps = window_taps(window, (value.height, value.width), (target.height, target.width))
     fill = float("-inf") if isinstance(layer, MaxPool) and taps.outside else 0.0
     if layer.inputs[0] in placement.positive:
         fill = 0.0  # zeros win over no pixel
@@ -185,22 +165,103 @@ def _windowed_source(
                 phases=len(taps.phases),
             ),
         )
-    if taps.outside:
-        source.need(*taps.reach)
+    source.root.clean |= taps.outside
     placement.sources[layer.name] = source
     placement.taps[layer.name] = taps
     return source
 
 
-def _strides_directly(layer: Convolution | MaxPool | AveragePool, placement: Placement) -> bool:
-    """Whether the layer's kernel takes every second pixel itself. The zeros around a map must not
-    win over negative pixels."""
-    packed = placement.values[layer.inputs[0]].packed
-    if layer.window.strides[1] != 2 or packed:
-        return False
-    if isinstance(layer, MaxPool):
-        return layer.inputs[0] in placement.positive
-    return isinstance(layer, AveragePool) or is_depthwise(layer)
+def _choose_regions(
+    graph: Graph, placement: Placement, classes: list[list[Map]], count: int
+) -> list[Regions]:
+    """The regions of each class of maps; where a strided window's match those of its output, the
+    window needs no copy, and reads the map itself from here on."""
+    chosen: list[Regions | None] = [None] * len(classes)
+    strided = [layer for layer in _windows(graph, placement) if _may_stride(layer, placement)]
+    values = {layer.name: placement.values[layer.inputs[0]].root for layer in strided}
+    order = {map_.name: position for position, map_ in enumerate(placement.values.values())}
+    first = [min(order.get(map_.name, len(order)) for map_ in members) for members in classes]
+    for number in sorted(range(len(classes)), key=lambda number: first[number]):
+        wanted = []
+        for layer in strided:
+            before = chosen[placement.groups[id(values[layer.name])]]
+            if placement.groups[id(placement.sources[layer.name])] == number and before:
+                wanted.append(before.shrunk(layer.window.strides))
+        members = classes[number]
+        chosen[number] = choose_regions(
+            max(map_.height for map_ in members),
+            max(map_.width for map_ in members),
+            count,
+            strided=any(placement.groups[id(value)] == number for value in values.values()),
+            wanted=[regions for regions in wanted if regions],
+        )
+    regions = [found for found in chosen if found]
+    for layer in strided:
+        source, value = placement.sources[layer.name], values[layer.name]
+        before, after = (regions[placement.groups[id(map_)]] for map_ in (value, source))
+        if before.shrunk(layer.window.strides) == after:
+            _read_directly(layer, placement)
+    return regions
+
+
+def _windows(graph: Graph, placement: Placement) -> list[WindowLayer]:
+    return [
+        layer
+        for layer in graph.layers
+        if isinstance(layer, Convolution | MaxPool | AveragePool)
+        and layer.name in placement.sources
+    ]
+
+
+def _may_stride(layer: WindowLayer, placement: Placement) -> bool:
+    """Whether the layer could do without the copy of its input."""
+    source = placement.sources[layer.name]
+    value = placement.values[layer.inputs[0]]
+    return layer.window.strides != (1, 1) and not (value.packed or source.fill)
+
+
+def _read_directly(layer: WindowLayer, placement: Placement) -> None:
+    value, target = placement.values[layer.inputs[0]], placement.values[layer.output]
+    sizes = (value.height, value.width), (target.height, target.width)
+    taps = placement.taps[layer.name] = direct_taps(layer.window, *sizes)
+    value.root.clean |= taps.outside
+    copy, placement.sources[layer.name] = placement.sources[layer.name], value
+    if not any(source is copy for source in placement.sources.values()):
+        placement.copies = {key: m for key, m in placement.copies.items() if m is not copy}
+
+
+def _choose_tile(
+    graph: Graph,
+    placement: Placement,
+    number: int,
+    regions: Regions,
+    hardware: Hardware,
+    threads: int,
+    tiles: Mapping[str, int],
+) -> int:
+    """The tile of a class of maps, unless `tiles` has one of a layer that writes them."""
+    writers = [
+        layer
+        for layer in _windows(graph, placement)
+        if placement.groups[id(placement.values[layer.output].root)] == number
+    ]
+    chosen = [tiles[layer.name] for layer in writers if layer.name in tiles]
+    if any(needs_patch(layer, placement.taps[layer.name]) for layer in writers):
+        placement.whole_rows.add(number)
+    if chosen:
+        return chosen[-1]
+    whole_rows = number in placement.whole_rows
+    problems = [
+        pose_problem(layer, placement.taps[layer.name], regions, threads, whole_rows=whole_rows)
+        for layer in writers
+        if isinstance(layer, Convolution) and not is_depthwise(layer)
+    ]
+    return choose_tile(problems, regions, hardware, threads, whole_rows=whole_rows)
+
+
+def needs_patch(layer: WindowLayer, taps: Taps) -> bool:
+    """Whether the layer's kernel copies what its windows read."""
+    return taps.window or not isinstance(layer, Convolution) or is_depthwise(layer)
 
 
 def _set_lifetimes(graph: Graph, placement: Placement) -> None:
@@ -222,7 +283,8 @@ def _reuse_residuals(graph: Graph, placement: Placement) -> None:
     """A sum may take the place of an operand that nothing reads afterwards."""
     readers = Counter(name for layer in graph.layers for name in layer.inputs)
     for layer in graph.layers:
-        if isinstance(layer, Convolution) and len(layer.inputs) > 1:
+        packed = placement.values[layer.output].packed  # a product first, then a sum of its own
+        if isinstance(layer, Convolution) and len(layer.inputs) > 1 and not packed:
             candidates = [layer.inputs[1]]
         elif isinstance(layer, Add | Affine | Clamp):
             candidates = list(dict.fromkeys(layer.inputs))

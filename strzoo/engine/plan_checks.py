@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.engine.emission.moving import EnterKernel, LeaveKernel
+from strzoo.engine.emission.moving import FillKernel, TakeKernel
+from strzoo.engine.emission.windows import PLANES
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.planning import Plan
 from strzoo.engine.steps import ROW_FIELDS
@@ -32,10 +33,11 @@ _TABLES = (
     "weights",
     "scales",
     "shifts",
-    "table",
+    "move_ends",
+    "moves",
+    "places",
 )
 _REALS = ("low", "high", "fill", "scale")  # the bits of a float64
-_SIGNED = ("first", *_REALS)
 
 
 def check_plan(plan: Plan, hardware: Hardware) -> None:
@@ -66,7 +68,7 @@ def _check_barriers(numbers: np.ndarray) -> None:
 
 def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
     for name, value in row.items():
-        if name not in _SIGNED and not 0 <= value <= _LARGEST:
+        if name not in _REALS and not 0 <= value <= _LARGEST:
             raise ValueError(f"{name} is {value}")
     for name, plane in _PLACES.items():
         if name in row and row[name] >= plan.arena:
@@ -79,36 +81,80 @@ def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
         last += max(_planes(kernel, row, "target") - 1, 0) * row["target_plane"]
         if last + 4 * plan.images * size > plan.arena:
             raise ValueError(f"it writes tiles of {size} vectors up to {last}")
-    _check_ends(plan, kernel, row)
     for name in _TABLES:
         if name in row and row[name] > len(plan.constants):
             raise ValueError(f"{name} is {row[name]} of {len(plan.constants)} bytes of constants")
-    for name in ("slab", "places", "line", "result"):
-        if row.get(name, 0) >= plan.scratch:
-            raise ValueError(f"{name} is {row[name]} of {plan.scratch} bytes of scratch memory")
-    if not -_LARGEST < row.get("first", 0) <= 0:
-        raise ValueError(f"first is {row['first']}")
+    if row.get("slab", 0) >= plan.scratch:
+        raise ValueError(f"slab is {row['slab']} of {plan.scratch} bytes of scratch memory")
+    if isinstance(kernel, FillKernel | TakeKernel):
+        _check_places(plan, kernel, row)
+    if "moves" in row:
+        _check_moves(plan, kernel, row)
     if "part_rows" in row and row["parts"]:
         _check_parts(plan, kernel, row)
 
 
-def _check_ends(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
-    """Where images come in and results go out: the caller's arrays have those shapes."""
-    if isinstance(kernel, EnterKernel):
-        name, shape, planes = "target", plan.input_shape, row["planes"]
-        given = (planes, row["rows"], row["columns"])
-    elif isinstance(kernel, LeaveKernel):
-        name, shape, planes = "source", plan.output_shape, row["planes"]
-        given = (planes, row["rows"], row["columns"])
+def _check_places(plan: Plan, kernel: FillKernel | TakeKernel, row: dict[str, int]) -> None:
+    """Values are moved within the arena, and within the caller's arrays."""
+    if kernel.images != plan.images:
+        raise ValueError(f"{kernel.images} images of {plan.images}")
+    fill = isinstance(kernel, FillKernel)
+    floats = row["phases"] * row["target_vectors"] * plan.lanes if fill else row["pixels"]
+    places = _integers(plan, row["places"], floats)
+    if fill and row["mask"] + 4 * floats > len(plan.constants):
+        raise ValueError(f"a mask of {floats} numbers at {row['mask']}")
+    if places.min(initial=0) < 0:
+        raise ValueError("places before the start")
+    end = int(places.max(initial=0)) + max(row["planes"] - 1, 0) * row["source_plane"]
+    if isinstance(kernel, FillKernel) and kernel.origin == "input":
+        limit = 4 * math.prod(plan.input_shape)
+        if row["source_image"] != limit:
+            raise ValueError(f"images of {row['source_image']} bytes, {plan.input_shape} expected")
     else:
+        end, limit = end + row["source"] + 4 * (plan.images - 1), plan.arena
+    if end + 4 > limit:
+        raise ValueError(f"it reads up to {end} of {limit} bytes")
+    if isinstance(kernel, FillKernel):
+        last = row["target"] + max(row["tiles"] - 1, 0) * row["target_tile"]
+        last += (row["planes"] * row["phases"] - 1) * row["target_plane"]
+        last, limit = last + 4 * plan.lanes * row["tile"], plan.arena
+    elif kernel.destination == "output":
+        last = (row["planes"] - 1) * row["target_plane"] + 4 * row["pixels"]
+        limit = 4 * math.prod(plan.output_shape)
+        if row["target_image"] != limit:
+            raise ValueError(f"results of {row['target_image']} bytes, {limit} expected")
+    else:
+        last = row["target"] + (row["planes"] - 1) * row["target_plane"]
+        last, limit = last + 4 * plan.images * row["pixels"], plan.arena
+    if last > limit:
+        raise ValueError(f"it writes up to {last} of {limit} bytes")
+
+
+def _check_moves(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
+    """Patches are filled from the arena and stay within scratch memory."""
+    walk = getattr(kernel, "walk", kernel)
+    form, vector = walk.patch, 4 * plan.lanes
+    if not form.size:
         return
-    if math.prod(given) != math.prod(shape) or kernel.images != plan.images:
-        raise ValueError(f"images of {given}, {shape} expected")
-    tiles = -(-row["vectors"] // row["tile"]) if row["tile"] else 0
-    last = row[name] + max(tiles - 1, 0) * row[f"{name}_tile"]
-    last += (planes - 1) * row[f"{name}_plane"]
-    if last > plan.arena:
-        raise ValueError(f"{name} ends at {last}, the arena has {plan.arena} bytes")
+    ends = _integers(plan, row["move_ends"], row["tiles"] * len(form.kinds) + 1)
+    if ends[0] != 0 or np.any(np.diff(ends) < 0):
+        raise ValueError("moves out of order")
+    moves = _integers(plan, row["moves"], 2 * int(ends[-1])).reshape(-1, 2)
+    if moves.size and moves.min() < 0:
+        raise ValueError("moves before the start")
+    source, target = (int(moves[:, side].max(initial=0)) + vector for side in (0, 1))
+    if "block_planes" in row:
+        blocks = _integers(plan, row["block_planes"], row["blocks"] + 1)
+        planes, together = int(blocks.max()), int(np.diff(blocks).max())
+    else:
+        planes = row["planes"] // max(row.get("multiplier", 1), 1) * walk.phases
+        together = PLANES * walk.phases
+    source += row["source"] + (planes - 1) * row["source_plane"]
+    if source > plan.arena or target > form.size * vector:
+        raise ValueError(f"moves up to {source} of {plan.arena} bytes, to {target}")
+    places = [form.place(output) for output in range(walk.tile)]
+    if max(places) >= form.size or row["slab"] + together * form.size * vector > plan.scratch:
+        raise ValueError(f"patches of {form.size} vectors of {together} planes")
 
 
 def _planes(kernel: Any, row: dict[str, int], name: str) -> int:
@@ -134,22 +180,29 @@ def _check_entries(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
     ends = _integers(plan, row["ends"], row["blocks"] * row["rows"] + 1)
     if ends[0] != 0 or np.any(np.diff(ends) < 0):
         raise ValueError("entries out of order")
-    offsets = _integers(plan, row["entries"], 2 * int(ends[-1]))[::2]
-    planes = _integers(plan, row["block_planes"], row["blocks"] + 1)
+    count, blocks, rows = int(ends[-1]), row["blocks"], row["rows"]
+    order = _integers(plan, row["order"], blocks * rows)
+    if order.min(initial=0) < 0 or order.max(initial=0) >= max(rows, 1):
+        raise ValueError(f"a row beyond the {rows}")
+    for name, size in (("entries", 2), ("weights", 4)):
+        if row[name] % size or row[name] + size * count > len(plan.constants):
+            raise ValueError(f"{name} of {count} weights at {row[name]}")
+    planes = _integers(plan, row["block_planes"], blocks + 1)
     if planes[0] != 0 or np.any(np.diff(planes) < 0):
         raise ValueError("blocks out of order")
-    if not len(offsets):
-        return
-    low, high = int(offsets.min()), int(offsets.max())
-    width = 4 * plan.lanes * kernel.tile
-    if kernel.packed:
-        room = 4 * plan.lanes * kernel.packed * int(np.diff(planes).max())
-        start, limit = row["slab"], plan.scratch
-    else:
-        room = plan.arena
-        start, limit = row["source"] + max(row["tiles"] - 1, 0) * row["source_tile"], plan.arena
-    if low < 0 or high + width > room + 64 or start + high + width > limit + 64:
-        raise ValueError(f"entries from {low} to {high} of {room} bytes")
+    form, vector = kernel.patch, 4 * plan.lanes
+    wide = 1 + max(form.place(output) for output in range(kernel.tile))
+    offsets = plan.constants[row["entries"] : row["entries"] + 2 * count].view(np.uint16)
+    tile = row["source"] + max(row["tiles"] - 1, 0) * row["source_tile"]
+    for block in range(blocks):
+        part = offsets[ends[block * rows] : ends[(block + 1) * rows]]
+        last = vector * (int(part.max(initial=0)) + wide)
+        if form.size:
+            room = vector * form.size * int(planes[block + 1] - planes[block])
+        else:
+            room = plan.arena - tile - int(planes[block]) * row["source_plane"]
+        if len(part) and last > room:
+            raise ValueError(f"entries up to {last} of {room} bytes")
 
 
 def _integers(plan: Plan, start: int, count: int) -> np.ndarray:

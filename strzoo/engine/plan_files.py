@@ -21,7 +21,8 @@ from strzoo.engine.emission.convolution import ConvolutionKernel
 from strzoo.engine.emission.elementwise import MapKernel, SoftmaxKernel
 from strzoo.engine.emission.global_pool import GlobalPoolKernel
 from strzoo.engine.emission.linear import LinearKernel
-from strzoo.engine.emission.moving import CopyKernel, EnterKernel, LeaveKernel
+from strzoo.engine.emission.moving import FillKernel, TakeKernel
+from strzoo.engine.emission.patches import PatchForm
 from strzoo.engine.emission.windows import DepthwiseKernel, PoolKernel, Walk
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.plan_checks import check_plan
@@ -43,17 +44,19 @@ KERNELS: dict[str, type[Any]] = {
     kernel.__name__: kernel
     for kernel in (
         ConvolutionKernel,
-        CopyKernel,
         DepthwiseKernel,
-        EnterKernel,
+        FillKernel,
         GlobalPoolKernel,
-        LeaveKernel,
         LinearKernel,
         MapKernel,
         PoolKernel,
         SoftmaxKernel,
+        TakeKernel,
     )
 }
+
+
+_RECORDS = {record.__name__: record for record in (PatchForm, Walk)}  # that kernels hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +241,7 @@ def _build_record(kind: type[Any], given: Mapping[str, Any]) -> Any:
     wanted = {f.name: str(f.type) for f in fields(kind)}
     if set(given) != set(wanted):
         raise ValueError(f"{kind.__name__} has fields {', '.join(given)}")
-    types = {"int": int, "bool": bool, "str": str, Walk.__name__: dict}
+    types = {"int": int, "bool": bool, "str": str} | dict.fromkeys(_RECORDS, dict)
     made = {}
     for key, value in given.items():
         if type(value) is not types[wanted[key]]:
@@ -248,7 +251,7 @@ def _build_record(kind: type[Any], given: Mapping[str, Any]) -> Any:
             raise ValueError(f"{kind.__name__}.{key} is {value}")
         if type(value) is str and not value.isalpha():
             raise ValueError(f"{kind.__name__}.{key} is {value!r}")
-        made[key] = _build_record(Walk, value) if type(value) is dict else value
+        made[key] = _build_record(_RECORDS[wanted[key]], value) if type(value) is dict else value
     return kind(**made)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from strzoo.engine.graph import Window
 
 
@@ -22,8 +20,9 @@ class Taps:
         phases: the (row, column) remainders that are read, in the order of their planes.
         phase: per tap, the index of its phase.
         steps: per tap, rows and columns from the output pixel's place.
+        advance: rows and columns of the planes that are read, from one output pixel to the next:
+            the strides, or ones where phases have planes of their own.
         rows, columns: of the largest phase plane.
-        reach: pixels read beyond its edges: top, left, bottom, right.
         outside: whether anything is read that is no pixel; a smaller phase plane may lack a row.
     """
 
@@ -31,20 +30,15 @@ class Taps:
     phases: tuple[tuple[int, int], ...]
     phase: tuple[int, ...]
     steps: tuple[tuple[int, int], ...]
+    advance: tuple[int, int]
     rows: int
     columns: int
-    reach: tuple[int, int, int, int]
     outside: bool
-
-    def offsets(self, pitch: int, images: int) -> np.ndarray:
-        """Bytes from an output pixel's place to each tap, phase planes left aside; int64."""
-        steps = np.asarray(self.steps, np.int64)
-        return (steps[:, 0] * pitch + steps[:, 1]) * 4 * images
 
     @property
     def window(self) -> bool:
-        """Whether more is read than the pixel at the output's own place."""
-        return any(step != (0, 0) for step in self.steps)
+        """Whether other pixels are read than the one at the output's own place."""
+        return self.advance != (1, 1) or any(step != (0, 0) for step in self.steps)
 
 
 def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]) -> Taps:
@@ -68,24 +62,22 @@ def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]
         for axis in (0, 1)
         for q, phase in axes[axis]
     )
-    first = [min(q for q, _ in axes[axis]) for axis in (0, 1)]
-    last = [max(q for q, _ in axes[axis]) for axis in (0, 1)]
-    over = [target[axis] - 1 + last[axis] - (size[axis] - 1) for axis in (0, 1)]
     return Taps(
         window.strides,
         phases,
         tuple(index[y[1], x[1]] for y, x in pairs),
         tuple((y[0], x[0]) for y, x in pairs),
+        (1, 1),
         max(size[0], 1),
         max(size[1], 1),
-        (max(-first[0], 0), max(-first[1], 0), max(over[0], 0), max(over[1], 0)),
         outside,
     )
 
 
 def direct_taps(window: Window, source: tuple[int, int], target: tuple[int, int]) -> Taps:
-    """The taps in the map itself, for kernels that stride over it: nothing is split."""
+    """The taps in the map itself, where a region of it makes a region of the output: nothing is
+    split."""
     strides = window.strides
     flat = replace(window, strides=(1, 1))
     span = ((target[0] - 1) * strides[0] + 1, (target[1] - 1) * strides[1] + 1)
-    return replace(window_taps(flat, source, span), strides=strides)
+    return replace(window_taps(flat, source, span), strides=strides, advance=strides)

@@ -15,31 +15,33 @@ import numpy as np
 
 from strzoo.engine.graph import Convolution
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.layout import Map, flat_vectors
+from strzoo.engine.layout import Regions
+from strzoo.engine.patches import find_patch, fits_rows
 from strzoo.engine.taps import Taps
+from strzoo.engine.weights import REACH
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Cycles: per vector multiplied from L1 or from L2, per weight, per row and block, per vector
-    of partial sums kept and fetched, per vector written, per vector packed."""
+    """Cycles: per vector multiplied from the L1 cache, the L2 cache or beyond, per weight, per row
+    and block, per vector of partial sums kept and fetched, per vector written, per vector of a
+    patch; per vector multiplied in a dense kernel at best, per vector that another core wrote."""
 
-    near: float = 0.77
-    far: float = 1.29
-    weight: float = 1.06
-    row: float = 5.0
-    partial: float = 2.6
-    result: float = 12.0
-    packed: float = 3.1
-    unaligned: float = 0.2
-    unaligned_far: float = 0.83
-    dense: float = 0.6
+    near: float = 0.6
+    far: float = 1.3
+    distant: float = 2.0
+    weight: float = 0.95
+    row: float = 2.0
+    partial: float = 2.1
+    result: float = 7.0
+    packed: float = 2.9
+    dense: float = 0.52
     foreign: float = 6.0
 
 
 COSTS = Costs()
 DEFAULT_TILE = 8  # vectors, where no convolution has a say
-LEVEL1_SHARE = 1.0  # of the cache: the rest is for weights and results that stream by
+LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
 
 
 @dataclass(frozen=True, order=True)
@@ -57,64 +59,63 @@ class Problem:
     """A convolution as the cost model sees it.
 
     Args:
-        vectors: of an output plane.
+        regions: of the output.
+        taps: of the window.
         rows: output channels.
-        planes: input planes (channels times phases); `phases` of a channel go together.
+        planes: input planes (channels times phases).
         nonzeros: weights that are not zero; `weights` all of them.
-        reach: bytes that a window reads beyond its tile.
-        window: whether it has more taps than one.
         groups: of the convolution.
-        aligned: every tap starts on a vector.
         threads: that share the layer.
+        whole_rows: tiles must be rows of a region, for this layer or another with the same tiles.
     """
 
-    vectors: int
+    regions: Regions
+    taps: Taps
     rows: int
     planes: int
-    phases: int
     nonzeros: int
     weights: int
-    reach: int
-    window: bool
     groups: int = 1
-    aligned: bool = False
     threads: int = 1
+    whole_rows: bool = True
+
+    @property
+    def vectors(self) -> int:
+        """Of an output plane."""
+        return self.regions.vectors
+
+    def read(self, tile: int) -> int:
+        """Vectors of a plane that a tile reads."""
+        return find_patch(self.taps, tile, self.regions).vectors if self.taps.window else tile
 
 
 def pose_problem(
-    layer: Convolution,
-    taps: Taps,
-    target: Map,
-    pitch: int,
-    images: int,
-    hardware: Hardware,
-    threads: int,
+    layer: Convolution, taps: Taps, regions: Regions, threads: int, *, whole_rows: bool
 ) -> Problem:
-    """Describe `layer`, whose maps have rows `pitch` pixels apart."""
-    offsets = taps.offsets(pitch, images)
-    vector = 4 * hardware.lanes
+    """Describe `layer`, whose output has those regions."""
     return Problem(
-        vectors=flat_vectors(target.height, target.width, pitch, images, hardware.lanes),
+        regions=regions,
+        taps=taps,
         rows=len(layer.weight),
         planes=layer.weight.shape[1] * layer.groups * len(taps.phases),
-        phases=len(taps.phases),
         nonzeros=int(np.count_nonzero(layer.weight)),
         weights=layer.weight.size,
-        reach=int(max(offsets.max(), 0) - min(offsets.min(), 0)),
-        window=taps.window,
         groups=layer.groups,
-        aligned=not bool((offsets % vector).any()),
         threads=threads,
+        whole_rows=whole_rows,
     )
 
 
 def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
     """Every way to run a layer in tiles of that size that is worth a look."""
-    channels = problem.planes // problem.phases
+    channels = problem.planes // len(problem.taps.phases)
     found = []
     group = hardware.dense_rows(tile)
+    read = problem.read(tile) * len(problem.taps.phases)
     for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         if blocks > 1 and (channels < 4 * blocks or problem.groups > 1):
+            continue
+        if -(-channels // blocks) * read > REACH and (tile > 1 or blocks < 32):
             continue
         found.append(Tiling(tile, blocks))
         if group > 1 and problem.groups == 1 and problem.rows >= group:
@@ -126,23 +127,25 @@ def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs 
     """Cycles of one core for the whole layer; with more threads, of all cores together."""
     tile, blocks, vectors = tiling.tile, tiling.blocks, problem.vectors
     tiles = -(-vectors // tile)
-    plane_bytes = tile * hardware.lanes * 4 + problem.reach
-    block_bytes = plane_bytes * problem.planes / blocks
-    near = min(1.0, LEVEL1_SHARE * hardware.level1 / block_bytes)
-    load = costs.near * near + costs.far * (1 - near)
-    if problem.window and not problem.aligned:
-        load += costs.unaligned * near + costs.unaligned_far * (1 - near)
+    read = problem.read(tile)
+    size = read * problem.planes * 4 * hardware.lanes / blocks
+    near = min(1.0, hardware.level1 / size)
+    close = min(1.0, LEVEL2_SHARE * hardware.level2 / size)
+    load = costs.near * near + costs.far * (close - near) + costs.distant * (1 - close)
     if tiling.group > 1:
         loads = load / tiling.group
-        work = problem.weights * (max(loads, costs.dense) * vectors + tiles * costs.weight)
+        weight = costs.weight / tiling.group
+        work = problem.weights * (max(loads, costs.dense) * vectors + tiles * weight)
         rows = problem.rows * costs.row / tiling.group
     else:
         work = problem.nonzeros * (load * vectors + tiles * costs.weight)
         rows = problem.rows * costs.row
     total = work + rows * blocks * tiles + problem.rows * vectors * costs.result
     total += problem.rows * (blocks - 1) * vectors * costs.partial
-    if problem.window:
-        total += problem.planes * tiles * plane_bytes / (4 * hardware.lanes) * costs.packed
+    if problem.taps.window:
+        total += problem.planes * tiles * read * costs.packed
+    if problem.threads > 1:
+        total *= tiles * tile / vectors  # all wait for the thread that has no part of the last
     if problem.threads > 1 and tiles % problem.threads:
         # The last tiles are shared, and what one thread wrote the others will read.
         total += costs.foreign * (problem.planes + problem.rows) * vectors / tiles
@@ -155,11 +158,22 @@ def choose_tiling(problem: Problem, tile: int, hardware: Hardware) -> Tiling:
     return min(options, key=lambda t: (estimate(problem, t, hardware), t))
 
 
-def choose_tile(problems: Sequence[Problem], vectors: int, hardware: Hardware, threads: int) -> int:
-    """The tile for maps of at most `vectors` a plane that these convolutions write."""
-    if not problems:
-        return max(1, -(-vectors // max(threads, -(-vectors // DEFAULT_TILE))))
-    return rank_tiles(problems, hardware)[0]
+def choose_tile(
+    problems: Sequence[Problem],
+    regions: Regions,
+    hardware: Hardware,
+    threads: int,
+    *,
+    whole_rows: bool,
+) -> int:
+    """The tile for maps with those regions that these convolutions write."""
+    if problems:
+        return rank_tiles(problems, hardware)[0]
+    tiles = max(threads, -(-regions.vectors // DEFAULT_TILE))
+    most = max(1, -(-regions.vectors // tiles))
+    if not whole_rows:
+        return most
+    return max(size for size in range(1, most + 1) if fits_rows(size, regions))
 
 
 def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
@@ -171,7 +185,9 @@ def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
             for problem in problems
         )
 
-    vectors = max((problem.vectors for problem in problems), default=0)
-    sizes = {-(-vectors // n) for n in range(1, vectors + 1)}
-    options = [size for size in sizes if size <= hardware.widest_tile]
-    return sorted(options, key=lambda tile: (cost(tile), tile))
+    regions = problems[0].regions
+    options = range(1, min(regions.vectors, hardware.widest_tile) + 1)
+    if any(problem.whole_rows for problem in problems):
+        return sorted((t for t in options if fits_rows(t, regions)), key=lambda t: (cost(t), t))
+    sizes = {-(-regions.vectors // n) for n in range(1, regions.vectors + 1)}
+    return sorted(sizes & set(options), key=lambda tile: (cost(tile), tile))

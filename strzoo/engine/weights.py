@@ -10,10 +10,11 @@ import numpy as np
 from strzoo.engine.graph import Convolution
 from strzoo.engine.taps import Taps
 
-ENTRY = np.dtype([("offset", "<i4"), ("weight", "<f4")])
+REACH = 1 << 16  # vectors of a block of input channels
 DEPTHWISE_TAPS = 25  # more do not fit the registers
 DEPTHWISE_DENSITY = 0.4
 PARTS = 32  # of the rows of a layer, of equal work; what threads share is a number of parts
+PART_ROWS = 32  # of a sparse convolution, at least
 
 
 def is_depthwise(layer: Convolution) -> bool:
@@ -57,7 +58,7 @@ class Nonzeros:
 
 
 def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzeros:
-    """Args: `offsets` are the bytes of each tap from its pixel, [taps]."""
+    """Args: `offsets` are the bytes of each tap from the start of its plane, [taps]."""
     out, per_group = layer.weight.shape[:2]
     weight = layer.weight.reshape(out, per_group, -1)
     row, channel, tap = np.nonzero(weight)
@@ -79,34 +80,58 @@ def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzer
 
 @dataclass(frozen=True)
 class SparseTable:
-    """What the sparse kernel reads; see `emission.convolution`."""
+    """What the sparse kernel reads, block by block of input channels; see `emission.convolution`.
+
+    Args:
+        ends: int32 [blocks * rows + 1]: where the entries of a row start, in the order of `order`.
+        entries: uint16: vectors from the block's first plane to what a weight multiplies.
+        weights: fp32.
+        part_rows: int32 [parts + 1]: rows that threads can share out.
+        block_planes: int32 [blocks + 1].
+        order: int32 [blocks * rows]: the rows as they are computed.
+    """
 
     ends: np.ndarray
     entries: np.ndarray
+    weights: np.ndarray
     part_rows: np.ndarray
     block_planes: np.ndarray
+    order: np.ndarray
 
 
-def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, *, local: bool) -> SparseTable:
+def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> SparseTable:
     """Entries sorted by block of input channels, then row.
 
     Args:
-        plane: bytes between planes.
-        local: planes are counted from the first of the block.
+        plane: bytes between planes, `vector` bytes of a vector.
     """
     channels = nonzeros.planes // nonzeros.phases
     block_channels = np.arange(blocks + 1) * channels // blocks
     block_planes = block_channels * nonzeros.phases
     block = np.searchsorted(block_planes, nonzeros.plane, side="right") - 1
-    offset = (nonzeros.plane - block_planes[block] * local) * plane + nonzeros.tap
-    key = block * nonzeros.rows + nonzeros.row
-    order = np.argsort(key, kind="stable") if blocks > 1 else slice(None)
-    entries = np.empty(nonzeros.count, ENTRY)
-    entries["offset"] = offset[order]
-    entries["weight"] = nonzeros.weight[order]
-    ends = np.zeros(blocks * nonzeros.rows + 1, np.int32)
-    ends[1:] = np.cumsum(np.bincount(key, minlength=blocks * nonzeros.rows))
-    return SparseTable(ends, entries, split_rows(nonzeros.per_row), block_planes.astype(np.int32))
+    offset = ((nonzeros.plane - block_planes[block]) * plane + nonzeros.tap) // vector
+    if offset.max(initial=0) >= REACH:
+        raise ValueError(f"a block reads {offset.max()} vectors, {REACH} at most can be told apart")
+    rows = nonzeros.rows
+    parts = split_rows(nonzeros.per_row, min(PARTS, max(1, rows // PART_ROWS)))
+    # Rows with as many weights one after the other: the processor guesses where loops end.
+    counts = np.bincount(block * rows + nonzeros.row, minlength=blocks * rows).reshape(blocks, rows)
+    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
+    row_order = np.stack([np.lexsort((count, part)) for count in counts])
+    place = np.empty_like(row_order)
+    np.put_along_axis(place, row_order, np.arange(rows)[None], axis=1)
+    key = block * rows + place[block, nonzeros.row]
+    order = np.argsort(key, kind="stable")
+    ends = np.zeros(blocks * rows + 1, np.int32)
+    ends[1:] = np.cumsum(np.bincount(key, minlength=blocks * rows))
+    return SparseTable(
+        ends,
+        offset[order].astype(np.uint16),
+        nonzeros.weight[order],
+        parts,
+        block_planes.astype(np.int32),
+        row_order.reshape(-1).astype(np.int32),
+    )
 
 
 def split_rows(work: np.ndarray, parts: int = PARTS, overhead: float = 3.0) -> np.ndarray:
@@ -133,8 +158,6 @@ def dense_table(
     group: int,
     blocks: int,
     plane_bytes: int,
-    *,
-    local: bool,
 ) -> DenseTable:
     """Args: `weight` [rows, channels, taps], rows a multiple of `group`, zeros included."""
     rows, channels, count = weight.shape
@@ -143,7 +166,7 @@ def dense_table(
     channel, tap = np.divmod(np.arange(channels * count), count)
     plane = channel * phases + np.asarray(taps.phase)[tap]
     block = np.searchsorted(block_channels, channel, side="right") - 1
-    offset = (plane - block_channels[block] * phases * local) * plane_bytes + offsets[tap]
+    offset = (plane - block_channels[block] * phases) * plane_bytes + offsets[tap]
     entry = np.dtype([("offset", "<i4"), ("weights", "<f4", (group,))])
     entries = np.empty((rows // group, channels * count), entry)
     entries["offset"] = offset
@@ -158,25 +181,3 @@ def dense_table(
         parts.astype(np.int32),
         (block_channels * phases).astype(np.int32),
     )
-
-
-def linear_slices(weight: np.ndarray, lanes: int, pixel: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in slices of `lanes`: (int32 [slices + 1] ends, int32 [entries, 2, lanes] whose second
-    half are fp32 weights). Short rows are filled up with zeros, each slice to an even count.
-
-    Args: `pixel` is bytes from one input to the next.
-    """
-    rows = len(weight)
-    slices = -(-rows // lanes)
-    lengths = np.zeros(slices * lanes, np.int64)
-    row, column = np.nonzero(weight)
-    lengths[:rows] = np.bincount(row, minlength=rows)
-    longest = lengths.reshape(slices, lanes).max(1)
-    longest += longest % 2
-    ends = np.concatenate(([0], np.cumsum(longest))).astype(np.int32)
-    entries = np.zeros((int(ends[-1]), 2, lanes), np.int32)
-    position = np.arange(len(row)) - np.concatenate(([0], np.cumsum(lengths)))[row]
-    place = (ends[row // lanes] + position, 0, row % lanes)
-    entries[place] = column * pixel
-    entries.view(np.float32)[place[0], 1, place[2]] = weight[row, column]
-    return ends, entries

@@ -10,16 +10,13 @@ import numpy as np
 from strzoo.engine.assembly import (
     Assembly,
     bounds_of,
-    copy_pixels,
     planes_of,
     window_fields,
-    windowed_source,
 )
 from strzoo.engine.convolutions import ConvolutionWriter
 from strzoo.engine.emission.elementwise import MapKernel, SoftmaxKernel
 from strzoo.engine.emission.global_pool import GlobalPoolKernel
 from strzoo.engine.emission.linear import LinearKernel
-from strzoo.engine.emission.moving import EnterKernel, LeaveKernel
 from strzoo.engine.emission.windows import PoolKernel
 from strzoo.engine.graph import (
     Add,
@@ -40,11 +37,11 @@ from strzoo.engine.hardware import Hardware
 from strzoo.engine.layout import Map
 from strzoo.engine.lowering import Placement
 from strzoo.engine.masks import pixel_mask, window_scales
+from strzoo.engine.moves import copy_pixels, enter, flatten, leave, windowed_source
 from strzoo.engine.tiling import Tiling
-from strzoo.engine.weights import ENTRY, linear_slices, split_rows
+from strzoo.engine.weights import REACH, split_rows
 
-DENSE_LINEAR = 0.4  # a fully connected layer denser than this is read whole
-SLICED_IMAGES = 4  # more are lanes themselves
+DENSE_LINEAR = 0.33  # a fully connected layer denser than this is read whole
 
 
 def assemble(
@@ -57,47 +54,11 @@ def assemble(
     """Args: `tilings` holds those already chosen, by layer; the rules choose the others.
     `threads` work on a group together."""
     work = Assembly(placement, hardware, tilings, threads)
-    _enter(work, placement.values[graph.input])
+    enter(work, placement.values[graph.input])
     for layer in graph.layers:
         _WRITERS[type(layer)](work, layer)
-    _leave(work, placement.values[graph.output])
+    leave(work, placement.values[graph.output])
     return work
-
-
-def _enter(work: Assembly, target: Map) -> None:
-    (line,) = work.reserve(work.line_bytes(target))
-    work.add(
-        "input",
-        EnterKernel(work.lanes, work.images),
-        planes_of("target", target)
-        | {
-            "planes": target.channels,
-            "rows": target.height,
-            "columns": target.width,
-            "tile": target.geometry.tile,
-            "vectors": target.geometry.vectors,
-            "row": target.geometry.row,
-            "line": line,
-        },
-    )
-
-
-def _leave(work: Assembly, source: Map) -> None:
-    (line,) = work.reserve(work.line_bytes(source))
-    work.add(
-        "output",
-        LeaveKernel(work.lanes, work.images, source.packed),
-        planes_of("source", source)
-        | {
-            "tile": max(source.geometry.tile, 1),
-            "vectors": source.geometry.vectors,
-            "row": source.geometry.row,
-            "planes": source.channels,
-            "rows": source.height,
-            "columns": source.width,
-            "line": line,
-        },
-    )
 
 
 def _convolution(work: Assembly, layer: Convolution) -> None:
@@ -133,41 +94,31 @@ def _linear(work: Assembly, layer: Linear) -> None:
     assert target.packed, layer.name
     rows, inputs = layer.weight.shape
     row, column = np.nonzero(layer.weight)
-    values: dict[str, int | float] = {}
-    entries: np.ndarray
-    bias = layer.bias.astype(np.float32)
-    if work.images == 1 and len(row) > DENSE_LINEAR * layer.weight.size:
-        form, lanes, entries = "dense", work.lanes, layer.weight.astype(np.float32)
-        part_rows = split_rows(np.full(rows, float(inputs)))
-        values["ends"] = 0
-    elif work.images <= SLICED_IMAGES:
-        form, lanes = "slices", work.lanes
-        ends, entries = linear_slices(layer.weight, lanes, 4 * work.images)
-        values["ends"] = work.constants.add(ends)
-        part_rows = np.zeros(len(ends), np.int32)
-        bias = np.concatenate((bias, np.zeros(-rows % lanes, np.float32)))
-    else:
-        form, lanes = "rows", 1
-        per_row = np.bincount(row, minlength=rows)
-        entries = np.empty(len(row), ENTRY)
-        entries["offset"] = column * 4 * work.images
-        entries["weight"] = layer.weight[row, column]
-        values["ends"] = work.constants.add(np.concatenate(([0], np.cumsum(per_row))).astype("i4"))
-        part_rows = split_rows(per_row)
+    weights = layer.weight.astype(np.float32)
+    dense = work.images == 1 and len(row) > DENSE_LINEAR * weights.size
+    wide = not dense and inputs > REACH
+    per_row = np.full(rows, inputs) if dense else np.bincount(row, minlength=rows)
+    part_rows = split_rows(per_row)
+    ends = entries = 0
+    if not dense:
+        weights = weights[row, column]
+        ends = work.constants.add(np.concatenate(([0], np.cumsum(per_row))).astype(np.int32))
+        entries = work.constants.add(column.astype(np.int32 if wide else np.uint16), spare=64)
     kind, low, high = bounds_of(layer.bounds)
-    work.chosen[layer.name] = "dense" if form == "dense" else "sparse"
+    work.chosen[layer.name] = "dense" if dense else "sparse"
     work.add(
         layer.name,
-        LinearKernel(work.images, lanes, form, kind),
-        values
-        | {
+        LinearKernel(work.images, work.lanes if dense else 1, dense, wide, kind),
+        {
             "source": source.address,
             "target": target.address,
             "parts": len(part_rows) - 1,
             "part_rows": work.constants.add(part_rows),
-            "entries": work.constants.add(entries, spare=2048),
+            "ends": ends,
+            "entries": entries,
+            "weights": work.constants.add(weights, spare=64),
             "inputs": inputs,
-            "bias": work.constants.add(bias),
+            "bias": work.constants.add(layer.bias.astype(np.float32)),
             "low": low,
             "high": high,
         },
@@ -258,7 +209,7 @@ def _concat(work: Assembly, layer: Concat) -> None:
 def _flatten(work: Assembly, layer: Flatten) -> None:
     source = work.placement.values[layer.inputs[0]]
     target = work.placement.values[layer.output]
-    copy_pixels(work, layer.name, source, target, flatten=True)
+    flatten(work, layer.name, source, target)
 
 
 def _softmax(work: Assembly, layer: Softmax) -> None:

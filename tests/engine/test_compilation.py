@@ -182,7 +182,7 @@ def test_the_report_says_how_each_layer_runs_and_what_it_should_gain(shared: Set
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.ReLU(),
         nn.Conv2d(64, 64, 3, padding=1, groups=64),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
     )  # fmt: skip

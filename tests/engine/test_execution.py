@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from strzoo.engine import runtime
+from strzoo.engine.graph import Affine, Convolution, GlobalAveragePool, Graph, Window
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.machine_code import MachineCode, compile_kernels
 from strzoo.engine.passes import simplify
@@ -73,3 +74,24 @@ def test_random_graphs_agree_with_float64(graph, batch, lanes, group, threads, s
     expected = np.asarray(expected).reshape(found.shape)
     largest = np.abs(expected).max() if expected.size else 0.0
     assert np.abs(found - expected).max() <= TOLERANCE * max(largest, 1e-3)
+
+
+def test_a_residual_of_single_pixels_is_not_overwritten_before_it_is_added():
+    weight = np.full((2, 2, 1, 1), 0.5, np.float32)
+    zero, two = np.zeros(2, np.float32), np.full(2, 2, np.float32)
+    shapes = {"x": (2, 3, 3), "mean": (2, 1, 1), "twice": (2, 1, 1), "y": (2, 1, 1)}
+    graph = Graph(
+        "x",
+        "y",
+        shapes,
+        (
+            GlobalAveragePool("pool", ("x",), "mean"),
+            Affine("double", ("mean",), "twice", two, zero),
+            Convolution("product", ("mean", "twice"), "y", weight, zero, Window((1, 1))),
+        ),
+        "a test",
+    )
+    images = np.arange(36, dtype=np.float32).reshape(2, 2, 3, 3)
+    found = run_engine(graph, images, lanes=4, group=1, threads=1)
+    # The planes' means are 4 and 13, 22 and 31: half of both, and twice each.
+    assert found[..., 0, 0].tolist() == [[8.5 + 8, 8.5 + 26], [26.5 + 44, 26.5 + 62]]

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,12 +13,12 @@ from strzoo.engine.weights import (
     dense_table,
     find_nonzeros,
     is_depthwise,
-    linear_slices,
     sparse_table,
     split_rows,
 )
 
-PLANE = 1000  # bytes from plane to plane, more than any tap is away
+VECTOR = 32  # bytes
+PLANE = 30 * VECTOR  # from plane to plane, more than any tap is away
 
 
 def make_layer(rows, channels, kernel, seed, groups=1):
@@ -35,16 +36,14 @@ def test_a_window_of_stride_2_reads_each_phase_by_steps_of_one():
     assert taps.phases == ((0, 0), (1, 0))
     assert taps.phase == (1, 0, 1)
     assert taps.steps == ((-1, 0), (0, 0), (0, 0))
-    assert (taps.rows, taps.reach, taps.outside) == (3, (1, 0, 0, 0), True)
-    assert taps.offsets(pitch=5, images=2).tolist() == [-40, 0, 0]
+    assert (taps.rows, taps.advance, taps.outside) == (3, (1, 1), True)
 
 
 def test_a_window_that_strides_itself_reads_the_map_as_it_is():
     taps = direct_taps(Window((3, 3), (2, 2), (1, 1, 1, 1)), (6, 6), (3, 3))
     assert taps.phases == ((0, 0),)
     assert taps.steps[0] == (-1, -1)
-    # The last window ends at row 2 * 2 - 1 + 2 = 5, the last row: nothing below is read.
-    assert taps.reach == (1, 1, 0, 0)
+    assert (taps.advance, taps.window, taps.outside) == ((2, 2), True, True)
 
 
 @given(
@@ -52,27 +51,27 @@ def test_a_window_that_strides_itself_reads_the_map_as_it_is():
     st.sampled_from([(2, 1), (4, 2), (5, 1), (6, 3)]),
     st.sampled_from([(1, 1), (3, 3), (2, 1)]),
     st.integers(1, 4),
-    st.booleans(),
     st.integers(0, 99),
 )
-def test_the_sparse_table_rebuilds_the_weights(rows, shape, kernel, blocks, local, seed):
+def test_the_sparse_table_rebuilds_the_weights(rows, shape, kernel, blocks, seed):
     channels, groups = shape
     layer = make_layer(rows * groups, channels, kernel, seed, groups)
     taps = window_taps(layer.window, (9, 9), (10 - kernel[0], 10 - kernel[1]))
-    offsets = taps.offsets(9, 1)
+    offsets = np.arange(len(taps.steps)) * VECTOR
     nonzeros = find_nonzeros(layer, taps, offsets)
-    table = sparse_table(nonzeros, blocks, PLANE, local=local)
+    table = sparse_table(nonzeros, blocks, PLANE, VECTOR)
     rebuilt = np.zeros((rows * groups, channels, len(offsets)), np.float32)
     for block in range(blocks):
-        for row in range(rows * groups):
-            place = block * rows * groups + row
-            for offset, weight in table.entries[table.ends[place] : table.ends[place + 1]]:
-                plane, byte = divmod(int(offset), PLANE)
-                plane += int(table.block_planes[block]) if local else 0
+        order = table.order[block * rows * groups : (block + 1) * rows * groups]
+        assert sorted(order) == list(range(rows * groups))
+        for position, row in enumerate(order):
+            place = block * rows * groups + position
+            for index in range(table.ends[place], table.ends[place + 1]):
+                plane, tap = divmod(int(table.entries[index]), PLANE // VECTOR)
+                plane += int(table.block_planes[block])
                 assert table.block_planes[block] <= plane < table.block_planes[block + 1]
-                tap = offsets.tolist().index(byte)
                 assert rebuilt[row, plane, tap] == 0
-                rebuilt[row, plane, tap] = weight
+                rebuilt[row, plane, tap] = table.weights[index]
     for row in range(rows * groups):
         first = row // rows * (channels // groups)
         own = rebuilt[row, first : first + channels // groups]
@@ -80,24 +79,31 @@ def test_the_sparse_table_rebuilds_the_weights(rows, shape, kernel, blocks, loca
         assert np.count_nonzero(rebuilt[row]) == np.count_nonzero(own)
 
 
-@given(st.integers(1, 40), st.integers(1, 20), st.sampled_from([4, 8, 16]), st.integers(0, 99))
-def test_slices_rebuild_the_weights_of_a_fully_connected_layer(rows, inputs, lanes, seed):
-    weight = make_layer(rows, inputs, (1, 1), seed).weight.reshape(rows, inputs)
-    ends, entries = linear_slices(weight, lanes, 4)
-    rebuilt = np.zeros((len(ends) - 1, lanes, inputs), np.float32)
-    for part in range(len(ends) - 1):
-        assert (ends[part + 1] - ends[part]) % 2 == 0
-        for entry in entries[ends[part] : ends[part + 1]]:
-            for lane in range(lanes):
-                rebuilt[part, lane, entry[0, lane] // 4] += entry.view(np.float32)[1, lane]
-    assert np.array_equal(rebuilt.reshape(-1, inputs)[:rows], weight)
+def test_rows_of_a_part_go_by_their_number_of_weights():
+    layer = make_layer(64, 9, (1, 1), 3)
+    taps = window_taps(layer.window, (9, 9), (9, 9))
+    table = sparse_table(find_nonzeros(layer, taps, np.zeros(1, np.int64)), 1, PLANE, VECTOR)
+    counts = np.diff(table.ends)
+    for start, stop in itertools.pairwise(table.part_rows):
+        assert set(table.order[start:stop]) == set(range(start, stop))
+        assert (np.diff(counts[start:stop]) >= 0).all()
+
+
+def test_more_vectors_than_an_entry_can_tell_apart_are_refused():
+    layer = make_layer(1, 70, (1, 1), 0)
+    layer.weight[:] = 1
+    taps = window_taps(layer.window, (9, 9), (9, 9))
+    nonzeros = find_nonzeros(layer, taps, np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match="69000 vectors"):
+        sparse_table(nonzeros, 1, 1000 * VECTOR, VECTOR)
+    assert sparse_table(nonzeros, 2, 1000 * VECTOR, VECTOR).entries.max() == 34000
 
 
 def test_the_dense_table_lists_the_weights_of_a_group_of_rows_together():
     layer = make_layer(4, 2, (1, 1), 0)
     taps = window_taps(layer.window, (5, 5), (5, 5))
     weight = layer.weight.reshape(4, 2, 1)
-    table = dense_table(weight, taps, taps.offsets(5, 1), 2, 1, PLANE, local=False)
+    table = dense_table(weight, taps, np.zeros(1, np.int64), 2, 1, PLANE)
     assert table.entries[:4].view(np.int32)[0] == 2  # inputs
     body = table.entries[64:].reshape(2, 2, 12)  # group, input, {offset, two weights}
     assert body[:, :, :4].copy().view(np.int32)[..., 0].tolist() == [[0, PLANE]] * 2

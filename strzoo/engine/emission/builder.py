@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-I8, I32, I64, F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F32 = ir.FloatType()
 BYTES = I8.as_pointer()
 KERNEL = ir.FunctionType(ir.VoidType(), [BYTES] * 6 + [I64] * 3)
 ARGUMENTS = (
@@ -122,11 +123,12 @@ class Emitter:
     ) -> ir.Value:
         return self.load(base, vector_type(lanes or self.lanes), offset)
 
-    def prefetch(self, place: ir.Value, *, write: bool) -> None:
+    def prefetch(self, place: ir.Value) -> None:
+        """Fetch the line at `place` to the nearest cache, to be read soon."""
         kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
         function = self.intrinsic("llvm.prefetch.p0", kind)
-        one, three = ir.Constant(I32, 1), ir.Constant(I32, 3)
-        self.build.call(function, [place, one if write else ir.Constant(I32, 0), three, one])
+        read, near, data = (ir.Constant(I32, value) for value in (0, 3, 1))
+        self.build.call(function, [place, read, near, data])
 
     # Vectors
 
@@ -156,10 +158,10 @@ class Emitter:
 
     def largest(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """max(a, b); a NaN in `a` stays one (the comparison is false on it)."""
-        return self.build.select(self.build.fcmp_unordered(">", a, b), a, b)
+        return self.build.select(self.build.fcmp_ordered(">", b, a), b, a)
 
     def smallest(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.build.select(self.build.fcmp_unordered("<", a, b), a, b)
+        return self.build.select(self.build.fcmp_ordered("<", b, a), b, a)
 
     # Control
 

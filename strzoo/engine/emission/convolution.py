@@ -3,12 +3,13 @@
     acc[j] = fma(w, x[offset + j], acc[j])        j = 0 .. tile - 1
 
 `x` is the input at the tile's first pixel and `offset` leads to another channel, row, column or
-phase: the same loop serves 1x1, 3x3, strided and grouped convolutions. The tile's accumulators
-stay in vector registers while the nonzero weights of one row (output channel) stream by. The
-dense form does the same for several rows at once, so that one load serves them all.
+phase: the same loop serves 1x1, 3x3, strided and grouped convolutions (over a patch, `j` stands
+for the place of the tile's output j). The tile's accumulators stay in vector registers while the
+nonzero weights of one row (output channel) stream by. The dense form does the same for several rows
+at once, so that one load serves them all.
 
 Input channels go by in blocks, so that what the block reads stays in the L1 cache; partial sums
-wait in scratch memory. What a window of several taps reads is first copied to scratch, tightly.
+wait in scratch memory. What a window of several taps reads is first copied to scratch (`patches`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import KERNEL, Emitter, number
-from strzoo.engine.emission.lines import TiledPlanes, TilePacker
+from strzoo.engine.emission.patches import IN_PLACE, PatchForm, PatchPacker
 from strzoo.engine.emission.rows import rows_function
 
 FIELDS = (
@@ -27,7 +28,6 @@ FIELDS = (
     "source",  # arena: tile 0 of the input's plane 0
     "source_plane",  # bytes from plane to plane
     "source_tile",  # and from tile to tile
-    "source_vectors",  # of the input's line
     "target",
     "target_plane",
     "target_tile",
@@ -39,14 +39,16 @@ FIELDS = (
     "parts",
     "part_rows",  # constants, i32 [parts + 1]: rows of equal work
     "blocks",
-    "ends",  # constants, i32 [blocks * rows + 1]: where the entries of a row start
-    "entries",  # constants, {i32 offset, fp32 weight} per nonzero (sparse)
+    "order",  # constants, i32 [blocks * rows]: the rows as they are computed (sparse)
+    "ends",  # constants, i32 [blocks * rows + 1]: where the entries of each start
+    "entries",  # constants, i16 per nonzero: vectors from the block's start (sparse)
+    "weights",  # constants, fp32 per nonzero (sparse)
     "bias",
     "mask",  # constants, all ones where a pixel is one
     "block_planes",  # constants, i32 [blocks + 1]
-    "first",  # vectors from a tile's start to that of what its window reads, at most 0
-    "slab",  # scratch: where a packed block is
-    "places",  # scratch: where the vectors are that are packed
+    "slab",  # scratch: where the patches of a block are
+    "move_ends",  # constants: how patches are filled
+    "moves",
     "low",
     "high",
 )
@@ -60,7 +62,9 @@ class ConvolutionKernel:
         lanes: floats in a vector.
         tile: vectors in a tile; `last`: in the last one.
         rows: rows computed at once: 1 is the sparse form, more the dense one.
-        packed: vectors that the window of a tile reads, copied before use; 0 reads in place.
+        patch: what the window of a tile reads, copied before use.
+        twice: two sets of sums, for every second weight, so that few sums do not wait for each
+            other.
         blocked: several blocks of input channels.
         residual, masked: what happens to a finished row.
         bounds: "none", "relu" or "clamp".
@@ -70,7 +74,8 @@ class ConvolutionKernel:
     tile: int
     last: int
     rows: int = 1
-    packed: int = 0
+    patch: PatchForm = IN_PLACE
+    twice: bool = False
     blocked: bool = False
     residual: bool = False
     masked: bool = False
@@ -80,8 +85,8 @@ class ConvolutionKernel:
 
     @property
     def name(self) -> str:
-        shape = f"{self.lanes}x{self.tile}_{self.last}x{self.rows}_{self.packed}"
-        flags = "b" * self.blocked + "r" * self.residual + "m" * self.masked
+        shape = f"{self.lanes}x{self.tile}_{self.last}x{self.rows}_{self.patch.name}"
+        flags = "t" * self.twice + "b" * self.blocked + "r" * self.residual + "m" * self.masked
         return f"convolution_{shape}_{flags}_{self.bounds}"
 
     def emit(self, module: ir.Module) -> ir.Function:
@@ -125,21 +130,15 @@ class _Driver:
         e, kernel = self.emit, self.kernel
         with e.when(e.build.icmp_signed("<", row, end)):
             packer = None
-            if kernel.packed:
-                source = TiledPlanes(
-                    e.at(e.arena, e.field("source")),
-                    e.field("source_plane"),
-                    e.field("source_tile"),
-                    number(kernel.tile),
-                    e.field("source_vectors"),
-                )
-                table = e.at(e.scratch, e.field("places"))
-                packer = TilePacker(e, source, kernel.packed, e.field("first"), table)
+            if kernel.patch.size:
+                source = e.at(e.arena, e.field("source"))
+                tables = (e.at(e.constants, e.field(name)) for name in ("move_ends", "moves"))
+                packer = PatchPacker(e, kernel.patch, source, e.field("source_plane"), *tables)
                 packer.aim(tile)
             self._blocks(size, tile, row, end, packer)
 
     def _blocks(
-        self, size: int, tile: ir.Value, row: ir.Value, end: ir.Value, packer: TilePacker | None
+        self, size: int, tile: ir.Value, row: ir.Value, end: ir.Value, packer: PatchPacker | None
     ) -> None:
         e = self.emit
         if not self.kernel.blocked:
@@ -157,26 +156,26 @@ class _Driver:
         tile: ir.Value,
         row: ir.Value,
         end: ir.Value,
-        packer: TilePacker | None,
+        packer: PatchPacker | None,
         block: ir.Value,
         *,
         first: bool,
         last: bool,
     ) -> None:
         e, kernel = self.emit, self.kernel
+        planes = e.at(e.constants, e.field("block_planes"))
+        start = e.load_i32(planes, e.mul(block, 4))
         if packer is None:
             place = e.add(e.field("source"), e.mul(tile, e.field("source_tile")))
-            source = e.at(e.arena, place)
+            source = e.at(e.arena, e.add(place, e.mul(start, e.field("source_plane"))))
         else:
             source = e.at(e.scratch, e.field("slab"))
-            planes = e.at(e.constants, e.field("block_planes"))
-            start = e.load_i32(planes, e.mul(block, 4))
             count = e.build.sub(e.load_i32(planes, e.add(e.mul(block, 4), 4)), start)
             packer.pack(count, start, source, e.constant(0.0))
         function = rows_function(kernel, e.module, size, first=first, last=last)
-        ends = e.add(e.field("ends"), e.mul(e.mul(block, e.field("rows")), 4))
-        if kernel.rows > 1:
-            ends = e.add(e.field("ends"), e.mul(block, 4))
+        skipped = e.mul(block, e.field("rows") if kernel.rows == 1 else 1)
+        ends = e.add(e.field("ends"), e.mul(skipped, 4))
+        order = e.add(e.field("order"), e.mul(skipped, 4))
         target = e.add(e.field("target"), e.mul(tile, e.field("target_tile")))
         residual = e.add(e.field("residual"), e.mul(tile, e.field("residual_tile")))
         mask = e.add(e.field("mask"), e.mul(tile, 4 * kernel.lanes * kernel.tile))
@@ -191,6 +190,8 @@ class _Driver:
                 e.at(e.arena, residual if kernel.residual else number(0)),
                 e.at(e.constants, mask if kernel.masked else number(0)),
                 e.scratch,
+                e.at(e.constants, e.field("weights")),
+                e.at(e.constants, order),
                 e.field("target_plane"),
                 e.field("residual_plane"),
                 row,

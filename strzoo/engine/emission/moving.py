@@ -1,7 +1,7 @@
-"""Kernels that only move values: into planes, between planes, out of planes.
+"""Kernels that only move values: into maps and out of them.
 
-A pixel is as many floats as there are images in a group, side by side. Rows are put together in
-scratch memory as whole lines, and lines are cut into tiles.
+Where a value comes from is in a table that serves all planes, in the order in which values are
+written: vector by vector into a map (`FillKernel`), pixel by pixel out of one (`TakeKernel`).
 """
 
 from __future__ import annotations
@@ -11,241 +11,158 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, I32, I64, KERNEL, Emitter, number
-from strzoo.engine.emission.lines import TiledPlanes, gather_line, scatter_line
 from strzoo.engine.emission.tiles import over_my_planes
 
-ENTER_FIELDS = (
+FILL_FIELDS = (
     "kernel",
     "sync",
     "planes",
-    "rows",
-    "columns",
-    "target",
-    "target_plane",
-    "target_tile",
-    "tile",
-    "vectors",
-    "row",  # bytes from row to row of the line
-    "line",  # scratch
-)
-
-
-@dataclass(frozen=True)
-class EnterKernel:
-    """The caller's images [n, C, H, W] into planes; a group short of images repeats its last."""
-
-    lanes: int
-    images: int
-
-    fields = ENTER_FIELDS
-
-    @property
-    def name(self) -> str:
-        return f"enter_{self.lanes}_{self.images}"
-
-    def emit(self, module: ir.Module) -> ir.Function:
-        function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, ENTER_FIELDS)
-        rows, columns = e.field("rows"), e.field("columns")
-        plane_bytes = e.mul(e.mul(rows, columns), 4)
-        image = e.mul(plane_bytes, e.field("planes"))
-        sources = []
-        for i in range(self.images):
-            last = e.build.sub(e.images, number(1))
-            sources.append(e.at(e.input, e.mul(image, e.smallest_integer(number(i), last))))
-        line, step = e.at(e.scratch, e.field("line")), 4 * self.lanes
-        clear_line(e, line, e.mul(e.field("vectors"), step), e.constant(0.0))
-        with over_my_planes(e) as plane:
-            with e.loop(0, rows) as row:
-                target = e.at(line, e.mul(row, e.field("row")))
-                there = e.add(e.mul(plane, plane_bytes), e.mul(e.mul(row, columns), 4))
-                with e.loop(0, columns) as column:
-                    for i, source in enumerate(sources):
-                        value = e.load(source, F32, e.add(there, e.mul(column, 4)))
-                        e.store(value, target, e.add(e.mul(column, 4 * self.images), 4 * i))
-            scatter_line(e, _planes(e, "target"), plane, line)
-        e.finish()
-        return function
-
-
-COPY_FIELDS = (
-    "kernel",
-    "sync",
-    "planes",
-    "source",
+    "phases",  # planes of the target for each of the source
+    "source",  # arena
     "source_plane",
-    "source_tile",
-    "from_tile",  # vectors of a tile of the source
-    "from_vectors",
-    "source_row",  # bytes between rows of the input that are taken
+    "source_image",  # bytes from image to image of the caller's
     "target",
     "target_plane",
     "target_tile",
-    "tile",
-    "vectors",
-    "target_row",
-    "phases",
-    "table",  # constants, i64 per phase: bytes of its first pixel in the line, rows, columns
-    "line",  # scratch: for the input's line
-    "result",  # and for the output's
+    "tile",  # vectors of a tile of the target
+    "tiles",
+    "target_vectors",
+    "places",  # constants, i32 [phases, floats]: bytes in the source's plane
+    "mask",  # constants, [phases, floats]: all ones where there is a pixel
     "fill",
 )
-PHASE = 24  # bytes of an entry of the table
 
 
 @dataclass(frozen=True)
-class CopyKernel:
-    """Every `stride`-th pixel of every stride-th row, phase by phase, to planes of their own.
-
-    `packed_source` has planes of one pixel, `packed_target` rows without gaps or tiles.
-    """
+class FillKernel:
+    """Planes of a map. `origin`: "arena", or "input", the caller's images [n, C, H, W], of which a
+    group that is short of images repeats the last. `masked`: some floats are no pixels, but zeros,
+    or with `filled` the row's `fill`."""
 
     lanes: int
     images: int
-    stride: int = 1
-    packed_source: bool = False
-    packed_target: bool = False
+    origin: str = "arena"
+    masked: bool = False
+    filled: bool = False
 
-    fields = COPY_FIELDS
+    fields = FILL_FIELDS
 
     @property
     def name(self) -> str:
-        packed = "s" * self.packed_source + "t" * self.packed_target
-        return f"copy_{self.lanes}_{self.images}_{self.stride}_{packed}"
+        flags = "m" * self.masked + "f" * self.filled
+        return f"fill_{self.lanes}_{self.images}_{self.origin}{flags}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, COPY_FIELDS)
-        line, result = (e.at(e.scratch, e.field(name)) for name in ("line", "result"))
-        fill, step = e.splat(e.real_field("fill")), 4 * self.lanes
-        source = TiledPlanes(
-            e.at(e.arena, e.field("source")),
-            e.field("source_plane"),
-            e.field("source_tile"),
-            e.field("from_tile"),
-            e.field("from_vectors"),
-        )
-        phases = e.field("phases")
+        e = Emitter(function, self.lanes, FILL_FIELDS)
+        phases, step = e.field("phases"), 4 * self.lanes
+        size, vectors = e.field("tile"), e.field("target_vectors")
+        tables = [e.at(e.constants, e.field(name)) for name in ("places", "mask")]
         with over_my_planes(e) as plane:
-            here = line
-            if self.packed_source:
-                here = e.at(source.base, e.mul(plane, source.plane))
-            else:
-                gather_line(e, source, plane, line, number(0), number(0), fill)
+            sources = self._sources(e, plane)
             with e.loop(0, phases) as phase:
-                entry = e.at(e.constants, e.add(e.field("table"), e.mul(phase, PHASE)))
-                start, rows, columns = (e.load(entry, I64, 8 * k) for k in range(3))
-                there = result
-                if self.packed_target:
-                    place = e.add(e.field("target"), e.mul(plane, e.field("target_plane")))
-                    there = e.at(e.arena, place)
-                else:
-                    clear_line(e, result, e.mul(e.field("vectors"), step), fill)
-                with e.loop(0, rows) as row:
-                    self._row(
-                        e,
-                        e.at(here, e.add(start, e.mul(row, e.field("source_row")))),
-                        e.at(there, e.mul(row, e.field("target_row"))),
-                        columns,
-                    )
-                if not self.packed_target:
-                    index = e.add(e.mul(plane, phases), phase)
-                    scatter_line(e, _planes(e, "target"), index, result)
+                skipped = e.mul(e.mul(phase, vectors), step)
+                places, mask = (e.at(table, skipped) for table in tables)
+                index = e.add(e.mul(plane, phases), phase)
+                place = e.add(e.field("target"), e.mul(index, e.field("target_plane")))
+                with e.loop(0, e.field("tiles")) as tile:
+                    start = e.add(place, e.mul(tile, e.field("target_tile")))
+                    there = e.at(e.arena, start)
+                    first = e.mul(tile, size)
+                    count = e.smallest_integer(size, e.build.sub(vectors, first))
+                    with e.loop(0, count) as vector:
+                        at = e.mul(e.add(first, vector), step)
+                        place = e.at(there, e.mul(vector, step))
+                        self._vector(e, sources, e.at(places, at), e.at(mask, at), place)
         e.finish()
         return function
 
-    def _row(self, e: Emitter, source: ir.Value, target: ir.Value, columns: ir.Value) -> None:
-        """Vectors, then half vectors, and so on down to single pixels."""
-        width = self.lanes // self.images if self.stride <= 2 else 1
-        done: ir.Value = number(0)
-        while width:
-            whole = e.mul(e.build.udiv(columns, number(width)), width)
-            with e.loop(done, whole, width) as column:
-                place = e.mul(column, 4 * self.images * self.stride)
-                value = take_pixels(e, source, place, width * self.images, self.images, self.stride)
-                e.store(value, target, e.mul(column, 4 * self.images))
-            done, width = whole, width // 2
+    def _sources(self, e: Emitter, plane: ir.Value) -> list[ir.Value]:
+        """Where the plane is of each image."""
+        offset = e.mul(plane, e.field("source_plane"))
+        if self.origin == "arena":
+            place = e.add(e.field("source"), offset)
+            return [e.at(e.arena, e.add(place, 4 * image)) for image in range(self.images)]
+        last = e.build.sub(e.images, number(1))
+        given = [e.smallest_integer(number(image), last) for image in range(self.images)]
+        size = e.field("source_image")
+        return [e.at(e.input, e.add(offset, e.mul(image, size))) for image in given]
+
+    def _vector(
+        self, e: Emitter, sources: list[ir.Value], places: ir.Value, mask: ir.Value, there: ir.Value
+    ) -> None:
+        # Two floats at a time, as integers: to gather a vector takes longer.
+        fill = e.build.zext(e.build.bitcast(e.real_field("fill"), I32), I64)
+        fill = e.build.or_(fill, e.build.shl(fill, number(32)))
+        for lane in range(0, self.lanes, 2):
+            low, high = (
+                e.build.zext(e.load(source, I32, e.load_i32(places, 4 * at)), I64)
+                for at, source in ((at, sources[at % self.images]) for at in (lane, lane + 1))
+            )
+            value = e.build.or_(low, e.build.shl(high, number(32)))
+            if self.masked:
+                bits = e.load(mask, I64, 4 * lane)
+                value = e.build.and_(value, bits)
+                if self.filled:
+                    value = e.build.or_(value, e.build.and_(fill, e.build.not_(bits)))
+            e.store(value, there, 4 * lane)
 
 
-def take_pixels(
-    e: Emitter, base: ir.Value, place: int | ir.Value, floats: int, images: int, stride: int
-) -> ir.Value:
-    """A vector of `floats`: every pixel from `place` on, or every second one."""
-    first = e.load_vector(base, place, floats)
-    if stride != 2 or floats == images:
-        return first
-    second = e.load_vector(base, e.add(e.integer(place), 4 * floats), floats)
-    chosen = [
-        2 * pixel * images + image for pixel in range(floats // images) for image in range(images)
-    ]
-    mask = ir.Constant(ir.VectorType(I32, floats), chosen)
-    return e.build.shuffle_vector(first, second, mask)
-
-
-LEAVE_FIELDS = (
+TAKE_FIELDS = (
     "kernel",
     "sync",
+    "planes",
     "source",
     "source_plane",
-    "source_tile",
-    "tile",
-    "vectors",
-    "row",
-    "planes",
-    "rows",
-    "columns",
-    "line",
+    "target",
+    "target_plane",
+    "target_image",  # bytes from image to image of the caller's
+    "pixels",
+    "places",  # constants, i32 per pixel: bytes in the source's plane
 )
 
 
 @dataclass(frozen=True)
-class LeaveKernel:
-    """Planes (or a vector: planes of one pixel) to the caller's [n, C, H, W]."""
+class TakeKernel:
+    """Pixels of planes, one after the other: features, or the caller's results [n, ...]
+    (`destination`: "arena" or "output")."""
 
     lanes: int
     images: int
-    packed: bool = False
+    destination: str = "arena"
 
-    fields = LEAVE_FIELDS
+    fields = TAKE_FIELDS
 
     @property
     def name(self) -> str:
-        return f"leave_{self.lanes}_{self.images}{'p' * self.packed}"
+        return f"take_{self.lanes}_{self.images}_{self.destination}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, LEAVE_FIELDS)
-        planes, rows, columns = e.field("planes"), e.field("rows"), e.field("columns")
-        image_bytes = e.mul(e.mul(e.mul(planes, rows), columns), 4)
-        source = _planes(e, "source")
-        line = e.at(e.scratch, e.field("line"))
+        e = Emitter(function, self.lanes, TAKE_FIELDS)
+        places = e.at(e.constants, e.field("places"))
         with over_my_planes(e) as plane:
-            here = line
-            if self.packed:
-                here = e.at(source.base, e.mul(plane, source.plane))
+            here = e.add(e.field("source"), e.mul(plane, e.field("source_plane")))
+            there = e.mul(plane, e.field("target_plane"))
+            source = e.at(e.arena, here)
+            if self.destination == "arena":
+                target = e.at(e.arena, e.add(e.field("target"), there))
             else:
-                gather_line(e, source, plane, line, number(0), number(0), e.constant(0.0))
-            with e.loop(0, rows) as row:
-                start = e.at(here, e.mul(row, e.field("row")))
-                first = e.mul(e.add(e.mul(plane, rows), row), columns)
-                with e.loop(0, columns) as column, e.loop(0, e.images) as image:
-                    place = e.add(e.mul(column, 4 * self.images), e.mul(image, 4))
-                    there = e.add(e.mul(image, image_bytes), e.mul(e.add(first, column), 4))
-                    e.store(e.load(start, F32, place), e.output, there)
+                target = e.at(e.output, there)
+            with e.loop(0, e.field("pixels")) as pixel:
+                start = e.at(source, e.load_i32(places, e.mul(pixel, 4)))
+                for image in range(self.images):
+                    self._move(e, start, target, pixel, image)
         e.finish()
         return function
 
-
-def clear_line(e: Emitter, line: ir.Value, size: ir.Value, fill: ir.Value) -> None:
-    with e.loop(0, size, 4 * e.lanes) as at:
-        e.store(fill, line, at)
-
-
-def _planes(e: Emitter, name: str) -> TiledPlanes:
-    return TiledPlanes(
-        e.at(e.arena, e.field(name)),
-        e.field(f"{name}_plane"),
-        e.field(f"{name}_tile"),
-        e.field("tile"),
-        e.field("vectors"),
-    )
+    def _move(
+        self, e: Emitter, start: ir.Value, target: ir.Value, pixel: ir.Value, image: int
+    ) -> None:
+        if self.destination == "arena":
+            place = e.mul(e.add(e.mul(pixel, self.images), image), 4)
+            e.store(e.load(start, F32, 4 * image), target, place)
+            return
+        with e.when(e.build.icmp_signed("<", number(image), e.images)):
+            place = e.add(e.mul(e.field("target_image"), image), e.mul(pixel, 4))
+            e.store(e.load(start, F32, 4 * image), target, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llvmlite import ir
@@ -11,14 +11,12 @@ from strzoo.engine.emission.builder import Emitter, number
 
 
 @contextmanager
-def over_my_tiles(
-    e: Emitter, aim: Callable[[ir.Value], None] | None = None
-) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-    """(tile, plane, vectors of the tile), tile by tile; `aim(tile)` before a tile's planes.
+def share_of_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
+    """(tile, first plane, end of the planes) for each tile that is this thread's, whole or in part.
 
-    The row has the fields tiles, planes, tile, target_vectors. Two threads may share a tile.
+    The row has the fields planes and tiles. Two threads may share a tile.
     """
-    planes, tiles, size = e.field("planes"), e.field("tiles"), e.field("tile")
+    planes, tiles = e.field("planes"), e.field("tiles")
     units = e.mul(tiles, planes)
     first = e.share(units, e.thread, e.threads)
     last = e.share(units, e.add(e.thread, 1), e.threads)
@@ -26,10 +24,18 @@ def over_my_tiles(
     with e.loop(e.build.udiv(first, planes), stop) as tile:
         start = e.mul(tile, planes)
         low = e.largest_integer(e.build.sub(first, start), number(0))
-        high = e.smallest_integer(e.build.sub(last, start), planes)
+        yield tile, low, e.smallest_integer(e.build.sub(last, start), planes)
+
+
+@contextmanager
+def over_my_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
+    """(tile, plane, vectors of the tile), tile by tile.
+
+    The row has the fields tile and target_vectors as well.
+    """
+    size = e.field("tile")
+    with share_of_tiles(e) as (tile, low, high):
         rest = e.build.sub(e.field("target_vectors"), e.mul(tile, size))
-        if aim is not None:
-            aim(tile)
         with e.loop(low, high) as plane:
             yield tile, plane, e.smallest_integer(size, rest)
 

@@ -1,7 +1,7 @@
 """Kernels that slide a small window over each plane by itself: depthwise convolution and pools.
 
-With a stride of 1 they go tile by tile, with what the window of a tile reads copied to scratch;
-with a stride of 2 plane by plane, row by row, over a copy of the whole line.
+They go tile by tile; what the windows of a tile read is first copied to scratch, for a few planes
+at once. Then every tap of an output is a vector that lies there aligned.
 """
 
 from __future__ import annotations
@@ -13,144 +13,102 @@ from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, KERNEL, Emitter, number
 from strzoo.engine.emission.finishing import bounded, masked_all
-from strzoo.engine.emission.lines import TiledPlanes, TilePacker, gather_line, scatter_line
-from strzoo.engine.emission.moving import clear_line, take_pixels
-from strzoo.engine.emission.tiles import over_my_planes, over_my_tiles, tiled_field
+from strzoo.engine.emission.patches import PatchForm, PatchPacker
+from strzoo.engine.emission.tiles import share_of_tiles, tiled_field
 
 UNROLLED = 4  # vectors at once: enough independent sums to keep the multipliers busy
+PLANES = 8  # whose patches are copied together
 
 WINDOW_FIELDS = (
     "kernel",
     "sync",
     "source",
     "source_plane",
-    "source_tile",
-    "source_vectors",
     "target",
     "target_plane",
     "target_tile",
     "target_vectors",
-    "tile",  # vectors of a tile of the target
-    "from_tile",  # and of the source
+    "tile",  # vectors of a tile
     "tiles",
     "planes",  # output channels
-    "offsets",  # constants, i32 per tap: bytes from a pixel
+    "offsets",  # constants, i32 per tap: bytes from an output's place in the patches of a channel
     "mask",
-    "first",  # stride 1: vectors from a tile's start to that of what its window reads
-    "places",  # scratch, stride 1: where the vectors are that are packed
-    "line",  # scratch: the packed vectors, or the line's first pixel
-    "result",  # scratch, stride 2: the line of results
-    "before",  # stride 2: bytes around the line
-    "after",
-    "rows",  # stride 2: of the target
-    "row_vectors",
-    "source_row",  # bytes from one output row's first pixel to the next one's, in the source
-    "target_row",
+    "slab",  # scratch: where the patches are
+    "move_ends",  # constants: how they are filled
+    "moves",
     "fill",
 )
-Compute = Callable[[ir.Value, ir.Value, int], list[ir.Value]]
+Compute = Callable[[ir.Value, list[int], ir.Value], list[ir.Value]]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """How a window kernel goes: `packed` vectors are what a tile needs (stride 1) of each of the
-    `phases` that a channel of the source was split into."""
+    """How a window kernel goes: tiles of `tile` vectors, `last` in the last one, and the patches
+    of each of the `phases` that a channel of the source was split into."""
 
     lanes: int
-    images: int
-    stride: int = 1
-    packed: int = 0
+    tile: int
+    last: int
+    patch: PatchForm
     phases: int = 1
     masked: bool = False
 
     @property
     def name(self) -> str:
-        shape = f"{self.lanes}_{self.images}_{self.stride}_{self.packed}_{self.phases}"
+        shape = f"{self.lanes}x{self.tile}_{self.last}_{self.patch.name}_{self.phases}"
         return shape + "m" * self.masked
 
 
 class _Walker:
-    """Calls `compute(address, place in the target's line, vectors)` for all that is this
-    thread's and stores what it returns. `begin(plane)` comes before each plane of a tile."""
+    """Calls `compute(address of the channel's patches, places of some outputs in it, their place
+    in the plane)` for all that is this thread's and stores what it returns. `begin(plane)` comes
+    before each plane of a tile. With a `multiplier`, so many planes read one channel."""
 
     def __init__(self, e: Emitter, walk: Walk, multiplier: ir.Value | None = None) -> None:
         self.e, self.walk, self.multiplier = e, walk, multiplier
-        self.source = TiledPlanes(
-            e.at(e.arena, e.field("source")),
-            e.field("source_plane"),
-            e.field("source_tile"),
-            e.field("from_tile"),
-            e.field("source_vectors"),
-        )
 
     def go(self, begin: Callable[[ir.Value], None], compute: Compute) -> None:
-        if self.walk.stride == 1:
-            self._over_tiles(begin, compute)
-        else:
-            self._over_planes(begin, compute)
-        self.e.finish()
-
-    def _channel(self, plane: ir.Value) -> ir.Value:
-        return self.e.build.udiv(plane, self.multiplier) if self.multiplier else plane
-
-    def _over_tiles(self, begin: Callable[[ir.Value], None], compute: Compute) -> None:
-        e, step = self.e, 4 * self.e.lanes
-        table, line = (e.at(e.scratch, e.field(name)) for name in ("places", "line"))
-        packer = TilePacker(e, self.source, self.walk.packed, e.field("first"), table)
-        fill = e.splat(e.real_field("fill"))
-        start = e.at(line, e.mul(e.build.neg(e.field("first")), step))
-        with over_my_tiles(e, aim=packer.aim) as (tile, plane, count):
-            phases = self.walk.phases
-            packer.pack(number(phases), e.mul(self._channel(plane), phases), line, fill)
-            begin(plane)
-            target = tiled_field(e, "target", tile, plane)
-            position = e.mul(e.mul(tile, e.field("tile")), step)
-
-            def work(at: ir.Value, width: int) -> None:
-                values = compute(e.at(start, at), e.add(position, at), width)
-                for j, value in enumerate(values):
-                    e.store(value, e.at(target, at), step * j)
-
-            over_vectors(e, count, work)
-
-    def _over_planes(self, begin: Callable[[ir.Value], None], compute: Compute) -> None:
-        e, step = self.e, 4 * self.e.lanes
-        line, result = (e.at(e.scratch, e.field(name)) for name in ("line", "result"))
-        fill = e.splat(e.real_field("fill"))
-        target = TiledPlanes(
-            e.at(e.arena, e.field("target")),
-            e.field("target_plane"),
-            e.field("target_tile"),
-            e.field("tile"),
-            e.field("target_vectors"),
-        )
-        # Rows that end on a vector leave the gaps between them as they are.
-        clear_line(e, result, e.mul(e.field("target_vectors"), step), e.constant(0.0))
-        with over_my_planes(e) as plane:
-            channel = self._channel(plane)
-            gather_line(e, self.source, channel, line, e.field("before"), e.field("after"), fill)
-            begin(plane)
-            with e.loop(0, e.field("rows")) as row:
-                start = e.at(line, e.mul(row, e.field("source_row")))
-                place = e.mul(row, e.field("target_row"))
-
-                def work(at: ir.Value, width: int) -> None:
-                    there = e.at(start, e.mul(at, self.walk.stride))
-                    values = compute(there, e.add(place, at), width)
-                    # What a row writes past its end, the next one writes again.
-                    for j, value in enumerate(values):
-                        e.store(value, e.at(result, e.add(place, at)), step * j)
-
-                over_vectors(e, e.field("row_vectors"), work)
-            scatter_line(e, target, plane, result)
-
-    def load(self, base: ir.Value, count: int) -> list[ir.Value]:
-        """`count` vectors of pixels, next to each other or every second one."""
         e, walk = self.e, self.walk
-        step = 4 * e.lanes * walk.stride
-        return [
-            take_pixels(e, base, step * j, e.lanes, walk.images, walk.stride) for j in range(count)
-        ]
+        source = e.at(e.arena, e.field("source"))
+        tables = (e.at(e.constants, e.field(name)) for name in ("move_ends", "moves"))
+        packer = PatchPacker(e, walk.patch, source, e.field("source_plane"), *tables)
+        patches, fill = e.at(e.scratch, e.field("slab")), e.splat(e.real_field("fill"))
+        size = 4 * walk.lanes * walk.patch.size * walk.phases
+        final = e.build.sub(e.field("tiles"), number(1))
+        with share_of_tiles(e) as (tile, low, high):
+            packer.aim(tile)
+            # Planes that read the same channel are rare: each copies what it reads.
+            together = PLANES if self.multiplier is None else 1
+            with e.loop(low, high, together) as first:
+                last = e.smallest_integer(e.add(first, together), high)
+                channel = first if self.multiplier is None else e.build.udiv(first, self.multiplier)
+                phases, count = walk.phases, e.build.sub(last, first)
+                packer.pack(e.mul(count, phases), e.mul(channel, phases), patches, fill)
+                with e.loop(first, last) as plane:
+                    begin(plane)
+                    slab = e.at(patches, e.mul(e.build.sub(plane, first), size))
+                    if walk.last == walk.tile:
+                        self._plane(tile, plane, slab, walk.tile, compute)
+                    else:
+                        e.either(
+                            e.build.icmp_signed("<", tile, final),
+                            lambda: self._plane(tile, plane, slab, walk.tile, compute),
+                            lambda: self._plane(tile, plane, slab, walk.last, compute),
+                        )
+        e.finish()
+
+    def _plane(
+        self, tile: ir.Value, plane: ir.Value, slab: ir.Value, size: int, compute: Compute
+    ) -> None:
+        e, step = self.e, 4 * self.e.lanes
+        target = tiled_field(e, "target", tile, plane)
+        position = e.mul(e.mul(tile, e.field("tile")), step)
+        for first in range(0, size, UNROLLED):
+            outputs = range(first, min(first + UNROLLED, size))
+            places = [step * self.walk.patch.place(output) for output in outputs]
+            values = compute(slab, places, e.add(position, step * first))
+            for output, value in zip(outputs, values, strict=True):
+                e.store(value, target, step * output)
 
     def mask(self, values: list[ir.Value], place: ir.Value) -> list[ir.Value]:
         if not self.walk.masked:
@@ -171,24 +129,26 @@ DEPTHWISE_FIELDS = (
 
 @dataclass(frozen=True)
 class DepthwiseKernel:
-    """A convolution whose output channels read one input channel each; `taps` of the window."""
+    """A convolution whose output channels read one input channel each; `taps` of the window.
+    `multiplied`: several output channels read the same one."""
 
     walk: Walk
     taps: int
+    multiplied: bool = False
     bounds: str = "none"
 
     fields = DEPTHWISE_FIELDS
 
     @property
     def name(self) -> str:
-        return f"depthwise_{self.walk.name}_{self.taps}_{self.bounds}"
+        return f"depthwise_{self.walk.name}_{self.taps}{'x' * self.multiplied}_{self.bounds}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.walk.lanes, DEPTHWISE_FIELDS)
-        walker = _Walker(e, self.walk, e.field("multiplier"))
+        walker = _Walker(e, self.walk, e.field("multiplier") if self.multiplied else None)
         offsets = e.at(e.constants, e.field("offsets"))
-        places = [e.load_i32(offsets, 4 * tap) for tap in range(self.taps)]
+        taps = [e.load_i32(offsets, 4 * tap) for tap in range(self.taps)]
         low, high = e.real_field("low"), e.real_field("high")
         factors: list[ir.Value] = []
         bias: list[ir.Value] = []
@@ -198,10 +158,11 @@ class DepthwiseKernel:
             factors[:] = [e.splat(e.load(weights, F32, 4 * tap)) for tap in range(self.taps)]
             bias[:] = [e.splat(e.load(e.at(e.constants, e.field("bias")), F32, e.mul(plane, 4)))]
 
-        def compute(base: ir.Value, place: ir.Value, count: int) -> list[ir.Value]:
-            sums = bias * count
-            for factor, offset in zip(factors, places, strict=True):
-                loaded = walker.load(e.at(base, offset), count)
+        def compute(slab: ir.Value, places: list[int], place: ir.Value) -> list[ir.Value]:
+            sums = bias * len(places)
+            for factor, offset in zip(factors, taps, strict=True):
+                there = e.at(slab, offset)
+                loaded = [e.load_vector(there, at) for at in places]
                 sums = [e.fma(factor, a, b) for a, b in zip(loaded, sums, strict=True)]
             return walker.mask(bounded(e, sums, self.bounds, low, high), place)
 
@@ -218,7 +179,7 @@ POOL_FIELDS = (
 
 @dataclass(frozen=True)
 class PoolKernel:
-    """The largest ("max") or the mean ("mean") of a window."""
+    """`kind`: "max", or "mean" over what counts."""
 
     walk: Walk
     kind: str
@@ -233,15 +194,16 @@ class PoolKernel:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.walk.lanes, POOL_FIELDS)
         walker = _Walker(e, self.walk)
-        offsets = e.at(e.constants, e.field("offsets"))
-        taps = e.field("taps")
+        offsets, taps = e.at(e.constants, e.field("offsets")), e.field("taps")
 
-        def compute(base: ir.Value, place: ir.Value, count: int) -> list[ir.Value]:
-            initial = walker.load(e.at(base, e.load_i32(offsets)), count)
-            with e.carrying(1, taps, initial) as (tap, values, following):
-                there = e.at(base, e.load_i32(offsets, e.mul(tap, 4)))
-                merge = e.largest if self.kind == "max" else e.build.fadd
-                loaded = walker.load(there, count)
+        def load(slab: ir.Value, places: list[int], tap: ir.Value) -> list[ir.Value]:
+            there = e.at(slab, e.load_i32(offsets, e.mul(tap, 4)))
+            return [e.load_vector(there, at) for at in places]
+
+        def compute(slab: ir.Value, places: list[int], place: ir.Value) -> list[ir.Value]:
+            merge = e.largest if self.kind == "max" else e.build.fadd
+            with e.carrying(1, taps, load(slab, places, number(0))) as (tap, values, following):
+                loaded = load(slab, places, tap)
                 following += [merge(a, b) for a, b in zip(values, loaded, strict=True)]
             if self.kind == "mean":
                 scales = e.at(e.constants, e.add(e.field("scales"), place))
@@ -256,7 +218,7 @@ class PoolKernel:
 
 
 def over_vectors(e: Emitter, vectors: ir.Value, compute: Callable[[ir.Value, int], None]) -> None:
-    """compute(byte offset, count) over all vectors of a line, several at once, then the rest."""
+    """compute(byte offset, count) over all vectors of a tile, several at once, then the rest."""
     step = 4 * e.lanes
     whole = e.mul(e.build.udiv(vectors, number(UNROLLED)), UNROLLED * step)
     with e.loop(0, whole, UNROLLED * step) as place:

@@ -1,0 +1,95 @@
+"""Patches hold what the windows of a tile read, wherever in the map that is."""
+
+import itertools
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from strzoo.engine.graph import Window
+from strzoo.engine.layout import Frame, Map, Regions, choose_regions
+from strzoo.engine.patches import find_patch, fits_rows, list_moves
+from strzoo.engine.taps import direct_taps, window_taps
+
+FILL = -7.0
+
+
+def read_patch(memory, moves, tile, lanes, vectors):
+    """What the kernel does, lane by lane: the patch of one plane."""
+    kinds = moves.form.kinds
+    patch = np.full((vectors, lanes), np.nan)
+    for number, kind in enumerate(kinds):
+        index = tile * len(kinds) + number
+        for source, target in moves.moves[moves.ends[index] : moves.ends[index + 1]]:
+            vector = np.append(memory[source // 4 : source // 4 + lanes], FILL)
+            patch[target // 4 // lanes] = vector[moves.form.lanes_of(kind, lanes)]
+    return patch
+
+
+@given(
+    size=st.tuples(st.integers(1, 17), st.integers(1, 17)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    pads=st.tuples(*[st.integers(0, 2)] * 4),
+    dilation=st.integers(1, 2),
+    strides=st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 1)]),
+    lanes=st.sampled_from([4, 8, 16]),
+    images=st.sampled_from([1, 2, 4]),
+    data=st.data(),
+)
+def test_every_tap_of_every_output_is_where_the_kernel_looks(
+    size, kernel, pads, dilation, strides, lanes, images, data
+):
+    window = Window(kernel, strides, pads, (dilation, dilation))
+    target_size = tuple(
+        (size[a] + pads[a] + pads[2 + a] - dilation * (kernel[a] - 1) - 1) // strides[a] + 1
+        for a in (0, 1)
+    )
+    assume(min(target_size) > 0)
+    # The source's regions are so many times the output's as the window strides.
+    small = choose_regions(
+        *(max(target_size[a], -(-size[a] // strides[a])) for a in (0, 1)), lanes // images
+    )
+    block = (small.block[0] * strides[0], small.block[1] * strides[1])
+    tiles = [t for t in range(1, min(28, small.vectors) + 1) if fits_rows(t, small)]
+    tile = data.draw(st.sampled_from(tiles))
+    frame = Frame(*size, Regions(small.grid, block), images, lanes, tile)
+    target = Frame(*target_size, small, images, lanes, tile)
+    source = Map("source", 1, *size, frame=frame, place=0)
+
+    pixels = np.random.default_rng(0).standard_normal((*size, images))
+    memory = np.full(frame.tiles * tile * lanes, FILL)
+    rows, columns = np.indices(size)
+    for image in range(images):
+        memory[frame.bytes(frame.floats(rows, columns) + image, source.tile_bytes) // 4] = pixels[
+            ..., image
+        ]
+    taps = direct_taps if strides != (1, 1) else window_taps
+    taps = taps(window, size, target_size)
+    patch = find_patch(taps, tile, small)
+    moves = list_moves(taps, patch, source, target)
+    offsets = patch.offsets(taps, lanes) // (4 * lanes)
+    for index, (y, x) in itertools.product(range(target.tiles), np.ndindex(*target_size)):
+        place = int(target.floats(np.array(y), np.array(x)))
+        vector, lane = divmod(place, lanes)
+        if vector // tile != index:
+            continue
+        found = read_patch(memory, moves, index, lanes, patch.vectors)
+        here = found[offsets + moves.form.place(vector % tile)][:, lane : lane + images]
+        for tap, (ky, kx) in enumerate(np.ndindex(*kernel)):
+            row = y * strides[0] + ky * dilation - pads[0]
+            column = x * strides[1] + kx * dilation - pads[1]
+            inside = 0 <= row < size[0] and 0 <= column < size[1]
+            expected = pixels[row, column] if inside else FILL
+            assert np.array_equal(here[tap], np.broadcast_to(expected, images))
+
+
+def test_tiles_are_rows_of_a_region_or_equal_parts_of_one():
+    regions = Regions((4, 4), (3, 6))
+    assert [tile for tile in range(1, 19) if fits_rows(tile, regions)] == [1, 2, 3, 6, 12, 18]
+
+
+def test_planes_of_patches_are_an_odd_number_of_vectors_apart():
+    # A 3x3 window over two rows of 14: 4 rows of 16, which all planes would have in one set.
+    taps = window_taps(Window((3, 3), pads=(1, 1, 1, 1)), (56, 56), (56, 56))
+    patch = find_patch(taps, 28, Regions((4, 4), (14, 14)))
+    assert (patch.height, patch.width, patch.vectors) == (4, 16, 65)
