@@ -1,7 +1,7 @@
 """The sparsity target against plain STR: is it met, and what accuracy is left?
 
-    python benchmarks/target_sparsity.py --data digits --seeds 6 --results digits.jsonl
-    python benchmarks/target_sparsity.py --data fashion --seeds 5 --results fashion.jsonl --bf16
+    python benchmarks/target_sparsity.py --seeds 6 --results FILE
+    python benchmarks/target_sparsity.py --data fashion --epochs 6 --bf16 --seeds 5 --results FILE
 
 Plain STR cannot be told a sparsity: for each target its threshold decay is searched with the first
 seed until the sparsity is within `--near` of it, then the other seeds are trained with that decay.
@@ -272,7 +272,10 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=5, help="trainings per target, at most")
     parser.add_argument("--results", type=Path, help="JSON lines: appended to, and not repeated")
     options = parser.parse_args()
-    bench, seeds = Bench(options), range(options.seeds)
+    try:
+        bench, seeds = Bench(options), range(options.seeds)
+    except UsageError as error:
+        parser.error(str(error))
     dense = [bench.run("dense", seed) for seed in seeds]
     ours = [[bench.run("target", seed, target) for seed in seeds] for target in options.targets]
     for decay in FIRST_DECAYS:
