@@ -217,8 +217,10 @@ def _logit(percent: float) -> float:
 
 def top1_at(sparsity: float, runs: Sequence[Run]) -> float:
     """Top-1 of plain STR at that sparsity: on the line, in log(1 - sparsity), through the two runs
-    on either side of it, or the two nearest where there is none on one side."""
+    on either side of it, or the two nearest if none is on one side. Of one run: its own top-1."""
     ordered = sorted(set(runs), key=lambda run: run.sparsity)
+    if len(ordered) == 1:
+        return ordered[0].top1
     above = sum(run.sparsity < sparsity for run in ordered)
     i = min(max(above, 1), len(ordered) - 1)
     low, high = ordered[i - 1], ordered[i]
