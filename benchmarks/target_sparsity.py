@@ -1,30 +1,37 @@
 """The sparsity target against plain STR: is it met, and what accuracy is left?
 
-    python benchmarks/target_sparsity.py --data digits --seeds 3
-    python benchmarks/target_sparsity.py --data crops --seeds 2 --epochs 8
+    python benchmarks/target_sparsity.py --seeds 6 --results FILE
+    python benchmarks/target_sparsity.py --data fashion --epochs 6 --bf16 --seeds 5 --results FILE
 
 Plain STR cannot be told a sparsity: for each target its threshold decay is searched with the first
 seed until the sparsity is within `--near` of it, then the other seeds are trained with that decay.
-The recipe of both is the demo's: ResNet20, SGD, cosine, label smoothing. Crops are 32x32 pieces of
-ten real photographs, to be told apart; test pieces come from the right quarter of each.
+What is left of the distance is bridged by interpolation: a seed's target run is compared with the
+line through the two plain runs of that seed next to it, in top-1 over log(1 - sparsity).
+
+The recipe of all is the demo's: ResNet20, SGD, cosine, label smoothing. "fashion" is Fashion-MNIST
+padded to 32x32 with three equal channels: the shape of CIFAR-10. Runs already in `--results` are
+not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import strzoo
 from strzoo.data.imageset import ImageSet
+from strzoo.errors import UsageError
 from strzoo.training.fitting import measure_sparsity
 from strzoo.training.optimisation import parameter_groups
 from strzoo.training.schedules import LearningRate
@@ -32,16 +39,25 @@ from strzoo.training.target import SparsityController, TargetSparsity
 
 TARGETS = (80.0, 90.0, 95.0, 98.0)
 PLAIN_S_INIT = -8.0  # the demo's
-FIRST_DECAYS = (2e-3, 1e-2, 5e-2)
-PHOTOGRAPHS = (
-    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png",
-    "grass.png", "gravel.png", "motorcycle_left.png", "rocket.jpg",
-)  # fmt: skip
+FIRST_DECAYS = (4e-3, 1e-2)  # the search starts from these
+PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of a comparison share. `images` is the size of the training set."""
+
+    data: str
+    images: int
+    epochs: int
+    batch_size: int
+    bf16: bool
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training; sparsity and top-1 in percent."""
+    """One training; sparsity and top-1 in percent. `setting` is the threshold decay of "plain" STR,
+    the percent of zeros for "target", 0 for "dense"."""
 
     kind: str
     seed: int
@@ -50,92 +66,148 @@ class Run:
     top1: float
 
 
+def load_fashion(folder: Path, count: int) -> tuple[ImageSet, ImageSet]:
+    """`count` of the 60,000 training images (the same ones always) and the 10,000 test images,
+    float32 [N, 3, 32, 32], normalised by mean and deviation of the training images used.
+
+    Raises:
+        UsageError: the folder lacks a file.
+    """
+    chosen = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))[:count]
+    pixels = [_read_idx(folder, "train-images-idx3-ubyte.gz")[chosen]]
+    pixels.append(_read_idx(folder, "t10k-images-idx3-ubyte.gz"))
+    labels = [_read_idx(folder, "train-labels-idx1-ubyte.gz")[chosen]]
+    labels.append(_read_idx(folder, "t10k-labels-idx1-ubyte.gz"))
+    grey = [nn.functional.pad(images.float(), (2, 2, 2, 2)).unsqueeze(1) for images in pixels]
+    deviation, mean = torch.std_mean(grey[0])
+    train, test = (
+        ImageSet(((images - mean) / deviation).expand(-1, 3, -1, -1), named.long(), 10)
+        for images, named in zip(grey, labels, strict=True)
+    )
+    return train, test
+
+
+def _read_idx(folder: Path, name: str) -> Tensor:
+    """An array of bytes in the idx format: two zeros, the type (8), the number of dimensions, each
+    of them as a big-endian int32, the data."""
+    try:
+        raw = gzip.decompress((folder / name).read_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} has no {name}; install Debian's package dataset-fashion-mnist, or name "
+            "the folder of the four files with --folder"
+        ) from None
+    start = 4 + 4 * raw[3]
+    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4).tolist()
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
+
+
 @cache
-def load_data(name: str) -> tuple[ImageSet, ImageSet]:
+def load_data(name: str, images: int, folder: Path) -> tuple[ImageSet, ImageSet]:
     """Training and test images."""
     if name == "digits":
         return strzoo.load_digits("train"), strzoo.load_digits("test")
-    return crops(100, left=0.0, right=0.75, seed=0), crops(60, left=0.75, right=1.0, seed=1)
+    return load_fashion(folder, images)
 
 
-def crops(each: int, *, left: float, right: float, seed: int) -> ImageSet:
-    """`each` crops of every photograph from that part of its width, contrast normalised."""
-    import skimage
-    from PIL import Image
+class Bench:
+    """Trains networks, or finds them in the file of results."""
 
-    random = np.random.default_rng(seed)
-    folder = Path(skimage.__file__).parent / "data"
-    pieces, labels = [], []
-    for label, name in enumerate(PHOTOGRAPHS):
-        pixels = np.asarray(Image.open(folder / name).convert("RGB"), dtype=np.float32)
-        height, width = pixels.shape[:2]
-        for _ in range(each):
-            x = int(random.integers(int(left * width), int(right * width) - 32 + 1))
-            y = int(random.integers(0, height - 32 + 1))
-            piece = pixels[y : y + 32, x : x + 32]
-            pieces.append((piece - piece.mean()) / (piece.std() + 1.0))
-            labels.append(label)
-    images = torch.from_numpy(np.stack(pieces).transpose(0, 3, 1, 2).copy())
-    return ImageSet(images, torch.tensor(labels), len(PHOTOGRAPHS))
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.train_set, self.test_set = load_data(options.data, options.images, options.folder)
+        images = len(self.train_set)
+        self.setup = Setup(
+            options.data, images, options.epochs, options.batch_size, bool(options.bf16)
+        )
+        self.file: Path | None = options.results
+        self.runs: list[Run] = []
+        for line in self._read_results():
+            record = json.loads(line)
+            if all(record.pop(key) == value for key, value in asdict(self.setup).items()):
+                self.runs.append(Run(**record))
+
+    def _read_results(self) -> list[str]:
+        if self.file is None or not self.file.exists():
+            return []
+        return self.file.read_text(encoding="utf-8").splitlines()
+
+    def run(self, kind: str, seed: int, setting: float = 0.0) -> Run:
+        """The training of that kind; see `Run` for `setting`."""
+        for run in self.runs:
+            if (run.kind, run.seed, run.setting) == (kind, seed, setting):
+                return run
+        model = self._train(kind, seed, setting)
+        top1 = strzoo.evaluate(model, self.test_set).top1
+        run = Run(kind, seed, setting, measure_sparsity(model), top1)
+        line = json.dumps({**asdict(self.setup), **asdict(run)})
+        print(line, flush=True)
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        self.runs.append(run)
+        return run
+
+    def _train(self, kind: str, seed: int, setting: float) -> nn.Module:
+        setup, images, labels = self.setup, self.train_set.images, self.train_set.labels
+        torch.manual_seed(seed)
+        model = strzoo.create_model("resnet20", num_classes=self.train_set.num_classes)
+        if kind != "dense":
+            strzoo.sparsify_(model, s_init=PLAIN_S_INIT if kind == "plain" else -3200.0)
+        model = model.to(memory_format=torch.channels_last)
+        decay = setting if kind == "plain" else None
+        groups = parameter_groups(model, weight_decay=5e-4, threshold_decay=decay)
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.875)
+        rate = LearningRate("cosine", 0.1, setup.epochs, warmup_epochs=min(2, setup.epochs / 8))
+        steps = len(labels) // setup.batch_size
+        controller = None
+        if kind == "target":
+            schedule = TargetSparsity(setting / 100)
+            controller = SparsityController(model, schedule, steps * setup.epochs)
+            controller.step(0)
+        loss_function = nn.CrossEntropyLoss(label_smoothing=0.1)
+        generator = torch.Generator().manual_seed(seed)
+        done = 0
+        model.train()
+        for epoch in range(setup.epochs):
+            order = torch.randperm(len(labels), generator=generator)
+            for step in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate.at(epoch + step / steps)
+                batch = order[step * setup.batch_size : (step + 1) * setup.batch_size]
+                inputs = images[batch].contiguous(memory_format=torch.channels_last)
+                with torch.autocast("cpu", torch.bfloat16, enabled=setup.bf16):
+                    outputs = model(inputs)
+                loss = loss_function(outputs.float(), labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                done += 1
+                if controller is not None:
+                    controller.step(done)
+        return model.eval()
+
+    def search_decay(self, target: float, near: float, tries: int) -> float:
+        """The threshold decay that gives plain STR, first seed, about that sparsity."""
+        known = [run for run in self.runs if run.kind == "plain" and run.seed == 0]
+        for _ in range(tries):
+            if abs(_nearest(known, target).sparsity - target) <= near:
+                break
+            known.sort(key=lambda run: run.setting)
+            x = [math.log(run.setting) for run in known]
+            y = [_logit(run.sparsity) for run in known]
+            wanted = _logit(target)
+            inside = [
+                i for i in range(len(known) - 1) if min(y[i : i + 2]) <= wanted <= max(y[i : i + 2])
+            ]
+            i = inside[0] if inside else (0 if wanted < y[0] else len(known) - 2)
+            slope = (x[i + 1] - x[i]) / (y[i + 1] - y[i])
+            decay = float(f"{math.exp(x[i] + slope * (wanted - y[i])):.4g}")
+            known.append(self.run("plain", 0, decay))
+        return _nearest(known, target).setting
 
 
-def train(data: str, kind: str, seed: int, setting: float, options: argparse.Namespace) -> Run:
-    """Train one network: "dense", "plain" STR with `setting` as threshold decay, or "target" STR
-    with `setting` as percent of zeros."""
-    images, test = load_data(data)
-    torch.manual_seed(seed)
-    model = strzoo.create_model("resnet20", num_classes=images.num_classes)
-    if kind != "dense":
-        strzoo.sparsify_(model, s_init=PLAIN_S_INIT if kind == "plain" else -3200.0)
-    decay = setting if kind == "plain" else None
-    groups = parameter_groups(model, weight_decay=5e-4, threshold_decay=decay)
-    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.875)
-    rate = LearningRate("cosine", 0.1, options.epochs, warmup_epochs=min(2, options.epochs / 8))
-    steps = len(images) // options.batch_size
-    controller = None
-    if kind == "target":
-        schedule = TargetSparsity(setting / 100)
-        controller = SparsityController(model, schedule, steps * options.epochs)
-        controller.step(0)
-    loss_function = nn.CrossEntropyLoss(label_smoothing=0.1)
-    generator = torch.Generator().manual_seed(seed)
-    done = 0
-    model.train()
-    for epoch in range(options.epochs):
-        order = torch.randperm(len(images), generator=generator)
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = rate.at(epoch + step / steps)
-            batch = order[step * options.batch_size : (step + 1) * options.batch_size]
-            loss = loss_function(model(images.images[batch]), images.labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            done += 1
-            if controller is not None:
-                controller.step(done)
-    top1 = strzoo.evaluate(model.eval(), test).top1
-    result = Run(kind, seed, setting, measure_sparsity(model), top1)
-    print(json.dumps({"data": data, "epochs": options.epochs, **asdict(result)}), flush=True)
-    return result
-
-
-def search_decay(data: str, target: float, known: list[Run], options: argparse.Namespace) -> Run:
-    """A plain run of seed 0 whose sparsity is near the target, by interpolation on known runs."""
-    for _ in range(options.tries):
-        nearest = min(known, key=lambda run: abs(run.sparsity - target))
-        if abs(nearest.sparsity - target) <= options.near:
-            return nearest
-        known.sort(key=lambda run: run.setting)
-        x = [math.log(run.setting) for run in known]
-        y = [_logit(run.sparsity) for run in known]
-        wanted = _logit(target)
-        pairs = range(len(known) - 1)
-        inside = [i for i in pairs if min(y[i : i + 2]) <= wanted <= max(y[i : i + 2])]
-        i = inside[0] if inside else (0 if wanted < y[0] else len(known) - 2)
-        slope = (x[i + 1] - x[i]) / (y[i + 1] - y[i])
-        known.append(train(data, "plain", 0, math.exp(x[i] + slope * (wanted - y[i])), options))
-    return min(known, key=lambda run: abs(run.sparsity - target))
+def _nearest(runs: Sequence[Run], sparsity: float) -> Run:
+    return min(runs, key=lambda run: abs(run.sparsity - sparsity))
 
 
 def _logit(percent: float) -> float:
@@ -143,37 +215,77 @@ def _logit(percent: float) -> float:
     return math.log(share / (1 - share))
 
 
+def top1_at(sparsity: float, runs: Sequence[Run]) -> float:
+    """Top-1 of plain STR at that sparsity: on the line, in log(1 - sparsity), through the two runs
+    on either side of it, or the two nearest if none is on one side. Of one run: its own top-1."""
+    ordered = sorted(set(runs), key=lambda run: run.sparsity)
+    if len(ordered) == 1:
+        return ordered[0].top1
+    above = sum(run.sparsity < sparsity for run in ordered)
+    i = min(max(above, 1), len(ordered) - 1)
+    low, high = ordered[i - 1], ordered[i]
+    x, x0, x1 = (math.log(100 - s) for s in (sparsity, low.sparsity, high.sparsity))
+    return low.top1 + (high.top1 - low.top1) * (x - x0) / (x1 - x0)
+
+
+def print_comparison(ours: Sequence[Sequence[Run]], plain: Sequence[Sequence[Run]]) -> None:
+    """One row per target: `ours` and `plain` hold for each target the runs of all seeds."""
+    by_seed = [list(runs) for runs in zip(*plain, strict=True)]
+    print("| target | reached | top-1 | plain STR's sparsity | its top-1 | decay | difference |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    for runs, theirs in zip(ours, plain, strict=True):
+        gains = [
+            run.top1 - top1_at(run.sparsity, curve)
+            for run, curve in zip(runs, by_seed, strict=True)
+        ]
+        cells = [
+            f"{runs[0].setting:g}",
+            _spread([r.sparsity for r in runs], 3),
+            _spread([r.top1 for r in runs]),
+            _spread([r.sparsity for r in theirs]),
+            _spread([r.top1 for r in theirs]),
+            f"{theirs[0].setting:.3g}",
+            f"{statistics.mean(gains):+.2f} ± {_standard_error(gains):.2f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and range."""
+    low, high = min(values), max(values)
+    return f"{statistics.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("digits", "crops"), default="digits")
+    parser.add_argument("--data", choices=("digits", "fashion"), default="digits")
+    parser.add_argument("--folder", type=Path, default=PACKAGE_FOLDER, help="of Fashion-MNIST")
+    parser.add_argument("--images", type=int, default=8000, help="of Fashion-MNIST, to train on")
+    parser.add_argument("--bf16", action="store_true", help="train in mixed precision")
+    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, help="percent")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--near", type=float, default=0.3, help="points, in the search")
     parser.add_argument("--tries", type=int, default=5, help="trainings per target, at most")
+    parser.add_argument("--results", type=Path, help="JSON lines: appended to, and not repeated")
     options = parser.parse_args()
-    data, seeds = options.data, range(options.seeds)
-    dense = [train(data, "dense", seed, 0.0, options).top1 for seed in seeds]
-    ours = {t: [train(data, "target", seed, t, options) for seed in seeds] for t in TARGETS}
-    known = [train(data, "plain", 0, decay, options) for decay in FIRST_DECAYS]
-    print(f"\ndense twin: top-1 {_spread(dense)} %\n")
-    print("| target % | reached % | top-1 % | plain STR's sparsity % | top-1 % | threshold decay |")
-    print("|---:|---:|---:|---:|---:|---:|")
-    for target, runs in ours.items():
-        first = search_decay(data, target, known, options)
-        plain = [first, *(train(data, "plain", s, first.setting, options) for s in seeds[1:])]
-        print(
-            f"| {target:g} | {_spread([r.sparsity for r in runs], 3)} "
-            f"| {_spread([r.top1 for r in runs])} | {_spread([r.sparsity for r in plain])} "
-            f"| {_spread([r.top1 for r in plain])} | {first.setting:.3g} |",
-            flush=True,
-        )
-
-
-def _spread(values: list[float], digits: int = 2) -> str:
-    """Mean and range."""
-    low, high = min(values), max(values)
-    return f"{statistics.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    try:
+        bench, seeds = Bench(options), range(options.seeds)
+    except UsageError as error:
+        parser.error(str(error))
+    dense = [bench.run("dense", seed) for seed in seeds]
+    ours = [[bench.run("target", seed, target) for seed in seeds] for target in options.targets]
+    for decay in FIRST_DECAYS:
+        bench.run("plain", 0, decay)
+    decays = [bench.search_decay(t, options.near, options.tries) for t in options.targets]
+    plain = [[bench.run("plain", seed, decay) for seed in seeds] for decay in decays]
+    print(f"\ndense twin: top-1 {_spread([run.top1 for run in dense])} %; all in percent\n")
+    print_comparison(ours, plain)
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ class TrainConfig:
     threshold: str = _key("layer", "one STR threshold per layer, filter, weight, or one: global")
     s_init: float = _key(-3200.0, "initial STR threshold parameter s; the threshold is sigmoid(s)")
     target_sparsity: float | None = _key(None, "STR: steer the total sparsity to this fraction")
-    target_start: float = _key(0.0, "target_sparsity: the rise begins at this fraction of training")
-    target_end: float = _key(0.5, "target_sparsity: the target is reached, and held from then on")
+    target_start: float = _key(0.1, "target_sparsity: the rise begins at this fraction of training")
+    target_end: float = _key(0.9, "target_sparsity: the target is reached, and held from then on")
     prune_rate: float | None = _key(None, "DNW, GMP: the fraction of weights every layer drops")
     budget: str | None = _key(
         None, "DNW, GMP: rates per layer, from a budget, a model id, or an STR checkpoint file"

@@ -129,11 +129,15 @@ class ThresholdShifter:
         """
         wanted = sparsity * self._total
         parts = self._parts(sampled=True)
-        offset, zeros, caps = self._solve(parts, wanted, 0.0, tolerance=_TOLERANCE * self._total)
-        if exact and any(part.scale != 1 for part in parts):
-            parts = self._parts(sampled=False)
-        if exact:
-            offset, zeros, caps = self._solve(parts, wanted, offset, tolerance=0.5)
+        tolerance = _TOLERANCE * self._total
+        if not exact:
+            offset, zeros, caps = self._solve(parts, wanted, 0.0, tolerance=tolerance)
+        else:
+            whole = self._parts(sampled=False)
+            # The sample's own error now is about its error after the shift.
+            error = self._count(parts, 0.0, {}) - self._count(whole, 0.0, {})
+            guess, _, _ = self._solve(parts, wanted + error, 0.0, tolerance=tolerance)
+            offset, zeros, caps = self._solve(whole, wanted, guess, tolerance=0.5)
         offset, caps = self._agree(offset, caps)
         moved: set[int] = set()
         for layer in self._layers.values():
@@ -171,7 +175,7 @@ class ThresholdShifter:
             weight = layer.weight.detach().flatten(1)
             s = layer.sparseThreshold.detach()
             s = s.reshape(()) if s.numel() == 1 else s.flatten(1)
-            stride = _stride(weight.numel()) if sampled else 1
+            stride = _stride(layer.weight) if sampled else 1
             columns = weight[:, ::stride]
             parts.append(
                 _Part(
@@ -241,11 +245,11 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight.detach()
 
 
-def _stride(count: int) -> int:
-    """Every how manieth weight of a layer to look at; prime to the sizes of kernels, so that the
-    sample holds every position of the kernel."""
-    stride = max(1, count // _SAMPLE)
-    while math.gcd(stride, 2 * 3 * 5 * 7 * 11) > 1:
+def _stride(weight: Tensor) -> int:
+    """Every how manieth weight of a layer to look at; prime to the size of the kernel, so that the
+    sample holds every position of it."""
+    stride = max(1, weight.numel() // _SAMPLE)
+    while math.gcd(stride, weight[0, 0].numel()) > 1:
         stride += 1
     return stride
 

@@ -8,6 +8,7 @@ gradients still say which layer yields. Method, limits, measurements: docs/targe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,14 +23,18 @@ from strzoo.training.shifting import Shift, ThresholdShifter
 # too dear. Between two of them gradients move the thresholds freely: more than 50 steps is too far.
 _DECISIONS = 250
 _LONGEST_INTERVAL = 50
+# A sample errs by some hundredths of a point. So near the target every weight is counted, or the
+# last settling would move the thresholds with no step left in which the network could adapt to it.
+_NEAR = 1e-3
 
 
 @dataclass(frozen=True)
 class TargetSparsity:
     """Where the total sparsity shall be as training goes on; progress runs from 0 to 1.
 
-    Rises from what it is at `start` to `target` at `end` by a cubic that is fast at first
-    (arXiv:1710.01878, eq. 1), and stays there.
+    Between `start` and `end` the logarithm of the density falls from what it is to that of
+    `target`, in proportion to the learning rate that a cosine would have spent by then; after
+    that the target is held. Plain STR falls like this under one constant decay.
 
     Args:
         target: fraction of zeros among all convolution and linear weights, layers that are left
@@ -44,8 +49,8 @@ class TargetSparsity:
     """
 
     target: float
-    start: float = 0.0
-    end: float = 0.5
+    start: float = 0.1
+    end: float = 0.9
     interval: int | None = None
     keep: float = 0.002
 
@@ -71,8 +76,9 @@ class TargetSparsity:
             return self.target
         if progress <= self.start:
             return initial
-        left = 1 - (progress - self.start) / (self.end - self.start)
-        return self.target + (initial - self.target) * left**3
+        passed = (progress - self.start) / (self.end - self.start)
+        spent = passed + math.sin(math.pi * passed) / math.pi  # of the integral of a cosine rate
+        return 1 - (1 - initial) * ((1 - self.target) / (1 - initial)) ** spent
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ class SparsityController:
             return self.settle()
         if step % self.interval and step > 1:
             return None
-        return self._decide(exact=False)
+        near = abs(self.schedule.target - self.wanted(step)) < _NEAR
+        return self._decide(exact=near)
 
     def settle(self) -> Steering:
         """Bring the sparsity to the scheduled value exactly (to one weight, ties aside), now."""
