@@ -64,6 +64,8 @@ class SparseModel:
         self._lock = threading.Lock()
         self._programs: dict[tuple[int, int], Built] = {}
         self._runner = Runner(builder.threads)
+        # Keys of the programs: one image at a time on all threads, groups each on one thread.
+        self._together, self._beside = (1, builder.threads), (builder.images, 1)
         beside = count_beside(batch, builder.images, builder.threads)
         key = self._beside if beside else self._together
         first = self._build(key)
@@ -132,17 +134,9 @@ class SparseModel:
         array, finish = self._accept(images)
         result = np.empty((len(array), *self._output_shape), np.float32)
         if len(array):
-            beside = count_beside(len(array), self._builder.images, self.threads)
-            programs = {
-                key: self._build(key).program
-                for key, wanted in (
-                    (self._beside, beside > 0),
-                    (self._together, beside < len(array)),
-                )
-                if wanted
-            }
-            side = programs.get(self._beside)
-            together = programs.get(self._together) or side
+            beside = count_beside(len(array), self._builder.images, self._builder.threads)
+            side = self._build(self._beside).program if beside else None
+            together = self._build(self._together).program if beside < len(array) else side
             assert together is not None
             self._runner.run(together, array, result, side)
         return finish(result)
@@ -180,16 +174,6 @@ class SparseModel:
         )
         write_plans(path, content, force=force)
         return path
-
-    @property
-    def _together(self) -> tuple[int, int]:
-        """Key of the program for one image at a time, on all threads."""
-        return 1, self.threads
-
-    @property
-    def _beside(self) -> tuple[int, int]:
-        """Key of the program for groups side by side, each on one thread."""
-        return self._builder.images, 1
 
     def _build(self, key: tuple[int, int]) -> Built:
         found = self._programs.get(key)

@@ -8,8 +8,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,36 +52,34 @@ class Program:
         self._constants_address = self._constants.ctypes.data
         self._run = _PROGRAM(code.program)
 
-    def run(
+    def bind(
         self,
         memory: Memory,
         images: np.ndarray,
         result: np.ndarray,
-        thread: int = 0,
         threads: int = 1,
         steps: slice = slice(None),
-    ) -> None:
-        """One thread's share of one group: `images` [n, C, H, W], n at most the plan's.
+    ) -> Callable[[int], None]:
+        """What each thread is to do (by its number) for one group: `images` [n, C, H, W], n at most
+        the plan's. The arrays must live until it is done.
 
         Steps can be run one after the other by several calls, as long as the barrier of `memory`
         is left as it is in between."""
         first, last, _ = steps.indices(len(self._rows))
         size = self._rows.strides[0]
-        # Addresses are kept: asking NumPy for them takes long enough to delay the other threads.
-        self._run(
-            self._rows_address + first * size,
-            last - first,
-            size,
-            memory.arena_address,
-            self._constants_address,
-            memory.scratch_addresses[thread],
-            images.ctypes.data,
-            result.ctypes.data,
-            memory.barrier_address,
-            thread,
-            threads,
-            len(images),
+        # All that can be is done before the threads begin: each of them waits for the slowest.
+        run, scratch = self._run, memory.scratch_addresses
+        before = (
+            *(self._rows_address + first * size, last - first, size),
+            *(memory.arena_address, self._constants_address),
         )
+        after = (images.ctypes.data, result.ctypes.data, memory.barrier_address)
+        count = len(images)
+
+        def job(thread: int) -> None:
+            run(*before, scratch[thread], *after, thread, threads, count)
+
+        return job
 
     @property
     def steps(self) -> np.ndarray:
@@ -201,17 +198,9 @@ class Runner:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._idle: list[Workshop] = []
-        self._room = threading.Semaphore(max(1, default_threads() // threads))
-
-    @contextmanager
-    def workshop(self) -> Iterator[Workshop]:
-        """A workshop for the caller alone; waits until there is one."""
-        with self._room:
-            workshop = self._take()
-            try:
-                yield workshop
-            finally:
-                self._idle.append(workshop)
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(max(1, default_threads() // threads)):
+            self._room.put(None)
 
     def _take(self) -> Workshop:
         while self._idle:
@@ -240,12 +229,19 @@ class Runner:
         """
         beside = beside or program
         count = count_beside(len(images), beside.plan.images, self.threads)
-        with self.workshop() as workshop:
-            if count:
-                self._run_beside(workshop, beside, images[:count], result[:count])
-            for start in range(count, len(images), program.plan.images):
-                group = slice(start, start + program.plan.images)
-                self._run_together(workshop, program, images[group], result[group])
+        self._room.get()  # a workshop is for one call at a time; the others wait
+        try:
+            workshop = self._take()
+            try:
+                if count:
+                    self._run_beside(workshop, beside, images[:count], result[:count])
+                for start in range(count, len(images), program.plan.images):
+                    group = slice(start, start + program.plan.images)
+                    self._run_together(workshop, program, images[group], result[group])
+            finally:
+                self._idle.append(workshop)
+        finally:
+            self._room.put(None)
 
     def _run_beside(
         self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray
@@ -256,7 +252,7 @@ class Runner:
         def job(thread: int) -> None:
             for start in range(thread * size, len(images), self.threads * size):
                 group = slice(start, start + size)
-                program.run(memories[thread], images[group], result[group])
+                program.bind(memories[thread], images[group], result[group])(0)
 
         workshop.team.run(job)
 
@@ -265,4 +261,4 @@ class Runner:
     ) -> None:
         (memory,) = workshop.memories(program, 1, self.threads)
         memory.barrier[0] = 0
-        workshop.team.run(lambda thread: program.run(memory, images, result, thread, self.threads))
+        workshop.team.run(program.bind(memory, images, result, self.threads))

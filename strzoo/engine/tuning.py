@@ -212,22 +212,22 @@ class _Bench:
         return Program(plan, self._code)
 
     def _whole(self, program: Program, memory: Memory) -> Callable[[int], None]:
-        def job(thread: int) -> None:
-            program.run(memory, self._input, self._result, thread, self._threads)
-
-        return job
+        return program.bind(memory, self._input, self._result, self._threads)
 
     def _run_steps(self, program: Program, memory: Memory) -> list[float]:
         """Seconds of each step; its barrier makes the first thread wait for the others."""
         marks = [0.0] * (len(program.steps) + 1)
         memory.barrier[0] = 0
+        jobs = [
+            program.bind(memory, self._input, self._result, self._threads, slice(index, index + 1))
+            for index in range(len(program.steps))
+        ]
 
         def job(thread: int) -> None:
             if thread == 0:
                 marks[0] = time.perf_counter()
-            for index in range(len(program.steps)):
-                steps = slice(index, index + 1)
-                program.run(memory, self._input, self._result, thread, self._threads, steps)
+            for index, run in enumerate(jobs):
+                run(thread)
                 if thread == 0:
                     marks[index + 1] = time.perf_counter()
 
