@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from strzoo.engine import runtime
-from strzoo.engine.graph import Affine, Convolution, GlobalAveragePool, Graph, Window
+from strzoo.engine.graph import Affine, Convolution, GlobalAveragePool, Graph, Shape, Window
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.machine_code import MachineCode, compile_kernels
 from strzoo.engine.passes import simplify
@@ -79,7 +79,12 @@ def test_random_graphs_agree_with_float64(graph, batch, lanes, group, threads, s
 def test_a_residual_of_single_pixels_is_not_overwritten_before_it_is_added():
     weight = np.full((2, 2, 1, 1), 0.5, np.float32)
     zero, two = np.zeros(2, np.float32), np.full(2, 2, np.float32)
-    shapes = {"x": (2, 3, 3), "mean": (2, 1, 1), "twice": (2, 1, 1), "y": (2, 1, 1)}
+    shapes: dict[str, Shape] = {
+        "x": (2, 3, 3),
+        "mean": (2, 1, 1),
+        "twice": (2, 1, 1),
+        "y": (2, 1, 1),
+    }
     graph = Graph(
         "x",
         "y",

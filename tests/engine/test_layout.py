@@ -65,9 +65,9 @@ def test_regions_cover_the_map_with_few_vectors(height, width, count):
 
 def test_regions_that_save_a_copy_are_preferred_where_they_cost_little():
     # 7x7 in 16 lanes take 4 vectors as 2x2 or as 1x4; the map before them has 4x4.
-    before = Regions((4, 4), (4, 4))
-    assert before.shrunk((2, 2)) == Regions((4, 4), (2, 2))
-    assert choose_regions(7, 7, 16, wanted=[before.shrunk((2, 2))]) == before.shrunk((2, 2))
+    half = Regions((4, 4), (2, 2))
+    assert Regions((4, 4), (4, 4)).shrunk((2, 2)) == half
+    assert choose_regions(7, 7, 16, wanted=[half]) == half
     # Blocks of 7x7 cannot be halved, and 4x4 blocks of 14x14 would take 16 vectors, not 14.
     assert Regions((4, 4), (7, 7)).shrunk((2, 2)) is None
     wanted = Regions((4, 4), (4, 4))

@@ -40,21 +40,23 @@ def test_every_tap_of_every_output_is_where_the_kernel_looks(
     size, kernel, pads, dilation, strides, lanes, images, data
 ):
     window = Window(kernel, strides, pads, (dilation, dilation))
-    target_size = tuple(
+    height, width = (
         (size[a] + pads[a] + pads[2 + a] - dilation * (kernel[a] - 1) - 1) // strides[a] + 1
         for a in (0, 1)
     )
+    target_size = (height, width)
     assume(min(target_size) > 0)
     # The source's regions are so many times the output's as the window strides.
     small = choose_regions(
-        *(max(target_size[a], -(-size[a] // strides[a])) for a in (0, 1)), lanes // images
-    )
+        max(height, -(-size[0] // strides[0])), max(width, -(-size[1] // strides[1])),
+        lanes // images,
+    )  # fmt: skip
     block = (small.block[0] * strides[0], small.block[1] * strides[1])
     tiles = [t for t in range(1, min(28, small.vectors) + 1) if fits_rows(t, small)]
     tile = data.draw(st.sampled_from(tiles))
-    frame = Frame(*size, Regions(small.grid, block), images, lanes, tile)
-    target = Frame(*target_size, small, images, lanes, tile)
-    source = Map("source", 1, *size, frame=frame, place=0)
+    frame = Frame(size[0], size[1], Regions(small.grid, block), images, lanes, tile)
+    target = Frame(height, width, small, images, lanes, tile)
+    source = Map("source", 1, size[0], size[1], frame=frame, place=0)
 
     pixels = np.random.default_rng(0).standard_normal((*size, images))
     memory = np.full(frame.tiles * tile * lanes, FILL)
@@ -63,8 +65,8 @@ def test_every_tap_of_every_output_is_where_the_kernel_looks(
         memory[frame.bytes(frame.floats(rows, columns) + image, source.tile_bytes) // 4] = pixels[
             ..., image
         ]
-    taps = direct_taps if strides != (1, 1) else window_taps
-    taps = taps(window, size, target_size)
+    find_taps = direct_taps if strides != (1, 1) else window_taps
+    taps = find_taps(window, size, target_size)
     patch = find_patch(taps, tile, small)
     moves = list_moves(taps, patch, source, target)
     offsets = patch.offsets(taps, lanes) // (4 * lanes)
