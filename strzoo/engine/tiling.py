@@ -107,15 +107,15 @@ def pose_problem(
 
 
 def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
-    """Every way to run a layer in tiles of that size that is worth a look."""
+    """Every way to run a layer in tiles of that size that is worth a look, at least one."""
     channels = problem.planes // len(problem.taps.phases)
-    found = []
+    found: list[Tiling] = []
     group = hardware.dense_rows(tile)
     read = problem.read(tile) * len(problem.taps.phases)
     for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-        if blocks > 1 and (channels < 4 * blocks or problem.groups > 1):
-            continue
-        if -(-channels // blocks) * read > REACH and (tile > 1 or blocks < 32):
+        worth = blocks == 1 or (channels >= 4 * blocks and problem.groups == 1)
+        # More than an entry can tell apart must be blocked, worth it or not.
+        if -(-channels // blocks) * read > REACH or (found and not worth):
             continue
         found.append(Tiling(tile, blocks))
         if group > 1 and problem.groups == 1 and problem.rows >= group:

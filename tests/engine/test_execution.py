@@ -100,3 +100,20 @@ def test_a_residual_of_single_pixels_is_not_overwritten_before_it_is_added():
     found = run_engine(graph, images, lanes=4, group=1, threads=1)
     # The planes' means are 4 and 13, 22 and 31: half of both, and twice each.
     assert found[..., 0, 0].tolist() == [[8.5 + 8, 8.5 + 26], [26.5 + 44, 26.5 + 62]]
+
+
+def test_a_grouped_layer_wider_than_an_entry_can_tell_apart_is_blocked():
+    channels = 2400  # a patch of 51 vectors each: more than 65,536 in all
+    weight = np.zeros((channels, 1, 3, 3), np.float32)
+    weight[:, 0, 0, 1], weight[:, 0, 2, 2] = 1, 2
+    shape = (channels, 32, 32)
+    window = Window((3, 3), pads=(1, 1, 1, 1))
+    layer = Convolution(
+        "layer", ("x",), "y", weight, np.zeros(channels, np.float32), window, channels
+    )
+    graph = Graph("x", "y", {"x": shape, "y": shape}, (layer,), "a test")
+    images = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+    found = run_engine(graph, images, lanes=16, group=1, threads=1)
+    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = padded[..., :-2, 1:-1] + 2 * padded[..., 2:, 2:]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
