@@ -1,4 +1,4 @@
-"""A plan in the making: what the writers of all layers share, and copies between maps."""
+"""A plan in the making: what the writers of all layers share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Assembly:
     steps: list[Step] = field(default_factory=list)
     chosen: dict[str, str] = field(default_factory=dict)
     scratch: int = 0
-    _copied: set[int] = field(default_factory=set)
+    copied: set[int] = field(default_factory=set)
 
     @property
     def images(self) -> int:

@@ -60,8 +60,8 @@ def windowed_source(work: Assembly, layer: Convolution | MaxPool | AveragePool) 
     """The map that the layer's window reads; made by a copy if it is not the input itself."""
     value = work.placement.values[layer.inputs[0]]
     source = work.placement.sources[layer.name]
-    if source is not value and id(source) not in work._copied:
-        work._copied.add(id(source))
+    if source is not value and id(source) not in work.copied:
+        work.copied.add(id(source))
         taps = work.placement.taps[layer.name]
         copy_pixels(work, layer.name, value, source, strides=taps.strides, phases=taps.phases)
     return source
@@ -100,7 +100,7 @@ def _fill(
             "tiles": frame.tiles,
             "target_vectors": frame.vectors,
             "places": work.constants.add(table),
-            "mask": work.constants.add(mask),
+            "mask": work.constants.add(mask) if masked else 0,
             "fill": target.root.fill,
         },
     )

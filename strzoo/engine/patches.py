@@ -32,7 +32,6 @@ class Patch:
     left: int
     height: int
     width: int
-    advance: tuple[int, int]
 
     @property
     def vectors(self) -> int:
@@ -54,7 +53,7 @@ def find_patch(taps: Taps, tile: int, regions: Regions) -> Patch:
         steps = [step[axis] for step in taps.steps]
         low.append(min(steps))
         spans.append((sizes[axis] - 1) * taps.advance[axis] + max(steps) - min(steps) + 1)
-    return Patch(low[0], low[1], spans[0], spans[1], taps.advance)
+    return Patch(low[0], low[1], spans[0], spans[1])
 
 
 @dataclass(frozen=True, eq=False)

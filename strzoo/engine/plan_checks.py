@@ -101,7 +101,11 @@ def _check_places(plan: Plan, kernel: FillKernel | TakeKernel, row: dict[str, in
     fill = isinstance(kernel, FillKernel)
     floats = row["phases"] * row["target_vectors"] * plan.lanes if fill else row["pixels"]
     places = _integers(plan, row["places"], floats)
-    if fill and row["mask"] + 4 * floats > len(plan.constants):
+    if (
+        isinstance(kernel, FillKernel)
+        and kernel.masked
+        and row["mask"] + 4 * floats > len(plan.constants)
+    ):
         raise ValueError(f"a mask of {floats} numbers at {row['mask']}")
     if places.min(initial=0) < 0:
         raise ValueError("places before the start")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -9,7 +10,8 @@ from llvmlite import ir
 from strzoo.engine.emission.builder import F32, I32, KERNEL, Emitter, number, vector_type
 from strzoo.engine.emission.finishing import bounded, masked_all
 from strzoo.engine.emission.tiles import over_my_tiles, tiled_field
-from strzoo.engine.emission.windows import over_vectors
+
+UNROLLED = 4  # vectors at once
 
 MAP_FIELDS = (
     "kernel",
@@ -83,7 +85,7 @@ class MapKernel:
                 for j, value in enumerate(values):
                     e.store(value, e.at(target, place), step * j)
 
-            over_vectors(e, vectors, compute)
+            _over_vectors(e, vectors, compute)
         e.finish()
         return function
 
@@ -148,3 +150,13 @@ class SoftmaxKernel:
             result = e.fma(build.fmul(r, e.constant(1.0 / term)), result, e.constant(1.0))
         bits = build.shl(build.add(power, whole(127)), whole(23))
         return build.fmul(result, build.bitcast(bits, vector_type(lanes)))
+
+
+def _over_vectors(e: Emitter, vectors: ir.Value, compute: Callable[[ir.Value, int], None]) -> None:
+    """compute(byte offset, count) over all vectors of a tile, several at once, then the rest."""
+    step = 4 * e.lanes
+    whole = e.mul(e.build.udiv(vectors, number(UNROLLED)), UNROLLED * step)
+    with e.loop(0, whole, UNROLLED * step) as place:
+        compute(place, UNROLLED)
+    with e.loop(whole, e.mul(vectors, step), step) as place:
+        compute(place, 1)

@@ -215,13 +215,3 @@ class PoolKernel:
 
         walker.go(lambda plane: None, compute)
         return function
-
-
-def over_vectors(e: Emitter, vectors: ir.Value, compute: Callable[[ir.Value, int], None]) -> None:
-    """compute(byte offset, count) over all vectors of a tile, several at once, then the rest."""
-    step = 4 * e.lanes
-    whole = e.mul(e.build.udiv(vectors, number(UNROLLED)), UNROLLED * step)
-    with e.loop(0, whole, UNROLLED * step) as place:
-        compute(place, UNROLLED)
-    with e.loop(whole, e.mul(vectors, step), step) as place:
-        compute(place, 1)
