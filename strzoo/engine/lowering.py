@@ -6,7 +6,6 @@ phases, regions); then all get their places; the second writes the steps.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -281,7 +280,6 @@ def _set_lifetimes(graph: Graph, placement: Placement) -> None:
 
 def _reuse_residuals(graph: Graph, placement: Placement) -> None:
     """A sum may take the place of an operand that nothing reads afterwards."""
-    readers = Counter(name for layer in graph.layers for name in layer.inputs)
     for layer in graph.layers:
         packed = placement.values[layer.output].packed  # a product first, then a sum of its own
         if isinstance(layer, Convolution) and len(layer.inputs) > 1 and not packed:
@@ -293,8 +291,7 @@ def _reuse_residuals(graph: Graph, placement: Placement) -> None:
         target = placement.values[layer.output]
         for name in candidates:
             value = placement.values[name]
-            last = readers[name] == layer.inputs.count(name) and name != graph.output
-            if last and name != graph.input and _fits(value, target, layer, placement):
+            if name != graph.input and _fits(value, target, layer, placement):
                 root = value.root
                 target.inside, target.channel = root, 0
                 root.dies = max(root.dies, target.dies)
@@ -310,6 +307,6 @@ def _fits(value: Map, target: Map, layer: Layer, placement: Placement) -> bool:
         and not any(map_.inside is target for map_ in placement.maps)
         and root.channels == target.channels
         and root.frame == target.frame
-        and root.dies == target.born
+        and root.dies == target.born  # this layer is the last to read it
         and (read_apart is None or read_apart.root is not root)
     )
