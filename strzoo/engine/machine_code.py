@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from strzoo.engine.emission import team
 from strzoo.engine.emission.program import NAME, emit_program
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.sealed_files import read_sealed, write_sealed
@@ -20,7 +22,7 @@ _MAGIC, _FORMAT = b"STRZCODE", 1
 
 
 class MachineCode:
-    """Loaded code: `addresses` of the kernels by name, and of the program that calls them."""
+    """Loaded code: `addresses` of its functions by name."""
 
     def __init__(self, image: bytes, names: Iterable[str]) -> None:
         import llvmlite.binding as llvm
@@ -31,25 +33,28 @@ class MachineCode:
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(image))
         self._engine.finalize_object()
         self.addresses = {name: self._engine.get_function_address(name) for name in names}
-        self.program = self._engine.get_function_address(NAME)
         missing = [name for name, address in self.addresses.items() if not address]
-        if missing or not self.program:
-            raise ValueError(f"the machine code lacks {', '.join(missing) or NAME}")
+        if missing:
+            raise ValueError(f"the machine code lacks {', '.join(missing)}")
 
 
 def compile_kernels(
     kernels: Iterable[Kernel], hardware: Hardware, folder: Path | None = None
 ) -> MachineCode:
-    """Args: `folder` keeps the code of each set of kernels; None keeps none."""
+    """The kernels, and the program that calls them (`emission.program.NAME`).
+
+    Args: `folder` keeps the code of each set of kernels; None keeps none.
+    """
     unique = {kernel.name: kernel for kernel in kernels}
+    names = [*unique, NAME]
     ordered = [unique[name] for name in sorted(unique)]
     file = folder / f"{_key(ordered, hardware)}.code" if folder else None
     if file is not None and file.exists():
         try:
-            return MachineCode(read_sealed(file, _MAGIC, _FORMAT, "machine code").tobytes(), unique)
+            return MachineCode(read_sealed(file, _MAGIC, _FORMAT, "machine code").tobytes(), names)
         except Exception as error:  # LLVM's own errors are of no one class
             _LOG.warning("%s cannot be loaded (%s); compiling again", file, error)
-    code = MachineCode(_compile(ordered), unique)
+    code = MachineCode(_compile(_emit(ordered)), names)
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,14 +79,32 @@ def _generator_digest() -> str:
     return digest.hexdigest()
 
 
-def _compile(kernels: list[Kernel]) -> bytes:
+@lru_cache(maxsize=1)
+def team_code() -> MachineCode:
+    """The functions of `emission.team`, made once: a process keeps them to its end, as threads
+    sleep in them."""
     import llvmlite.binding as llvm
+    from llvmlite import ir
+
+    module = ir.Module("team")
+    module.triple = llvm.get_process_triple()
+    team.emit_team(module)
+    return MachineCode(_compile(module), team.NAMES)
+
+
+def _emit(kernels: list[Kernel]) -> Any:
     from llvmlite import ir
 
     module = ir.Module("strzoo")
     for kernel in kernels:
         kernel.emit(module)
     emit_program(module)
+    return module
+
+
+def _compile(module: Any) -> bytes:
+    import llvmlite.binding as llvm
+
     machine = _target_machine()
     parsed = llvm.parse_assembly(str(module))
     parsed.triple = machine.triple

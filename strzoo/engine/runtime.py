@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import os
 import queue
-import threading
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from strzoo.engine.emission.program import NAME
 from strzoo.engine.hardware import default_threads
+from strzoo.engine.team import Team, yield_address
 
 if TYPE_CHECKING:
     from strzoo.engine.planning import Plan
 
-# rows, count, size; arena, constants, scratch, input, output, barrier; thread, threads, images
-_PROGRAM = ctypes.CFUNCTYPE(
-    None,
-    *[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64],
-    *[ctypes.c_void_p] * 6,
-    *[ctypes.c_int64] * 3,
-)
 _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 
 
 class Code(Protocol):
-    """Loaded machine code: addresses of kernels by name, and of the program that calls them. It
-    must live as long as they are used."""
+    """Loaded machine code: addresses of kernels by name, and of the program that calls them
+    (`emission.program.NAME`). It must live as long as they are used."""
 
     addresses: dict[str, int]
-    program: int
 
 
 class Program:
@@ -50,36 +40,31 @@ class Program:
         self.plan = replace(plan, constants=self._constants)  # the caller's can go
         self._rows_address = self._rows.ctypes.data
         self._constants_address = self._constants.ctypes.data
-        self._run = _PROGRAM(code.program)
+        self._run = code.addresses[NAME]
 
-    def bind(
+    def order(
         self,
         memory: Memory,
         images: np.ndarray,
         result: np.ndarray,
+        thread: int = 0,
         threads: int = 1,
         steps: slice = slice(None),
-    ) -> Callable[[int], None]:
-        """What each thread is to do (by its number) for one group: `images` [n, C, H, W], n at most
-        the plan's. The arrays must live until it is done.
+    ) -> tuple[int, ...]:
+        """What a thread of a team is to do for one group: `images` [n, C, H, W], n at most the
+        plan's. The arrays must live until it is done.
 
-        Steps can be run one after the other by several calls, as long as the barrier of `memory`
+        Steps can be run one after the other by several orders, as long as the barrier of `memory`
         is left as it is in between."""
         first, last, _ = steps.indices(len(self._rows))
         size = self._rows.strides[0]
-        # All that can be is done before the threads begin: each of them waits for the slowest.
-        run, scratch = self._run, memory.scratch_addresses
-        before = (
+        return (
+            self._run,
             *(self._rows_address + first * size, last - first, size),
-            *(memory.arena_address, self._constants_address),
+            *(memory.arena_address, self._constants_address, memory.scratch_addresses[thread]),
+            *(images.ctypes.data, result.ctypes.data, memory.barrier_address),
+            *(thread, threads, len(images)),
         )
-        after = (images.ctypes.data, result.ctypes.data, memory.barrier_address)
-        count = len(images)
-
-        def job(thread: int) -> None:
-            run(*before, scratch[thread], *after, thread, threads, count)
-
-        return job
 
     @property
     def steps(self) -> np.ndarray:
@@ -93,7 +78,7 @@ class Memory:
         self.arena = aligned(plan.arena)
         self.scratch = [aligned(plan.scratch) for _ in range(threads)]
         self.barrier = np.zeros(8, np.int64)
-        self.barrier[1] = _yield_address()
+        self.barrier[1] = yield_address()
         self.arena_address = self.arena.ctypes.data
         self.scratch_addresses = [area.ctypes.data for area in self.scratch]
         self.barrier_address = self.barrier.ctypes.data
@@ -111,63 +96,6 @@ def aligned(size: int) -> np.ndarray:
         whole = np.zeros(size + _ALIGNMENT, np.uint8)
         start = -whole.ctypes.data % _ALIGNMENT
     return whole[start : start + size]
-
-
-def _yield_address() -> int:
-    """A C function without arguments that lets other threads run."""
-    if os.name == "nt":
-        library, name = ctypes.WinDLL("kernel32"), "SwitchToThread"  # type: ignore[attr-defined]
-    else:
-        library, name = ctypes.CDLL(None), "sched_yield"
-    return int(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0)
-
-
-class Team:
-    """Threads that work on one job together; the caller is the first of them."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._process = os.getpid()
-        self._inboxes: list[queue.SimpleQueue[Any]] = []
-        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        for index in range(1, threads):
-            inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-            self._inboxes.append(inbox)
-            threading.Thread(
-                target=_work, args=(inbox, self._done, index), name="strzoo-engine", daemon=True
-            ).start()
-
-    def run(self, job: Callable[[int], None]) -> None:
-        """job(thread) for every thread of the team, at the same time."""
-        for inbox in self._inboxes:
-            inbox.put(job)
-        try:
-            job(0)
-        finally:
-            problems = [self._done.get() for _ in self._inboxes]
-        for problem in problems:
-            if problem is not None:
-                raise problem
-
-    @property
-    def usable(self) -> bool:
-        """A forked process has the team but not its threads."""
-        return self._process == os.getpid()
-
-    def __del__(self) -> None:
-        for inbox in self._inboxes:
-            inbox.put(None)
-
-
-def _work(inbox: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any], index: int) -> None:
-    while (job := inbox.get()) is not None:
-        problem: BaseException | None = None
-        try:
-            job(index)
-        except BaseException as error:
-            problem = error
-        del job  # it holds the caller's arrays
-        done.put(problem)
 
 
 class Workshop:
@@ -248,17 +176,21 @@ class Runner:
     ) -> None:
         size = program.plan.images
         memories = workshop.memories(program, self.threads, 1)
-
-        def job(thread: int) -> None:
-            for start in range(thread * size, len(images), self.threads * size):
-                group = slice(start, start + size)
-                program.bind(memories[thread], images[group], result[group])(0)
-
-        workshop.team.run(job)
+        orders: list[list[tuple[int, ...]]] = [[] for _ in memories]
+        for number, start in enumerate(range(0, len(images), size)):
+            group = slice(start, start + size)
+            thread = number % self.threads
+            orders[thread].append(program.order(memories[thread], images[group], result[group]))
+        workshop.team.run([np.array(own, np.int64) for own in orders])
 
     def _run_together(
         self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray
     ) -> None:
         (memory,) = workshop.memories(program, 1, self.threads)
         memory.barrier[0] = 0
-        workshop.team.run(program.bind(memory, images, result, self.threads))
+        workshop.team.run(
+            [
+                np.array([program.order(memory, images, result, thread, self.threads)], np.int64)
+                for thread in range(self.threads)
+            ]
+        )

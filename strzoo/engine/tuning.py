@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -23,7 +22,8 @@ from strzoo.engine.graph import Graph
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.machine_code import MachineCode, compile_kernels
 from strzoo.engine.planning import make_plan
-from strzoo.engine.runtime import Memory, Program, Team
+from strzoo.engine.runtime import Memory, Program
+from strzoo.engine.team import Team
 from strzoo.engine.tiling import Tiling, candidates, choose_tiling, estimate, rank_tiles
 
 log = logging.getLogger(__name__)
@@ -157,13 +157,11 @@ class _Codes:
 
     def __init__(self) -> None:
         self.addresses: dict[str, int] = {}
-        self.program = 0
         self._parts: list[MachineCode] = []
 
     def add(self, code: MachineCode) -> None:
         self._parts.append(code)
         self.addresses |= code.addresses
-        self.program = code.program
 
 
 class _Bench:
@@ -198,7 +196,7 @@ class _Bench:
                 memory = memories[index]
                 memory.barrier[0] = 0
                 start = time.perf_counter()
-                self._team.run(self._whole(programs[index], memory))
+                self._team.run(self._orders(programs[index], memory, [slice(None)]))
                 if turn:
                     seconds[index].append(time.perf_counter() - start)
         return tuned if median(seconds[1]) <= median(seconds[0]) else rules
@@ -211,25 +209,21 @@ class _Bench:
             self._code.add(compile_kernels(missing, self._hardware))
         return Program(plan, self._code)
 
-    def _whole(self, program: Program, memory: Memory) -> Callable[[int], None]:
-        return program.bind(memory, self._input, self._result, self._threads)
+    def _orders(self, program: Program, memory: Memory, parts: Sequence[slice]) -> list[np.ndarray]:
+        """Of each thread: the parts of the plan, one after the other."""
+        return [
+            np.array(
+                [
+                    program.order(memory, self._input, self._result, thread, self._threads, part)
+                    for part in parts
+                ],
+                np.int64,
+            )
+            for thread in range(self._threads)
+        ]
 
     def _run_steps(self, program: Program, memory: Memory) -> list[float]:
         """Seconds of each step; its barrier makes the first thread wait for the others."""
-        marks = [0.0] * (len(program.steps) + 1)
         memory.barrier[0] = 0
-        jobs = [
-            program.bind(memory, self._input, self._result, self._threads, slice(index, index + 1))
-            for index in range(len(program.steps))
-        ]
-
-        def job(thread: int) -> None:
-            if thread == 0:
-                marks[0] = time.perf_counter()
-            for index, run in enumerate(jobs):
-                run(thread)
-                if thread == 0:
-                    marks[index + 1] = time.perf_counter()
-
-        self._team.run(job)
-        return [after - before for before, after in pairwise(marks)]
+        parts = [slice(index, index + 1) for index in range(len(program.steps))]
+        return self._team.time(self._orders(program, memory, parts))

@@ -31,8 +31,9 @@ class Code:
         for kernel in kernels:
             if kernel.name not in self.known:
                 self.known[kernel.name] = compile_kernels([kernel], hardware)
-        self.addresses = {k.name: self.known[k.name].addresses[k.name] for k in kernels}
-        self.program = self.known[kernels[0].name].program
+        self.addresses: dict[str, int] = {}
+        for kernel in kernels:
+            self.addresses |= self.known[kernel.name].addresses
 
 
 def run_engine(graph, images, *, lanes, group, threads):

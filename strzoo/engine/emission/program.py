@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import BYTES, I64, KERNEL, Emitter, number
@@ -36,9 +38,19 @@ def emit_program(module: ir.Module) -> ir.Function:
 
 def _wait(e: Emitter, barrier: ir.Value, arrivals: ir.Value) -> None:
     """Arrive, then wait until all have: the count of arrivals only grows during a run."""
+    counter = e.build.bitcast(barrier, I64.as_pointer())
+    e.build.atomic_rmw("add", counter, number(1), "acq_rel")
+
+    def arrived() -> ir.Value:
+        return e.build.icmp_signed(">=", e.build.load_atomic(counter, "acquire", 8), arrivals)
+
+    spin_until(e, arrived, e.load(barrier, I64, 8))
+
+
+def spin_until(e: Emitter, arrived: Callable[[], ir.Value], yield_: ir.Value) -> None:
+    """Look until `arrived()` says so; every now and then call the function at `yield_`, so that
+    a thread without a core of its own gets one."""
     build = e.build
-    counter = build.bitcast(barrier, I64.as_pointer())
-    build.atomic_rmw("add", counter, number(1), "acq_rel")
     check, wait, rest, done = (
         e.function.append_basic_block(name) for name in ("check", "wait", "rest", "done")
     )
@@ -47,17 +59,14 @@ def _wait(e: Emitter, barrier: ir.Value, arrivals: ir.Value) -> None:
     build.position_at_end(check)
     spins = build.phi(I64)
     spins.add_incoming(number(0), before)
-    here = build.icmp_signed(">=", build.load_atomic(counter, "acquire", 8), arrivals)
-    build.cbranch(here, done, wait)
+    build.cbranch(arrived(), done, wait)
     build.position_at_end(wait)
     next_spins = build.add(spins, number(1))
     spins.add_incoming(next_spins, wait)
     build.cbranch(build.icmp_signed(">", next_spins, number(SPINS)), rest, check)
     build.position_at_end(rest)
-    yield_ = build.inttoptr(
-        e.load(barrier, I64, 8), ir.FunctionType(ir.VoidType(), []).as_pointer()
-    )
-    build.call(yield_, [])
+    nothing = ir.FunctionType(ir.VoidType(), []).as_pointer()
+    build.call(build.inttoptr(yield_, nothing), [])
     spins.add_incoming(number(0), rest)
     build.branch(check)
     build.position_at_end(done)
