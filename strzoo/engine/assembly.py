@@ -76,6 +76,12 @@ def planes_of(name: str, map_: Map) -> dict[str, int]:
     return {name: map_.address, f"{name}_plane": map_.plane, f"{name}_tile": map_.tile_bytes}
 
 
+def pieces_of(map_: Map) -> dict[str, int]:
+    """The fields that say how its tiles are dealt out to the pieces of the arena."""
+    tiles = 1 if map_.packed else map_.geometry.piece_tiles
+    return {"piece_tiles": tiles, "pitch": map_.root.pitch}
+
+
 def window_fields(
     work: Assembly, layer: Convolution | MaxPool | AveragePool, source: Map, target: Map
 ) -> tuple[Walk, dict[str, int | float]]:
@@ -92,6 +98,7 @@ def window_fields(
     del values["source_tile"]
     return walk, {
         **values,
+        **pieces_of(target),
         **work.move_fields(moves),
         "target_vectors": frame.vectors,
         "tile": frame.tile,

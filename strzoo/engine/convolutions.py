@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from strzoo.engine.assembly import Assembly, bounds_of, planes_of, window_fields
+from strzoo.engine.assembly import Assembly, bounds_of, pieces_of, planes_of, window_fields
 from strzoo.engine.emission.convolution import ConvolutionKernel
 from strzoo.engine.emission.patches import IN_PLACE
 from strzoo.engine.emission.windows import DepthwiseKernel
@@ -125,6 +125,7 @@ class ConvolutionWriter:
                 **planes_of("source", self.source),
                 **fields,
                 **residual,
+                **pieces_of(target),
                 "tiles": frame.tiles,
                 "rows": rows,
                 "parts": len(table.part_rows) - 1,

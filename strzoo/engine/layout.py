@@ -19,6 +19,11 @@ What a kernel reads and writes for one tile is then one stretch of memory, whate
 the processor fetches it ahead, it fills the cache evenly, and threads that work on different tiles
 never touch each other's lines.
 
+The arena has a piece for each thread, all alike, and a map's tiles are dealt out to the pieces,
+as many to each. So a thread writes where only it has written before, whatever maps have been there:
+a line that another core holds takes as long as twenty that it does not, if that core has another
+cache.
+
 A map that a strided window reads is kept once more, split by phase, where its regions do not match
 the output's: the pixels whose row and column leave the same remainders form planes of their own,
 in which the window moves by one.
@@ -61,7 +66,8 @@ class Regions:
 @dataclass(frozen=True)
 class Frame:
     """The geometry of a map. `tile` counts vectors; 0 means a vector of features: planes of one
-    pixel with nothing between them. `phases` are those kept of each channel."""
+    pixel with nothing between them. `phases` are those kept of each channel, `pieces` those of the
+    arena."""
 
     height: int
     width: int
@@ -70,6 +76,7 @@ class Frame:
     lanes: int
     tile: int
     phases: int = 1
+    pieces: int = 1
 
     @property
     def vectors(self) -> int:
@@ -78,6 +85,11 @@ class Frame:
     @property
     def tiles(self) -> int:
         return -(-self.vectors // self.tile)
+
+    @property
+    def piece_tiles(self) -> int:
+        """Tiles in a piece of the arena."""
+        return -(-self.tiles // self.pieces)
 
     @property
     def plane(self) -> int:
@@ -95,11 +107,12 @@ class Frame:
         region = rows // high * across + columns // wide
         return (rows % high * wide + columns % wide) * self.lanes + region * self.images
 
-    def bytes(self, floats: np.ndarray, tile_bytes: int) -> np.ndarray:
-        """Where they are in memory, tiles `tile_bytes` apart."""
+    def bytes(self, floats: np.ndarray, tile_bytes: int, pitch: int) -> np.ndarray:
+        """Where they are in memory, tiles `tile_bytes` apart, pieces `pitch`."""
         vector, lane = np.divmod(floats, self.lanes)
         tile, within = np.divmod(vector, self.tile)
-        return tile * tile_bytes + 4 * (within * self.lanes + lane)
+        piece, tile = np.divmod(tile, self.piece_tiles)
+        return piece * pitch + tile * tile_bytes + 4 * (within * self.lanes + lane)
 
 
 @dataclass
@@ -107,8 +120,8 @@ class Map:
     """A value in the arena, or a range of the channels of a larger one.
 
     While a plan is made, the needs of its readers gather here: `clean`, where a window reads what
-    is no pixel, which must hold `fill`. `frame` and `place` (floats from the start of the arena)
-    come last.
+    is no pixel, which must hold `fill`. `frame`, `place` (floats from the start of the arena) and
+    `pitch` (bytes from piece to piece of the arena) come last.
     """
 
     name: str
@@ -123,6 +136,7 @@ class Map:
     channel: int = 0  # of `inside`, the first
     frame: Frame | None = None
     place: int = -1
+    pitch: int = 0
     born: int = -1
     dies: int = -1
 
@@ -154,6 +168,10 @@ class Map:
         """From tile to tile: all planes of the memory that the map is part of."""
         return self.root.channels * self.geometry.phases * self.plane
 
+    def bytes(self, floats: np.ndarray) -> np.ndarray:
+        """From the first pixel of a plane to others of it; see `Frame.floats`."""
+        return self.geometry.bytes(floats, self.tile_bytes, self.root.pitch)
+
     @property
     def address(self) -> int:
         """Arena byte offset of the first pixel of the first channel."""
@@ -161,11 +179,12 @@ class Map:
 
     @property
     def span(self) -> int:
-        """Floats that the map takes; of features, whole vectors are written."""
+        """Floats that the map takes in each piece; of features, which are in the first, whole
+        vectors are written."""
         frame = self.geometry
         if self.packed:
             return -(-self.channels // ALIGNMENT) * ALIGNMENT * frame.images
-        return self.channels * frame.phases * frame.tiles * frame.tile * frame.lanes
+        return self.channels * frame.phases * frame.piece_tiles * frame.tile * frame.lanes
 
 
 class SharedFrames:
@@ -232,7 +251,8 @@ def choose_regions(
 
 
 def allocate(maps: list[Map], start: int) -> int:
-    """Give every map a place, from `start` floats on; where the next float would go.
+    """Give every map a place in the first piece, from `start` floats on; where the next float would
+    go.
 
     Maps that do not live at the same time share room: what was just read is still in the cache
     when the next map is written there. The largest choose first.

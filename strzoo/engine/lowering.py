@@ -23,13 +23,22 @@ from strzoo.engine.graph import (
     Window,
 )
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.layout import Frame, Map, Regions, SharedFrames, allocate, choose_regions
+from strzoo.engine.layout import (
+    ALIGNMENT,
+    Frame,
+    Map,
+    Regions,
+    SharedFrames,
+    allocate,
+    choose_regions,
+)
 from strzoo.engine.taps import Taps, direct_taps, window_taps
 from strzoo.engine.tiling import choose_tile, pose_problem
 from strzoo.engine.weights import is_depthwise
 
 WindowLayer = Convolution | MaxPool | AveragePool
 SLACK = 1024  # floats at either end of the arena, for vectors that reach over
+MOST_PIECES = 8  # of the arena: a map of few tiles leaves room in all but a few
 
 
 @dataclass
@@ -65,6 +74,7 @@ def place_values(
 
     `tiles` holds tile sizes already chosen, by the name of any layer that writes such tiles."""
     placement = Placement(images, hardware.lanes)
+    pieces = min(threads, MOST_PIECES)
     _make_maps(graph, placement)
     _join_concatenations(graph, placement)
     shared = SharedFrames()
@@ -78,7 +88,7 @@ def place_values(
         tile = _choose_tile(graph, placement, number, regions[number], hardware, threads, tiles)
         for map_ in members:
             size = (map_.height, map_.width, regions[number], images, hardware.lanes)
-            map_.frame = Frame(*size, tile, map_.phases)
+            map_.frame = Frame(*size, tile, map_.phases, pieces)
     for map_ in placement.maps:
         if map_.inside is None and map_.packed:
             single = Regions((1, 1), (1, 1))
@@ -86,7 +96,10 @@ def place_values(
     _set_lifetimes(graph, placement)
     # Passes leave names that nothing uses.
     own = [m for m in placement.maps if m.inside is None and m.born >= 0]
-    placement.size = allocate(own, SLACK) + SLACK
+    pitch = -(-(allocate(own, SLACK) - SLACK) // ALIGNMENT) * ALIGNMENT
+    for map_ in own:
+        map_.pitch = 4 * pitch
+    placement.size = SLACK + pieces * pitch + SLACK
     return placement
 
 

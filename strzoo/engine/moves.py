@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from strzoo.engine.assembly import Assembly, planes_of
+from strzoo.engine.assembly import Assembly, pieces_of, planes_of
 from strzoo.engine.emission.moving import FillKernel, TakeKernel
 from strzoo.engine.graph import AveragePool, Convolution, MaxPool
 from strzoo.engine.layout import Map
@@ -93,6 +93,7 @@ def _fill(
         FillKernel(work.lanes, work.images, origin, masked, target.root.fill != 0),
         source
         | planes_of("target", target)
+        | pieces_of(target)
         | {
             "planes": planes,
             "phases": len(places),
@@ -133,4 +134,4 @@ def _pixel_bytes(map_: Map, rows: np.ndarray, columns: np.ndarray) -> np.ndarray
     frame = map_.geometry
     if not frame.tile:
         return np.zeros_like(rows)
-    return frame.bytes(frame.floats(rows, columns), map_.tile_bytes)
+    return map_.bytes(frame.floats(rows, columns))

@@ -92,7 +92,7 @@ def list_moves(taps: Taps, patch: Patch, source: Map, target: Frame) -> Moves:
         across_region, across = np.divmod(first[1] * taps.advance[1] + patch.left + across, wide)
         outside = (abs(down_region) >= grid[0]) | (abs(across_region) >= grid[1])
         down_region[outside], across_region[outside] = grid
-        place = frame.bytes((down * wide + across) * frame.lanes, source.tile_bytes)
+        place = source.bytes((down * wide + across) * frame.lanes)
         place[outside] = 0
         into = within * 4 * frame.lanes
         found.append(np.stack((down_region, across_region, place, into), axis=1))

@@ -70,6 +70,8 @@ def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
     for name, value in row.items():
         if name not in _REALS and not 0 <= value <= _LARGEST:
             raise ValueError(f"{name} is {value}")
+    if row.get("piece_tiles", 1) < 1:
+        raise ValueError("pieces of no tiles")
     for name, plane in _PLACES.items():
         if name in row and row[name] >= plan.arena:
             raise ValueError(f"{name} is {row[name]}, the arena has {plan.arena} bytes")
@@ -77,7 +79,7 @@ def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
             raise ValueError(f"{plane} is {row[plane]}")
     if "target_tile" in row and "tiles" in row:
         size = getattr(kernel, "tile", row.get("tile", 1))
-        last = row["target"] + max(row["tiles"] - 1, 0) * row["target_tile"]
+        last = row["target"] + _last_tile(row, "target")
         last += max(_planes(kernel, row, "target") - 1, 0) * row["target_plane"]
         if last + 4 * plan.images * size > plan.arena:
             raise ValueError(f"it writes tiles of {size} vectors up to {last}")
@@ -119,7 +121,7 @@ def _check_places(plan: Plan, kernel: FillKernel | TakeKernel, row: dict[str, in
     if end + 4 > limit:
         raise ValueError(f"it reads up to {end} of {limit} bytes")
     if isinstance(kernel, FillKernel):
-        last = row["target"] + max(row["tiles"] - 1, 0) * row["target_tile"]
+        last = row["target"] + _last_tile(row, "target")
         last += (row["planes"] * row["phases"] - 1) * row["target_plane"]
         last, limit = last + 4 * plan.lanes * row["tile"], plan.arena
     elif kernel.destination == "output":
@@ -161,6 +163,12 @@ def _check_moves(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
         raise ValueError(f"patches of {form.size} vectors of {together} planes")
 
 
+def _last_tile(row: dict[str, int], name: str) -> int:
+    """Bytes from a map's first tile to where the last piece's last one would be."""
+    piece = max(row["tiles"] - 1, 0) // row["piece_tiles"]
+    return piece * row["pitch"] + (row["piece_tiles"] - 1) * row[f"{name}_tile"]
+
+
 def _planes(kernel: Any, row: dict[str, int], name: str) -> int:
     """How many planes the step walks over; 1 where the row does not say."""
     if name in ("target", "residual") and "rows" in row and "tiles" in row:
@@ -197,7 +205,7 @@ def _check_entries(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
     form, vector = kernel.patch, 4 * plan.lanes
     wide = 1 + max(form.place(output) for output in range(kernel.tile))
     offsets = plan.constants[row["entries"] : row["entries"] + 2 * count].view(np.uint16)
-    tile = row["source"] + max(row["tiles"] - 1, 0) * row["source_tile"]
+    tile = row["source"] + _last_tile(row, "source")
     for block in range(blocks):
         part = offsets[ends[block * rows] : ends[(block + 1) * rows]]
         last = vector * (int(part.max(initial=0)) + wide)

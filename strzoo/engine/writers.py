@@ -10,6 +10,7 @@ import numpy as np
 from strzoo.engine.assembly import (
     Assembly,
     bounds_of,
+    pieces_of,
     planes_of,
     window_fields,
 )
@@ -149,6 +150,7 @@ def _global_pool(work: Assembly, layer: GlobalAveragePool) -> None:
         layer.name,
         GlobalPoolKernel(work.lanes, work.images),
         planes_of("source", source)
+        | pieces_of(source)
         | {
             "tile": source.geometry.tile,
             "tiles": source.geometry.tiles,
@@ -179,6 +181,7 @@ def _elementwise(work: Assembly, layer: Add | Affine | Clamp) -> None:
         planes_of("source", inputs[0])
         | planes_of("other", inputs[-1])
         | planes_of("target", target)
+        | pieces_of(target)
         | {
             "tile": 1 if packed else target.geometry.tile,
             "tiles": 1 if packed else target.geometry.tiles,

@@ -32,7 +32,17 @@ def test_a_vector_holds_the_same_place_of_every_region():
     ]
     assert (FRAME.vectors, FRAME.tiles, FRAME.plane) == (4, 2, 2 * 4 * 4)
     # The second tile of two vectors is 100 bytes from the first.
-    assert FRAME.bytes(np.array([0, 5, 8, 13]), 100).tolist() == [0, 20, 100, 120]
+    assert FRAME.bytes(np.array([0, 5, 8, 13]), 100, 0).tolist() == [0, 20, 100, 120]
+
+
+def test_tiles_are_dealt_out_to_the_pieces_of_the_arena():
+    frame = Frame(1, 20, Regions((1, 4), (1, 5)), images=1, lanes=4, tile=1, pieces=2)
+    assert (frame.tiles, frame.piece_tiles) == (5, 3)
+    # Tiles 0 to 2 are in the first piece, 3 and 4 in the second, 1000 bytes further.
+    places = frame.bytes(np.arange(0, 20, 4), 100, 1000)
+    assert places.tolist() == [0, 100, 200, 1000, 1100]
+    map_ = Map("map", 7, 1, 20, frame=frame)
+    assert map_.span == 7 * 3 * 4
 
 
 def test_images_that_go_together_are_lanes_side_by_side():

@@ -62,9 +62,7 @@ def test_every_tap_of_every_output_is_where_the_kernel_looks(
     memory = np.full(frame.tiles * tile * lanes, FILL)
     rows, columns = np.indices(size)
     for image in range(images):
-        memory[frame.bytes(frame.floats(rows, columns) + image, source.tile_bytes) // 4] = pixels[
-            ..., image
-        ]
+        memory[source.bytes(frame.floats(rows, columns) + image) // 4] = pixels[..., image]
     find_taps = direct_taps if strides != (1, 1) else window_taps
     taps = find_taps(window, size, target_size)
     patch = find_patch(taps, tile, small)

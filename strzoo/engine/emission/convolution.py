@@ -21,6 +21,7 @@ from llvmlite import ir
 from strzoo.engine.emission.builder import KERNEL, Emitter, number
 from strzoo.engine.emission.patches import IN_PLACE, PatchForm, PatchPacker
 from strzoo.engine.emission.rows import rows_function
+from strzoo.engine.emission.tiles import tile_start
 
 FIELDS = (
     "kernel",
@@ -35,6 +36,8 @@ FIELDS = (
     "residual_plane",
     "residual_tile",
     "tiles",
+    "piece_tiles",
+    "pitch",
     "rows",
     "parts",
     "part_rows",  # constants, i32 [parts + 1]: rows of equal work
@@ -166,7 +169,7 @@ class _Driver:
         planes = e.at(e.constants, e.field("block_planes"))
         start = e.load_i32(planes, e.mul(block, 4))
         if packer is None:
-            place = e.add(e.field("source"), e.mul(tile, e.field("source_tile")))
+            place = e.add(e.field("source"), tile_start(e, "source", tile))
             source = e.at(e.arena, e.add(place, e.mul(start, e.field("source_plane"))))
         else:
             source = e.at(e.scratch, e.field("slab"))
@@ -176,8 +179,8 @@ class _Driver:
         skipped = e.mul(block, e.field("rows") if kernel.rows == 1 else 1)
         ends = e.add(e.field("ends"), e.mul(skipped, 4))
         order = e.add(e.field("order"), e.mul(skipped, 4))
-        target = e.add(e.field("target"), e.mul(tile, e.field("target_tile")))
-        residual = e.add(e.field("residual"), e.mul(tile, e.field("residual_tile")))
+        target = e.add(e.field("target"), tile_start(e, "target", tile))
+        residual = e.add(e.field("residual"), tile_start(e, "residual", tile))
         mask = e.add(e.field("mask"), e.mul(tile, 4 * kernel.lanes * kernel.tile))
         e.build.call(
             function,

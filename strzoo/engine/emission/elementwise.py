@@ -27,6 +27,8 @@ MAP_FIELDS = (
     "target_tile",
     "tile",
     "tiles",
+    "piece_tiles",
+    "pitch",
     "target_vectors",
     "planes",
     "scales",  # constants, fp32 per plane

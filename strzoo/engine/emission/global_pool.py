@@ -18,6 +18,8 @@ GLOBAL_FIELDS = (
     "source_tile",
     "tile",
     "tiles",
+    "piece_tiles",
+    "pitch",
     "target",  # vector: [planes][images of a group]
     "target_vectors",  # of the source's line
     "planes",

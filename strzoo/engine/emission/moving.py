@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.emission.builder import F32, I32, I64, KERNEL, Emitter, number
-from strzoo.engine.emission.tiles import over_my_planes
+from strzoo.engine.emission.tiles import over_my_planes, over_my_tiles, tiled_field
 
 FILL_FIELDS = (
     "kernel",
@@ -26,6 +26,8 @@ FILL_FIELDS = (
     "target_tile",
     "tile",  # vectors of a tile of the target
     "tiles",
+    "piece_tiles",
+    "pitch",
     "target_vectors",
     "places",  # constants, i32 [phases, floats]: bytes in the source's plane
     "mask",  # constants, [phases, floats]: all ones where there is a pixel
@@ -58,22 +60,16 @@ class FillKernel:
         phases, step = e.field("phases"), 4 * self.lanes
         size, vectors = e.field("tile"), e.field("target_vectors")
         tables = [e.at(e.constants, e.field(name)) for name in ("places", "mask")]
-        with over_my_planes(e) as plane:
+        with over_my_tiles(e) as (tile, plane, count):
             sources = self._sources(e, plane)
+            first = e.mul(tile, size)
             with e.loop(0, phases) as phase:
-                skipped = e.mul(e.mul(phase, vectors), step)
+                skipped = e.mul(e.add(e.mul(phase, vectors), first), step)
                 places, mask = (e.at(table, skipped) for table in tables)
-                index = e.add(e.mul(plane, phases), phase)
-                place = e.add(e.field("target"), e.mul(index, e.field("target_plane")))
-                with e.loop(0, e.field("tiles")) as tile:
-                    start = e.add(place, e.mul(tile, e.field("target_tile")))
-                    there = e.at(e.arena, start)
-                    first = e.mul(tile, size)
-                    count = e.smallest_integer(size, e.build.sub(vectors, first))
-                    with e.loop(0, count) as vector:
-                        at = e.mul(e.add(first, vector), step)
-                        place = e.at(there, e.mul(vector, step))
-                        self._vector(e, sources, e.at(places, at), e.at(mask, at), place)
+                there = tiled_field(e, "target", tile, e.add(e.mul(plane, phases), phase))
+                with e.loop(0, count) as vector:
+                    at = e.mul(vector, step)
+                    self._vector(e, sources, e.at(places, at), e.at(mask, at), e.at(there, at))
         e.finish()
         return function
 

@@ -51,5 +51,13 @@ def over_my_planes(e: Emitter) -> Iterator[ir.Value]:
 
 def tiled_field(e: Emitter, name: str, tile: ir.Value, plane: ir.Value) -> ir.Value:
     """The address of a plane's tile, by the fields `name`, `name`_plane and `name`_tile."""
-    place = e.add(e.field(name), e.mul(tile, e.field(f"{name}_tile")))
+    place = e.add(e.field(name), tile_start(e, name, tile))
     return e.at(e.arena, e.add(place, e.mul(plane, e.field(f"{name}_plane"))))
+
+
+def tile_start(e: Emitter, name: str, tile: ir.Value) -> ir.Value:
+    """Bytes from a map's first tile to `tile`, by the fields piece_tiles, pitch and `name`_tile."""
+    size = e.field("piece_tiles")
+    piece = e.build.udiv(tile, size)
+    within = e.build.sub(tile, e.mul(piece, size))
+    return e.add(e.mul(piece, e.field("pitch")), e.mul(within, e.field(f"{name}_tile")))

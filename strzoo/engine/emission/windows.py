@@ -30,6 +30,8 @@ WINDOW_FIELDS = (
     "target_vectors",
     "tile",  # vectors of a tile
     "tiles",
+    "piece_tiles",
+    "pitch",
     "planes",  # output channels
     "offsets",  # constants, i32 per tap: bytes from an output's place in the patches of a channel
     "mask",
