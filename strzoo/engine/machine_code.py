@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from strzoo.engine.emission import team
 from strzoo.engine.emission.program import NAME, emit_program
+from strzoo.engine.emission.team import NAMES, emit_team
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.sealed_files import read_sealed, write_sealed
 from strzoo.engine.steps import Kernel
@@ -41,12 +40,12 @@ class MachineCode:
 def compile_kernels(
     kernels: Iterable[Kernel], hardware: Hardware, folder: Path | None = None
 ) -> MachineCode:
-    """The kernels, and the program that calls them (`emission.program.NAME`).
+    """The kernels, the program that calls them, and what threads that share it wait in.
 
     Args: `folder` keeps the code of each set of kernels; None keeps none.
     """
     unique = {kernel.name: kernel for kernel in kernels}
-    names = [*unique, NAME]
+    names = [*unique, NAME, *NAMES]
     ordered = [unique[name] for name in sorted(unique)]
     file = folder / f"{_key(ordered, hardware)}.code" if folder else None
     if file is not None and file.exists():
@@ -79,26 +78,16 @@ def _generator_digest() -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=1)
-def team_code() -> MachineCode:
-    """The functions of `emission.team`, made once: a process keeps them to its end, as threads
-    sleep in them."""
+def _emit(kernels: list[Kernel]) -> Any:
     import llvmlite.binding as llvm
     from llvmlite import ir
 
-    module = ir.Module("team")
-    module.triple = llvm.get_process_triple()
-    team.emit_team(module)
-    return MachineCode(_compile(module), team.NAMES)
-
-
-def _emit(kernels: list[Kernel]) -> Any:
-    from llvmlite import ir
-
     module = ir.Module("strzoo")
+    module.triple = llvm.get_process_triple()
     for kernel in kernels:
         kernel.emit(module)
     emit_program(module)
+    emit_team(module)
     return module
 
 

@@ -6,13 +6,13 @@ import mmap
 import queue
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from strzoo.engine.emission.program import NAME
 from strzoo.engine.hardware import default_threads
-from strzoo.engine.team import Team, yield_address
+from strzoo.engine.team import Code, Team, yield_address
 
 if TYPE_CHECKING:
     from strzoo.engine.planning import Plan
@@ -21,18 +21,11 @@ _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 
 
-class Code(Protocol):
-    """Loaded machine code: addresses of kernels by name, and of the program that calls them
-    (`emission.program.NAME`). It must live as long as they are used."""
-
-    addresses: dict[str, int]
-
-
 class Program:
     """A plan with its machine code: runs one group of images in memory of the caller's choice."""
 
     def __init__(self, plan: Plan, code: Code) -> None:
-        self._code = code
+        self.code = code
         self._rows = plan.rows.copy()
         self._rows[:, 0] = [code.addresses[kernel.name] for kernel in plan.kernels]
         self._constants = aligned(plan.constants.nbytes)
@@ -101,8 +94,8 @@ def aligned(size: int) -> np.ndarray:
 class Workshop:
     """A team and its memory; lent to one call at a time."""
 
-    def __init__(self, threads: int) -> None:
-        self.team = Team(threads)
+    def __init__(self, threads: int, code: Code) -> None:
+        self.team = Team(threads, code)
         self._memories: weakref.WeakKeyDictionary[Program, dict[int, list[Memory]]]
         self._memories = weakref.WeakKeyDictionary()
 
@@ -130,7 +123,7 @@ class Runner:
         for _ in range(max(1, default_threads() // threads)):
             self._room.put(None)
 
-    def _take(self) -> Workshop:
+    def _take(self, code: Code) -> Workshop:
         while self._idle:
             try:
                 workshop = self._idle.pop()
@@ -138,7 +131,7 @@ class Runner:
                 break
             if workshop.team.usable:
                 return workshop
-        return Workshop(self.threads)
+        return Workshop(self.threads, code)
 
     def run(
         self,
@@ -159,7 +152,7 @@ class Runner:
         count = count_beside(len(images), beside.plan.images, self.threads)
         self._room.get()  # a workshop is for one call at a time; the others wait
         try:
-            workshop = self._take()
+            workshop = self._take(program.code)
             try:
                 if count:
                     self._run_beside(workshop, beside, images[:count], result[:count])

@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from strzoo.engine.emission import team as native
-from strzoo.engine.machine_code import MachineCode, team_code
 
 ORDER_FIELDS = native.ORDER_FIELDS
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
@@ -27,15 +27,24 @@ _KINDS = {
 }
 
 
-class Team:
-    """`threads` threads; the caller is the first of them. For one caller at a time."""
+class Code(Protocol):
+    """Loaded machine code: addresses of functions by name. It must live while they are used."""
 
-    def __init__(self, threads: int) -> None:
+    addresses: dict[str, int]
+
+
+class Team:
+    """`threads` threads; the caller is the first of them. For one caller at a time.
+
+    `code` has the functions of `emission.team`; orders can be for any other code as well.
+    """
+
+    def __init__(self, threads: int, code: Code) -> None:
         self.threads = threads
         self._process = os.getpid()
-        self._code = team_code()
+        self._code = code
         self._functions = {
-            name: ctypes.CFUNCTYPE(None, *kinds)(self._code.addresses[name])
+            name: ctypes.CFUNCTYPE(None, *kinds)(code.addresses[name])
             for name, kinds in _KINDS.items()
         }
         self._boxes = _boxes(threads - 1)
@@ -43,14 +52,16 @@ class Team:
         self._address = self._boxes.ctypes.data
         self._orders: Sequence[np.ndarray] = ()
         self._placement = Placement()
-        for index in range(threads - 1):
-            semaphore = Semaphore(self._address + index * native.BOX + native.SEMAPHORE)
+        self._semaphores = [
+            Semaphore(self._boxes[index, native.SEMAPHORE :]) for index in range(threads - 1)
+        ]
+        for index, semaphore in enumerate(self._semaphores):
             self._fill(index, native.HANDLE, semaphore.handle)
             self._fill(index, native.WAIT, semaphore.wait)
             self._fill(index, native.POST, semaphore.post)
             self._fill(index, native.YIELD, yield_address())
-            # The worker outlives the team by a moment, and all it uses with it.
-            held = (self._functions["serve"], self._boxes, index, semaphore, self._code)
+            # The worker outlives the team by a moment, and with it all that it uses.
+            held = (self._functions["serve"], self._boxes, index, semaphore, code)
             worker = threading.Thread(target=_work, args=held, name="strzoo-engine", daemon=True)
             worker.start()
             self._placement.add(worker)
@@ -59,7 +70,7 @@ class Team:
         self._numbers[worker, offset // 8] = value
 
     def run(self, orders: Sequence[np.ndarray]) -> None:
-        """orders[i] by thread i, all at the same time; at most as many as there are threads."""
+        """orders[i], [N, ORDER_FIELDS], by thread i, all at the same time."""
         self._hand_out(orders)
         own = orders[0]
         self._functions["lead"](self._address, self.threads - 1, own.ctypes.data, len(own))
@@ -84,7 +95,7 @@ class Team:
     def _hand_out(self, orders: Sequence[np.ndarray]) -> None:
         self._orders = orders  # must live while they are carried out
         self._placement.keep_off_this_core()
-        for worker, own in enumerate(orders[1:]):
+        for worker, own in zip(range(self.threads - 1), orders[1:], strict=True):
             self._fill(worker, native.ORDERS, own.ctypes.data)
             self._fill(worker, native.COUNT, len(own))
 
@@ -104,11 +115,10 @@ def _work(
     serve: Callable[[int], None],
     boxes: np.ndarray,
     index: int,
-    semaphore: Semaphore,
-    _code: MachineCode,
+    _semaphore: Semaphore,
+    _code: Code,
 ) -> None:
     serve(boxes.ctypes.data + index * native.BOX)
-    semaphore.close()
 
 
 def _boxes(count: int) -> np.ndarray:
@@ -122,7 +132,8 @@ class Semaphore:
     """One of the system's: addresses of the functions that wait for it and post it, and what they
     take. `room` is where one can be that lives in the caller's memory (32 bytes)."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: np.ndarray) -> None:
+        self._room = room
         if os.name == "nt":
             library = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
             library.CreateSemaphoreW.restype = ctypes.c_void_p
@@ -136,15 +147,16 @@ class Semaphore:
             self._close = "dispatch_release"
         else:
             library = ctypes.CDLL(None)
-            if library.sem_init(ctypes.c_void_p(room), 0, 0):
+            self.handle = room.ctypes.data
+            if library.sem_init(ctypes.c_void_p(self.handle), 0, 0):
                 raise OSError("the system gives no semaphore")
-            self.handle = room
             wait, post, self._close = "sem_wait", "sem_post", "sem_destroy"
         self.wait, self.post = (_function_address(library, name) for name in (wait, post))
         self._library = library
 
-    def close(self) -> None:
-        getattr(self._library, self._close)(ctypes.c_void_p(self.handle))
+    def __del__(self) -> None:
+        if hasattr(self, "_library"):  # it was made
+            getattr(self._library, self._close)(ctypes.c_void_p(self.handle))
 
 
 class Placement:

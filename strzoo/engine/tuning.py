@@ -13,6 +13,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from statistics import median
 
 import numpy as np
@@ -170,11 +171,15 @@ class _Bench:
     def __init__(self, graph: Graph, hardware: Hardware, images: int, threads: int) -> None:
         self._graph, self._hardware = graph, hardware
         self._images, self._threads = images, threads
-        self._team = Team(threads)
         self._code = _Codes()
         shape = (images, *graph.shapes[graph.input])
         self._input = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         self._result = np.empty((images, *graph.shapes[graph.output]), np.float32)
+
+    @cached_property
+    def _team(self) -> Team:
+        """Made when there is code."""
+        return Team(self._threads, self._code)
 
     def measure(self, tilings: Mapping[str, Tiling]) -> dict[str, float]:
         """Median seconds of each layer."""

@@ -1,0 +1,136 @@
+"""Teams: orders reach every thread, asleep or not, and threads end with their team."""
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+from strzoo.engine import team as module
+from strzoo.engine.hardware import host_hardware
+from strzoo.engine.machine_code import compile_kernels
+from strzoo.engine.team import ORDER_FIELDS, Team
+
+# What an order calls, as `run_plan` is: addresses and numbers.
+KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (ORDER_FIELDS - 1))
+
+
+@pytest.fixture(scope="module")
+def code():
+    return compile_kernels([], host_hardware())
+
+
+class Notes:
+    """A function for orders that notes the last of their numbers, by the thread that calls it."""
+
+    def __init__(self):
+        self.found: defaultdict[int, list[int]] = defaultdict(list)
+        self._function = KIND(lambda *given: self.found[threading.get_ident()].append(given[-1]))
+        self._address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
+
+    def orders(self, *numbers):
+        rows = np.zeros((len(numbers), ORDER_FIELDS), np.int64)
+        rows[:, 0], rows[:, -1] = self._address, numbers
+        return rows
+
+
+def workers_of(team):
+    return [t for t in threading.enumerate() if t.native_id in team._placement._workers]
+
+
+def test_each_thread_carries_out_its_own_orders_in_turn(code):
+    team, notes = Team(3, code), Notes()
+    expected: defaultdict[int, list[int]] = defaultdict(list)
+    idents = [threading.get_ident(), *(worker.ident for worker in workers_of(team))]
+    for turn in range(40):
+        if turn % 4 == 0:
+            time.sleep(0.003)  # the workers have gone to sleep
+        numbers = [[100 * turn + 10 * thread + n for n in range(thread)] for thread in range(3)]
+        team.run([notes.orders(*own) for own in numbers])
+        for ident, own in zip(idents, numbers, strict=True):
+            expected[ident] += own
+            assert notes.found[ident] == expected[ident]
+
+
+def test_a_team_of_one_needs_no_other_thread(code):
+    before = threading.active_count()
+    team, notes = Team(1, code), Notes()
+    team.run([notes.orders(7, 8)])
+    assert notes.found == {threading.get_ident(): [7, 8]}
+    assert threading.active_count() == before
+
+
+def test_orders_for_fewer_threads_are_refused_not_repeated(code):
+    team, notes = Team(2, code), Notes()
+    with pytest.raises(ValueError, match="shorter"):
+        team.run([notes.orders(1)])
+    assert not notes.found
+
+
+def test_threads_end_with_their_team(code):
+    team = Team(3, code)
+    workers = workers_of(team)
+    assert len(workers) == 2
+    time.sleep(0.003)
+    del team
+    for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_a_signal_does_not_wake_a_worker_for_good(code):
+    team, notes = Team(2, code), Notes()
+    (worker,) = workers_of(team)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        for number in range(20):
+            time.sleep(0.002)
+            signal.pthread_kill(worker.ident, signal.SIGUSR1)
+            team.run([notes.orders(), notes.orders(number)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert notes.found[worker.ident] == list(range(20))
+
+
+def test_what_was_interrupted_while_timed_is_finished(code, monkeypatch):
+    team, notes = Team(2, code), Notes()
+    (worker,) = workers_of(team)
+    moments = iter([0.0, 1.5])
+
+    def interrupted():
+        try:
+            return next(moments)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.time, "perf_counter", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            team.time([notes.orders(1, 2, 3, 4), notes.orders(5, 6)])
+    # The second was carried out before the interruption: none is left out, none repeated.
+    assert notes.found == {threading.get_ident(): [1, 2, 3, 4], worker.ident: [5, 6]}
+    assert len(team.time([notes.orders(1, 2), notes.orders(3)])) == 2
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="threads cannot be placed here",
+)
+def test_workers_keep_off_the_core_of_their_caller(code):
+    team, notes = Team(2, code), Notes()
+    (worker,) = team._placement._workers
+    cores = os.sched_getaffinity(0)
+    try:
+        for core in sorted(cores)[:2] * 2:
+            os.sched_setaffinity(0, {core})
+            team.run([notes.orders(), notes.orders(core)])
+            assert os.sched_getaffinity(worker) == cores - {core}
+    finally:
+        os.sched_setaffinity(0, cores)
