@@ -7,7 +7,8 @@ that scikit-image and scikit-learn bundle, and measures in images per second, ro
 - timm: its own data set, transforms and loader (`timm.data.create_dataset`, `create_loader`) and
   the loop of its validate.py, written out here because that script is not in timm's wheel;
 - decode alone: strzoo's loader without a network;
-- model alone: the same network on images that are decoded already.
+- model alone: the same network on images that are decoded already, a whole batch at once, and in
+  the pieces that strzoo.evaluate cuts it into.
 
 Both networks have the same weights. The start of the command is measured too.
 """
@@ -157,7 +158,9 @@ def decode_alone(data: Path, options: argparse.Namespace) -> float:
     return count / (time.perf_counter() - start)
 
 
-def model_alone(model: Path, data: Path, options: argparse.Namespace) -> float:
+def model_alone(
+    model: Path, data: Path, options: argparse.Namespace, *, pieces: bool = False
+) -> float:
     """Images per second of the network, normalisation included, one batch over and over."""
     size = options.batch_size
     samples = find_samples(data, 1000)
@@ -168,12 +171,13 @@ def model_alone(model: Path, data: Path, options: argparse.Namespace) -> float:
                 device=runner.device,
             )
         )  # fmt: skip
-        pixels = batch.pixels.to(runner.device)
-        runner.forward(runner.prepare(pixels)).cpu()
+        cut = batch.pixels.to(runner.device).split(runner.most_at_once(size) if pieces else size)
+        runner.forward(runner.prepare(cut[0])).cpu()
         rounds = max(1, options.images // size)
         start = time.perf_counter()
         for _ in range(rounds):
-            output = runner.forward(runner.prepare(pixels))
+            for pixels in cut:
+                output = runner.forward(runner.prepare(pixels))
         output.cpu()
         return rounds * size / (time.perf_counter() - start)
 
@@ -215,7 +219,8 @@ def main() -> None:
         write_published(model, dense_state(options.architecture), options.architecture)
         weights = strzoo.convert(model, folder / "timm.pth", layout="timm").path
         print(f"start to end of a run on 8 images: {start_up(model, data):.1f} s")
-        columns: dict[str, list[float]] = {k: [] for k in ("ours", "timm", "decode", "model")}
+        names = ("ours", "timm", "decode", "model", "pieces")
+        columns: dict[str, list[float]] = {name: [] for name in names}
         for number in range(options.rounds):
             rate, top1 = ours(model, data, options)
             columns["ours"].append(rate)
@@ -223,19 +228,26 @@ def main() -> None:
             columns["timm"].append(rate)
             columns["decode"].append(decode_alone(data, options))
             columns["model"].append(model_alone(model, data, options))
+            columns["pieces"].append(model_alone(model, data, options, pieces=True))
             shown = ", ".join(f"{k} {v[-1]:.1f}" for k, v in columns.items())
             print(f"round {number + 1}: {shown}; top-1 {top1:.2f} and {peer_top1:.2f}", flush=True)
     middle = {name: statistics.median(values) for name, values in columns.items()}
     rounds = list(zip(*columns.values(), strict=True))
-    to_timm = statistics.median(o / t for o, t, _, _ in rounds)
-    to_least = statistics.median(o / min(d, m) for o, _, d, m in rounds)
+    to_timm = statistics.median(o / t for o, t, *_ in rounds)
+    to_least = statistics.median(o / min(d, m) for o, _, d, m, _ in rounds)
+    to_pieces = statistics.median(o / min(d, p) for o, _, d, _, p in rounds)
+    shared = statistics.median(1 / (1 + p / d) for *_, d, _, p in rounds)
     print("\n| | images/s | bar |\n|---|---:|---:|")
     print(f"| end to end, strzoo | {middle['ours']:.1f} | |")
     print(f"| end to end, timm | {middle['timm']:.1f} | |")
     print(f"| decode alone | {middle['decode']:.1f} | |")
-    print(f"| model alone | {middle['model']:.1f} | |")
+    print(f"| model alone, whole batches | {middle['model']:.1f} | |")
+    print(f"| model alone, in pieces | {middle['pieces']:.1f} | |")
     print(f"| strzoo / timm | {to_timm:.2f} | 1.00 |")
-    print(f"| strzoo / min(decode, model) | {to_least:.2f} | 0.90 |")
+    print(f"| strzoo / min(decode, model in whole batches) | {to_least:.2f} | 0.90 |")
+    print(f"| strzoo / min(decode, model in pieces) | {to_pieces:.2f} | 0.90 |")
+    if options.device == "cpu":
+        print(f"| the most that sharing the cores allows for that | {shared:.2f} | |")
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     print(
         f"\n{options.architecture} on {where}, {options.precision}, batch {options.batch_size}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import warnings
@@ -131,6 +132,9 @@ def load_batches(
             "prefetch_factor": max(2, -(-4 // workers)),
             "worker_init_fn": partial(_start_worker, device.type == "cpu"),
         }
+        # A forked worker must not collect what is garbage here: of an onnxruntime session it would
+        # wait for threads that it does not have.
+        gc.collect()
     with warnings.catch_warnings():
         # Python warns of forking a process with threads; the workers touch none of them.
         warnings.filterwarnings("ignore", message=".*multi-threaded.*", category=DeprecationWarning)

@@ -95,7 +95,7 @@ class Loop:
     ) -> None:
         self.runner, self.samples, self.options = runner, samples, options
         self.watch = Watch(runner.device)
-        self.chunk = runner.fixed_batch or options.batch_size
+        self.chunk = runner.most_at_once(options.batch_size)
         self._on_batch = on_batch
         self._subset = (
             None if samples.subset is None else torch.tensor(samples.subset, device=runner.device)
@@ -125,8 +125,7 @@ class Loop:
         for batch, inputs in self._staged(self._timed(batches)):
             self.watch.first = self.watch.first or time.perf_counter() - self.watch.called
             labels = torch.from_numpy(self.samples.labels[batch.indices.numpy()])
-            with self.watch.measure("forward"):
-                answers = self._answer(inputs, labels.to(self.runner.device, non_blocking=True))
+            answers = self._answer(inputs, labels.to(self.runner.device, non_blocking=True))
             # The answers before these are read while the device works on these.
             if pending is not None:
                 self._enter(*pending, tally)
@@ -147,13 +146,13 @@ class Loop:
             yield batch
 
     def _staged(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Tensor]]:
-        """Batches with the network's inputs on the device; on a GPU one batch ahead, copied and
-        normalised on a stream of their own."""
+        """Batches with what is on the device: for the CPU pixels, for a GPU the network's inputs,
+        one batch ahead, copied and normalised on a stream of their own."""
         if self.runner.device.type != "cuda":
             for batch in batches:
                 with self.watch.measure("transfer"):
-                    staged = self._stage(batch)
-                yield staged
+                    batch = self._decoded(batch)
+                yield batch, batch.pixels
             return
         side = torch.cuda.Stream(self.runner.device)
         ahead: tuple[Batch, Tensor] | None = None
@@ -170,12 +169,17 @@ class Loop:
             yield ahead
 
     def _stage(self, batch: Batch) -> tuple[Batch, Tensor]:
+        batch = self._decoded(batch)
+        pixels = batch.pixels.to(self.runner.device, non_blocking=True)
+        return batch, self.runner.prepare(pixels)
+
+    def _decoded(self, batch: Batch) -> Batch:
+        """The batch with nothing left encoded."""
         if batch.encoded:
             batch = decode_on_device(batch, self.runner.steps, self.runner.device)
             if batch.broken and not self.options.skip_broken:
                 self._refuse(batch)
-        pixels = batch.pixels.to(self.runner.device, non_blocking=True)
-        return batch, self.runner.prepare(pixels)
+        return batch
 
     def _refuse(self, batch: Batch) -> None:
         row, reason = next(iter(batch.broken.items()))
@@ -191,8 +195,10 @@ class Loop:
         while start < len(inputs):
             piece = inputs[start : start + self.chunk]
             try:
-                logits = self.runner.forward(self._fill(piece))[: len(piece)]
-                parts.append(rank(logits, labels[start : start + len(piece)], self._subset))
+                ready = self._prepared(self._fill(piece))
+                with self.watch.measure("forward"):
+                    logits = self.runner.forward(ready)[: len(piece)]
+                    parts.append(rank(logits, labels[start : start + len(piece)], self._subset))
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not self._is_out_of_memory(error):
                     raise
@@ -202,6 +208,12 @@ class Loop:
         ranked, losses = (torch.cat([p[i] for p in parts]) for i in (0, 2))  # type: ignore[misc]
         own = [p[1] for p in parts if p[1] is not None]
         return ranked, torch.cat(own) if own else None, losses
+
+    def _prepared(self, piece: Tensor) -> Tensor:
+        if self.runner.device.type == "cuda":  # it was, on the way there
+            return piece
+        with self.watch.measure("transfer"):
+            return self.runner.prepare(piece)
 
     def _fill(self, piece: Tensor) -> Tensor:
         size = self.chunk if self.options.pad or self.runner.fixed_batch else len(piece)

@@ -42,9 +42,10 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 @dataclass(frozen=True)
 class Runner:
     """`forward` takes inputs as `prepare` makes them from uint8 [B, H, W, 3] on `device`, and
-    gives logits [B, num_classes] there. `fixed_batch` is the one batch size an ONNX file takes;
-    `known_steps` tells a stated preprocessing from a guessed one; `eager` is the network
-    itself where `forward` is compiled, for one size of batch."""
+    gives logits [B, num_classes] there. `fixed_batch` is the one batch size an ONNX file takes,
+    `piece_pixels` how many pixels at once are fastest, of all images together. `known_steps` tells
+    a stated preprocessing from a guessed one; `eager` is the network itself where `forward` is
+    compiled, for one size of batch."""
 
     name: str
     forward: Callable[[Tensor], Tensor]
@@ -56,6 +57,7 @@ class Runner:
     channels_last: bool = True
     takes_bytes: bool = False
     fixed_batch: int | None = None
+    piece_pixels: int | None = None
     class_names: tuple[str, ...] = ()
     known_steps: bool = False
     eager: Callable[[Tensor], Tensor] | None = None
@@ -66,6 +68,12 @@ class Runner:
         if self.takes_bytes:
             return pixels
         return normalise(pixels, self.steps, channels_last=self.channels_last)
+
+    def most_at_once(self, batch: int) -> int:
+        """How many images of a batch `forward` should be given at once."""
+        if self.fixed_batch or self.piece_pixels is None:
+            return self.fixed_batch or batch
+        return min(max(1, self.piece_pixels // self.steps.crop**2), batch)
 
     def count_classes(self) -> int:
         """Outputs of the network, by running one black image; it also warms up.
@@ -225,11 +233,21 @@ def _open_torch(
                 card=card,
                 channels_last=channels_last,
                 known_steps=card is not None or preprocessing is not None,
+                piece_pixels=_piece_pixels() if place.type == "cpu" and not compile else None,
                 eager=network if compile else None,
             )
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _piece_pixels() -> int:
+    """What torch computes at once on the CPU: 4 to 8 images of 224 pixels a side.
+
+    The maps of more are too large for the heap: each layer's memory would be mapped anew, page by
+    page, which takes longer than small matrices do. More threads want larger pieces.
+    """
+    return max(4, min(8, torch.get_num_threads())) * 224**2
 
 
 def _load(

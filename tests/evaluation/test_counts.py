@@ -104,6 +104,19 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
         strzoo.evaluate(LaterHungry(small_network(), 0), data[0], preprocessing=SMALL, workers=0)
 
 
+def test_the_cpu_computes_a_few_large_images_at_once(
+    data: tuple[Path, list[Path], list[int]],
+) -> None:
+    model = Hungry(small_network(), 1000)
+    steps = replace(IMAGENET, resize=224)
+    result = strzoo.evaluate(model, data[0], preprocessing=steps, batch_size=10, workers=0)
+    # Four of 224 x 224 pixels with one thread; the first run only counts classes.
+    assert model.sizes[1:4] == [4, 4, 2]
+    assert sum(model.sizes[1:]) == result.images
+    logits = reference_logits(small_network(), data[1], resize=224, crop=224)
+    assert torch.equal(result.predictions, logits.argmax(1))
+
+
 class LaterHungry(Hungry):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if not self.sizes:
