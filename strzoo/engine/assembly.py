@@ -11,9 +11,9 @@ from strzoo.engine.emission.windows import PLANES, Walk
 from strzoo.engine.graph import AveragePool, Bounds, Convolution, MaxPool
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.layout import Map
-from strzoo.engine.lowering import Placement
 from strzoo.engine.masks import pixel_mask
 from strzoo.engine.patches import Moves, find_patch, list_moves
+from strzoo.engine.placement import Placement
 from strzoo.engine.steps import Constants, Step
 from strzoo.engine.tiling import Tiling
 

@@ -7,7 +7,6 @@ phases, regions); then all get their places; the second writes the steps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from strzoo.engine.graph import (
     Add,
@@ -32,6 +31,8 @@ from strzoo.engine.layout import (
     allocate,
     choose_regions,
 )
+from strzoo.engine.lifetimes import set_lifetimes
+from strzoo.engine.placement import Placement
 from strzoo.engine.taps import Taps, direct_taps, window_taps
 from strzoo.engine.tiling import choose_tile, pose_problem
 from strzoo.engine.weights import is_depthwise
@@ -39,32 +40,6 @@ from strzoo.engine.weights import is_depthwise
 WindowLayer = Convolution | MaxPool | AveragePool
 SLACK = 1024  # floats at either end of the arena, for vectors that reach over
 MOST_PIECES = 8  # of the arena: a map of few tiles leaves room in all but a few
-
-
-@dataclass
-class Placement:
-    """The maps of a graph: by value, and the copies that strided or padded windows read.
-
-    `copies` maps (value, kind of copy) to the copy; `sources` a windowed layer to the map it
-    reads. `groups` numbers the sets of maps (by identity) that have their tiles in common, and
-    `whole_rows` holds the numbers of those whose tiles are rows of a region. `size` is that of the
-    arena, in floats.
-    """
-
-    images: int
-    lanes: int
-    values: dict[str, Map] = field(default_factory=dict)
-    copies: dict[tuple[str, tuple[object, ...]], Map] = field(default_factory=dict)
-    sources: dict[str, Map] = field(default_factory=dict)
-    taps: dict[str, Taps] = field(default_factory=dict)
-    positive: set[str] = field(default_factory=set)
-    groups: dict[int, int] = field(default_factory=dict)
-    whole_rows: set[int] = field(default_factory=set)
-    size: int = 0
-
-    @property
-    def maps(self) -> list[Map]:
-        return [*self.values.values(), *self.copies.values()]
 
 
 def place_values(
@@ -93,7 +68,7 @@ def place_values(
         if map_.inside is None and map_.packed:
             single = Regions((1, 1), (1, 1))
             map_.frame = Frame(1, 1, single, images, hardware.lanes, 0)
-    _set_lifetimes(graph, placement)
+    set_lifetimes(graph, placement)
     # Passes leave names that nothing uses.
     own = [m for m in placement.maps if m.inside is None and m.born >= 0]
     pitch = -(-(allocate(own, SLACK) - SLACK) // ALIGNMENT) * ALIGNMENT
@@ -274,52 +249,3 @@ def _choose_tile(
 def needs_patch(layer: WindowLayer, taps: Taps) -> bool:
     """Whether the layer's kernel copies what its windows read."""
     return taps.window or not isinstance(layer, Convolution) or is_depthwise(layer)
-
-
-def _set_lifetimes(graph: Graph, placement: Placement) -> None:
-    """Steps from which and until which each map holds something; copies are made at first use."""
-    for time, layer in enumerate(graph.layers, start=1):
-        used = [placement.values[layer.output], *(placement.values[n] for n in layer.inputs)]
-        if layer.name in placement.sources:
-            used.append(placement.sources[layer.name])
-        for map_ in used:
-            root = map_.root
-            root.born = time if root.born < 0 else root.born
-            root.dies = max(root.dies, time)
-    placement.values[graph.input].root.born = 0
-    placement.values[graph.output].root.dies = len(graph.layers) + 1
-    _reuse_residuals(graph, placement)
-
-
-def _reuse_residuals(graph: Graph, placement: Placement) -> None:
-    """A sum may take the place of an operand that nothing reads afterwards."""
-    for layer in graph.layers:
-        packed = placement.values[layer.output].packed  # a product first, then a sum of its own
-        if isinstance(layer, Convolution) and len(layer.inputs) > 1 and not packed:
-            candidates = [layer.inputs[1]]
-        elif isinstance(layer, Add | Affine | Clamp):
-            candidates = list(dict.fromkeys(layer.inputs))
-        else:
-            continue
-        target = placement.values[layer.output]
-        for name in candidates:
-            value = placement.values[name]
-            if name != graph.input and _fits(value, target, layer, placement):
-                root = value.root
-                target.inside, target.channel = root, 0
-                root.dies = max(root.dies, target.dies)
-                break
-
-
-def _fits(value: Map, target: Map, layer: Layer, placement: Placement) -> bool:
-    """Whether `target` can be written over `value` while `layer` runs."""
-    root = value.root
-    read_apart = placement.sources.get(layer.name)
-    return (
-        target.inside is None
-        and not any(map_.inside is target for map_ in placement.maps)
-        and root.channels == target.channels
-        and root.frame == target.frame
-        and root.dies == target.born  # this layer is the last to read it
-        and (read_apart is None or read_apart.root is not root)
-    )

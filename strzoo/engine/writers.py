@@ -36,9 +36,9 @@ from strzoo.engine.graph import (
 )
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.layout import Map
-from strzoo.engine.lowering import Placement
 from strzoo.engine.masks import pixel_mask, window_scales
 from strzoo.engine.moves import copy_pixels, enter, flatten, leave, windowed_source
+from strzoo.engine.placement import Placement
 from strzoo.engine.tiling import Tiling
 from strzoo.engine.weights import REACH, split_rows
 

@@ -21,7 +21,8 @@ from strzoo.analysis.reporting import is_file_argument
 from strzoo.checkpoint import Checkpoint, identify, read_checkpoint
 from strzoo.data.images import check_steps
 from strzoo.data.loading import normalise
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.evaluation.devices import find_device, float32_mode
 from strzoo.evaluation.records import PRECISIONS
 from strzoo.files import sha256_file
 from strzoo.hub import weights_path
@@ -280,30 +281,6 @@ def _find_card(checkpoint: Checkpoint, settings: Settings) -> ModelCard | None:
         return None
 
 
-def find_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; by default this process's GPU, or the CPU if there is none.
-
-    Raises:
-        UsageError: it does not exist here.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device is None:
-        return torch.device("cuda", local % count) if count else torch.device("cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"device {device!r} is not one of cpu, cuda, cuda:N") from None
-    if place.type == "cuda":
-        if place.index is None:
-            place = torch.device("cuda", local % count if count else 0)
-        if place.index is None or place.index >= count:
-            raise UsageError(f"device {device} is not here: {count} GPUs are visible; use cpu")
-    elif place.type != "cpu":
-        raise UsageError(f"device {device!r} is not one of cpu, cuda, cuda:N")
-    return place
-
-
 def hash_state(network: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a network's state."""
     digest = hashlib.sha256()
@@ -312,25 +289,3 @@ def hash_state(network: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def float32_mode(device: torch.device, precision: str) -> Iterator[None]:
-    """fp32 means fp32: TF32, which torch uses for convolutions by default, only if asked for."""
-    if device.type != "cuda":
-        yield
-        return
-    allow = precision != "fp32"
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allow
-    try:
-        # Timing events are recorded on the current device's stream.
-        with (
-            torch.cuda.device(device),
-            torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=allow),
-        ):
-            yield
-    except torch.OutOfMemoryError as error:
-        raise StrzooError("out of GPU memory; use a smaller batch or model") from error
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

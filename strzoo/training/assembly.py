@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from strzoo.analysis.reporting import is_file_argument
 from strzoo.checkpoint import build_checkpoint
 from strzoo.errors import UsageError
-from strzoo.evaluation.runners import find_device
+from strzoo.evaluation.devices import find_device
 from strzoo.models import create_model
 from strzoo.processes import Group
 from strzoo.registry import get_card

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from strzoo.errors import StrzooError
-from strzoo.evaluation.runners import float32_mode
+from strzoo.evaluation.devices import float32_mode
 from strzoo.processes import Group, join_group
 from strzoo.settings import Settings
 from strzoo.training.assembly import choose_device, choose_precision
