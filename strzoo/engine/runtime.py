@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-import queue
+import os
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import numpy as np
 from strzoo.engine.emission.program import NAME
 from strzoo.engine.hardware import default_threads
 from strzoo.engine.team import Code, Team, yield_address
+from strzoo.engine.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from strzoo.engine.planning import Plan
@@ -118,20 +119,18 @@ class Runner:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self._open()
+
+    def _open(self) -> None:
         self._idle: list[Workshop] = []
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(max(1, default_threads() // threads)):
-            self._room.put(None)
+        self._room = Turnstile(max(1, default_threads() // self.threads))
+        self._process = os.getpid()
 
     def _take(self, code: Code) -> Workshop:
-        while self._idle:
-            try:
-                workshop = self._idle.pop()
-            except IndexError:  # another thread was faster
-                break
-            if workshop.team.usable:
-                return workshop
-        return Workshop(self.threads, code)
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Workshop(self.threads, code)
 
     def run(
         self,
@@ -150,8 +149,9 @@ class Runner:
         """
         beside = beside or program
         count = count_beside(len(images), beside.plan.images, self.threads)
-        self._room.get()  # a workshop is for one call at a time; the others wait
-        try:
+        if self._process != os.getpid():
+            self._open()  # forked: the teams' threads are not here, nor who had a place
+        with self._room.place():  # a workshop is for one call at a time; the others wait
             workshop = self._take(program.code)
             try:
                 if count:
@@ -161,8 +161,6 @@ class Runner:
                     self._run_together(workshop, program, images[group], result[group])
             finally:
                 self._idle.append(workshop)
-        finally:
-            self._room.put(None)
 
     def _run_beside(
         self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray

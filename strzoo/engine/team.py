@@ -99,13 +99,8 @@ class Team:
             self._fill(worker, native.ORDERS, own.ctypes.data)
             self._fill(worker, native.COUNT, len(own))
 
-    @property
-    def usable(self) -> bool:
-        """A forked process has the team but not its threads."""
-        return self._process == os.getpid()
-
     def __del__(self) -> None:
-        if self.usable:
+        if self._process == os.getpid():  # a forked process has the team but not its threads
             for worker in range(self.threads - 1):
                 self._fill(worker, native.COUNT, native.STOP)
             self._functions["send"](self._address, self.threads - 1)

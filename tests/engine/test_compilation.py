@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +108,57 @@ def test_eight_threads_sharing_a_model_get_the_bits_that_one_gets(
     for results, wanted in zip(found, expected, strict=True):
         assert len(results) == 12
         assert all(np.array_equal(result, wanted) for result in results)
+
+
+def test_threads_that_share_a_model_take_turns(resnet20: strzoo.SparseModel) -> None:
+    x = images(IMAGE, 1)
+    calls = [0] * 4
+    end = time.monotonic() + 1
+
+    def work(index: int) -> None:
+        while time.monotonic() < end:
+            resnet20(x)
+            calls[index] += 1
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(calls) > max(calls) / 3 > 1, calls
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_process_forked_while_the_model_is_at_work_can_call_it(
+    resnet20: strzoo.SparseModel,
+) -> None:
+    x = images(IMAGE, 8)
+    expected = resnet20(x)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            resnet20(x)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if np.array_equal(resnet20(x), expected) else 1)
+            end = time.monotonic() + 20
+            while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
+                if time.monotonic() > end:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    pytest.fail("the child hangs")
+                time.sleep(0.01)
+            assert os.waitstatus_to_exitcode(found[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_tensors_come_back_as_tensors_and_other_floats_are_converted(
