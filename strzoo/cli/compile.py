@@ -32,7 +32,10 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
     type=click.IntRange(min=1),
     help="Images side by side in a vector, a power of two  [default: 1]",
 )
-@click.option("--input-size", help="SIZE, HxW or CxHxW  [default: what the model was made for]")
+@click.option(
+    "--input-size",
+    help="SIZE, HxW or CxHxW  [default: the ONNX file's; 32 for CIFAR networks, else 224]",
+)
 @click.option(
     "--tune",
     type=click.FloatRange(min=0),
