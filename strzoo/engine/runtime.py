@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
+AT_ONCE = 32  # groups of each thread in one native call: only between calls can Python interrupt
 
 
 class Program:
@@ -154,8 +155,10 @@ class Runner:
         with self._room.place():  # a workshop is for one call at a time; the others wait
             workshop = self._take(program.code)
             try:
-                if count:
-                    self._run_beside(workshop, beside, images[:count], result[:count])
+                step = self.threads * beside.plan.images * AT_ONCE
+                for start in range(0, count, step):
+                    part = slice(start, min(start + step, count))
+                    self._run_beside(workshop, beside, images[part], result[part])
                 for start in range(count, len(images), program.plan.images):
                     group = slice(start, start + program.plan.images)
                     self._run_together(workshop, program, images[group], result[group])

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import strzoo
+from strzoo.engine import runtime
 from strzoo.errors import StrzooError, UnknownNameError, UsageError
 from strzoo.settings import Settings
 from tests.engine.models import build, images, run_onnxruntime
@@ -126,6 +127,15 @@ def test_threads_that_share_a_model_take_turns(resnet20: strzoo.SparseModel) -> 
     for thread in threads:
         thread.join()
     assert min(calls) > max(calls) / 3 > 1, calls
+
+
+def test_large_batches_go_in_parts(
+    resnet20: strzoo.SparseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = images(IMAGE, 23)
+    expected = resnet20(x)
+    monkeypatch.setattr(runtime, "AT_ONCE", 2)
+    assert np.array_equal(resnet20(x), expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
