@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import weakref
 from dataclasses import replace
@@ -12,14 +11,13 @@ import numpy as np
 
 from strzoo.engine.emission.program import NAME
 from strzoo.engine.hardware import default_threads
+from strzoo.engine.memory import aligned
 from strzoo.engine.team import Code, Team, yield_address
 from strzoo.engine.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from strzoo.engine.planning import Plan
 
-_ALIGNMENT = 64
-_HUGE_PAGE = 2 << 20
 AT_ONCE = 32  # groups of each thread in one native call: only between calls can Python interrupt
 
 
@@ -77,20 +75,6 @@ class Memory:
         self.arena_address = self.arena.ctypes.data
         self.scratch_addresses = [area.ctypes.data for area in self.scratch]
         self.barrier_address = self.barrier.ctypes.data
-
-
-def aligned(size: int) -> np.ndarray:
-    """Zeroed bytes that start on a cache line."""
-    if hasattr(mmap, "MADV_HUGEPAGE") and size >= _HUGE_PAGE:
-        # Weights and maps are streamed through once per run: with small pages, a miss every 4 kB.
-        room = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        room.madvise(mmap.MADV_HUGEPAGE)
-        whole = np.frombuffer(room, np.uint8)
-        start = -whole.ctypes.data % _HUGE_PAGE
-    else:
-        whole = np.zeros(size + _ALIGNMENT, np.uint8)
-        start = -whole.ctypes.data % _ALIGNMENT
-    return whole[start : start + size]
 
 
 class Workshop:

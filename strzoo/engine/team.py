@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from strzoo.engine.emission import team as native
+from strzoo.engine.memory import aligned
 
-ORDER_FIELDS = native.ORDER_FIELDS
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {
     "serve": (_ADDRESS,),
@@ -47,11 +47,11 @@ class Team:
             name: ctypes.CFUNCTYPE(None, *kinds)(code.addresses[name])
             for name, kinds in _KINDS.items()
         }
-        self._boxes = _boxes(threads - 1)
+        self._boxes = aligned((threads - 1) * native.BOX).reshape(-1, native.BOX)
         self._numbers = self._boxes.view(np.int64)
         self._address = self._boxes.ctypes.data
         self._orders: Sequence[np.ndarray] = ()
-        self._placement = Placement()
+        self._affinity = Affinity()
         self._semaphores = [
             Semaphore(self._boxes[index, native.SEMAPHORE :]) for index in range(threads - 1)
         ]
@@ -64,7 +64,7 @@ class Team:
             held = (self._functions["serve"], self._boxes, index, semaphore, code)
             worker = threading.Thread(target=_work, args=held, name="strzoo-engine", daemon=True)
             worker.start()
-            self._placement.add(worker)
+            self._affinity.add(worker)
 
     def _fill(self, worker: int, offset: int, value: int) -> None:
         self._numbers[worker, offset // 8] = value
@@ -94,7 +94,7 @@ class Team:
 
     def _hand_out(self, orders: Sequence[np.ndarray]) -> None:
         self._orders = orders  # must live while they are carried out
-        self._placement.keep_off_this_core()
+        self._affinity.keep_off_this_core()
         for worker, own in zip(range(self.threads - 1), orders[1:], strict=True):
             self._fill(worker, native.ORDERS, own.ctypes.data)
             self._fill(worker, native.COUNT, len(own))
@@ -114,13 +114,6 @@ def _work(
     _code: Code,
 ) -> None:
     serve(boxes.ctypes.data + index * native.BOX)
-
-
-def _boxes(count: int) -> np.ndarray:
-    """uint8 [count, BOX], zeros, from a cache line on."""
-    room = np.zeros((count + 1) * native.BOX, np.uint8)
-    start = -room.ctypes.data % native.BOX
-    return room[start : start + count * native.BOX].reshape(count, native.BOX)
 
 
 class Semaphore:
@@ -154,7 +147,7 @@ class Semaphore:
             getattr(self._library, self._close)(ctypes.c_void_p(self.handle))
 
 
-class Placement:
+class Affinity:
     """Keeps workers off the core of the thread that calls them.
 
     Linux likes to wake a thread on the core of the one that wakes it, on virtual machines even

@@ -11,9 +11,10 @@ from strzoo.engine import runtime
 from strzoo.engine.graph import Affine, Convolution, GlobalAveragePool, Graph, Shape, Window
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.machine_code import MachineCode, compile_kernels
+from strzoo.engine.memory import aligned
 from strzoo.engine.passes import simplify
 from strzoo.engine.planning import make_plan
-from strzoo.engine.runtime import Program, Runner, aligned
+from strzoo.engine.runtime import Program, Runner
 from tests.engine.graphs import graphs
 from tests.engine.reference import run_graph
 

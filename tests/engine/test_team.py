@@ -13,9 +13,10 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from strzoo.engine import team as module
+from strzoo.engine.emission.team import ORDER_FIELDS
 from strzoo.engine.hardware import host_hardware
 from strzoo.engine.machine_code import compile_kernels
-from strzoo.engine.team import ORDER_FIELDS, Team
+from strzoo.engine.team import Team
 
 # What an order calls, as `run_plan` is: addresses and numbers.
 KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (ORDER_FIELDS - 1))
@@ -41,7 +42,7 @@ class Notes:
 
 
 def workers_of(team):
-    return [t for t in threading.enumerate() if t.native_id in team._placement._workers]
+    return [t for t in threading.enumerate() if t.native_id in team._affinity._workers]
 
 
 def test_each_thread_carries_out_its_own_orders_in_turn(code):
@@ -125,7 +126,7 @@ def test_what_was_interrupted_while_timed_is_finished(code, monkeypatch):
 )
 def test_workers_keep_off_the_core_of_their_caller(code):
     team, notes = Team(2, code), Notes()
-    (worker,) = team._placement._workers
+    (worker,) = team._affinity._workers
     cores = os.sched_getaffinity(0)
     try:
         for core in sorted(cores)[:2] * 2:

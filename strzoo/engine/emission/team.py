@@ -155,7 +155,7 @@ def _emit_serve(function: ir.Function, obey: ir.Function) -> None:
         value.add_incoming(before, entry)
         value.add_incoming(after_rest, rest)
         # After a sleep that was no use the worker sleeps again at once.
-        value.add_incoming(seen if value is seen else spins, wake)
+        value.add_incoming(value, wake)
         value.add_incoming(after_work, worked)
 
     build.position_at_end(end)
