@@ -7,15 +7,15 @@ Every entry takes the keyword arguments of `strzoo.load` (format, pretrained, nu
 
 from typing import Any as _Any
 
-from strzoo.registry import ModelCard as _ModelCard
-from strzoo.registry import load_registry as _load_registry
+from strzoo.zoo.registry import ModelCard as _ModelCard
+from strzoo.zoo.registry import load_registry as _load_registry
 
 dependencies = ["torch", "safetensors", "numpy"]
 
 
 def _entry(card: _ModelCard) -> _Any:
     def entry(pretrained: bool = True, **options: _Any) -> _Any:
-        from strzoo.hub import load
+        from strzoo.hub.load import load
 
         return load(card.id, pretrained=pretrained, **options)
 

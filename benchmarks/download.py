@@ -23,9 +23,9 @@ from pathlib import Path
 
 import requests
 
-from strzoo.downloads import obtain
-from strzoo.registry import FileCard, ModelCard, get_card
+from strzoo.downloads.download import obtain
 from strzoo.settings import Settings
+from strzoo.zoo.registry import FileCard, ModelCard, get_card
 
 # The usual ways to write it: the everyday snippet, shutil's block, a large block. The last one
 # hashes as well, which tells what the hash costs from what the rest of the safety costs.

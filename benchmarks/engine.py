@@ -34,7 +34,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import strzoo
-from strzoo.deployment.engines import open_engine
+from strzoo.benchmarking.engines import open_engine
 from tests.engine.networks import (
     budget_rates,
     export,

@@ -38,7 +38,7 @@ import strzoo
 from strzoo.data.imagenet_classes import list_classes
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import load_batches
-from strzoo.evaluation.runners import open_runner
+from strzoo.evaluation.runner import open_runner
 from tests.photographs import photographs
 from tests.published import dense_state, write_published
 

@@ -28,11 +28,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import strzoo
-from strzoo.deployment.parity import compare, session_forward
-from strzoo.deployment.samples import Samples, load_samples
-from strzoo.deployment.targets import PREPROCESSING
-from strzoo.onnx_sessions import open_session
-from strzoo.training.fitting import FitConfig
+from strzoo.data.calibration import Samples, load_samples
+from strzoo.hub.targets import PREPROCESSING
+from strzoo.onnx.parity import compare, session_forward
+from strzoo.onnx.sessions import open_session
+from strzoo.training.fit import FitConfig
 from tests.published import str_state, write_published
 
 PRECISIONS = ("fp32", "fp16", "int8")

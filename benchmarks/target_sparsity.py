@@ -32,10 +32,10 @@ from torch import Tensor, nn
 import strzoo
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import UsageError
-from strzoo.training.fitting import measure_sparsity
+from strzoo.training.fit import measure_sparsity
 from strzoo.training.optimisation import parameter_groups
 from strzoo.training.schedules import LearningRate
-from strzoo.training.target import SparsityController, TargetSparsity
+from strzoo.training.sparsity_target import SparsityController, TargetSparsity
 
 TARGETS = (80.0, 90.0, 95.0, 98.0)
 PLAIN_S_INIT = -8.0  # the demo's

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import strzoo
-from strzoo.sparsification import sparse_layers
+from strzoo.sparse.sparsify import sparse_layers
 from strzoo.training.optimisation import parameter_groups
 
 METHODS = ("dense", "str", "dnw", "gmp")

@@ -11,75 +11,75 @@ from typing import TYPE_CHECKING, Any
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
-    from strzoo.analysis.extraction import extract_budget as extract_budget
-    from strzoo.analysis.records import Report as Report
-    from strzoo.analysis.reporting import report as report
-    from strzoo.analysis.reporting import report_budget as report_budget
-    from strzoo.analysis.verification import verify as verify
-    from strzoo.budgets import Budget as Budget
-    from strzoo.budgets import compare_budgets as compare_budgets
-    from strzoo.budgets import list_budgets as list_budgets
-    from strzoo.budgets import load_budget as load_budget
-    from strzoo.budgets import write_budget as write_budget
+    from strzoo.analysis.extract import extract_budget as extract_budget
+    from strzoo.analysis.inspect_onnx import OnnxInspection as OnnxInspection
+    from strzoo.analysis.inspect_onnx import inspect_onnx as inspect_onnx
+    from strzoo.analysis.report import report as report
+    from strzoo.analysis.report import report_budget as report_budget
+    from strzoo.analysis.results import Report as Report
+    from strzoo.analysis.verify import verify as verify
+    from strzoo.benchmarking.benchmark import benchmark as benchmark
+    from strzoo.benchmarking.results import BenchmarkResult as BenchmarkResult
     from strzoo.checkpoint import Checkpoint as Checkpoint
     from strzoo.checkpoint import build_checkpoint as build_checkpoint
     from strzoo.checkpoint import read_checkpoint as read_checkpoint
     from strzoo.checkpoint import save_checkpoint as save_checkpoint
-    from strzoo.conversion import convert as convert
-    from strzoo.conversion import to_dense as to_dense
+    from strzoo.checkpoint.convert import convert as convert
+    from strzoo.checkpoint.convert import to_dense as to_dense
     from strzoo.data.digits import load_digits as load_digits
-    from strzoo.deployment.benchmarking import benchmark as benchmark
-    from strzoo.deployment.inspection import OnnxInspection as OnnxInspection
-    from strzoo.deployment.inspection import inspect_onnx as inspect_onnx
-    from strzoo.deployment.matrices import MatrixExport as MatrixExport
-    from strzoo.deployment.matrices import export_matrices as export_matrices
-    from strzoo.deployment.onnx_export import export_onnx as export_onnx
-    from strzoo.deployment.results import OnnxExport as OnnxExport
-    from strzoo.deployment.timings import BenchmarkResult as BenchmarkResult
-    from strzoo.downloads import download as download
-    from strzoo.engine.compilation import compile as compile
-    from strzoo.engine.model import SparseModel as SparseModel
+    from strzoo.downloads.download import download as download
+    from strzoo.engine.pipeline import compile as compile
+    from strzoo.engine.runtime.model import SparseModel as SparseModel
     from strzoo.errors import StrzooError as StrzooError
     from strzoo.evaluation import EvalResult as EvalResult
     from strzoo.evaluation import evaluate as evaluate
-    from strzoo.hub import get_transforms as get_transforms
-    from strzoo.hub import load as load
-    from strzoo.layers import DNWConv2d as DNWConv2d
-    from strzoo.layers import DNWLinear as DNWLinear
-    from strzoo.layers import GMPConv2d as GMPConv2d
-    from strzoo.layers import GMPLinear as GMPLinear
-    from strzoo.layers import STRConv2d as STRConv2d
-    from strzoo.layers import STRLinear as STRLinear
-    from strzoo.layers import soft_threshold as soft_threshold
+    from strzoo.evaluation.predict import Prediction as Prediction
+    from strzoo.evaluation.predict import predict as predict
+    from strzoo.export.export_onnx import export_onnx as export_onnx
+    from strzoo.hub.load import get_transforms as get_transforms
+    from strzoo.hub.load import load as load
+    from strzoo.matrices.export import MatrixExport as MatrixExport
+    from strzoo.matrices.export import export_matrices as export_matrices
     from strzoo.models import create_model as create_model
     from strzoo.models import list_architectures as list_architectures
-    from strzoo.prediction import Prediction as Prediction
-    from strzoo.prediction import predict as predict
-    from strzoo.registry import ModelCard as ModelCard
-    from strzoo.registry import get_card as get_card
-    from strzoo.registry import list_models as list_models
+    from strzoo.onnx.results import OnnxExport as OnnxExport
     from strzoo.settings import Settings as Settings
-    from strzoo.sparsification import sparsify_ as sparsify_
-    from strzoo.sparsification import to_dense_ as to_dense_
+    from strzoo.sparse.layers import DNWConv2d as DNWConv2d
+    from strzoo.sparse.layers import DNWLinear as DNWLinear
+    from strzoo.sparse.layers import GMPConv2d as GMPConv2d
+    from strzoo.sparse.layers import GMPLinear as GMPLinear
+    from strzoo.sparse.layers import STRConv2d as STRConv2d
+    from strzoo.sparse.layers import STRLinear as STRLinear
+    from strzoo.sparse.layers import soft_threshold as soft_threshold
+    from strzoo.sparse.sparsify import sparsify_ as sparsify_
+    from strzoo.sparse.sparsify import to_dense_ as to_dense_
     from strzoo.training.config import TrainConfig as TrainConfig
-    from strzoo.training.fitting import FitConfig as FitConfig
-    from strzoo.training.fitting import fit as fit
-    from strzoo.training.planning import TrainPlan as TrainPlan
-    from strzoo.training.planning import plan as plan
-    from strzoo.training.procedure import train as train
+    from strzoo.training.fit import FitConfig as FitConfig
+    from strzoo.training.fit import fit as fit
+    from strzoo.training.plan import TrainPlan as TrainPlan
+    from strzoo.training.plan import plan as plan
     from strzoo.training.recipes import list_recipes as list_recipes
     from strzoo.training.recipes import load_recipe as load_recipe
-    from strzoo.training.records import TrainResult as TrainResult
+    from strzoo.training.results import TrainResult as TrainResult
+    from strzoo.training.train import train as train
+    from strzoo.zoo.budgets import Budget as Budget
+    from strzoo.zoo.budgets import compare_budgets as compare_budgets
+    from strzoo.zoo.budgets import list_budgets as list_budgets
+    from strzoo.zoo.budgets import load_budget as load_budget
+    from strzoo.zoo.budgets import write_budget as write_budget
+    from strzoo.zoo.registry import ModelCard as ModelCard
+    from strzoo.zoo.registry import get_card as get_card
+    from strzoo.zoo.registry import list_models as list_models
 
 __version__ = VERSION
 
 # Where each public name lives; tests compare it with the imports above.
 _HOMES = {
-    "strzoo.analysis.extraction": ("extract_budget",),
-    "strzoo.analysis.records": ("Report",),
-    "strzoo.analysis.reporting": ("report", "report_budget"),
-    "strzoo.analysis.verification": ("verify",),
-    "strzoo.budgets": (
+    "strzoo.analysis.extract": ("extract_budget",),
+    "strzoo.analysis.results": ("Report",),
+    "strzoo.analysis.report": ("report", "report_budget"),
+    "strzoo.analysis.verify": ("verify",),
+    "strzoo.zoo.budgets": (
         "Budget",
         "compare_budgets",
         "list_budgets",
@@ -87,21 +87,21 @@ _HOMES = {
         "write_budget",
     ),
     "strzoo.checkpoint": ("Checkpoint", "build_checkpoint", "read_checkpoint", "save_checkpoint"),
-    "strzoo.conversion": ("convert", "to_dense"),
+    "strzoo.checkpoint.convert": ("convert", "to_dense"),
     "strzoo.data.digits": ("load_digits",),
-    "strzoo.deployment.benchmarking": ("benchmark",),
-    "strzoo.deployment.inspection": ("OnnxInspection", "inspect_onnx"),
-    "strzoo.deployment.matrices": ("MatrixExport", "export_matrices"),
-    "strzoo.deployment.onnx_export": ("export_onnx",),
-    "strzoo.deployment.results": ("OnnxExport",),
-    "strzoo.deployment.timings": ("BenchmarkResult",),
-    "strzoo.downloads": ("download",),
-    "strzoo.engine.compilation": ("compile",),
-    "strzoo.engine.model": ("SparseModel",),
+    "strzoo.benchmarking.benchmark": ("benchmark",),
+    "strzoo.analysis.inspect_onnx": ("OnnxInspection", "inspect_onnx"),
+    "strzoo.matrices.export": ("MatrixExport", "export_matrices"),
+    "strzoo.export.export_onnx": ("export_onnx",),
+    "strzoo.onnx.results": ("OnnxExport",),
+    "strzoo.benchmarking.results": ("BenchmarkResult",),
+    "strzoo.downloads.download": ("download",),
+    "strzoo.engine.pipeline": ("compile",),
+    "strzoo.engine.runtime.model": ("SparseModel",),
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation": ("EvalResult", "evaluate"),
-    "strzoo.hub": ("get_transforms", "load"),
-    "strzoo.layers": (
+    "strzoo.hub.load": ("get_transforms", "load"),
+    "strzoo.sparse.layers": (
         "DNWConv2d",
         "DNWLinear",
         "GMPConv2d",
@@ -111,16 +111,16 @@ _HOMES = {
         "soft_threshold",
     ),
     "strzoo.models": ("create_model", "list_architectures"),
-    "strzoo.prediction": ("Prediction", "predict"),
-    "strzoo.registry": ("ModelCard", "get_card", "list_models"),
+    "strzoo.evaluation.predict": ("Prediction", "predict"),
+    "strzoo.zoo.registry": ("ModelCard", "get_card", "list_models"),
     "strzoo.settings": ("Settings",),
-    "strzoo.sparsification": ("sparsify_", "to_dense_"),
+    "strzoo.sparse.sparsify": ("sparsify_", "to_dense_"),
     "strzoo.training.config": ("TrainConfig",),
-    "strzoo.training.fitting": ("FitConfig", "fit"),
-    "strzoo.training.planning": ("TrainPlan", "plan"),
-    "strzoo.training.procedure": ("train",),
+    "strzoo.training.fit": ("FitConfig", "fit"),
+    "strzoo.training.plan": ("TrainPlan", "plan"),
+    "strzoo.training.train": ("train",),
     "strzoo.training.recipes": ("list_recipes", "load_recipe"),
-    "strzoo.training.records": ("TrainResult",),
+    "strzoo.training.results": ("TrainResult",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME, "__version__"])

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 import strzoo
-from strzoo.analysis.records import Report
+from strzoo.analysis.results import Report
 from strzoo.errors import VerificationError
-from strzoo.training.fitting import EpochResult, FitConfig
+from strzoo.training.fit import EpochResult, FitConfig
 
 DIGIT = (3, 8, 8)  # channels, height, width
 SPARSITY_WANTED = 90.0  # percent

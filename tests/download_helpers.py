@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from strzoo.downloads import Fetched, obtain
+from strzoo.downloads.download import Fetched, obtain
+from strzoo.downloads.web import Network
 from strzoo.errors import IntegrityError
-from strzoo.registry import FileCard, ModelCard, get_card
 from strzoo.settings import Settings
-from strzoo.web import Network
+from strzoo.zoo.registry import FileCard, ModelCard, get_card
 from tests.drive_stub import DriveStub, Fault, is_payload, make_payload, serve
 
 MODEL = "mobilenetv1_dense"

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strzoo.budgets import Budget
 from strzoo.models import create_model
+from strzoo.zoo.budgets import Budget
 
 ARCH = {"resnet18": "ResNet18", "resnet50": "ResNet50", "mobilenetv1": "MobileNetV1"}
 

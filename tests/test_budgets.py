@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import strzoo
-from strzoo.budgets import Budget, compare_budgets, list_budgets, load_budget, read_budget
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError
+from strzoo.zoo.budgets import Budget, compare_budgets, list_budgets, load_budget, read_budget
 
 STR_SPARSITIES = (
     79.55, 81.27, 87.70, 90.23, 90.55, 94.80, 95.03, 95.15,

@@ -8,12 +8,12 @@ import socket
 
 import pytest
 
-from strzoo.cache import Cache
+from strzoo.downloads.cache import Cache
+from strzoo.downloads.maintenance import list_cached, prune, verify_cached
+from strzoo.downloads.sources import DriveSource, WebSource, list_sources
 from strzoo.errors import IntegrityError, NetworkError, OfflineError
-from strzoo.maintenance import list_cached, prune, verify_cached
-from strzoo.registry import Registry
 from strzoo.settings import Settings
-from strzoo.sources import DriveSource, WebSource, list_sources
+from strzoo.zoo.registry import Registry
 from tests.download_helpers import (
     DRIVE_ID,
     FILENAME,
@@ -125,7 +125,7 @@ def test_without_hard_links_the_hash_is_still_recorded_once(tmp_path, monkeypatc
     def refuse(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("strzoo.cache.os.link", refuse)
+    monkeypatch.setattr("strzoo.downloads.cache.os.link", refuse)
     with serving() as stub:
         fetch(stub, tmp_path)
     record = json.loads((tmp_path / "records" / f"{FILENAME}.json").read_text())

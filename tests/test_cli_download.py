@@ -13,10 +13,10 @@ import pytest
 
 import strzoo
 from strzoo.cli import run
+from strzoo.downloads.web import Network
 from strzoo.errors import IntegrityError, OfflineError
-from strzoo.registry import get_card
 from strzoo.settings import Settings
-from strzoo.web import Network
+from strzoo.zoo.registry import get_card
 from tests.download_helpers import QUICK, ROOT, partials, serving, sha256
 from tests.drive_stub import QUOTA_PAGE
 from tests.published import dense_state, str_state, write_published
@@ -218,7 +218,7 @@ def test_errors_are_one_line_and_have_their_exit_code(capsys, arguments, code, s
 
 def test_a_pattern_passes_over_models_that_lack_the_format(tmp_path, capsys):
     from strzoo.cli.download import choose_files
-    from strzoo.registry import load_registry
+    from strzoo.zoo.registry import load_registry
 
     chosen = choose_files(load_registry(Settings(tmp_path)), ("mobilenetv1_*",), "str")
     assert [card.id for card, _ in chosen] == ["mobilenetv1_str_75.28", "mobilenetv1_str_89.01"]
@@ -262,5 +262,5 @@ def test_a_malicious_file_is_refused_without_running_it(tmp_path):
     bad = tmp_path / "bad.pth"
     torch.save({"state_dict": Attack()}, bad, pickle_module=pickle)
     with pytest.raises(IntegrityError):
-        strzoo.downloads.import_file(bad, settings=Settings(tmp_path / "cache"))
+        strzoo.downloads.download.import_file(bad, settings=Settings(tmp_path / "cache"))
     assert not (tmp_path / "pwned").exists()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from skimage import data as photographs
 
 import strzoo
-from strzoo.conversion import convert
+from strzoo.checkpoint.convert import convert
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from tests.published import str_state, write_published
 
@@ -147,7 +147,7 @@ def test_a_failed_verification_leaves_no_file(
     original = strzoo.read_checkpoint(str_file)
     other = strzoo.build_checkpoint(str_state("mobilenetv1", 75.28, seed=9))
     answers = iter([original, other])
-    monkeypatch.setattr("strzoo.conversion.read_checkpoint", lambda path: next(answers))
+    monkeypatch.setattr("strzoo.checkpoint.convert.read_checkpoint", lambda path: next(answers))
     with pytest.raises(VerificationError, match="logits differ"):
         convert(str_file, tmp_path / "dense.pth", verify=True)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from strzoo import cache, downloads, staging, transfer
+from strzoo.downloads import cache, staging, transfer
+from strzoo.downloads import download as downloads
 from strzoo.errors import StrzooError
 from tests.download_helpers import (
     FILENAME,

@@ -11,8 +11,8 @@ from PIL import Image
 
 import strzoo
 from strzoo.errors import IntegrityError, OfflineError, UnknownNameError, UsageError
-from strzoo.layers import STRConv2d
 from strzoo.settings import Settings
+from strzoo.sparse.layers import STRConv2d
 from tests.published import str_state, write_published
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from strzoo.errors import UsageError
-from strzoo.layers import (
+from strzoo.sparse.layers import (
     DNWConv2d,
     DNWLinear,
     GMPConv2d,

@@ -8,8 +8,8 @@ from torch import nn
 
 import strzoo
 from strzoo.errors import UnknownNameError, UsageError
-from strzoo.layers import STRConv2d
 from strzoo.models.mobilenetv1 import scale_channels
+from strzoo.sparse.layers import STRConv2d
 
 # Parameters with BatchNorm, weights alone, state-dict keys dense and STR. The ImageNet networks'
 # are published; ResNet18 differs from torchvision's 11,689,512 by the 1,000 biases of its fc.

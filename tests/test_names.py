@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strzoo.errors import UnknownNameError, UsageError
-from strzoo.names import ModelName, resolve_name
+from strzoo.zoo.names import ModelName, resolve_name
 
 IDS = ("resnet50_dense", "resnet50_str_81.27", "resnet50_str_90.23", "resnet50_str_98.05")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
-from strzoo.registry import data_path, get_card, list_models, load_registry, read_registry
 from strzoo.settings import Settings
+from strzoo.zoo.registry import data_path, get_card, list_models, load_registry, read_registry
 
 # The published table: params, sparsity, top-1, FLOPs, number of files.
 TABLE = {

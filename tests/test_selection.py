@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strzoo.selection import find_bound, keep_largest
+from strzoo.sparse.magnitude_mask import find_bound, keep_largest
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,8 +12,8 @@ from torch import nn
 
 import strzoo
 from strzoo.errors import UnknownNameError, UsageError
-from strzoo.layers import DNWConv2d, SparseLayer, STRConv2d, STRLinear
-from strzoo.sparsification import sparse_layers
+from strzoo.sparse.layers import DNWConv2d, SparseLayer, STRConv2d, STRLinear
+from strzoo.sparse.sparsify import sparse_layers
 
 
 def networks() -> dict[str, nn.Module]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from strzoo.analysis.records import Report
+from strzoo.analysis.results import Report
 from strzoo.errors import StrzooError
-from strzoo.registry import SPARSITY_TOLERANCE, ModelCard
+from strzoo.zoo.registry import SPARSITY_TOLERANCE, ModelCard
 
 MATCH, MISPRINT, MISMATCH, UNKNOWN = "match", "known misprint", "mismatch", "unknown"
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}

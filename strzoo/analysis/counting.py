@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strzoo.analysis.architectures import INPUT_SIZE, NAMES, write_counts
-from strzoo.analysis.records import DenseCounts, LayerCount
+from strzoo.analysis.dense_counts import INPUT_SIZE, NAMES, write_counts
+from strzoo.analysis.results import DenseCounts, LayerCount
 from strzoo.errors import StrzooError, VerificationError
 from strzoo.models import create_model
-from strzoo.sparsification import TRANSPOSED, sparse_layers, to_dense_
-from strzoo.sparsification import prunable_layers as prunable_layers
+from strzoo.sparse.sparsify import TRANSPOSED, sparse_layers, to_dense_
+from strzoo.sparse.sparsify import prunable_layers as prunable_layers
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from strzoo.analysis.records import CONVENTION, LayerReport, Report
+from strzoo.analysis.results import CONVENTION, LayerReport, Report
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import IntegrityError
-from strzoo.registry import SPARSITY_TOLERANCE, ModelCard, Registry
+from strzoo.zoo.registry import SPARSITY_TOLERANCE, ModelCard, Registry
 
 
 def check_published(checkpoint: Checkpoint, card: ModelCard, format: str) -> None:

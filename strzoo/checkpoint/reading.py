@@ -22,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from strzoo.checkpoint import compact
-from strzoo.checkpoint.inspection import (
+from strzoo.checkpoint.layouts import from_layout
+from strzoo.checkpoint.recognise import (
     check_state,
     declare,
     drop_thresholded_copies,
     infer_spec,
 )
-from strzoo.checkpoint.layouts import from_layout
 from strzoo.checkpoint.record import PUBLISHED_ARCH, THRESHOLD, Checkpoint
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.files import refuse_foreign

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.errors import IntegrityError
-from strzoo.layers import STRConv2d, soft_threshold
 from strzoo.models import create_model
-from strzoo.sparsification import to_dense_
+from strzoo.sparse.layers import STRConv2d, soft_threshold
+from strzoo.sparse.sparsify import to_dense_
 
 THRESHOLD = ".sparseThreshold"
 # The `arch` field of published checkpoints.

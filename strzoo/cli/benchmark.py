@@ -15,7 +15,7 @@ from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
-    from strzoo.deployment.timings import BenchmarkResult
+    from strzoo.benchmarking.results import BenchmarkResult
 
 HEADER = (
     "model",
@@ -69,8 +69,8 @@ def benchmark(
     Ratio is against onnxruntime on the dense twin (the same network with its zeros filled), gain
     against the same engine on the dense twin; above 1 is faster. Random input, medians.
     """
-    from strzoo.deployment.benchmarking import benchmark as measure
-    from strzoo.deployment.plotting import check_plot, plot_benchmark
+    from strzoo.benchmarking.benchmark import benchmark as measure
+    from strzoo.benchmarking.plot import check_plot, plot_benchmark
     from strzoo.files import check_destination
 
     if plot is not None:

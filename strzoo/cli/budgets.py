@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from strzoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
 from strzoo.settings import Settings
+from strzoo.zoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
 
 
 @click.group()
@@ -45,7 +45,7 @@ def list_command(as_json: bool) -> None:
 def show(budget: str, as_json: bool) -> None:
     """Show BUDGET layer by layer, with the MACs it leaves."""
     from strzoo.analysis import rendering
-    from strzoo.analysis.reporting import report_budget
+    from strzoo.analysis.report import report_budget
 
     loaded = load_budget(budget)
     if as_json:
@@ -101,7 +101,7 @@ def extract(
     quiet: bool,
 ) -> None:
     """Extract the budget of MODEL (an id or a checkpoint file); prints JSON without --output."""
-    from strzoo.analysis.extraction import extract_budget
+    from strzoo.analysis.extract import extract_budget
     from strzoo.files import check_destination
 
     if output is not None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import click
 
-from strzoo.cache import Cache
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import spell_bytes
-from strzoo.downloads import default_format
+from strzoo.downloads.cache import Cache
+from strzoo.downloads.download import default_format
+from strzoo.downloads.maintenance import (
+    CacheEntry,
+    list_cached,
+    list_compiled,
+    prune,
+    verify_cached,
+)
 from strzoo.errors import IntegrityError, StrzooError, UsageError
-from strzoo.maintenance import CacheEntry, list_cached, list_compiled, prune, verify_cached
-from strzoo.registry import FORMATS, load_registry
 from strzoo.settings import Settings
+from strzoo.zoo.registry import FORMATS, load_registry
 
 
 @click.group()

@@ -15,7 +15,7 @@ from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
-    from strzoo.engine.records import CompileReport
+    from strzoo.engine.results import CompileReport
 
 HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
 
@@ -68,7 +68,7 @@ def compile_command(
     The result is kept in the cache folder; with -o it is also written to a file, from which
     `strzoo predict`, `evaluate` and strzoo.compile start without the model. Needs strzoo[engine].
     """
-    from strzoo.engine.compilation import compile as run
+    from strzoo.engine.pipeline import compile as run
     from strzoo.engine.requirement import require_llvmlite
     from strzoo.files import check_destination
 

@@ -53,11 +53,11 @@ def convert(
 
     DESTINATION ends in .pth, .pt or .safetensors, which decides the kind of file.
     """
-    from strzoo.analysis.reporting import is_file_argument
+    from strzoo.analysis.report import is_file_argument
+    from strzoo.checkpoint.convert import convert as convert_file
     from strzoo.checkpoint.writing import check_form
-    from strzoo.conversion import convert as convert_file
-    from strzoo.hub import weights_path
-    from strzoo.registry import get_card
+    from strzoo.hub.load import weights_path
+    from strzoo.zoo.registry import get_card
 
     if is_file_argument(source):
         path = Path(source)

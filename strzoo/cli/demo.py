@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from strzoo.demo import DemoResult
-    from strzoo.training.fitting import EpochResult
+    from strzoo.training.fit import EpochResult
 
 HEADER = ("epoch", "loss", "train top-1 %", "sparsity %")
 

@@ -14,8 +14,8 @@ import click
 
 from strzoo.cli.options import json_option, settings_options
 from strzoo.cli.output import print_json
+from strzoo.downloads.maintenance import list_compiled
 from strzoo.errors import StrzooError
-from strzoo.maintenance import list_compiled
 from strzoo.settings import Settings
 from strzoo.version import VERSION
 
@@ -133,8 +133,8 @@ def _cache(settings: Settings, problems: list[str]) -> dict[str, Any]:
 
 
 def _data(settings: Settings, problems: list[str]) -> dict[str, Any]:
-    from strzoo.budgets import list_budgets, load_budget
-    from strzoo.registry import data_path, load_registry
+    from strzoo.zoo.budgets import list_budgets, load_budget
+    from strzoo.zoo.registry import data_path, load_registry
 
     data: dict[str, Any] = {}
     try:

@@ -12,11 +12,11 @@ import click
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import download_bar, spell_bytes
-from strzoo.downloads import Fetched, default_format, obtain
+from strzoo.downloads.download import Fetched, default_format, obtain
+from strzoo.downloads.web import Network
 from strzoo.errors import CancelledError, StrzooError
-from strzoo.registry import FORMATS, ModelCard, Registry, load_registry
 from strzoo.settings import Settings
-from strzoo.web import Network
+from strzoo.zoo.registry import FORMATS, ModelCard, Registry, load_registry
 
 HEADER = ("model", "format", "path", "sha256", "hash", "from", "bytes")
 GDOWN_COOKIES = Path("~/.cache/gdown/cookies.txt")

@@ -23,7 +23,7 @@ from strzoo.settings import Settings
 
 if TYPE_CHECKING:
     from strzoo.evaluation import EvalResult
-    from strzoo.registry import Preprocessing
+    from strzoo.zoo.registry import Preprocessing
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -56,7 +56,7 @@ def make_steps(model: str, settings: Settings, **given: Any) -> Preprocessing | 
     chosen = {name: value for name, value in given.items() if value not in (None, ())}
     if not chosen:
         return None
-    from strzoo.evaluation.runners import open_runner
+    from strzoo.evaluation.runner import open_runner
 
     with open_runner(model, device="cpu", settings=settings) as runner:
         steps = runner.steps

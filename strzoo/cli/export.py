@@ -14,7 +14,7 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
-    from strzoo.deployment.results import OnnxExport
+    from strzoo.onnx.results import OnnxExport
 
 HEADER = ("checked on", "batch", "images", "largest difference", "relative", "top-1 agreement %")
 
@@ -89,8 +89,8 @@ def export(
     fails, nothing is written and the exit code is 6.
     """
     from strzoo.cli.steps import show_steps
-    from strzoo.deployment.graphs import DEFAULT_OPSET
-    from strzoo.deployment.onnx_export import export_onnx
+    from strzoo.export.export_onnx import export_onnx
+    from strzoo.onnx.graphs import DEFAULT_OPSET
 
     with show_steps(quiet=quiet) as show:
         made = export_onnx(

@@ -10,7 +10,7 @@ from strzoo.cli.download import describe, print_fetched
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json
 from strzoo.cli.progress import download_bar
-from strzoo.downloads import import_file
+from strzoo.downloads.download import import_file
 from strzoo.settings import Settings
 
 

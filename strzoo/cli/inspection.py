@@ -11,7 +11,7 @@ from strzoo.cli.options import force_option, verbosity_options
 from strzoo.cli.report import output_options, parse_size, show_report
 
 if TYPE_CHECKING:
-    from strzoo.deployment.inspection import OnnxInspection
+    from strzoo.analysis.inspect_onnx import OnnxInspection
 
 
 @click.command("inspect")
@@ -29,7 +29,7 @@ def inspect(
     quiet: bool,
 ) -> None:
     """Params, sparsity and MACs of each layer of the ONNX FILE, ours or anyone's."""
-    from strzoo.deployment.inspection import inspect_onnx
+    from strzoo.analysis.inspect_onnx import inspect_onnx
     from strzoo.files import check_destination
 
     if output is not None:

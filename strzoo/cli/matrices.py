@@ -57,7 +57,7 @@ def matrices(
 
     A layer computes, per image and group, an m x k sparse matrix times the k x n im2col columns.
     """
-    from strzoo.deployment.matrices import export_matrices
+    from strzoo.matrices.export import export_matrices
 
     names = [name.strip() for name in formats.split(",") if name.strip()]
     if not names:

@@ -11,8 +11,8 @@ import click
 from strzoo.cli.options import json_option, settings_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UnknownNameError
-from strzoo.registry import ModelCard, get_card, load_registry
 from strzoo.settings import Settings
+from strzoo.zoo.registry import ModelCard, get_card, load_registry
 
 HEADER = ("id", "files", "cached", "params", "sparsity %", "top-1 %", "FLOPs")
 

@@ -60,7 +60,7 @@ def predict(
 
     MODEL is an id, a checkpoint, an ONNX file or a .strz file.
     """
-    from strzoo.prediction import predict as run
+    from strzoo.evaluation.predict import predict as run
 
     if images.count("-") > 1:
         raise UsageError("- is given twice; standard input holds one image")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from strzoo.transfer import Progress
+    from strzoo.downloads.transfer import Progress
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
-    from strzoo.analysis.records import Report
+    from strzoo.analysis.results import Report
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
@@ -117,11 +117,11 @@ def report(
         check_destination(output, force=force)
     size = None if input_size is None else parse_size(input_size)
     if model.endswith(".onnx"):
-        from strzoo.deployment.inspection import inspect_onnx
+        from strzoo.analysis.inspect_onnx import inspect_onnx
 
         made = inspect_onnx(model, input_size=size).report
     else:
-        from strzoo.analysis.reporting import report as make_report
+        from strzoo.analysis.report import report as make_report
 
         made = make_report(model, input_size=size, settings=settings)
     show_report(made, made.to_dict(), style, output, force=force, quiet=quiet)

@@ -14,8 +14,8 @@ from strzoo.settings import Settings
 
 if TYPE_CHECKING:
     from strzoo.training.config import TrainConfig
-    from strzoo.training.planning import TrainPlan
-    from strzoo.training.records import TrainResult
+    from strzoo.training.plan import TrainPlan
+    from strzoo.training.results import TrainResult
 
 INTERRUPTED = 130
 
@@ -70,14 +70,14 @@ def train(
         return
     speaks = int(os.environ.get("RANK", "0")) == 0
     if dry_run:
-        from strzoo.training.planning import plan
+        from strzoo.training.plan import plan
 
         made = plan(config, settings=settings)
         if speaks:
             _print_plan(made, as_json)
         return
     from strzoo.cli.training import show_training
-    from strzoo.training.procedure import train as run
+    from strzoo.training.train import train as run
 
     with show_training(config, quiet=quiet or not speaks) as watch:
         result = run(config, settings=settings, on_event=watch)

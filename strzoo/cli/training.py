@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from strzoo.cli.output import console, simple_table
-from strzoo.training.records import EpochDone, Event, RunStarted, StepDone
+from strzoo.training.results import EpochDone, Event, RunStarted, StepDone
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -26,9 +26,9 @@ def verify(
     MODELS are ids, glob patterns or checkpoint files; all published models by default. Ends
     with exit code 6 if a figure differs; a known misprint is reported as such and passes.
     """
-    from strzoo.analysis.reporting import is_file_argument
-    from strzoo.analysis.verification import verify as verify_one
-    from strzoo.registry import load_registry
+    from strzoo.analysis.report import is_file_argument
+    from strzoo.analysis.verify import verify as verify_one
+    from strzoo.zoo.registry import load_registry
 
     if against and len(models) != 1:
         raise UsageError("--against takes exactly one checkpoint file")

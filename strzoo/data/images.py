@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.registry import Preprocessing
+from strzoo.zoo.registry import Preprocessing
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.samples import Samples, Source
 from strzoo.errors import StrzooError, UsageError
-from strzoo.registry import Preprocessing
+from strzoo.zoo.registry import Preprocessing
 
 DECODERS = ("pil", "device")
 Transform = Callable[[Image.Image, int], np.ndarray]

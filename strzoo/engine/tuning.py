@@ -18,14 +18,14 @@ from statistics import median
 
 import numpy as np
 
-from strzoo.engine.choices import LayerProblem, choose_tilings, list_problems
-from strzoo.engine.graph import Graph
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.machine_code import MachineCode, compile_kernels
-from strzoo.engine.planning import make_plan
-from strzoo.engine.runtime import Memory, Program
-from strzoo.engine.team import Team
-from strzoo.engine.tiling import Tiling, candidates, choose_tiling, estimate, rank_tiles
+from strzoo.engine.ir.graph import Graph
+from strzoo.engine.layout.tiling import Tiling, candidates, choose_tiling, estimate, rank_tiles
+from strzoo.engine.lowering.choices import LayerProblem, choose_tilings, list_problems
+from strzoo.engine.lowering.plan import make_plan
+from strzoo.engine.runtime.run import Memory, Program
+from strzoo.engine.runtime.threads import Team
+from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from strzoo.data.images import BrokenImageError
 from strzoo.data.loading import Batch, decode_on_device, load_batches
 from strzoo.data.samples import Samples
 from strzoo.errors import StrzooError
-from strzoo.evaluation.records import Timing
-from strzoo.evaluation.runners import Runner
-from strzoo.evaluation.tally import Answers, Tally, rank
+from strzoo.evaluation.metric import Answers, Tally, rank
+from strzoo.evaluation.results import Timing
+from strzoo.evaluation.runner import Runner
 
 log = logging.getLogger(__name__)
 

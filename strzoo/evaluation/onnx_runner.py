@@ -15,10 +15,10 @@ from torch import Tensor
 
 from strzoo.data.images import check_steps
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
-from strzoo.evaluation.runners import IMAGENET, Runner
+from strzoo.evaluation.runner import IMAGENET, Runner
 from strzoo.files import sha256_file
-from strzoo.onnx_sessions import CPU_PROVIDER, open_session
-from strzoo.registry import ModelCard, Preprocessing, get_card
+from strzoo.onnx.sessions import CPU_PROVIDER, open_session
+from strzoo.zoo.registry import ModelCard, Preprocessing, get_card
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -12,9 +12,9 @@ from torch import Tensor
 from strzoo.data.images import check_steps
 from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.onnx_runner import class_names, find_card, fit_steps, stated_steps
-from strzoo.evaluation.runners import IMAGENET, Model, Runner
-from strzoo.registry import Preprocessing
+from strzoo.evaluation.runner import IMAGENET, Model, Runner
 from strzoo.settings import Settings
+from strzoo.zoo.registry import Preprocessing
 
 
 def open_sparse(
@@ -34,7 +34,7 @@ def open_sparse(
         UsageError: another device than the CPU, or images that are not square RGB ones.
         StrzooError and its subclasses: as `strzoo.compile`.
     """
-    from strzoo.engine.compilation import compile
+    from strzoo.engine.pipeline import compile
 
     if providers or (device is not None and torch.device(device).type != "cpu"):
         raise UsageError("the sparse engine runs on the CPU; leave out --device and --provider")

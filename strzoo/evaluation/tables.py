@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.evaluation.records import EvalResult, find_hits
+from strzoo.evaluation.results import EvalResult, find_hits
 from strzoo.files import write_error, write_text
 
 COLUMNS = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from strzoo.data.images import INTERPOLATIONS, prepare
-from strzoo.registry import Preprocessing
+from strzoo.zoo.registry import Preprocessing
 
 _AREA = (0.08, 1.0)  # of the image; the usual random resized crop of ImageNet training
 _RATIO = (3 / 4, 4 / 3)

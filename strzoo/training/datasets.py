@@ -20,10 +20,10 @@ from strzoo.data.layouts import find_samples, find_training_samples
 from strzoo.data.loading import default_workers, load_batches, normalise
 from strzoo.data.samples import Samples
 from strzoo.errors import UsageError
-from strzoo.evaluation.runners import CIFAR_MEAN, CIFAR_STD, IMAGENET
-from strzoo.registry import Preprocessing
+from strzoo.evaluation.runner import CIFAR_MEAN, CIFAR_STD, IMAGENET
 from strzoo.training.augmentation import RandomTransform, Shifts
 from strzoo.training.config import TrainConfig
+from strzoo.zoo.registry import Preprocessing
 
 
 class Feed(Protocol):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from strzoo.errors import IntegrityError, UnknownNameError
-from strzoo.hub import load
-from strzoo.layers import SparseLayer
+from strzoo.hub.load import load
 from strzoo.settings import Settings
-from strzoo.sparsification import prunable_layers
+from strzoo.sparse.layers import SparseLayer
+from strzoo.sparse.sparsify import prunable_layers
 
 
 def load_pretrained(

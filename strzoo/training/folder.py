@@ -18,12 +18,12 @@ from torch import nn
 
 from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
 from strzoo.errors import StrzooError, UsageError
-from strzoo.evaluation.sharing import describe_device, list_versions
+from strzoo.evaluation.distributed import describe_device, list_versions
 from strzoo.files import write_error, write_text
-from strzoo.sparsification import to_dense_
+from strzoo.sparse.sparsify import to_dense_
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import dump_config
-from strzoo.training.records import EpochRecord
+from strzoo.training.results import EpochRecord
 
 LAST = "last.pth"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, StrzooError
-from strzoo.processes import Group
 from strzoo.settings import Settings
-from strzoo.training.assembly import (
+from strzoo.training.builders import (
     build_average,
     build_controller,
     build_machine,
@@ -25,17 +25,17 @@ from strzoo.training.assembly import (
     build_optimizer,
     build_schedule,
 )
-from strzoo.training.boards import Board
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
 from strzoo.training.folder import RunFolder
-from strzoo.training.measurement import Tally, measure_layers, total_sparsity, validate
-from strzoo.training.order import BatchOrder
-from strzoo.training.randomness import seed_all
-from strzoo.training.records import EpochDone, EpochRecord, Event, StepDone, choose_best
+from strzoo.training.random_state import seed_all
+from strzoo.training.results import EpochDone, EpochRecord, Event, StepDone, choose_best
+from strzoo.training.sampler import BatchOrder
 from strzoo.training.signals import StopRequest
+from strzoo.training.sparsity_target import project_sparsity
 from strzoo.training.state import pack_state
-from strzoo.training.target import project_sparsity
+from strzoo.training.tensorboard import Board
+from strzoo.training.validate import Tally, measure_layers, total_sparsity, validate
 
 log = logging.getLogger(__name__)
 

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from strzoo.budgets import Budget, list_budgets, load_budget
 from strzoo.checkpoint import Checkpoint, read_checkpoint
 from strzoo.errors import UsageError
-from strzoo.hub import weights_path
-from strzoo.names import resolve_name
-from strzoo.registry import load_registry
-from strzoo.selection import check_prune_rate
+from strzoo.hub.load import weights_path
 from strzoo.settings import Settings
-from strzoo.sparsification import magnitude_layers, match_rates
+from strzoo.sparse.magnitude_mask import check_prune_rate
+from strzoo.sparse.sparsify import magnitude_layers, match_rates
 from strzoo.training.schedules import gmp_rate
+from strzoo.zoo.budgets import Budget, list_budgets, load_budget
+from strzoo.zoo.names import resolve_name
+from strzoo.zoo.registry import load_registry
 
 Source = float | str | os.PathLike[str] | Mapping[str, float] | Budget | Checkpoint
 

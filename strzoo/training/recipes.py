@@ -6,9 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from strzoo.names import resolve_name
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import read_config
+from strzoo.zoo.names import resolve_name
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 

@@ -15,8 +15,8 @@ from strzoo.checkpoint.reading import read_document
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import build_config, compare_configs
-from strzoo.training.randomness import capture_randomness, restore_randomness
-from strzoo.training.records import EpochRecord
+from strzoo.training.random_state import capture_randomness, restore_randomness
+from strzoo.training.results import EpochRecord
 
 if TYPE_CHECKING:
     from strzoo.training.loop import Trainer

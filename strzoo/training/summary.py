@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from strzoo.budgets import Budget, write_budget
 from strzoo.files import atomic_path, write_text
 from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.parsing import compare_configs
-from strzoo.training.records import EpochRecord, choose_best
+from strzoo.training.results import EpochRecord, choose_best
+from strzoo.zoo.budgets import Budget, write_budget
 
 log = logging.getLogger(__name__)
 

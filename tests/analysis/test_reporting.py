@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 import strzoo
-from strzoo.analysis.architectures import NAMES, shipped_counts
 from strzoo.analysis.counting import count_dense
+from strzoo.analysis.dense_counts import NAMES, shipped_counts
 from strzoo.analysis.rendering import to_csv, to_markdown
 from strzoo.errors import StrzooError, VerificationError
 from strzoo.settings import Settings

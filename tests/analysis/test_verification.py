@@ -8,8 +8,8 @@ import pytest
 import strzoo
 from strzoo.analysis.comparison import parse_figure, print_like
 from strzoo.errors import IntegrityError, StrzooError
-from strzoo.registry import data_path
 from strzoo.settings import Settings
+from strzoo.zoo.registry import data_path
 from tests.published import dense_state, str_state, write_published
 
 

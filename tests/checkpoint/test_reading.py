@@ -20,7 +20,7 @@ from torch import Tensor
 import strzoo
 from strzoo.checkpoint import check_published, identify
 from strzoo.errors import IntegrityError, StrzooError
-from strzoo.registry import get_card, load_registry
+from strzoo.zoo.registry import get_card, load_registry
 from tests.published import dense_state, str_state, write_published
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 import strzoo
 from strzoo.checkpoint.reading import read_document
 from strzoo.cli.training import _View
-from strzoo.training.records import EpochDone, EpochRecord, Event, RunStarted, StepDone
+from strzoo.training.results import EpochDone, EpochRecord, Event, RunStarted, StepDone
 from tests.conftest import CliResult
 from tests.training.runs import SHORT
 

@@ -14,8 +14,8 @@ from torchvision import transforms
 
 from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.loading import normalise
-from strzoo.evaluation.runners import IMAGENET
-from strzoo.registry import Preprocessing
+from strzoo.evaluation.runner import IMAGENET
+from strzoo.zoo.registry import Preprocessing
 from tests.photographs import jpeg, photographs
 
 

@@ -13,8 +13,8 @@ import numpy as np, onnx, torch
 from onnx import parser
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import load_batches
-from strzoo.evaluation.runners import SMALL
-from strzoo.onnx_sessions import open_session
+from strzoo.evaluation.runner import SMALL
+from strzoo.onnx.sessions import open_session
 
 class Box: pass
 

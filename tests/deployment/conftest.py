@@ -10,7 +10,7 @@ from torch import nn
 
 import strzoo
 from strzoo.data.imageset import ImageSet
-from strzoo.training.fitting import FitConfig
+from strzoo.training.fit import FitConfig
 from tests.published import str_state
 
 

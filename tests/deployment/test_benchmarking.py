@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 
 import strzoo
-from strzoo.deployment import engines
-from strzoo.deployment.plotting import plot_benchmark
-from strzoo.deployment.timings import FASTER, NOTHING, UNCLEAR, judge
-from strzoo.engine import compilation
+from strzoo.benchmarking import engines
+from strzoo.benchmarking.plot import plot_benchmark
+from strzoo.benchmarking.results import FASTER, NOTHING, UNCLEAR, judge
+from strzoo.engine import pipeline as compilation
 from strzoo.errors import StrzooError, UsageError, VerificationError
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import strzoo
-from strzoo.deployment import matrices
 from strzoo.errors import StrzooError, UsageError
+from strzoo.matrices import export as matrices
 
 
 class _Mixed(nn.Module):

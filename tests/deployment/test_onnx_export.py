@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 import strzoo
 from strzoo.data.imageset import ImageSet
-from strzoo.deployment import onnx_export
-from strzoo.deployment.graphs import build_graph
 from strzoo.errors import (
     IntegrityError,
     StrzooError,
     UsageError,
     VerificationError,
 )
-from strzoo.registry import get_card
+from strzoo.export import export_onnx as onnx_export
+from strzoo.onnx.graphs import build_graph
+from strzoo.zoo.registry import get_card
 
 COMMON = {"Conv", "Relu", "Add", "MaxPool", "GlobalAveragePool", "Flatten", "Reshape", "Gemm"}
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from hypothesis import strategies as st
 
-from strzoo.engine.graph import (
+from strzoo.engine.ir.graph import (
     Add,
     Affine,
     AveragePool,
@@ -28,8 +28,8 @@ from strzoo.engine.graph import (
     Softmax,
     Window,
 )
-from strzoo.engine.shapes import infer_shape
-from strzoo.engine.windows import count_averaged, find_overhang
+from strzoo.engine.ir.shapes import infer_shape
+from strzoo.engine.ir.windows import count_averaged, find_overhang
 
 LIMITS = (None, None, Bounds(0.0), Bounds(0.0), Bounds(0.0, 6.0), Bounds(-0.5, 0.25))
 ZEROS = (0.7, 0.0, 0.5, 0.5, 0.7, 0.9, 0.9, 0.95, 0.98, 1.0)

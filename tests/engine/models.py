@@ -7,8 +7,8 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper, parser
 
+from strzoo.engine.frontend.read import read_graph
 from strzoo.engine.passes import simplify
-from strzoo.engine.reading import read_graph
 from tests.engine.reference import run_graph
 
 IMAGE = "float[N, 4, 7, 6] x"

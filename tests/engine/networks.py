@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor, nn
 
 import strzoo
-from strzoo.deployment.graphs import Deployed, build_graph
+from strzoo.onnx.graphs import Deployed, build_graph
 
 OURS = ("resnet18", "resnet20", "resnet50", "mobilenetv1")
 CLASSES = 20  # of the networks of tests, to keep them small

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from strzoo.engine.graph import (
+from strzoo.engine.ir.graph import (
     Add,
     Affine,
     AveragePool,

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import strzoo
-from strzoo.engine import runtime
+from strzoo.engine.runtime import run as runtime
 from strzoo.errors import StrzooError, UnknownNameError, UsageError
 from strzoo.settings import Settings
 from tests.engine.models import build, images, run_onnxruntime

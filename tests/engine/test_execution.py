@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from strzoo.engine import runtime
-from strzoo.engine.graph import Affine, Convolution, GlobalAveragePool, Graph, Shape, Window
 from strzoo.engine.hardware import Hardware, host_hardware
-from strzoo.engine.machine_code import MachineCode, compile_kernels
-from strzoo.engine.memory import aligned
+from strzoo.engine.ir.graph import Affine, Convolution, GlobalAveragePool, Graph, Shape, Window
+from strzoo.engine.lowering.plan import make_plan
 from strzoo.engine.passes import simplify
-from strzoo.engine.planning import make_plan
-from strzoo.engine.runtime import Program, Runner
+from strzoo.engine.runtime import run as runtime
+from strzoo.engine.runtime.memory import aligned
+from strzoo.engine.runtime.run import Program, Runner
+from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
 from tests.engine.graphs import graphs
 from tests.engine.reference import run_graph
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strzoo.engine.layout import (
+from strzoo.engine.layout.buffers import (
     Frame,
     Map,
     Regions,

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from strzoo.deployment.graphs import Deployed, build_graph
-from strzoo.deployment.precision import convert_precision
-from strzoo.engine.description import describe
-from strzoo.engine.graph import Convolution, Graph
+from strzoo.engine.frontend.read import read_graph
+from strzoo.engine.ir.describe import describe
+from strzoo.engine.ir.graph import Convolution, Graph
 from strzoo.engine.passes import simplify
-from strzoo.engine.reading import read_graph
 from strzoo.errors import UsageError
-from strzoo.registry import Preprocessing
+from strzoo.onnx.graphs import Deployed, build_graph
+from strzoo.onnx.precision import convert_precision
+from strzoo.zoo.registry import Preprocessing
 from tests.engine.models import assert_agrees
 from tests.engine.networks import calibrate, export, load_model, make_network
 

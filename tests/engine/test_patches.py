@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from strzoo.engine.graph import Window
-from strzoo.engine.layout import Frame, Map, Regions, choose_regions
-from strzoo.engine.patches import find_patch, fits_rows, list_moves
-from strzoo.engine.taps import direct_taps, window_taps
+from strzoo.engine.ir.graph import Window
+from strzoo.engine.layout.buffers import Frame, Map, Regions, choose_regions
+from strzoo.engine.layout.patches import find_patch, fits_rows, list_moves
+from strzoo.engine.layout.taps import direct_taps, window_taps
 
 FILL = -7.0
 

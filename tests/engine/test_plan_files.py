@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import strzoo
-from strzoo.engine import plan_files
 from strzoo.engine.hardware import Hardware, host_hardware
-from strzoo.engine.plan_files import PlanFile, read_plans, write_plans
+from strzoo.engine.storage import plan_files
+from strzoo.engine.storage.plan_files import PlanFile, read_plans, write_plans
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.settings import Settings
 from tests.engine.models import images

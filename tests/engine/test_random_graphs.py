@@ -7,9 +7,9 @@ import onnxruntime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from strzoo.engine.graph import Graph
+from strzoo.engine.frontend.read import read_graph
+from strzoo.engine.ir.graph import Graph
 from strzoo.engine.passes import simplify
-from strzoo.engine.reading import read_graph
 from tests.engine.graphs import graphs
 from tests.engine.reference import run_graph
 from tests.engine.writing import to_onnx

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from strzoo.engine.graph import Affine, AveragePool, Convolution, Linear, MaxPool
+from strzoo.engine.frontend.read import read_graph
+from strzoo.engine.ir.graph import Affine, AveragePool, Convolution, Linear, MaxPool
 from strzoo.engine.passes import simplify
-from strzoo.engine.reading import read_graph
 from tests.engine.models import assert_agrees, build
 
 RANDOM = np.random.default_rng(0)

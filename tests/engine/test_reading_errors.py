@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from strzoo.engine.reading import read_graph
+from strzoo.engine.frontend.read import read_graph
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from tests.engine.models import build
 from tests.engine.reference import run_graph

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from strzoo.engine import team as module
-from strzoo.engine.emission.team import ORDER_FIELDS
+from strzoo.engine.codegen.threads import ORDER_FIELDS
 from strzoo.engine.hardware import host_hardware
-from strzoo.engine.machine_code import compile_kernels
-from strzoo.engine.team import Team
+from strzoo.engine.runtime import threads as module
+from strzoo.engine.runtime.threads import Team
+from strzoo.engine.storage.machine_code import compile_kernels
 
 # What an order calls, as `run_plan` is: addresses and numbers.
 KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (ORDER_FIELDS - 1))

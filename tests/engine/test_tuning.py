@@ -7,11 +7,11 @@ import onnx
 import pytest
 
 import strzoo
-from strzoo.engine.choices import list_problems
+from strzoo.engine.frontend.read import read_graph
 from strzoo.engine.hardware import host_hardware
+from strzoo.engine.layout.tiling import candidates
+from strzoo.engine.lowering.choices import list_problems
 from strzoo.engine.passes import simplify
-from strzoo.engine.reading import read_graph
-from strzoo.engine.tiling import candidates
 from strzoo.engine.tuning import tune_tilings
 from strzoo.settings import Settings
 from tests.engine.models import build, images, run_onnxruntime

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from strzoo.engine.turnstile import Turnstile
+from strzoo.engine.runtime.semaphore import Turnstile
 
 
 def wait_until(condition):

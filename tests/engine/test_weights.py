@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strzoo.engine.graph import Convolution, Window
-from strzoo.engine.taps import direct_taps, window_taps
-from strzoo.engine.weights import (
+from strzoo.engine.ir.graph import Convolution, Window
+from strzoo.engine.layout.taps import direct_taps, window_taps
+from strzoo.engine.lowering.weights import (
     dense_table,
     find_nonzeros,
     is_depthwise,

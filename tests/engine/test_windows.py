@@ -7,8 +7,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from strzoo.engine.graph import AveragePool, Window
-from strzoo.engine.windows import count_averaged, count_positions, find_overhang, pad_same
+from strzoo.engine.ir.graph import AveragePool, Window
+from strzoo.engine.ir.windows import count_averaged, count_positions, find_overhang, pad_same
 
 
 @given(

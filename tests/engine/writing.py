@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from strzoo.engine.graph import (
+from strzoo.engine.ir.graph import (
     Add,
     Affine,
     AveragePool,

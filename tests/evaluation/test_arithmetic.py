@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strzoo.data.loading import shard
-from strzoo.evaluation.records import find_hits, wilson_interval
-from strzoo.evaluation.tally import rank
+from strzoo.evaluation.metric import rank
+from strzoo.evaluation.results import find_hits, wilson_interval
 
 
 @given(st.integers(0, 60), st.integers(1, 9))

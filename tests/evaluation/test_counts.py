@@ -17,7 +17,7 @@ import strzoo
 from strzoo.data.images import BrokenImageError
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.evaluation import EvalResult
-from strzoo.evaluation.runners import IMAGENET, SMALL
+from strzoo.evaluation.runner import IMAGENET, SMALL
 from tests.evaluation.expectations import CLASSES, check
 from tests.photographs import (
     crop_photographs,

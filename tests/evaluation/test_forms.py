@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import strzoo
-from strzoo.evaluation.runners import IMAGENET, SMALL
+from strzoo.evaluation.runner import IMAGENET, SMALL
 from tests.evaluation.expectations import check
 from tests.photographs import (
     crop_photographs,
@@ -44,7 +44,7 @@ def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
     assert found["model.onnx"].precision == "fp32 (CPUExecutionProvider)"
     # The logits themselves, through the same door as `evaluate`.
     logits = {}
-    from strzoo.evaluation.runners import open_runner
+    from strzoo.evaluation.runner import open_runner
 
     pixels = torch.from_numpy(
         np.stack([np.asarray(p.resize((64, 64))) for p in crop_photographs(3, seed=8)])

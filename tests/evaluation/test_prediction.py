@@ -12,8 +12,8 @@ from PIL import Image
 import strzoo
 from strzoo.data.images import BrokenImageError
 from strzoo.errors import OfflineError, StrzooError, UsageError
-from strzoo.evaluation.runners import SMALL
-from strzoo.prediction import ImageLike, Prediction
+from strzoo.evaluation.predict import ImageLike, Prediction
+from strzoo.evaluation.runner import SMALL
 from strzoo.settings import Settings
 from tests.photographs import crop_photographs, reference_input, small_network
 

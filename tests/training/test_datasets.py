@@ -16,7 +16,7 @@ from strzoo.data.images import BrokenImageError
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
-from strzoo.training.records import StepDone
+from strzoo.training.results import StepDone
 from tests.training.runs import differences, final_state
 
 CPU = torch.device("cpu")

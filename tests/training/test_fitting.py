@@ -9,7 +9,7 @@ from torch import nn
 import strzoo
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import StrzooError, UsageError
-from strzoo.training.fitting import EpochResult, FitConfig, fit
+from strzoo.training.fit import EpochResult, FitConfig, fit
 from strzoo.training.optimisation import parameter_groups
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strzoo.errors import UsageError
-from strzoo.training.order import BatchOrder
+from strzoo.training.sampler import BatchOrder
 
 
 @settings(deadline=None, max_examples=50)

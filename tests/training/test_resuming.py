@@ -20,8 +20,8 @@ from strzoo.data.imageset import ImageSet
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
-from strzoo.training.order import BatchOrder
 from strzoo.training.parsing import dump_config
+from strzoo.training.sampler import BatchOrder
 from tests.training.runs import SHORT, differences, environment, final_state, run_program
 
 # Dies by SIGKILL at the end of epoch 2, step 3 (the last checkpoint is of step 1), ...

@@ -11,11 +11,11 @@ from torch import distributed, nn
 
 import strzoo
 from strzoo.errors import IntegrityError, StrzooError, UsageError
-from strzoo.sparsification import sparse_layers
+from strzoo.sparse.sparsify import sparse_layers
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.optimisation import parameter_groups
-from strzoo.training.shifting import _stride
-from strzoo.training.target import SparsityController, TargetSparsity, project_sparsity
+from strzoo.training.sparsity_target import SparsityController, TargetSparsity, project_sparsity
+from strzoo.training.threshold_projection import _stride
 
 
 def count_zeros(model: nn.Module) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from strzoo.engine.graph import Graph
+from strzoo.engine.ir.graph import Graph
 from strzoo.engine.passes.affine import fold_affine
 from strzoo.engine.passes.bounds import fuse_bounds
 from strzoo.engine.passes.branches import merge_branches

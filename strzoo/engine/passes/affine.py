@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from strzoo.engine.graph import Affine, Convolution, Graph, Layer, Linear
+from strzoo.engine.ir.graph import Affine, Convolution, Graph, Layer, Linear
 from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 

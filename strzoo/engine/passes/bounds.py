@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from strzoo.engine.graph import Add, Affine, Bounds, Clamp, Convolution, Graph, Layer, Linear
+from strzoo.engine.ir.graph import Add, Affine, Bounds, Clamp, Convolution, Graph, Layer, Linear
 from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 

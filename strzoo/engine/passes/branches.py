@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from strzoo.engine.graph import Concat, Convolution, Graph, Layer
+from strzoo.engine.ir.graph import Concat, Convolution, Graph, Layer
 from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strzoo.engine.graph import Graph
+from strzoo.engine.ir.graph import Graph
 from strzoo.engine.passes.rewriting import rebuild
 
 

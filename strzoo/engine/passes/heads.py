@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from strzoo.engine.graph import (
+from strzoo.engine.ir.graph import (
     Affine,
     Clamp,
     Convolution,

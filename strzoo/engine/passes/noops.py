@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from strzoo.engine.graph import (
+from strzoo.engine.ir.graph import (
     Affine,
     AveragePool,
     Bounds,

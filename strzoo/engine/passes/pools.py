@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strzoo.engine.graph import AveragePool, GlobalAveragePool, Graph, Layer
+from strzoo.engine.ir.graph import AveragePool, GlobalAveragePool, Graph, Layer
 from strzoo.engine.passes.rewriting import rebuild
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from strzoo.engine.graph import Add, Convolution, Graph, Layer
+from strzoo.engine.ir.graph import Add, Convolution, Graph, Layer
 from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from strzoo.engine.graph import Graph, Layer
-from strzoo.engine.shapes import infer_shape
+from strzoo.engine.ir.graph import Graph, Layer
+from strzoo.engine.ir.shapes import infer_shape
 from strzoo.errors import IntegrityError
 
 

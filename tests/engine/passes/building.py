@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.engine.graph import Convolution, Graph, Layer, Shape, Window
-from strzoo.engine.shapes import infer_shape
+from strzoo.engine.ir.graph import Convolution, Graph, Layer, Shape, Window
+from strzoo.engine.ir.shapes import infer_shape
 from tests.engine.reference import run_graph
 
 SHAPE: Shape = (2, 4, 5)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from strzoo.engine.graph import Affine, Bounds, Flatten, Linear, Window
+from strzoo.engine.ir.graph import Affine, Bounds, Flatten, Linear, Window
 from strzoo.engine.passes.affine import fold_affine
 from tests.engine.passes.building import assert_same_outputs, chain, conv, names
 

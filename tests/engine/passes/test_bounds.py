@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strzoo.engine.graph import (
+from strzoo.engine.ir.graph import (
     Add,
     Affine,
     Bounds,

@@ -1,6 +1,6 @@
 import numpy as np
 
-from strzoo.engine.graph import Bounds, Concat, Convolution, MaxPool, Window
+from strzoo.engine.ir.graph import Bounds, Concat, Convolution, MaxPool, Window
 from strzoo.engine.passes.branches import merge_branches
 from tests.engine.passes.building import assert_same_outputs, chain, conv, names
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from strzoo.engine.graph import Bounds, Clamp, Flatten, GlobalAveragePool, Linear, Window
+from strzoo.engine.ir.graph import Bounds, Clamp, Flatten, GlobalAveragePool, Linear, Window
 from strzoo.engine.passes.heads import flatten_heads
 from tests.engine.passes.building import assert_same_outputs, chain, conv, names
 

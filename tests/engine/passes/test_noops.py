@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from strzoo.engine.graph import (
+from strzoo.engine.ir.graph import (
     Affine,
     AveragePool,
     Bounds,

@@ -1,6 +1,6 @@
 import pytest
 
-from strzoo.engine.graph import AveragePool, GlobalAveragePool, Window
+from strzoo.engine.ir.graph import AveragePool, GlobalAveragePool, Window
 from strzoo.engine.passes.pools import globalise_pools
 from tests.engine.passes.building import assert_same_outputs, chain
 

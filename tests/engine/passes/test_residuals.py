@@ -1,4 +1,4 @@
-from strzoo.engine.graph import Add, Bounds, Convolution, MaxPool, Window
+from strzoo.engine.ir.graph import Add, Bounds, Convolution, MaxPool, Window
 from strzoo.engine.passes.residuals import fuse_residuals
 from tests.engine.passes.building import assert_same_outputs, chain, conv, names
 

@@ -1,0 +1,58 @@
+"""extract_budget: the per-layer sparsity of any network or checkpoint, as a Budget."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from strzoo.analysis.report import report
+from strzoo.errors import StrzooError
+from strzoo.settings import Settings
+from strzoo.zoo.budgets import Budget
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from strzoo.analysis.results import Report
+    from strzoo.checkpoint import Checkpoint
+
+
+def extract_budget(
+    target: str | os.PathLike[str] | Checkpoint | nn.Module | Report,
+    *,
+    name: str | None = None,
+    architecture: str | None = None,
+    method: str = "extracted",
+    input_size: tuple[int, ...] | int | None = None,
+    settings: Settings | None = None,
+) -> Budget:
+    """The sparsity, in percent, of each layer of `target` and of all of them together.
+
+    Args:
+        target: what `strzoo.report` takes, or a `Report`. Networks are run once on an input of
+            `input_size`.
+        name, architecture: for the budget; by default those of the report.
+        method: what made the model sparse, for the budget.
+
+    Raises:
+        StrzooError: the sparsity of `target` is not known, or as `report`.
+    """
+    from strzoo.analysis.results import Report
+
+    made = (
+        target
+        if isinstance(target, Report)
+        else report(target, input_size=input_size, settings=settings)
+    )
+    sparsity = made.sparsity
+    if sparsity is None:
+        raise StrzooError(f"the sparsity of {made.model} is not known: {'; '.join(made.notes)}")
+    layers = {layer.name: layer.sparsity or 0.0 for layer in made.layers}
+    return Budget(
+        name=name or made.model,
+        architecture=architecture or made.architecture or made.model,
+        method=method,
+        sparsity=sparsity,
+        source=f"extracted by strzoo from {made.source}",
+        layers=layers,
+    )

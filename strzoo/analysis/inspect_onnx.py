@@ -1,0 +1,266 @@
+"""inspect_onnx: the report of a checkpoint, from an ONNX file of whatever origin."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from strzoo.analysis.results import LayerReport, Report
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.onnx.files import read_onnx, read_opset, real_inputs
+from strzoo.onnx.weights import CONVOLUTIONS, WeightedNode, weighted_nodes
+
+_POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean")
+# No arithmetic: shapes, copies, types.
+_SHAPING = {"Flatten", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+_COPYING = {"Cast", "Concat", "Expand", "Gather", "Identity", "Pad", "Range", "Dropout"}
+_CONSTANT = {"Constant", "ConstantOfShape", "QuantizeLinear", "DequantizeLinear"}
+_FREE = _SHAPING | _COPYING | _CONSTANT
+_ACTIVATIONS = {"Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu"}
+_ACTIVATIONS |= {"Relu", "Sigmoid", "Softmax", "Swish", "Tanh"}
+_NORMALISATION = "Normalization"  # how the names of all such operators end
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class OnnxInspection:
+    """What an ONNX file holds. `report` is that of `strzoo.report`; sizes in bytes."""
+
+    path: Path
+    bytes: int
+    producer: str
+    ir_version: int
+    opsets: Mapping[str, int]
+    inputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
+    outputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
+    operators: Mapping[str, int]
+    weight_types: Mapping[str, int]
+    metadata: Mapping[str, str]
+    report: Report
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the report's document with an `onnx` object added."""
+        return {
+            **self.report.to_dict(),
+            "onnx": {
+                "path": str(self.path),
+                "bytes": self.bytes,
+                "producer": self.producer,
+                "ir_version": self.ir_version,
+                "opsets": dict(self.opsets),
+                "inputs": {n: {"type": t, "shape": s} for n, (t, s) in self.inputs.items()},
+                "outputs": {n: {"type": t, "shape": s} for n, (t, s) in self.outputs.items()},
+                "operators": dict(self.operators),
+                "weight_types": dict(self.weight_types),
+                "metadata": dict(self.metadata),
+            },
+        }
+
+
+def inspect_onnx(
+    path: str | os.PathLike[str], *, input_size: tuple[int, ...] | None = None
+) -> OnnxInspection:
+    """Layers, weights, sparsity and MACs of an ONNX file, ours or anyone's.
+
+    Convolutions and linears with constant weights are layers; fp32, fp16, QDQ and integer
+    operators are understood. MACs are counted for one image.
+
+    Args:
+        path: the file; weights in external files are read too.
+        input_size: the first input's axes after the batch, where the file leaves them open.
+
+    Raises:
+        StrzooError: the file cannot be read.
+        UsageError: the input size is needed, or contradicts the file.
+        IntegrityError: it is not an ONNX model.
+    """
+    path = Path(path)
+    model = read_onnx(path)
+    opened = _with_input_size(model, input_size)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(opened, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise IntegrityError(
+            f"{path}: shape inference fails ({' '.join(str(error).split())[:160]})"
+        ) from error
+    graph = inferred.graph
+    known = [*graph.value_info, *graph.input, *graph.output]
+    shapes = {value.name: _dimensions(value) for value in known}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    batch = _batch(inferred)
+    nodes = list(weighted_nodes(inferred))
+    layers = tuple(_layer(node, shapes, batch) for node in nodes)
+    other, uncounted = _others(graph, shapes, batch, {n.node.output[0] for n in nodes})
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    first = real_inputs(model)
+    report = Report(
+        metadata.get("strzoo.model", str(path)),
+        "weights",
+        tuple(d for d in shapes[first[0].name][1:] if d is not None) if first else (),
+        layers,
+        _count_params(graph, nodes, shapes),
+        other,
+        uncounted,
+        _notes(graph, layers),
+    )
+    return OnnxInspection(
+        path,
+        path.stat().st_size,
+        f"{model.producer_name} {model.producer_version}".strip() or "unknown",
+        model.ir_version,
+        read_opset(model),
+        {v.name: _interface(v) for v in first},
+        {v.name: _interface(v) for v in model.graph.output},
+        dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        dict(Counter(str(node.stored.dtype) for node in nodes)),
+        metadata,
+        report,
+    )
+
+
+def _with_input_size(model: onnx.ModelProto, input_size: tuple[int, ...] | None) -> onnx.ModelProto:
+    """`model` with a batch of 1 where the batch is open and the first input's size filled in."""
+    inputs = real_inputs(model)
+    if not inputs:
+        return model
+    closed = onnx.ModelProto()
+    closed.CopyFrom(model)
+    value = real_inputs(closed)[0]
+    dims = value.type.tensor_type.shape.dim
+    if input_size is not None and len(dims) != len(input_size) + 1:
+        raise UsageError(
+            f"input {value.name!r} has {max(len(dims) - 1, 0)} axes after the batch, the input "
+            f"size {'x'.join(map(str, input_size))} has {len(input_size)}"
+        )
+    for index, dim in enumerate(dims):
+        if index == 0:
+            dim.dim_value = dim.dim_value or 1
+        elif input_size is not None:
+            if dim.dim_value and dim.dim_value != input_size[index - 1]:
+                raise UsageError(
+                    f"axis {index} of input {value.name!r} is fixed at {dim.dim_value}; "
+                    f"the input size says {input_size[index - 1]}"
+                )
+            dim.dim_value = input_size[index - 1]
+        elif not dim.dim_value:
+            raise UsageError(
+                f"axis {index} of input {value.name!r} has no fixed size; pass the input size "
+                "(--input-size)"
+            )
+    stale = [i for i, v in enumerate(closed.graph.value_info) if _is_open(v)]
+    for index in reversed(stale):
+        del closed.graph.value_info[index]
+    for output in closed.graph.output:
+        if _is_open(output):
+            output.type.tensor_type.ClearField("shape")
+    return closed
+
+
+def _is_open(value: onnx.ValueInfoProto) -> bool:
+    return any(not d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+
+
+def _dimensions(value: onnx.ValueInfoProto) -> Shape:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+
+
+def _batch(model: onnx.ModelProto) -> int:
+    inputs = real_inputs(model)
+    shape = _dimensions(inputs[0]) if inputs else ()
+    return shape[0] or 1 if shape else 1
+
+
+def _interface(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...]]:
+    tensor = value.type.tensor_type
+    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return kind, tuple(
+        d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
+    )
+
+
+def _layer(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> LayerReport:
+    output = shapes.get(node.node.output[0], ())
+    size = output[1:] if None not in output else ()
+    counted = tuple(d for d in size if d is not None)
+    macs = 0
+    if counted:
+        if node.type == "ConvTranspose":
+            space = shapes.get(node.node.input[0], ())[2:]
+            positions = math.prod(d or 0 for d in space)
+        elif node.type in CONVOLUTIONS:
+            positions = math.prod(counted[1:])
+        else:
+            positions = math.prod(d or 0 for d in output[:-1]) // batch
+        macs = positions * node.weight.size
+    return LayerReport(
+        node.name,
+        node.type,
+        tuple(node.weight.shape),
+        counted,
+        node.weight.size,
+        node.weight.size - node.zeros,
+        None,
+        macs,
+    )
+
+
+def _others(
+    graph: onnx.GraphProto, shapes: Mapping[str, Shape], batch: int, layers: set[str]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """MACs of the pools, and how often each operator outside the convention occurs."""
+    macs: Counter[str] = Counter()
+    uncounted: Counter[str] = Counter()
+    for node in graph.node:
+        if not node.output or node.output[0] in layers:
+            continue
+        source = shapes.get(node.input[0], ()) if node.input else ()
+        if node.op_type in _POOLS and source and None not in source:
+            macs[node.op_type] += math.prod(d or 0 for d in source) // batch
+        elif node.op_type not in _FREE | _ACTIVATIONS and not _normalises(node):
+            uncounted[node.op_type] += 1
+    return dict(macs), dict(sorted(uncounted.items()))
+
+
+def _normalises(node: onnx.NodeProto) -> bool:
+    return node.op_type.endswith(_NORMALISATION)
+
+
+def _count_params(
+    graph: onnx.GraphProto, nodes: list[WeightedNode], shapes: Mapping[str, Shape]
+) -> int:
+    """Weights and biases of the layers and of normalisations (not their running statistics)."""
+    total = sum(node.weight.size for node in nodes)
+    positions = {"QLinearConv": (8,)}
+    names = [
+        n.node.input[i]
+        for n in nodes
+        for i in positions.get(n.type, (2,))
+        if len(n.node.input) > i and n.type not in ("MatMul", "MatMulInteger", "ConvInteger")
+    ]
+    for node in graph.node:
+        if _normalises(node):
+            names += node.input[1:3]
+    for name in dict.fromkeys(names):
+        total += math.prod(d or 0 for d in shapes.get(name, (0,))) if name else 0
+    return total
+
+
+def _notes(graph: onnx.GraphProto, layers: tuple[LayerReport, ...]) -> tuple[str, ...]:
+    notes = []
+    if not any(node.op_type == "BatchNormalization" for node in graph.node):
+        notes.append("no BatchNorm in the file: if it was folded, params count its biases alone")
+    if unknown := [layer.name for layer in layers if not layer.output]:
+        notes.append(f"MACs not counted, output size unknown: {', '.join(unknown[:5])}")
+    if any(a.type in (a.GRAPH, a.GRAPHS) for node in graph.node for a in node.attribute):
+        notes.append("the branches of If, Loop and Scan nodes are not counted")
+    if not layers:
+        notes.append("no convolution or linear layer with constant weights was found")
+    return tuple(notes)

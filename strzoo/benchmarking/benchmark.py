@@ -1,0 +1,308 @@
+"""benchmark: latency, throughput and memory of models on several engines, interleaved."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from strzoo.analysis.counting import prunable_layers
+from strzoo.analysis.inspect_onnx import inspect_onnx
+from strzoo.benchmarking.engines import ONNX_ENGINES, available_engines, check_engine, open_engine
+from strzoo.benchmarking.memory import peak_memory
+from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
+from strzoo.errors import StrzooError, UsageError, VerificationError
+from strzoo.export.export_onnx import export_onnx
+from strzoo.hub.targets import Model, resolve_target
+from strzoo.onnx.files import read_onnx
+from strzoo.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_AGREES = 1e-2  # relative difference between engines that a timing may hide
+_WARM_UP = 3
+
+
+@dataclass
+class _Subject:
+    """A model as each kind of engine takes it, and its dense twin: the zeros filled."""
+
+    name: str
+    sparsity: float
+    input_size: tuple[int, ...]
+    onnx_file: Path
+    onnx_twin: Path
+    network: nn.Module | None
+    network_twin: nn.Module | None
+    checkpoint: Path | None
+
+    def take(self, engine: str, *, twin: bool) -> Any:
+        if engine in ONNX_ENGINES:
+            return self.onnx_twin if twin else self.onnx_file
+        return self.network_twin if twin else self.network
+
+    def file_bytes(self, engine: str) -> int | None:
+        path = self.onnx_file if engine in ONNX_ENGINES else self.checkpoint
+        return path.stat().st_size if path and path.exists() else None
+
+
+def benchmark(
+    models: Sequence[Model] | Model,
+    *,
+    engines: Sequence[str] | None = None,
+    batches: Sequence[int] = (1,),
+    threads: int | None = None,
+    runs: int = 30,
+    input_size: tuple[int, ...] | None = None,
+    memory: bool = True,
+    settings: Settings | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> BenchmarkResult:
+    """Time `models` on `engines`, one run of each in turn, so that a slow spell hits all alike.
+
+    Beside each model its dense twin (the same network with the zeros filled by small values) is
+    timed on the same engine, which shows what the zeros buy there.
+
+    Args:
+        models: model ids, checkpoint files, `Checkpoint`s, networks, or ONNX files (for the
+            engines that read ONNX).
+        engines: of "torch", "torch-compile", "onnxruntime" and, where strzoo[engine] is
+            installed, "sparse"; by default torch, onnxruntime and sparse if it is there.
+        batches: batch sizes.
+        threads: by default torch's number of threads.
+        runs: timed runs of each, after three untimed ones.
+        input_size: channels, height, width; by default what each network was made for.
+        memory: also measure peak memory, each in a process of its own.
+        settings: cache folder, registries, network switches; from the environment by default.
+        progress: called with the runs done and their number.
+
+    Raises:
+        UsageError: an unknown engine, no models, a value that is not positive.
+        StrzooError: an engine is not installed or cannot run a model.
+        VerificationError: two engines disagree about a model's output.
+    """
+    if isinstance(models, str | os.PathLike | nn.Module) or not isinstance(models, Sequence):
+        models = [models]
+    optional = () if engines else ("sparse",)
+    engines = tuple(dict.fromkeys(engines or available_engines()))
+    for engine in engines:
+        check_engine(engine)
+    threads = torch.get_num_threads() if threads is None else threads
+    if not models or runs < 1 or threads < 1 or not batches or min(batches) < 1:
+        raise UsageError("models, batches, runs and threads must be at least 1")
+    for model in models:
+        if _is_onnx(model) and not set(engines) & set(ONNX_ENGINES):
+            raise UsageError(
+                f"{model} is an ONNX file and none of the engines reads ONNX; add onnxruntime"
+            )
+    timings: list[Timing] = []
+    with tempfile.TemporaryDirectory(prefix="strzoo-") as folder, _torch_threads(threads):
+        subjects = [
+            _prepare(model, Path(folder) / str(index), input_size, settings)
+            for index, model in enumerate(models)
+        ]
+        total = len(batches) * runs
+        for index, batch in enumerate(batches):
+            timings += _time_batch(
+                subjects,
+                engines,
+                batch,
+                threads,
+                runs,
+                memory,
+                optional,
+                _shifted(progress, index * runs, total),
+            )
+    return BenchmarkResult(
+        timings=tuple(timings),
+        threads=threads,
+        machine=_machine(),
+        versions={
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "python": platform.python_version(),
+        },
+        verdicts=tuple(spell_verdicts(timings)),
+    )
+
+
+def _is_onnx(model: Model) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx")
+
+
+def _prepare(
+    model: Model, folder: Path, input_size: tuple[int, ...] | None, settings: Settings | None
+) -> _Subject:
+    """Export the model (checked against torch) and make both dense twins."""
+    folder.mkdir()
+    network = twin = checkpoint = None
+    if _is_onnx(model):
+        file = Path(model)
+        report = inspect_onnx(file, input_size=input_size).report
+        name, size = file.name, report.input_size
+    else:
+        target = resolve_target(model, input_size, settings=settings)
+        file, name, size = folder / "model.onnx", target.name, target.input_size
+        export_onnx(target.network, file, input_size=size)
+        report = inspect_onnx(file).report
+        network, checkpoint = target.network, target.path
+        twin = _fill_network(network)
+    filled = _fill_graph(read_onnx(file))
+    onnx.save(filled, str(folder / "twin.onnx"))
+    sparsity = report.sparsity or 0.0
+    return _Subject(name, sparsity, size, file, folder / "twin.onnx", network, twin, checkpoint)
+
+
+def _fill_network(network: nn.Module) -> nn.Module:
+    filled = copy.deepcopy(network)
+    for layer in prunable_layers(filled).values():
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(_fill(weight.numpy())))
+    return filled
+
+
+def _fill_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > 1:
+            array = numpy_helper.to_array(tensor)
+            if array.dtype.kind in "fi":
+                tensor.CopyFrom(numpy_helper.from_array(_fill(array), tensor.name))
+    return model
+
+
+def _fill(weight: np.ndarray) -> np.ndarray:
+    """`weight` with its zeros replaced by values too small to matter, and no subnormals."""
+    if weight.dtype.kind == "i":
+        return np.where(weight == 0, np.ones_like(weight), weight)
+    small = max(float(np.abs(weight).max()) * 1e-3, 1e-4)
+    return np.where(weight == 0, np.asarray(small, weight.dtype), weight)
+
+
+def _time_batch(
+    subjects: list[_Subject],
+    engines: tuple[str, ...],
+    batch: int,
+    threads: int,
+    runs: int,
+    memory: bool,
+    optional: Sequence[str],
+    progress: Callable[[int], object],
+) -> list[Timing]:
+    """All pairs of model and engine at one batch size, and their twins, in turn."""
+    runners: dict[tuple[int, str, bool], Callable[[], np.ndarray]] = {}
+    for index, subject in enumerate(subjects):
+        shape = (batch, *subject.input_size)
+        wanted = [(e, t) for e in engines for t in (False, True) if t is False or subject.sparsity]
+        wanted += [("onnxruntime", True)]  # what ratios refer to
+        for engine, twin in dict.fromkeys(wanted):
+            model = subject.take(engine, twin=twin)
+            if model is None:
+                continue
+            try:
+                runners[index, engine, twin] = open_engine(engine, model, shape, threads)
+            except UsageError as error:
+                # An export's own path is a temporary one that says nothing to the user.
+                problem = str(error).replace(str(subject.onnx_file), subject.name)
+                if engine not in optional:
+                    raise UsageError(problem) from error
+                log.warning("%s is left out: %s", engine, problem)
+    reference: dict[tuple[int, str], np.ndarray] = {}
+    for (index, engine, twin), run in runners.items():
+        try:
+            output = [run() for _ in range(_WARM_UP)][-1]
+        except Exception as error:  # each engine has its own kinds
+            reason = " ".join(str(error).split())[:160]
+            raise StrzooError(
+                f"{engine} cannot run {subjects[index].name} at batch {batch}: {reason}"
+            ) from error
+        # A twin's zeros are filled after folding BatchNorm in the file, before it in torch.
+        kind = "model" if not twin else "twin file" if engine in ONNX_ENGINES else "twin"
+        expected = reference.setdefault((index, kind), output)
+        difference = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
+        if not difference <= _AGREES:
+            raise VerificationError(
+                f"{subjects[index].name}: {engine} differs from the other engines by "
+                f"{difference:.3g} of the largest output; its timing means nothing"
+            )
+    times: dict[tuple[int, str, bool], list[float]] = {key: [] for key in runners}
+    for done in range(runs):
+        for key, run in runners.items():
+            start = time.perf_counter()
+            run()
+            times[key].append(1000 * (time.perf_counter() - start))
+        progress(done + 1)
+    runners.clear()  # before the processes that measure memory start
+    rows = []
+    for (index, engine, twin), measured in times.items():
+        if twin or engine not in engines:
+            continue
+        subject = subjects[index]
+        median = float(np.median(measured))
+        sparse, dense = subject.sparsity > 0, times.get((index, engine, True))
+        reference_median = float(np.median(times[index, "onnxruntime", True]))
+        shape = (batch, *subject.input_size)
+        model = subject.take(engine, twin=False)
+        rows.append(
+            Timing(
+                model=subject.name,
+                engine=engine,
+                batch=batch,
+                runs=runs,
+                sparsity=subject.sparsity,
+                p50=median,
+                p90=float(np.percentile(measured, 90)),
+                p99=float(np.percentile(measured, 99)),
+                fastest=min(measured),
+                images_per_second=1000 * batch / median,
+                dense_onnxruntime=reference_median,
+                ratio=reference_median / median,
+                gain=float(np.median(dense)) / median if sparse and dense else None,
+                verdict=judge(measured, dense) if sparse and dense else None,
+                peak_memory=peak_memory(engine, model, shape, threads) if memory else None,
+                file_bytes=subject.file_bytes(engine),
+                latencies=tuple(measured),
+            )
+        )
+    return rows
+
+
+def _shifted(
+    progress: Callable[[int, int], object], base: int, total: int
+) -> Callable[[int], object]:
+    return lambda done: progress(base + done, total)
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}"

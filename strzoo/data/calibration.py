@@ -1,0 +1,172 @@
+"""Images to check and calibrate exports on: the user's, the bundled ones, and random ones."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from strzoo.data.digits import load_digits
+from strzoo.data.imageset import ImageSet
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.zoo.registry import Preprocessing
+
+PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
+BUNDLED = ("photographs", "digits")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+_LARGEST = 512  # images taken from a folder or a data set; a calibration needs no more
+# Where a window is cut from a larger image: at its start, in the middle, at its end.
+_THREE_CROPS: tuple[float, ...] = (0.0, 0.5, 1.0)
+_CENTRE_CROP: tuple[float, ...] = (0.5,)
+
+# A folder, the name of a bundled set, or images in memory.
+Images = str | os.PathLike[str] | Tensor | ImageSet
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images as a network takes them: [N, C, H, W] normalised, or uint8 [N, H, W, C]."""
+
+    name: str
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_samples(
+    images: Images | None,
+    input_size: tuple[int, int, int],
+    steps: Preprocessing,
+    *,
+    as_bytes: bool = False,
+) -> Samples:
+    """Real images for a network that takes `input_size` (channels, height, width).
+
+    Args:
+        images: a folder of images (searched with its subfolders, in name order), "photographs"
+            or "digits" (bundled), an `ImageSet`, or a tensor of network inputs. By default the
+            photographs; digits for a network of fewer than 16 pixels.
+        input_size: images of other sizes are resized and cropped.
+        steps: mean, standard deviation and the ratio of resize to crop.
+        as_bytes: uint8 [N, H, W, 3], as built-in preprocessing takes them.
+
+    Raises:
+        UsageError: no such folder or set, no images in it, or tensors of another shape.
+        StrzooError, IntegrityError: an image cannot be read.
+    """
+    if images is None:
+        images = "digits" if max(input_size[1:]) < 16 else "photographs"
+    if isinstance(images, ImageSet):
+        images = images.images
+    if isinstance(images, Tensor):
+        return Samples("the given images", _check_tensor(images, input_size, as_bytes))
+    text = os.fspath(images)
+    if text == "digits" and not as_bytes:
+        return Samples("digits", _digits(input_size))
+    if text == "photographs":
+        paths, crops = sorted(PHOTOGRAPHS.glob("*.jpg")), _THREE_CROPS
+    elif text == "digits":
+        raise UsageError("the digits are for networks without built-in preprocessing")
+    else:
+        paths, crops = _list_images(Path(text)), _CENTRE_CROP
+    pixels = _read_pixels(paths, input_size, steps, crops)
+    return Samples(text, pixels if as_bytes else normalise(pixels, steps))
+
+
+def random_samples(
+    input_size: tuple[int, int, int], count: int, *, as_bytes: bool = False, seed: int = 0
+) -> Samples:
+    """Standard normal inputs (uniform bytes for built-in preprocessing), always the same."""
+    channels, height, width = input_size
+    generator = torch.Generator().manual_seed(seed)
+    if as_bytes:
+        shape = (count, height, width, channels)
+        return Samples("random", torch.randint(0, 256, shape, generator=generator).byte())
+    return Samples("random", torch.randn(count, channels, height, width, generator=generator))
+
+
+def normalise(pixels: Tensor, steps: Preprocessing) -> Tensor:
+    """uint8 [N, H, W, C] as float32 [N, C, H, W], scaled to [0, 1], minus mean, over deviation."""
+    values = pixels.permute(0, 3, 1, 2).float() / 255
+    channels = values.shape[1]
+    mean, std = torch.tensor(steps.mean), torch.tensor(steps.std)
+    if channels != len(mean):
+        mean, std = mean.mean().expand(channels), std.mean().expand(channels)
+    return ((values - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)).contiguous()
+
+
+def _check_tensor(images: Tensor, input_size: tuple[int, int, int], as_bytes: bool) -> Tensor:
+    channels, height, width = input_size
+    wanted = (height, width, channels) if as_bytes else (channels, height, width)
+    dtype = torch.uint8 if as_bytes else torch.float32
+    if tuple(images.shape[1:]) != wanted or images.dtype != dtype or len(images) == 0:
+        raise UsageError(
+            f"images of shape {tuple(images.shape)} and {images.dtype} were given; the network "
+            f"takes (N, {', '.join(map(str, wanted))}) of {dtype}"
+        )
+    return images[:_LARGEST].detach().cpu().contiguous()
+
+
+def _digits(input_size: tuple[int, int, int]) -> Tensor:
+    channels, height, width = input_size
+    images = load_digits("train").images[:_LARGEST, :1]
+    if (height, width) != tuple(images.shape[2:]):
+        images = torch.nn.functional.interpolate(images, size=(height, width), mode="bilinear")
+    return images.expand(-1, channels, -1, -1).contiguous()
+
+
+def _list_images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is not a folder of images; the bundled sets are {', '.join(BUNDLED)}"
+        )
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UsageError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+    step = max(1, len(paths) // _LARGEST)  # spread over classes that lie one after the other
+    return paths[::step][:_LARGEST]
+
+
+def _read_pixels(
+    paths: list[Path],
+    input_size: tuple[int, int, int],
+    steps: Preprocessing,
+    crops: tuple[float, ...],
+) -> Tensor:
+    """uint8 [paths x crops, H, W, C]: the short side resized, a window at each crop position.
+
+    The first image of each path comes first, so that three images are three photographs.
+    """
+    channels, height, width = input_size
+    if channels not in (1, 3):
+        raise UsageError(
+            f"photographs have 1 or 3 channels, the network takes {channels}: give a tensor"
+        )
+    windows: list[list[np.ndarray]] = [[] for _ in crops]
+    for path in paths:
+        image = _open(path, "L" if channels == 1 else "RGB")
+        ratio = max(height / image.height, width / image.width) * steps.resize / steps.crop
+        size = (max(width, round(image.width * ratio)), max(height, round(image.height * ratio)))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+        for position, kept in zip(sorted(crops, key=lambda c: abs(c - 0.5)), windows, strict=True):
+            left = round((size[0] - width) * position)
+            top = round((size[1] - height) * position)
+            window = np.asarray(image.crop((left, top, left + width, top + height)))
+            kept.append(window.reshape(height, width, channels))
+    return torch.from_numpy(np.stack([window for kept in windows for window in kept]))
+
+
+def _open(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except UnidentifiedImageError:
+        raise IntegrityError(f"{path} is not an image, or is damaged") from None
+    except OSError as error:
+        raise StrzooError(f"cannot read {path}: {error}") from error

@@ -1,1 +1,0 @@
-"""Deployment: ONNX export with its checks, precisions, inspection, benchmarks, matrices."""

@@ -1,0 +1,1 @@
+"""Model card -> verified local file: cache, sources, transfer, staging."""

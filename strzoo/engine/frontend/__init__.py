@@ -1,0 +1,1 @@
+"""ONNX in: the engine's own graph, or one error with all it cannot do."""

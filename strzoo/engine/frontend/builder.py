@@ -1,0 +1,164 @@
+"""GraphBuilder: the layers and values made so far while an ONNX graph is read node by node."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from strzoo.engine.frontend.constants import Constants
+from strzoo.engine.frontend.problems import Unknown, Unsupported
+from strzoo.engine.ir.graph import Flatten, Layer, Shape
+from strzoo.engine.ir.shapes import infer_shape
+from strzoo.errors import IntegrityError
+
+
+@dataclass(frozen=True)
+class View:
+    """What an ONNX name stands for: one of our values, read in another shape (one image's).
+
+    Reshaping makes no layer before something needs the new shape. `maker` is the operator and
+    name of the node that reshaped.
+    """
+
+    value: str
+    shape: Shape
+    maker: tuple[str, str]
+
+
+class GraphBuilder:
+    """Turns node after node into layers; `operators` holds the rules.
+
+    Attributes:
+        batch: the batch size that the file fixes, or None.
+        opset: version of the default operator set.
+    """
+
+    def __init__(self, constants: Constants, opset: int, batch: int | None) -> None:
+        self.constants = constants
+        self.opset = opset
+        self.batch = batch
+        self.layers: list[Layer] = []
+        self.shapes: dict[str, Shape] = {}
+        self._views: dict[str, View] = {}
+        self._flat: dict[str, str] = {}
+        self._names: set[str] = set()
+        self._broken: set[str] = set()
+
+    def add_input(self, name: str, shape: Shape) -> None:
+        self.shapes[name] = shape
+        self._views[name] = View(name, shape, ("input", name))
+
+    def mark_broken(self, node: onnx.NodeProto) -> None:
+        """What depends on `node` cannot be read, which is no further problem."""
+        self._broken |= set(node.output)
+
+    def view(self, name: str) -> View:
+        """What `name`, computed from the images, stands for."""
+        if name in self._views:
+            return self._views[name]
+        if name in self._broken:
+            raise Unknown(name)
+        if name in self.constants:
+            raise Unsupported(f"its input {name!r} is a constant")
+        raise IntegrityError(f"{name!r} is used before it is made")
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The constant `name`, or None if it depends on the images."""
+        if name in self.constants:
+            return self.constants[name]
+        self.view(name)
+        return None
+
+    def weight(self, node: onnx.NodeProto, index: int) -> np.ndarray:
+        """A constant input of `node` as fp32."""
+        array = self.constant(node.input[index])
+        if array is None:
+            raise Unsupported(f"its input {node.input[index]!r} is not a constant")
+        if array.dtype.kind in "iub":
+            raise Unsupported(f"its weights are {array.dtype}; quantised files are not supported")
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+    def integers(self, name: str) -> list[int]:
+        """A constant list of numbers, such as axes or a shape."""
+        array = self.constant(name)
+        if array is None:
+            raise Unsupported(f"its input {name!r} is not a constant")
+        return [int(number) for number in np.atleast_1d(array)]
+
+    def map_value(self, name: str) -> str:
+        """Our value for `name`, which must be a map: [N, C, H, W]."""
+        view = self.view(name)
+        if len(view.shape) != 3 or self.shapes[view.value] != view.shape:
+            shape = ", ".join(map(str, view.shape))
+            raise Unsupported(f"it makes a [N, {shape}] that is then used as a map", view.maker)
+        return view.value
+
+    def vector_value(self, name: str) -> str:
+        """Our value for `name`, which must be a vector: [N, F]; flattened if need be."""
+        view = self.view(name)
+        if len(view.shape) != 1:
+            shape = ", ".join(map(str, view.shape))
+            raise Unsupported(f"it makes a [N, {shape}] that is then used as a vector", view.maker)
+        return self.flatten(view)
+
+    def flatten(self, view: View) -> str:
+        """The value of `view` as a vector, whatever its shape."""
+        if len(self.shapes[view.value]) == 1:
+            return view.value
+        if view.value not in self._flat:
+            name = self.unique(f"{view.maker[1]}")
+            output = self.fresh(f"{view.value}_flat")
+            self.append(Flatten(name, (view.value,), output))
+            self._flat[view.value] = output
+        return self._flat[view.value]
+
+    def append(self, layer: Layer) -> None:
+        """Add a layer, and its output as a value of its own."""
+        self.shapes[layer.output] = infer_shape(layer, [self.shapes[n] for n in layer.inputs])
+        self.layers.append(layer)
+
+    def emit(
+        self, kind: type[Layer], node: onnx.NodeProto, inputs: tuple[str, ...], **fields: Any
+    ) -> str:
+        """Add the layer that `node` is; its output takes the name of the node's."""
+        output = self.fresh(node.output[0])
+        self.append(kind(self.unique(describe_node(node)), inputs, output, **fields))
+        self.bind(node, output, self.shapes[output])
+        return output
+
+    def emit_elementwise(self, kind: type[Layer], node: onnx.NodeProto, **fields: Any) -> None:
+        """As `emit`, of the first input; what changes each number alone keeps any shape."""
+        view = self.view(node.input[0])
+        output = self.emit(kind, node, (view.value,), **fields)
+        self.bind(node, output, view.shape)
+
+    def bind(self, node: onnx.NodeProto, value: str, shape: Shape) -> None:
+        """Let the output of `node` stand for `value` in `shape`."""
+        if math.prod(shape) != math.prod(self.shapes[value]):
+            raise IntegrityError(f"{describe_node(node)}: {self.shapes[value]} is not {shape}")
+        name = describe_node(node)
+        self._views[node.output[0]] = View(value, shape, (node.op_type, name))
+
+    def unique(self, name: str) -> str:
+        """`name`, or with a number if a layer has it already."""
+        found, number = name, 2
+        while found in self._names:
+            found, number = f"{name}_{number}", number + 1
+        self._names.add(found)
+        return found
+
+    def fresh(self, name: str) -> str:
+        """A name that no value has yet."""
+        found, number = name, 2
+        while found in self.shapes:
+            found, number = f"{name}_{number}", number + 1
+        return found
+
+
+def describe_node(node: onnx.NodeProto) -> str:
+    """Its name; nodes need none, what they make has one."""
+    return node.name or (node.output[0] if node.output else "") or node.op_type

@@ -1,0 +1,111 @@
+"""The ONNX operators that compute nothing: they only say in what shape a value is read next."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+
+from strzoo.engine.frontend.attributes import read_attributes
+from strzoo.engine.frontend.builder import GraphBuilder
+from strzoo.engine.frontend.constants import BATCH
+from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.ir.graph import Shape
+
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+
+
+def read_identity(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    view = builder.view(node.input[0])
+    builder.bind(node, view.value, view.shape)
+
+
+def read_dropout(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    training = node.input[2] if len(node.input) > 2 else ""
+    if training and any(builder.integers(training)):
+        raise Unsupported("in training mode")
+    read_identity(builder, node)
+
+
+def read_cast(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    """Between the kinds of floats: the engine computes in fp32 throughout."""
+    if read_attributes(node).get("to") not in _FLOATS:
+        raise Unsupported("to integers")
+    read_identity(builder, node)
+
+
+def read_shape(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    attributes = read_attributes(node)
+    array = builder.constant(node.input[0])
+    shape = [BATCH, *builder.view(node.input[0]).shape] if array is None else list(array.shape)
+    part = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
+    builder.constants[node.output[0]] = np.array(part, np.int64)
+
+
+def read_flatten(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    view = builder.view(node.input[0])
+    if read_attributes(node).get("axis", 1) % (len(view.shape) + 1) != 1:
+        raise Unsupported("along another axis than the channels")
+    builder.bind(node, view.value, (math.prod(view.shape),))
+
+
+def read_reshape(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    attributes = read_attributes(node)
+    view = builder.view(node.input[0])
+    given = len(node.input) > 1
+    target = builder.integers(node.input[1]) if given else list(attributes.get("shape", ()))
+    old = [BATCH, *view.shape]
+    new = target
+    if not attributes.get("allowzero", 0):
+        new = [old[i] if size == 0 and i < len(old) else size for i, size in enumerate(target)]
+    rest = _solve(new, math.prod(view.shape), builder.batch or 1)
+    if rest is None:
+        shown = ["N" if size == BATCH else size for size in target]
+        raise Unsupported(f"from [N, {', '.join(map(str, view.shape))}] to {shown}")
+    builder.bind(node, view.value, rest)
+
+
+def read_squeeze(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    view = builder.view(node.input[0])
+    axes = {axis % (len(view.shape) + 1) for axis in _read_axes(builder, node)}
+    if not axes or 0 in axes or any(view.shape[axis - 1] != 1 for axis in axes):
+        raise Unsupported("of axes that are not 1, or of all")
+    kept = [size for axis, size in enumerate(view.shape, 1) if axis not in axes]
+    builder.bind(node, view.value, tuple(kept))
+
+
+def read_unsqueeze(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    view = builder.view(node.input[0])
+    given = _read_axes(builder, node)
+    rank = len(view.shape) + 1 + len(given)
+    axes = {axis % rank for axis in given}
+    if 0 in axes:
+        raise Unsupported("before the batch")
+    sizes = iter(view.shape)
+    shape = tuple(1 if axis in axes else next(sizes) for axis in range(1, rank))
+    builder.bind(node, view.value, shape)
+
+
+def _solve(target: list[int], size: int, batch: int) -> Shape | None:
+    """What `target` leaves of one image of `size` numbers, or None if it mixes images."""
+    if not target or target[0] not in (BATCH, -1, batch):
+        return None
+    rest = target[1:]
+    known = math.prod(number for number in rest if number != -1)
+    if any(number < 1 and number != -1 for number in rest) or rest.count(-1) > (target[0] != -1):
+        return None
+    if -1 in rest:
+        rest[rest.index(-1)] = size // known
+    return tuple(rest) if math.prod(rest) == size else None
+
+
+def _read_axes(builder: GraphBuilder, node: onnx.NodeProto) -> list[int]:
+    if len(node.input) > 1 and node.input[1]:
+        return builder.integers(node.input[1])
+    return list(read_attributes(node).get("axes", ()))

@@ -1,0 +1,1 @@
+"""The graph the compiler works on: layers, shapes, windows."""

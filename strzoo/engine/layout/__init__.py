@@ -1,0 +1,1 @@
+"""Where values lie in memory: buffers, tiles, liveness, allocation."""

@@ -1,0 +1,193 @@
+"""How work is cut up: the tile of a set of maps, and for each convolution the blocks of input
+channels and whether it runs sparse or dense.
+
+A choice costs what the kernel does, in cycles of one core: loads of the tile's pixels (cheap from
+the L1 cache, dearer from the L2), weights, starts and ends of rows, partial sums, copies.
+`COSTS` were fitted to timings of the kernels; the tuner measures instead of believing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from strzoo.engine.hardware import Hardware
+from strzoo.engine.ir.graph import Convolution
+from strzoo.engine.layout.buffers import Regions
+from strzoo.engine.layout.patches import find_patch, fits_rows
+from strzoo.engine.layout.taps import Taps
+from strzoo.engine.lowering.weights import REACH
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Cycles: per vector multiplied from the L1 cache, the L2 cache or beyond, per weight, per row
+    and block, per vector of partial sums kept and fetched, per vector written, per vector of a
+    patch; per vector multiplied in a dense kernel at best, per vector that another core wrote."""
+
+    near: float = 0.6
+    far: float = 1.3
+    distant: float = 2.0
+    weight: float = 0.95
+    row: float = 2.0
+    partial: float = 2.1
+    result: float = 7.0
+    packed: float = 2.9
+    dense: float = 0.52
+    foreign: float = 6.0
+
+
+COSTS = Costs()
+DEFAULT_TILE = 8  # vectors, where no convolution has a say
+LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
+
+
+@dataclass(frozen=True, order=True)
+class Tiling:
+    """`tile` vectors of pixels, `blocks` of input channels; `group` rows at once, 1 for the sparse
+    kernel."""
+
+    tile: int
+    blocks: int = 1
+    group: int = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution as the cost model sees it.
+
+    Args:
+        regions: of the output.
+        taps: of the window.
+        rows: output channels.
+        planes: input planes (channels times phases).
+        nonzeros: weights that are not zero; `weights` all of them.
+        groups: of the convolution.
+        threads: that share the layer.
+        whole_rows: tiles must be rows of a region, for this layer or another with the same tiles.
+    """
+
+    regions: Regions
+    taps: Taps
+    rows: int
+    planes: int
+    nonzeros: int
+    weights: int
+    groups: int = 1
+    threads: int = 1
+    whole_rows: bool = True
+
+    @property
+    def vectors(self) -> int:
+        """Of an output plane."""
+        return self.regions.vectors
+
+    def read(self, tile: int) -> int:
+        """Vectors of a plane that a tile reads."""
+        return find_patch(self.taps, tile, self.regions).vectors if self.taps.window else tile
+
+
+def pose_problem(
+    layer: Convolution, taps: Taps, regions: Regions, threads: int, *, whole_rows: bool
+) -> Problem:
+    """Describe `layer`, whose output has those regions."""
+    return Problem(
+        regions=regions,
+        taps=taps,
+        rows=len(layer.weight),
+        planes=layer.weight.shape[1] * layer.groups * len(taps.phases),
+        nonzeros=int(np.count_nonzero(layer.weight)),
+        weights=layer.weight.size,
+        groups=layer.groups,
+        threads=threads,
+        whole_rows=whole_rows,
+    )
+
+
+def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
+    """Every way to run a layer in tiles of that size that is worth a look, at least one."""
+    channels = problem.planes // len(problem.taps.phases)
+    found: list[Tiling] = []
+    group = hardware.dense_rows(tile)
+    read = problem.read(tile) * len(problem.taps.phases)
+    for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+        worth = blocks == 1 or (channels >= 4 * blocks and problem.groups == 1)
+        # More than an entry can tell apart must be blocked, worth it or not.
+        if -(-channels // blocks) * read > REACH or (found and not worth):
+            continue
+        found.append(Tiling(tile, blocks))
+        if group > 1 and problem.groups == 1 and problem.rows >= group:
+            found.append(Tiling(tile, blocks, group))
+    return found
+
+
+def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs = COSTS) -> float:
+    """Cycles of one core for the whole layer; with more threads, of all cores together."""
+    tile, blocks, vectors = tiling.tile, tiling.blocks, problem.vectors
+    tiles = -(-vectors // tile)
+    read = problem.read(tile)
+    size = read * problem.planes * 4 * hardware.lanes / blocks
+    near = min(1.0, hardware.level1 / size)
+    close = min(1.0, LEVEL2_SHARE * hardware.level2 / size)
+    load = costs.near * near + costs.far * (close - near) + costs.distant * (1 - close)
+    if tiling.group > 1:
+        loads = load / tiling.group
+        weight = costs.weight / tiling.group
+        work = problem.weights * (max(loads, costs.dense) * vectors + tiles * weight)
+        rows = problem.rows * costs.row / tiling.group
+    else:
+        work = problem.nonzeros * (load * vectors + tiles * costs.weight)
+        rows = problem.rows * costs.row
+    total = work + rows * blocks * tiles + problem.rows * vectors * costs.result
+    total += problem.rows * (blocks - 1) * vectors * costs.partial
+    if problem.taps.window:
+        total += problem.planes * tiles * read * costs.packed
+    if problem.threads > 1:
+        total *= tiles * tile / vectors  # all wait for the thread that has no part of the last
+    if problem.threads > 1 and tiles % problem.threads:
+        # The last tiles are shared, and what one thread wrote the others will read.
+        total += costs.foreign * (problem.planes + problem.rows) * vectors / tiles
+    return total
+
+
+def choose_tiling(problem: Problem, tile: int, hardware: Hardware) -> Tiling:
+    """The cheapest by the cost model; the same for the same problem."""
+    options = candidates(problem, tile, hardware)
+    return min(options, key=lambda t: (estimate(problem, t, hardware), t))
+
+
+def choose_tile(
+    problems: Sequence[Problem],
+    regions: Regions,
+    hardware: Hardware,
+    threads: int,
+    *,
+    whole_rows: bool,
+) -> int:
+    """The tile for maps with those regions that these convolutions write."""
+    if problems:
+        return rank_tiles(problems, hardware)[0]
+    tiles = max(threads, -(-regions.vectors // DEFAULT_TILE))
+    most = max(1, -(-regions.vectors // tiles))
+    if not whole_rows:
+        return most
+    return max(size for size in range(1, most + 1) if fits_rows(size, regions))
+
+
+def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
+    """Tiles for maps that these convolutions write, the cheapest first."""
+
+    def cost(tile: int) -> float:
+        return sum(
+            estimate(problem, choose_tiling(problem, tile, hardware), hardware)
+            for problem in problems
+        )
+
+    regions = problems[0].regions
+    options = range(1, min(regions.vectors, hardware.widest_tile) + 1)
+    if any(problem.whole_rows for problem in problems):
+        return sorted((t for t in options if fits_rows(t, regions)), key=lambda t: (cost(t), t))
+    sizes = {-(-regions.vectors // n) for n in range(1, regions.vectors + 1)}
+    return sorted(sizes & set(options), key=lambda tile: (cost(tile), tile))

@@ -1,0 +1,1 @@
+"""Layers -> instructions: which kernel runs each layer, with which operands."""

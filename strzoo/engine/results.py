@@ -1,0 +1,116 @@
+"""What a compiled model tells about itself: plain records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from strzoo.engine.ir.graph import Shape
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """How a layer runs and what that is expected to gain.
+
+    Args:
+        kind: "convolution", "depthwise" or "linear".
+        form: in words, such as "sparse 14, 2 blocks, packed" or "dense 4x6".
+        cycles, dense_cycles: of one core for a group, by the cost model; the latter for the best
+            dense form of the same layer.
+    """
+
+    name: str
+    kind: str
+    form: str
+    weights: int
+    nonzeros: int
+    cycles: float
+    dense_cycles: float
+
+    @property
+    def density(self) -> float:
+        """Nonzero weights, in percent."""
+        return 100 * self.nonzeros / max(self.weights, 1)
+
+    @property
+    def gain(self) -> float:
+        """Expected time of the dense form / expected time as chosen."""
+        return self.dense_cycles / max(self.cycles, 1e-9)
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What was made of a network, layer by layer.
+
+    Args:
+        input_shape, output_shape: of one image.
+        threads: that a call uses.
+        images: that go together where there are enough.
+        constants: bytes of weights and tables; arena: bytes that one run works in.
+        tuned: seconds that measuring could take; 0 for fixed rules.
+        cached: whether the plan came from the cache.
+    """
+
+    model: str
+    input_shape: Shape
+    output_shape: Shape
+    threads: int
+    images: int
+    layers: tuple[LayerChoice, ...]
+    constants: int
+    arena: int
+    processor: str
+    lanes: int
+    tuned: float
+    cached: bool
+    seconds: float
+
+    @property
+    def gain(self) -> float:
+        """Expected gain of the layers with weights, together."""
+        dense = sum(layer.dense_cycles for layer in self.layers)
+        return dense / max(sum(layer.cycles for layer in self.layers), 1e-9)
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros among all weights, in percent."""
+        weights = sum(layer.weights for layer in self.layers)
+        return 100 - 100 * sum(layer.nonzeros for layer in self.layers) / max(weights, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "schema": 1,
+            **{name: value for name, value in asdict(self).items() if name != "layers"},
+            "sparsity": self.sparsity,
+            "gain": self.gain,
+            "layers": [
+                {**asdict(layer), "density": layer.density, "gain": layer.gain}
+                for layer in self.layers
+            ],
+        }
+
+    def summary(self) -> list[str]:
+        """The totals, a line each."""
+        sparse = sum(layer.form.startswith("sparse") for layer in self.layers)
+        return [
+            f"{self.model}: {_spell(self.input_shape)} -> {_spell(self.output_shape)}, "
+            f"{self.threads} threads, groups of {self.images}",
+            f"{sparse} of {len(self.layers)} layers run sparse; {self.sparsity:.2f} % zeros; "
+            f"expected gain over dense {self.gain:.2f}",
+            f"weights and tables {self.constants / 1e6:.1f} MB, work space "
+            f"{self.arena / 1e6:.1f} MB; {self.processor}, {self.lanes} lanes",
+        ]
+
+    def describe(self) -> str:
+        """A line per layer, then the totals."""
+        width = max((len(layer.name) for layer in self.layers), default=0)
+        lines = [
+            f"{layer.name:<{width}}  {layer.density:6.2f} %  {layer.gain:6.2f}x  {layer.form}"
+            for layer in self.layers
+        ]
+        return "\n".join([*lines, *self.summary()])
+
+
+def _spell(shape: Shape) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,1 @@
+"""Running plans: memory, threads, batches."""

@@ -1,0 +1,216 @@
+"""SparseModel: a compiled network that is called like a function."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from strzoo.engine.hardware import Hardware
+from strzoo.engine.ir.graph import Shape
+from strzoo.engine.results import CompileReport
+from strzoo.engine.runtime.run import Program, Runner, count_beside
+from strzoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from strzoo.engine.storage.plan_files import ThreadedPlan
+
+    Images = TypeVar("Images", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A program, the plan it was made of, and whether that came from a file."""
+
+    program: Program
+    planned: ThreadedPlan
+    cached: bool
+
+
+class Builder(Protocol):
+    """Where a model's programs come from; see `compilation`."""
+
+    name: str
+    source: str
+    metadata: dict[str, str]
+    images: int
+    threads: int
+    tuned: float
+    hardware: Hardware
+
+    def build(self, images: int, threads: int) -> Built: ...
+
+    def release(self, *, finished: bool) -> None: ...
+
+
+class SparseModel:
+    """A network compiled by `strzoo.compile`.
+
+    Call it with images [N, C, H, W], as a NumPy array or a torch tensor on the CPU, of any N; it
+    returns the network's output for them, fp32, of the same kind. Any number of threads may call
+    it at the same time; the same images in the same batch give the same bits.
+    """
+
+    def __init__(self, builder: Builder, batch: int = 1) -> None:
+        self._builder = builder
+        self._lock = threading.Lock()
+        self._programs: dict[tuple[int, int], Built] = {}
+        self._runner = Runner(builder.threads)
+        # Keys of the programs: one image at a time on all threads, groups each on one thread.
+        self._together, self._beside = (1, builder.threads), (builder.images, 1)
+        beside = count_beside(batch, builder.images, builder.threads)
+        key = self._beside if beside else self._together
+        first = self._build(key)
+        plan = first.program.plan
+        self._input_shape, self._output_shape = plan.input_shape, plan.output_shape
+        self._report = CompileReport(
+            model=builder.name,
+            input_shape=plan.input_shape,
+            output_shape=plan.output_shape,
+            threads=builder.threads,
+            images=builder.images,
+            layers=first.planned.layers,
+            constants=plan.constants.nbytes,
+            arena=plan.arena,
+            processor=" ".join(builder.hardware.identity.split()[:2]),
+            lanes=builder.hardware.lanes,
+            tuned=builder.tuned,
+            cached=first.cached,
+            seconds=0.0,
+        )
+
+    @property
+    def input_shape(self) -> Shape:
+        """Channels, height, width of one image."""
+        return self._input_shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the output for one image."""
+        return self._output_shape
+
+    @property
+    def threads(self) -> int:
+        """Threads that one call uses."""
+        return self._builder.threads
+
+    @property
+    def report(self) -> CompileReport:
+        """What was chosen for each layer, and the expected gains."""
+        return self._report
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the ONNX export says about itself (docs/onnx.md): preprocessing, class names, ..."""
+        return dict(self._builder.metadata)
+
+    @property
+    def source_sha256(self) -> str:
+        """Of the file, or the bytes, that the model was compiled from."""
+        return self._builder.source
+
+    def describe(self) -> str:
+        """The report as text: a line per layer, then the totals."""
+        return self._report.describe()
+
+    def __repr__(self) -> str:
+        shapes = " -> ".join("x".join(map(str, s)) for s in (self.input_shape, self.output_shape))
+        return f"<SparseModel {self._builder.name}: {shapes}, {self.threads} threads>"
+
+    def __call__(self, images: Images) -> Images:
+        """The output [N, ...] for `images` [N, C, H, W]; floats of other widths are converted.
+
+        Raises:
+            UsageError: `images` has another shape or type, or is on another device.
+        """
+        array, finish = self._accept(images)
+        result = np.empty((len(array), *self._output_shape), np.float32)
+        if len(array):
+            beside = count_beside(len(array), self._builder.images, self._builder.threads)
+            side = self._build(self._beside).program if beside else None
+            together = self._build(self._together).program if beside < len(array) else side
+            assert together is not None
+            self._runner.run(together, array, result, side)
+        return finish(result)
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write a `.strz` file, from which `strzoo.compile` starts without the network.
+
+        Raises:
+            UsageError: the name does not end in .strz.
+            StrzooError: the file cannot be written, or exists and `force` is False.
+        """
+        from strzoo.engine.storage.plan_files import SUFFIX, PlanFile, ThreadedPlan, write_plans
+        from strzoo.files import check_destination
+
+        path = Path(path)
+        if path.suffix != SUFFIX:
+            raise UsageError(f"{path} must end in {SUFFIX}")
+        check_destination(path, force=force)
+        plans = []
+        for key in dict.fromkeys((self._together, self._beside)):
+            built = self._build(key)
+            plans.append(
+                ThreadedPlan(built.program.plan, built.planned.threads, built.planned.layers)
+            )
+        builder = self._builder
+        content = PlanFile(
+            builder.name,
+            builder.source,
+            builder.threads,
+            builder.images,
+            builder.tuned,
+            builder.hardware,
+            tuple(plans),
+            builder.metadata,
+        )
+        write_plans(path, content, force=force)
+        return path
+
+    def _build(self, key: tuple[int, int]) -> Built:
+        found = self._programs.get(key)
+        if found is not None:
+            return found
+        with self._lock:
+            if key not in self._programs:
+                built = self._builder.build(*key)
+                # The program has the constants where it wants them: once is enough.
+                planned = replace(built.planned, plan=built.program.plan)
+                self._programs[key] = replace(built, planned=planned)
+                self._builder.release(finished={self._together, self._beside} <= {*self._programs})
+            return self._programs[key]
+
+    def _accept(self, images: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
+        """The images as a contiguous fp32 array, and what makes their kind of a result."""
+        expected = ", ".join(map(str, ("N", *self._input_shape)))
+        torch = sys.modules.get("torch")
+        finish: Callable[[np.ndarray], Any] = _itself
+        if torch is not None and isinstance(images, torch.Tensor):
+            if images.device.type != "cpu":
+                raise UsageError(f"the images are on {images.device}; pass images.cpu()")
+            if not images.dtype.is_floating_point:
+                raise UsageError(f"images of {images.dtype}; expected floats [{expected}]")
+            images, finish = images.detach().float().numpy(), torch.from_numpy
+        if not isinstance(images, np.ndarray):
+            raise UsageError(
+                f"a {type(images).__name__} instead of images: expected a NumPy array or a torch "
+                f"tensor of floats [{expected}]"
+            )
+        if images.dtype.kind != "f":
+            raise UsageError(f"images of {images.dtype}; expected floats [{expected}]")
+        if images.ndim != 4 or images.shape[1:] != self._input_shape:
+            shown = ", ".join(map(str, images.shape))
+            raise UsageError(f"images of shape [{shown}]; expected [{expected}]")
+        return np.ascontiguousarray(images, np.float32), finish
+
+
+def _itself(result: np.ndarray) -> np.ndarray:
+    return result

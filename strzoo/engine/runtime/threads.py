@@ -1,0 +1,194 @@
+"""Threads that carry out orders together, outside the interpreter: between calls they wait in
+native code (`emission.team`), so that a call neither wakes them twice nor waits for the GIL."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from strzoo.engine.codegen import threads as native
+from strzoo.engine.runtime.memory import aligned
+
+_ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_KINDS = {
+    "serve": (_ADDRESS,),
+    "send": (_ADDRESS, _NUMBER),
+    "finish": (_ADDRESS, _NUMBER),
+    "obey": (_ADDRESS, _NUMBER),
+    "lead": (_ADDRESS, _NUMBER, _ADDRESS, _NUMBER),
+}
+
+
+class Code(Protocol):
+    """Loaded machine code: addresses of functions by name. It must live while they are used."""
+
+    addresses: dict[str, int]
+
+
+class Team:
+    """`threads` threads; the caller is the first of them. For one caller at a time.
+
+    `code` has the functions of `emission.team`; orders can be for any other code as well.
+    """
+
+    def __init__(self, threads: int, code: Code) -> None:
+        self.threads = threads
+        self._process = os.getpid()
+        self._code = code
+        self._functions = {
+            name: ctypes.CFUNCTYPE(None, *kinds)(code.addresses[name])
+            for name, kinds in _KINDS.items()
+        }
+        self._boxes = aligned((threads - 1) * native.BOX).reshape(-1, native.BOX)
+        self._numbers = self._boxes.view(np.int64)
+        self._address = self._boxes.ctypes.data
+        self._orders: Sequence[np.ndarray] = ()
+        self._affinity = Affinity()
+        self._semaphores = [
+            Semaphore(self._boxes[index, native.SEMAPHORE :]) for index in range(threads - 1)
+        ]
+        for index, semaphore in enumerate(self._semaphores):
+            self._fill(index, native.HANDLE, semaphore.handle)
+            self._fill(index, native.WAIT, semaphore.wait)
+            self._fill(index, native.POST, semaphore.post)
+            self._fill(index, native.YIELD, yield_address())
+            # The worker outlives the team by a moment, and with it all that it uses.
+            held = (self._functions["serve"], self._boxes, index, semaphore, code)
+            worker = threading.Thread(target=_work, args=held, name="strzoo-engine", daemon=True)
+            worker.start()
+            self._affinity.add(worker)
+
+    def _fill(self, worker: int, offset: int, value: int) -> None:
+        self._numbers[worker, offset // 8] = value
+
+    def run(self, orders: Sequence[np.ndarray]) -> None:
+        """orders[i], [N, ORDER_FIELDS], by thread i, all at the same time."""
+        self._hand_out(orders)
+        own = orders[0]
+        self._functions["lead"](self._address, self.threads - 1, own.ctypes.data, len(own))
+
+    def time(self, orders: Sequence[np.ndarray]) -> list[float]:
+        """Run, and the seconds that each order of the first thread took."""
+        self._hand_out(orders)
+        self._functions["send"](self._address, self.threads - 1)
+        own, done = orders[0], 0
+        marks = [time.perf_counter()]
+        try:
+            while done < len(own):
+                self._functions["obey"](own[done:].ctypes.data, 1)
+                done += 1
+                marks.append(time.perf_counter())
+        finally:
+            # Interrupted or not, the workers may be waiting for this thread.
+            self._functions["obey"](own[done:].ctypes.data, len(own) - done)
+            self._functions["finish"](self._address, self.threads - 1)
+        return [after - before for before, after in pairwise(marks)]
+
+    def _hand_out(self, orders: Sequence[np.ndarray]) -> None:
+        self._orders = orders  # must live while they are carried out
+        self._affinity.keep_off_this_core()
+        for worker, own in zip(range(self.threads - 1), orders[1:], strict=True):
+            self._fill(worker, native.ORDERS, own.ctypes.data)
+            self._fill(worker, native.COUNT, len(own))
+
+    def __del__(self) -> None:
+        if self._process == os.getpid():  # a forked process has the team but not its threads
+            for worker in range(self.threads - 1):
+                self._fill(worker, native.COUNT, native.STOP)
+            self._functions["send"](self._address, self.threads - 1)
+
+
+def _work(
+    serve: Callable[[int], None],
+    boxes: np.ndarray,
+    index: int,
+    _semaphore: Semaphore,
+    _code: Code,
+) -> None:
+    serve(boxes.ctypes.data + index * native.BOX)
+
+
+class Semaphore:
+    """One of the system's: addresses of the functions that wait for it and post it, and what they
+    take. `room` is where one can be that lives in the caller's memory (32 bytes)."""
+
+    def __init__(self, room: np.ndarray) -> None:
+        self._room = room
+        if os.name == "nt":
+            library = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
+            library.CreateSemaphoreW.restype = ctypes.c_void_p
+            self.handle: int = library.CreateSemaphoreW(None, 0, 0x7FFFFFFF, None)
+            wait, post, self._close = "WaitForSingleObject", "ReleaseSemaphore", "CloseHandle"
+        elif sys.platform == "darwin":  # which has no sem_init
+            library = ctypes.CDLL(None)
+            library.dispatch_semaphore_create.restype = ctypes.c_void_p
+            self.handle = library.dispatch_semaphore_create(ctypes.c_long(0))
+            wait, post = "dispatch_semaphore_wait", "dispatch_semaphore_signal"
+            self._close = "dispatch_release"
+        else:
+            library = ctypes.CDLL(None)
+            self.handle = room.ctypes.data
+            if library.sem_init(ctypes.c_void_p(self.handle), 0, 0):
+                raise OSError("the system gives no semaphore")
+            wait, post, self._close = "sem_wait", "sem_post", "sem_destroy"
+        self.wait, self.post = (_function_address(library, name) for name in (wait, post))
+        self._library = library
+
+    def __del__(self) -> None:
+        if hasattr(self, "_library"):  # it was made
+            getattr(self._library, self._close)(ctypes.c_void_p(self.handle))
+
+
+class Affinity:
+    """Keeps workers off the core of the thread that calls them.
+
+    Linux likes to wake a thread on the core of the one that wakes it, on virtual machines even
+    where another is idle; both then take turns until the load is balanced, and a call takes as
+    long as on one thread. Where threads cannot be placed, nothing is done.
+    """
+
+    def __init__(self) -> None:
+        self._workers: list[int] = []
+        self._core = -1
+        self._this_core = None
+        if hasattr(os, "sched_setaffinity"):
+            self._this_core = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+            self._cores = os.sched_getaffinity(0)
+
+    def add(self, worker: threading.Thread) -> None:
+        if worker.native_id is not None:
+            self._workers.append(worker.native_id)
+
+    def keep_off_this_core(self) -> None:
+        """Move the workers, if the calling thread runs where they may."""
+        if self._this_core is None or len(self._workers) >= len(self._cores):
+            return
+        core = self._this_core()
+        if core == self._core:
+            return
+        self._core = core
+        for worker in self._workers:
+            try:
+                os.sched_setaffinity(worker, self._cores - {core})
+            except OSError:  # the process was given other cores since
+                self._this_core = None
+                return
+
+
+def yield_address() -> int:
+    """A C function without arguments that lets other threads run."""
+    if os.name == "nt":
+        return _function_address(ctypes.WinDLL("kernel32"), "SwitchToThread")  # type: ignore[attr-defined]
+    return _function_address(ctypes.CDLL(None), "sched_yield")
+
+
+def _function_address(library: ctypes.CDLL, name: str) -> int:
+    return int(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0)

@@ -1,0 +1,1 @@
+"""Plans and machine code on disk, checked when read."""

@@ -1,0 +1,178 @@
+"""evaluate: exact top-1 and top-5 of a network, a checkpoint or an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strzoo.data.imageset import ImageSet
+from strzoo.data.layouts import find_samples
+from strzoo.data.loading import DECODERS, default_workers
+from strzoo.data.samples import single_labels
+from strzoo.distributed import join_group
+from strzoo.errors import UsageError
+from strzoo.evaluation.distributed import Run, describe_device, list_versions
+from strzoo.evaluation.loop import LoopOptions
+from strzoo.evaluation.metric import rank
+from strzoo.evaluation.results import (
+    EvalResult,
+    as_tensor,
+    find_hits,
+)
+from strzoo.evaluation.runner import CIFAR_MEAN, CIFAR_STD, Model, Runner, open_runner
+from strzoo.settings import Settings
+from strzoo.zoo.registry import Preprocessing
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+_BATCH = {"cpu": 64, "cuda": 256}  # larger ones are not faster on the CPU
+
+
+def evaluate(
+    model: Model,
+    data: str | os.PathLike[str] | ImageSet | Batches,
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    real: str | os.PathLike[str] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    format: str | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    compile: bool = False,
+    channels_last: bool = True,
+    decoder: str = "pil",
+    providers: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    skip_broken: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+    settings: Settings | None = None,
+    engine: str | None = None,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> EvalResult:
+    """Top-1 and top-5 of `model` on `data`, counted exactly whatever the batch size, the number
+    of workers or of processes (started by torchrun).
+
+    Args:
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, or any network (run in
+            evaluation mode on its own device, then put back as it was).
+        data: a folder, tar or parquet file (docs/evaluation.md lists the layouts), an `ImageSet`,
+            or batches of images [N, 3, H, W] and labels [N].
+        labels: the label file of a flat folder; by default looked for in and beside it.
+        real: a file of ReaL labels, to be used instead of the data set's.
+        batch_size: images at once; by default 64 on the CPU, 256 on a GPU.
+        workers: processes that decode; by default one per core. 0 decodes in this process.
+        format: "str" or "dense"; by default dense for an id, and what a file holds.
+        device: "cpu", "cuda" or "cuda:N"; by default a GPU if there is one.
+        precision: "fp32", "tf32", "bf16" or "fp16"; "auto" is fp32 on the CPU, tf32 on a GPU.
+        compile: torch.compile the network.
+        channels_last: memory layout of weights and images.
+        decoder: "pil", or "device" to decode and resize JPEGs on the device; the difference that
+            makes is measured and reported.
+        providers: onnxruntime execution providers, for an ONNX file.
+        preprocessing: instead of the model's own.
+        skip_broken: count unreadable images as wrong and list them, instead of an error.
+        resume: a file to keep what is done in; if it is there, the run goes on from it. It is
+            removed when the run is complete.
+        settings: cache folder, registries, network switches; from the environment by default.
+        engine: "torch", "onnxruntime" or "sparse" (strzoo[engine]; docs/engine.md); by default
+            torch, or onnxruntime for an ONNX file.
+        on_progress: called with the images done and to do (of this process) after each batch.
+
+    Raises:
+        UsageError: an argument is not valid, the data is empty, of no known layout, or does not
+            fit the network.
+        BrokenImageError: an image cannot be read; the message names it.
+        StrzooError and its subclasses: the model or the data cannot be had or read.
+    """
+    started = time.perf_counter()
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{name} is {value}; it must be at least {least}")
+    if decoder not in DECODERS:
+        raise UsageError(f"decoder {decoder!r} is not one of {', '.join(DECODERS)}")
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(
+            open_runner(
+                model,
+                format=format,
+                device=device,
+                precision=precision,
+                compile=compile,
+                channels_last=channels_last,
+                providers=providers,
+                preprocessing=preprocessing,
+                settings=settings,
+                engine=engine,
+            )
+        )
+        if not isinstance(data, str | os.PathLike):
+            return _evaluate_tensors(runner, data, batch_size or _BATCH["cuda"])
+        group = stack.enter_context(join_group())
+        classes = runner.count_classes()
+        samples = find_samples(data, classes, labels=labels, real=real)
+        if samples.small and not runner.known_steps:
+            steps = replace(runner.steps, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD)
+            runner = replace(runner, steps=steps)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
+        options = LoopOptions(
+            batch_size=batch_size or runner.fixed_batch or _BATCH[runner.device.type],
+            workers=default_workers(runner.device, local) if workers is None else workers,
+            decoder=decoder,
+            pad=compile,
+            skip_broken=skip_broken,
+        )
+        run = Run(runner, samples, classes, options, group, started, on_progress)
+        return run.execute(Path(resume) if resume is not None else None)
+
+
+def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int) -> EvalResult:
+    """Images in memory, normalised already."""
+    ranked, losses, labels = [], [], []
+    for images, given in _batches(data, batch_size):
+        answers = []
+        size = runner.fixed_batch or max(len(images), 1)
+        for piece, some in zip(images.split(size), given.split(size), strict=True):
+            padding = piece[:1].expand(
+                (size if runner.fixed_batch else len(piece)) - len(piece), *piece.shape[1:]
+            )
+            inputs = torch.cat([piece, padding]).to(runner.device)
+            logits = runner.forward(inputs)[: len(piece)]
+            answers.append(rank(logits, some[:, None].to(logits.device), None))
+        for best, _, loss in answers:
+            ranked.append(best.cpu().numpy())
+            losses.append(loss.double().cpu().numpy())
+        labels.append(given.cpu().numpy())
+    if not ranked:
+        raise UsageError("there are no images to evaluate on")
+    answered = np.concatenate(ranked)
+    right = single_labels(np.concatenate(labels).tolist())
+    hits = find_hits(answered, right)
+    return EvalResult(
+        images=len(right),
+        correct_top1=int(hits[:, 0].sum()),
+        correct_top5=int(hits.sum()),
+        loss=float(np.concatenate(losses).mean()),
+        predictions=as_tensor(answered[:, 0]),
+        model=runner.name,
+        weights_sha256=runner.weights_sha256,
+        precision=runner.precision,
+        device=describe_device(runner.device),
+        batch_size=batch_size,
+        ranked=as_tensor(answered),
+        labels=as_tensor(right),
+        versions={**list_versions(), **dict(runner.versions)},
+    )
+
+
+def _batches(data: ImageSet | Batches, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
+    if not isinstance(data, ImageSet):
+        return data
+    return zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)

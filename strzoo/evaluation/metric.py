@@ -1,0 +1,198 @@
+"""The answers of a run, image by image: counts follow from them, and an interrupted run resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strzoo.data.samples import NO_LABEL
+from strzoo.errors import IntegrityError, StrzooError
+from strzoo.evaluation.results import UNREAD
+from strzoo.files import atomic_path
+
+TOP = 5
+
+
+@dataclass
+class Tally:
+    """Per image: the five best classes (`ranked`, and `subset` among a data set's own classes),
+    the loss (NaN if unread), whether it is `done`; and the reasons of those unread."""
+
+    ranked: np.ndarray
+    subset: np.ndarray | None
+    losses: np.ndarray
+    done: np.ndarray
+    broken: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, images: int, *, subset: bool) -> Tally:
+        return cls(
+            np.full((images, TOP), UNREAD, dtype=np.int32),
+            np.full((images, TOP), UNREAD, dtype=np.int32) if subset else None,
+            np.full(images, np.nan, dtype=np.float32),
+            np.zeros(images, dtype=bool),
+        )
+
+    def add(self, indices: np.ndarray, answers: Answers) -> None:
+        """Enter the answers for images `indices`.
+
+        Raises:
+            StrzooError: an image comes twice.
+        """
+        if self.done[indices].any() or len(np.unique(indices)) != len(indices):
+            raise StrzooError("an image was evaluated twice; please report this")
+        width = answers.ranked.shape[1]
+        self.ranked[indices, :width] = answers.ranked
+        if self.subset is not None and answers.subset is not None:
+            self.subset[indices, : answers.subset.shape[1]] = answers.subset
+        self.losses[indices] = answers.losses
+        self.done[indices] = True
+
+    def forget(self, index: int, reason: str) -> None:
+        """Enter an image that could not be read: its answer is wrong whatever its label."""
+        self.ranked[index] = UNREAD
+        if self.subset is not None:
+            self.subset[index] = UNREAD
+        self.losses[index] = np.nan
+        self.done[index] = True
+        self.broken[index] = reason
+
+    def merge(self, other: Tally) -> None:
+        """Take over what another process or an earlier run has done.
+
+        Raises:
+            StrzooError: an image was done by both.
+        """
+        if (self.done & other.done).any():
+            raise StrzooError("an image was evaluated by two processes; please report this")
+        where = other.done
+        self.ranked[where], self.losses[where] = other.ranked[where], other.losses[where]
+        if self.subset is not None and other.subset is not None:
+            self.subset[where] = other.subset[where]
+        self.done |= where
+        self.broken |= other.broken
+
+    @property
+    def remaining(self) -> list[int]:
+        """The images still to do, in order."""
+        return np.flatnonzero(~self.done).tolist()
+
+    @property
+    def loss(self) -> float:
+        """Mean over the readable images; summed exactly, so in any order."""
+        values = self.losses[~np.isnan(self.losses)]
+        return math.fsum(values.tolist()) / len(values) if len(values) else math.nan
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Classes best first [B, up to 5], the same among the subset's classes, losses [B]."""
+
+    ranked: np.ndarray
+    subset: np.ndarray | None
+    losses: np.ndarray
+
+
+def rank(
+    logits: Tensor, labels: Tensor, subset: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Best classes, best classes of the subset, losses; on the device of the logits.
+
+    Equal logits rank by class number, on every device. The loss of several right labels is that
+    of their joint probability.
+
+    Args:
+        logits: [B, C].
+        labels: int64 [B, L], filled up with -1.
+        subset: int64 [S], sorted class numbers; None for all.
+    """
+    logits = logits.float()
+    ranked = _best(logits)
+    own = None if subset is None else subset[_best(logits[:, subset])]
+    given = logits.gather(1, labels.clamp(min=0)).masked_fill(labels == NO_LABEL, -torch.inf)
+    losses = torch.logsumexp(logits, 1) - torch.logsumexp(given, 1)
+    return ranked, own, losses
+
+
+def _best(logits: Tensor) -> Tensor:
+    # topk breaks ties as it likes; a stable sort does not.
+    return torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :TOP]
+
+
+class Progress:
+    """Keeps a tally on disk while the run lasts, one file for each process.
+
+    A file belongs to a run: to the same weights, images, preprocessing and precision; one of
+    another run is refused, not mixed in.
+    """
+
+    def __init__(self, path: Path, identity: Sequence[str], rank: int) -> None:
+        self._identity = json.dumps(list(identity))
+        self._base, self._rank = path, rank
+        self.mine = path.with_name(f"{path.name}.{rank}")
+
+    def files(self) -> list[Path]:
+        """The files of all processes of earlier attempts."""
+        pattern = self._base.name + ".*"
+        return sorted(
+            p for p in self._base.parent.glob(pattern) if p.name.rsplit(".", 1)[-1].isdigit()
+        )
+
+    def load(self, tally: Tally) -> int:
+        """Enter what the files hold into `tally`; returns how many images that is.
+
+        Raises:
+            IntegrityError: a file is damaged, or belongs to another run.
+        """
+        for path in self.files():
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    identity = str(stored["identity"])
+                    broken = {int(k): str(v) for k, v in json.loads(str(stored["broken"])).items()}
+                    subset = stored.get("subset")
+                    other = Tally(
+                        stored["ranked"], subset, stored["losses"], stored["done"], broken
+                    )
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise IntegrityError(
+                    f"{path} is damaged ({error}); delete it to start again"
+                ) from error
+            if identity != self._identity:
+                raise IntegrityError(
+                    f"{path} was kept by a run with other weights, images, preprocessing or "
+                    "precision; delete it, or name another file for --resume"
+                )
+            # After a resume every process keeps the earlier images as well.
+            other.done &= ~tally.done
+            other.broken = {i: r for i, r in other.broken.items() if other.done[i]}
+            tally.merge(other)
+        return int(tally.done.sum())
+
+    def save(self, tally: Tally) -> None:
+        """Write `tally` whole."""
+        arrays = {"ranked": tally.ranked, "losses": tally.losses, "done": tally.done}
+        if tally.subset is not None:
+            arrays["subset"] = tally.subset
+        with atomic_path(self.mine, force=True) as temporary, open(temporary, "wb") as stream:
+            np.savez(
+                stream,
+                identity=np.array(self._identity),
+                broken=np.array(json.dumps(tally.broken)),
+                **arrays,  # type: ignore[arg-type]
+            )
+
+    def remove(self) -> None:
+        """The run is complete."""
+        for path in self.files():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)

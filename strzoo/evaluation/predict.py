@@ -1,0 +1,263 @@
+"""predict: the most likely classes of images, from files, PIL images, arrays or tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from strzoo.data.imagenet_classes import COUNT, list_classes
+from strzoo.data.images import BrokenImageError, decode, prepare, to_rgb
+from strzoo.data.trees import FolderTree
+from strzoo.errors import NetworkError, OfflineError, StrzooError, UsageError
+from strzoo.evaluation.runner import Model, Runner, open_runner
+from strzoo.settings import Settings
+from strzoo.zoo.registry import Preprocessing
+
+# An encoded image, or one in memory; see `predict`.
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+
+_BATCH = 32
+_LARGEST_DOWNLOAD = 64 << 20  # bytes; no photograph comes near it
+_DOWNLOAD_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and its probability. `wnid` is empty for classes that are not ImageNet's."""
+
+    index: int
+    name: str
+    wnid: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most likely classes of one image, best first; or why it could not be read."""
+
+    source: str
+    guesses: tuple[Guess, ...]
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "image": self.source,
+            "guesses": [vars(guess) for guess in self.guesses],
+            **({"error": self.error} if self.error else {}),
+        }
+
+
+def predict(
+    model: Model,
+    images: ImageLike | Iterable[ImageLike],
+    *,
+    top: int = 5,
+    class_names: Sequence[str] = (),
+    format: str | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    providers: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    allow_urls: bool = False,
+    skip_broken: bool = False,
+    settings: Settings | None = None,
+    engine: str | None = None,
+) -> list[Prediction]:
+    """The `top` most likely classes of each image, with their probabilities.
+
+    Args:
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint` or any network.
+        images: one or several of: a file, a folder (all images below it), an address (only with
+            `allow_urls`), encoded bytes, a PIL image, an array or tensor of pixels (uint8
+            [H, W, 3], [H, W] or [3, H, W]; or floats from 0 to 1 of these shapes).
+        top: classes per image.
+        class_names: names of the network's classes; ImageNet's for 1000 classes, and an ONNX
+            file's own, are known.
+        format, device, precision, providers, preprocessing, settings, engine: as `strzoo.evaluate`.
+        allow_urls: fetch http and https addresses.
+        skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
+
+    Raises:
+        UsageError: an argument is not valid, there are no images, or an address is not allowed.
+        BrokenImageError: an image cannot be read; the message names it.
+        OfflineError, NetworkError: an address cannot be fetched.
+        StrzooError and its subclasses: the model cannot be had.
+    """
+    if top < 1:
+        raise UsageError(f"top is {top}; it must be at least 1")
+    settings = settings or Settings.from_env()
+    single = isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor)
+    given: list[ImageLike] = [images] if single else list(images)  # type: ignore[list-item, arg-type]
+    sources = list(_expand(given, allow_urls))
+    if not sources:
+        raise UsageError("there are no images to predict")
+    with open_runner(
+        model,
+        format=format,
+        device=device,
+        precision=precision,
+        providers=providers,
+        preprocessing=preprocessing,
+        settings=settings,
+        engine=engine,
+    ) as runner:
+        results: list[Prediction] = []
+        for start in range(0, len(sources), _BATCH):
+            chosen = sources[start : start + _BATCH]
+            results += _predict_batch(runner, chosen, top, class_names, skip_broken, settings)
+    return results
+
+
+def _predict_batch(
+    runner: Runner,
+    sources: Sequence[tuple[str, ImageLike]],
+    top: int,
+    class_names: Sequence[str],
+    skip_broken: bool,
+    settings: Settings,
+) -> list[Prediction]:
+    pixels, errors = [], {}
+    for row, (name, source) in enumerate(sources):
+        try:
+            pixels.append(prepare(_open(source, settings), runner.steps))
+        except BrokenImageError as error:
+            if not skip_broken:
+                raise BrokenImageError(f"cannot read {name}: {error}") from error
+            errors[row] = str(error)
+    rows: Iterator[Tensor] = iter(())
+    if pixels:
+        size = runner.fixed_batch or len(pixels)
+        parts = []
+        for start in range(0, len(pixels), size):
+            some = pixels[start : start + size]
+            full = some + some[:1] * (size - len(some))
+            inputs = runner.prepare(torch.from_numpy(np.stack(full)).to(runner.device))
+            parts.append(runner.forward(inputs)[: len(some)].float().cpu())
+        rows = iter(torch.cat(parts))
+    results = []
+    for row, (name, _) in enumerate(sources):
+        if row in errors:
+            results.append(Prediction(name, (), errors[row]))
+        else:
+            results.append(Prediction(name, _guess(next(rows), runner, top, class_names)))
+    return results
+
+
+def _guess(
+    logits: Tensor, runner: Runner, top: int, class_names: Sequence[str]
+) -> tuple[Guess, ...]:
+    if not bool(torch.isfinite(logits).all()):
+        raise StrzooError(f"{runner.name} gives outputs that are not finite; try fp32")
+    names = list(class_names or runner.class_names)
+    if names and len(names) != len(logits):
+        raise UsageError(f"{len(names)} class names are given, the model has {len(logits)} classes")
+    classes = list_classes() if len(logits) == COUNT and not class_names else ()
+    chances = logits.double().softmax(0)
+    order = torch.sort(chances, descending=True, stable=True).indices[:top].tolist()
+    return tuple(
+        Guess(
+            index,
+            names[index] if names else classes[index].name if classes else f"class {index}",
+            classes[index].wnid if classes else "",
+            float(chances[index]),
+        )
+        for index in order
+    )
+
+
+def _expand(images: Sequence[ImageLike], allow_urls: bool) -> Iterator[tuple[str, ImageLike]]:
+    """Each image with a name for it; folders become their images."""
+    for number, image in enumerate(images, 1):
+        if not isinstance(image, str | os.PathLike):
+            yield f"image {number}", image
+            continue
+        text = os.fspath(image)
+        if text.startswith(("http://", "https://")):
+            if not allow_urls:
+                raise UsageError(
+                    f"{text} is an address; pass --allow-urls (allow_urls=True) to fetch it"
+                )
+            yield text, text
+        elif Path(text).is_dir():
+            tree = FolderTree(Path(text))
+            if not tree.images:
+                raise UsageError(f"{text} has no images")
+            for name in tree.images:
+                path = os.path.join(text, name)
+                yield path, path
+        elif Path(text).exists():
+            yield text, text
+        else:
+            raise UsageError(f"{text} does not exist; give image files, folders or -")
+
+
+def _open(image: ImageLike, settings: Settings) -> Image.Image:
+    """Any image as RGB."""
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, bytes):
+        return decode(image)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+    if isinstance(image, np.ndarray):
+        return decode(_as_pixels(image))
+    text = os.fspath(image)
+    if text.startswith(("http://", "https://")):
+        return decode(_fetch(text, settings))
+    try:
+        return decode(Path(text).read_bytes())
+    except OSError as error:
+        raise StrzooError(f"cannot read {text}: {error.strerror or error}") from error
+
+
+def _as_pixels(array: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] or [H, W] from any of the accepted arrays."""
+    shape = array.shape
+    if array.ndim == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or 0 in shape:
+        raise UsageError(f"an image of shape {shape} is neither [H, W, 3], [H, W] nor [3, H, W]")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UsageError(f"an image of {array.dtype} is neither uint8 nor floats from 0 to 1")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):
+        raise UsageError(
+            f"an image of floats goes from {low:.3g} to {high:.3g}; expected pixels from 0 to 1, "
+            "not normalised ones"
+        )
+    return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
+
+
+def _fetch(url: str, settings: Settings) -> bytes:
+    """The body of an address, within limits of size and time."""
+    from strzoo.downloads.sources import check_status
+    from strzoo.downloads.web import Deadline, Network, Web
+
+    if settings.offline:
+        raise OfflineError(f"{url} is not fetched: the network is off")
+    web = Web(Network(total_time=_DOWNLOAD_SECONDS), Deadline(_DOWNLOAD_SECONDS))
+    try:
+        with web.get(url, {}) as answer:
+            check_status(answer)
+            content = bytearray()
+            while block := answer.read():
+                content += block
+                if len(content) > _LARGEST_DOWNLOAD:
+                    raise StrzooError(f"{url} is larger than {_LARGEST_DOWNLOAD >> 20} MiB")
+            return bytes(content)
+    except NetworkError as error:
+        raise type(error)(f"{url}: {error}") from error
+    finally:
+        web.close()

@@ -1,0 +1,287 @@
+"""export_onnx: one self-contained ONNX file, checked against torch before it gets its name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from strzoo.analysis.counting import prunable_layers
+from strzoo.data.calibration import Images, Samples, load_samples, random_samples
+from strzoo.errors import StrzooError, UsageError, VerificationError
+from strzoo.files import atomic_path, check_destination, write_error
+from strzoo.hub.targets import Model, Target, resolve_target
+from strzoo.onnx.graphs import DEFAULT_OPSET, Deployed, build_graph, set_metadata
+from strzoo.onnx.metadata import describe, find_class_names
+from strzoo.onnx.parity import (
+    Agreement,
+    check_file,
+    compare,
+    session_forward,
+)
+from strzoo.onnx.precision import check_precision, convert_precision
+from strzoo.onnx.results import OnnxExport
+from strzoo.onnx.sessions import open_session
+from strzoo.onnx.weights import weighted_nodes, zero_percent
+from strzoo.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Largest relative difference from torch's fp32 outputs that passes. int8 is judged on real
+# images alone: random noise lies outside the ranges it was calibrated for.
+TOLERANCES = {"fp32": 1e-5, "fp16": 5e-2, "int8": 0.5}
+_BATCHES = (1, 3)
+_HELD_OUT = 5  # int8: every fifth image checks, the others calibrate, when there are enough
+_ENOUGH = 20
+_CHECKED = 64  # images that fp16 and int8 are compared on
+
+
+def export_onnx(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    input_size: tuple[int, ...] | None = None,
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    precision: str = "fp32",
+    softmax: bool = False,
+    preprocessing: bool = False,
+    class_names: Sequence[str] | None = None,
+    images: Images | None = None,
+    tolerance: float | None = None,
+    min_agreement: float = 0.0,
+    force: bool = False,
+    settings: Settings | None = None,
+    on_step: Callable[[str], object] = log.info,
+) -> OnnxExport:
+    """Write `model` as one self-contained ONNX file whose outputs agree with torch's.
+
+    The input is `images`, float32 [batch, C, H, W] normalised, or uint8 [batch, H, W, 3] with
+    built-in preprocessing; the output is `logits` (`probabilities` with `softmax`), float32
+    [batch, classes]. BatchNorm is folded into the convolutions. The file is run through onnx's
+    checker and shape inference, and by onnxruntime at batch 1 and 3 on real and on random images
+    against the torch network, before it appears under its name; the measurements are stored
+    beside it as `<path>.json`.
+
+    Args:
+        model: a model id, a checkpoint file, a `Checkpoint`, or any `nn.Module` (not changed;
+            STR, DNW and GMP layers are converted to plain ones on a copy).
+        path: ends in .onnx.
+        input_size: channels, height, width of one image; by default what the network was made
+            for (3, 32, 32 for resnet20 and small stems, else 3, 224, 224).
+        batch: a fixed batch size; by default a dynamic axis named `batch`.
+        opset: version of the operator set; read back from the written file.
+        precision: "fp32", "fp16" or "int8" (static QDQ).
+        softmax: end in probabilities instead of logits.
+        preprocessing: scale and normalise inside the graph; resizing stays outside.
+        class_names: stored as metadata; ImageNet's by default for published networks.
+        images: what to check on and, for int8, to calibrate with: a folder of images,
+            "photographs" or "digits" (bundled), an `ImageSet`, or a tensor of inputs.
+        tolerance: largest relative difference (over the largest output) that passes; by default
+            1e-5 for fp32, 5e-2 for fp16, 0.5 for int8.
+        min_agreement: least top-1 agreement with fp32 on the real images, in percent.
+        force: overwrite existing files.
+        settings: cache folder, registries, network switches; from the environment by default.
+        on_step: told what happens next, in one line.
+
+    Raises:
+        UsageError, UnknownNameError: an argument is not valid.
+        StrzooError: the destination is refused, or the network cannot be exported.
+        OfflineError, NetworkError, IntegrityError: the weights cannot be had.
+        VerificationError: a check failed; no file is left behind.
+    """
+    started = time.perf_counter()
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path} must end in .onnx")
+    check_precision(precision)
+    report_path = path.with_name(path.name + ".json")
+    for destination in (path, report_path):
+        check_destination(destination, force=force)
+    on_step("loading the network")
+    target = resolve_target(model, input_size, settings=settings)
+    steps = target.preprocessing
+    if preprocessing and target.input_size[0] != len(steps.mean):
+        raise UsageError(f"built-in preprocessing is for {len(steps.mean)} channels")
+    reference = Deployed(
+        target.network, softmax=softmax, preprocessing=steps if preprocessing else None
+    ).eval()
+    names = find_class_names(target, class_names)
+    real = load_samples(images, target.input_size, steps, as_bytes=preprocessing)
+    classes = _count_classes(reference, real, names)
+    calibration, real = _split(real, precision)
+
+    on_step("building the ONNX graph")
+    graph = build_graph(reference, target.input_size, opset=opset, batch=batch)
+    if precision != "fp32":
+        on_step(f"converting to {precision}")
+        graph = convert_precision(graph, precision, calibration.images)
+    layers = list(weighted_nodes(graph))
+    sparsity, source_sparsity = zero_percent(layers), _torch_sparsity(target.network)
+    metadata = describe(
+        target,
+        precision=precision,
+        sparsity=sparsity,
+        built_in=preprocessing,
+        softmax=softmax,
+        class_names=names,
+    )
+    set_metadata(graph, metadata)
+    with _both(path, report_path, force) as (temporary, temporary_report):
+        _save(graph, temporary, path)
+        on_step("checking it against torch")
+        written = check_file(temporary, opset, (batch, classes))
+        checks = _check(reference, temporary, real, target, batch, precision, preprocessing)
+        relevant = [c for c in checks if precision != "int8" or c.data == real.name]
+        seen = [c for c in checks if c.data == real.name]
+        value, output = written.graph.input[0], written.graph.output[0]
+        result = OnnxExport(
+            path=path,
+            report_path=report_path,
+            model=target.name,
+            precision=precision,
+            opset=opset,
+            input_name=value.name,
+            input_type="uint8" if preprocessing else "float32",
+            input_shape=_shape(value),
+            output_name=output.name,
+            output_shape=_shape(output),
+            bytes=temporary.stat().st_size,
+            sparsity=sparsity,
+            source_sparsity=source_sparsity,
+            largest_difference=max(c.largest_difference for c in relevant),
+            relative_difference=max(c.relative_difference for c in relevant),
+            top1_agreement=sum(c.images * c.top1_agreement for c in seen)
+            / sum(c.images for c in seen),
+            tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
+            checks=tuple(checks),
+            metadata=metadata,
+            versions=_versions(),
+            seconds=time.perf_counter() - started,
+        )
+        _judge(result, min_agreement)
+        temporary_report.write_text(json.dumps(result.to_dict(), indent=2) + "\n")
+    return result
+
+
+def _count_classes(reference: Deployed, real: Samples, names: Sequence[str]) -> int:
+    """Number of outputs, from one run of torch, which also shows that the input size is fine."""
+    try:
+        with torch.inference_mode():
+            shape = reference(real.images[:1]).shape
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        size = "x".join(map(str, real.images.shape[1:]))
+        reason = " ".join(str(error).split())[:160]
+        raise StrzooError(
+            f"the network does not run on one {size} input ({reason}); pass the input size it takes"
+        ) from error
+    if len(shape) != 2:
+        raise StrzooError(f"the network's output has shape {tuple(shape)}, expected [N, classes]")
+    if names and len(names) != shape[1]:
+        raise UsageError(f"{len(names)} class names were given for {shape[1]} classes")
+    return shape[1]
+
+
+def _split(real: Samples, precision: str) -> tuple[Samples, Samples]:
+    """Images to calibrate with and images to check on: distinct ones if there are enough."""
+    if precision != "int8" or len(real) < _ENOUGH:
+        return real, Samples(real.name, real.images[:_CHECKED])
+    held_out = torch.arange(len(real)) % _HELD_OUT == 0
+    return (
+        Samples(real.name, real.images[~held_out]),
+        Samples(real.name, real.images[held_out][:_CHECKED]),
+    )
+
+
+def _torch_sparsity(network: nn.Module) -> float:
+    weights = [layer.weight for layer in prunable_layers(network).values()]
+    tensors = [weight for weight in weights if isinstance(weight, Tensor)]
+    total = sum(tensor.numel() for tensor in tensors)
+    zeros = total - sum(int(torch.count_nonzero(tensor)) for tensor in tensors)
+    return 100.0 * zeros / total if total else 0.0
+
+
+@contextmanager
+def _both(path: Path, report: Path, force: bool) -> Iterator[tuple[Path, Path]]:
+    with atomic_path(report, force=force) as second, atomic_path(path, force=force) as first:
+        yield first, second
+
+
+def _save(graph: onnx.ModelProto, temporary: Path, path: Path) -> None:
+    try:
+        onnx.save(graph, str(temporary))
+    except OSError as error:
+        raise write_error(path, error) from error
+    except ValueError as error:  # protobuf's limit
+        raise StrzooError(
+            f"{path}: the network is larger than the 2 GB that one ONNX file can hold"
+        ) from error
+
+
+def _check(
+    reference: Deployed,
+    path: Path,
+    real: Samples,
+    target: Target,
+    batch: int | None,
+    precision: str,
+    as_bytes: bool,
+) -> list[Agreement]:
+    """onnxruntime against torch: batch 1 and 3, or the fixed batch; real and random images."""
+    forward = session_forward(open_session(path))
+    checks = []
+    for size in (batch,) if batch else _BATCHES:
+        noise = random_samples(target.input_size, size, as_bytes=as_bytes)
+        several = precision != "fp32" and size == (batch or _BATCHES[-1])
+        wanted = max(size, len(real) if several else 0)
+        images = real.images.repeat(-(-size // len(real)), *[1] * (real.images.dim() - 1))
+        for samples in (Samples(real.name, images[:wanted]), noise):
+            checks.append(compare(reference, forward, samples, size))
+    return checks
+
+
+def _judge(result: OnnxExport, min_agreement: float) -> None:
+    """Raise a VerificationError unless the measurements are within what was asked."""
+    if not result.relative_difference <= result.tolerance:
+        raise VerificationError(
+            f"{result.path}: {result.precision} differs from torch by "
+            f"{result.relative_difference:.3g} of the largest output, more than the tolerance "
+            f"{result.tolerance:.3g}; nothing was written"
+        )
+    if result.top1_agreement < min_agreement:
+        raise VerificationError(
+            f"{result.path}: {result.top1_agreement:.2f} % top-1 agreement with fp32, less than "
+            f"the {min_agreement:.2f} % asked for; nothing was written"
+        )
+    if result.sparsity < result.source_sparsity and not math.isclose(
+        result.sparsity, result.source_sparsity, abs_tol=1e-9
+    ):
+        raise VerificationError(
+            f"{result.path}: sparsity fell from {result.source_sparsity:.4f} % to "
+            f"{result.sparsity:.4f} %; nothing was written"
+        )
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else d.dim_param
+        for d in value.type.tensor_type.shape.dim
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }

@@ -1,0 +1,1 @@
+"""ONNX files: reading, metadata, graphs of torch networks, precisions, sessions."""

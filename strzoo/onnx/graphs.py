@@ -1,0 +1,277 @@
+"""From a torch network to a clean ONNX graph: BatchNorm folded, plain operators, readable names."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from strzoo.errors import StrzooError, UsageError
+from strzoo.onnx.files import read_opset
+from strzoo.redirected_output import chatter_to
+from strzoo.version import VERSION
+from strzoo.zoo.registry import Preprocessing
+
+log = logging.getLogger(__name__)
+
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
+SOFTMAX_OUTPUT = "probabilities"
+# The newest opset that is stable in every onnxruntime that strzoo declares (1.18 on), so that a
+# file made with the newest one runs in the oldest too.
+DEFAULT_OPSET = 21
+OLDEST_OPSET = 15
+_EXPORTER_OPSET = 18  # below it torch's exporter has no implementations
+# The exporter could not follow the network: it chooses its way by values, say. The older exporter
+# would follow one example and freeze its way into the file.
+_UNTRACEABLE = "TorchExportError"
+_IR_VERSION = 10  # onnxruntime 1.18 reads up to this
+_PREFIX = "network."
+
+
+class Deployed(nn.Module):
+    """A network as it is deployed: images in, logits or probabilities out.
+
+    With built-in preprocessing the input is uint8 [N, H, W, 3] and normalisation is part of the
+    network; else it is float32 [N, C, H, W], normalised by the caller.
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, network: nn.Module, *, softmax: bool, preprocessing: Preprocessing | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.softmax = softmax
+        self.preprocessed = preprocessing is not None
+        if preprocessing is not None:
+            mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+            self.register_buffer("offset", (255 * mean).reshape(1, -1, 1, 1))
+            self.register_buffer("scale", (1 / (255 * std)).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.preprocessed:
+            # Without contiguous() the pool would be exported as the strides of channels-last.
+            images = images.permute(0, 3, 1, 2).contiguous()
+            images = (images.float() - self.offset) * self.scale
+        logits: Tensor = self.network(images)
+        return logits.softmax(1) if self.softmax else logits
+
+
+def build_graph(
+    model: Deployed,
+    input_size: tuple[int, int, int],
+    *,
+    opset: int = DEFAULT_OPSET,
+    batch: int | None = None,
+) -> onnx.ModelProto:
+    """The ONNX model of `model`, in memory.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        input_size: channels, height, width of one image.
+        opset: version of the default operator set.
+        batch: a fixed batch size, or None for a dynamic axis named `batch`.
+
+    Raises:
+        UsageError: no such opset, or the batch is not positive.
+        StrzooError: torch cannot export the network, or onnx cannot bring it to that opset.
+    """
+    check_opset(opset)
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch is {batch}; it must be at least 1, or None for a dynamic one")
+    folded = copy.copy(model)
+    folded._modules = {**model._modules, "network": _lay_out_plainly(_fold(model.network))}
+    graph = _export(folded, _example(model, input_size, batch or 2), opset, batch is None)
+    _pool_globally(graph)
+    _clean(graph)
+    if _opset_of(graph) != opset:
+        graph = _convert_opset(graph, opset)
+    graph.ir_version = min(graph.ir_version, _IR_VERSION)
+    if left := sum(node.op_type == "BatchNormalization" for node in graph.graph.node):
+        log.warning("%d BatchNorm layers do not follow a convolution and stay as they are", left)
+    return graph
+
+
+def check_opset(opset: int) -> None:
+    """Raise a UsageError unless strzoo and the installed onnx can write that opset."""
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UsageError(
+            f"opset {opset} is not between {OLDEST_OPSET} and {newest}, the newest of the "
+            f"installed onnx; the default is {DEFAULT_OPSET}"
+        )
+
+
+def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Store `entries` as the model's metadata, replacing what is there, and name its producer."""
+    model.producer_name, model.producer_version = "strzoo", VERSION
+    del model.metadata_props[:]
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def _opset_of(model: onnx.ModelProto) -> int:
+    return read_opset(model).get("ai.onnx", 0)
+
+
+def _example(model: Deployed, input_size: tuple[int, int, int], batch: int) -> Tensor:
+    channels, height, width = input_size
+    if model.preprocessed:
+        return torch.zeros(batch, height, width, channels, dtype=torch.uint8)
+    return torch.zeros(batch, channels, height, width)
+
+
+def _fold(network: nn.Module) -> nn.Module:
+    """A copy with BatchNorm folded into the convolutions before it, where torch.fx can trace it.
+
+    It shortens the export; the exporter folds what is left.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        with chatter_to(log):
+            folded: nn.Module = fuse(network)
+    except Exception as error:  # tracing runs the user's own code
+        log.info("BatchNorm is left to the exporter: %s", " ".join(str(error).split())[:200])
+        return copy.deepcopy(network)
+    return folded
+
+
+def _lay_out_plainly(network: nn.Module) -> nn.Module:
+    """`network` with the weights in rows, whatever layout it was trained in.
+
+    Convolutions with channels-last weights have channels-last outputs, and the exporter writes
+    the pool of such an output as a gather by strides. Only a clone has the strides of rows:
+    contiguous() takes a 1x1 weight of either layout for the other.
+    """
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return network
+
+
+def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+    """What torch's exporter makes, or (torch 2.6 fails on BatchNorms left to it) its older one."""
+    export: Any = torch.onnx.export  # its types differ from version to version
+    names: dict[str, Any] = {
+        "input_names": [INPUT],
+        "output_names": [SOFTMAX_OUTPUT if model.softmax else OUTPUT],
+        "verbose": False,
+    }
+    shapes = {"dynamic_shapes": ({0: torch.export.Dim(BATCH)},)} if dynamic else {}
+    try:
+        with chatter_to(log), torch.no_grad():
+            program = export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=max(opset, _EXPORTER_OPSET),
+                optimize=True,
+                **names,
+                **shapes,
+            )
+            assert program is not None
+            graph: onnx.ModelProto = program.model_proto
+            return graph
+    except Exception as error:  # the exporter wraps any error of the network's own code
+        log.info("torch's exporter fails: %s", error)
+        if type(error).__name__ == _UNTRACEABLE:
+            raise _export_error(example, error) from error
+        log.info("its older exporter is tried")
+        problem = error
+    axes = {name: {0: BATCH} for name in (INPUT, names["output_names"][0])} if dynamic else {}
+    try:
+        with chatter_to(log), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder) / "model.onnx")
+            export(
+                model,
+                (example,),
+                file,
+                dynamo=False,
+                opset_version=min(opset, _EXPORTER_OPSET),
+                dynamic_axes=axes,
+                **names,
+            )
+            return onnx.load(file)
+    except Exception as error:
+        log.info("the older exporter fails too: %s", error)
+        raise _export_error(example, problem) from problem
+
+
+def _export_error(example: Tensor, error: Exception) -> StrzooError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    size = "x".join(map(str, example.shape))
+    return StrzooError(
+        f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
+        "check the input size; -v logs what the exporter said"
+    )
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Drop what only debugs the exporter (source paths among it) and give layers their names."""
+    graph = model.graph
+    del graph.value_info[:]
+    model.doc_string = graph.doc_string = ""
+    graph.name = "strzoo"
+    for item in [model, graph, *graph.input, *graph.output, *graph.initializer, *graph.node]:
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+        item.doc_string = ""
+    names = {tensor.name: tensor.name.removeprefix(_PREFIX) for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+        if len(node.input) > 1 and node.input[1].endswith(".weight"):
+            node.name = node.input[1].removesuffix(".weight")
+
+
+def _pool_globally(model: onnx.ModelProto) -> None:
+    """A mean over height and width is GlobalAveragePool, which every runtime and engine knows."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    images = {v.name for v in graph.value_info if len(v.type.tensor_type.shape.dim) == 4}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type != "ReduceMean" or node.input[0] not in images or len(node.input) != 2:
+            continue
+        axes = numpy_helper.to_array(tensors[node.input[1]]) if node.input[1] in tensors else ()
+        if sorted(int(axis) % 4 for axis in axes) != [2, 3]:
+            continue
+        keeps = {a.name: a.i for a in node.attribute}.get("keepdims", 1)
+        node.op_type = "GlobalAveragePool"
+        del node.input[1:], node.attribute[:]
+        if not keeps:
+            output, node.output[0] = node.output[0], f"{node.output[0]}_pooled"
+            name = f"{node.name}_flatten"
+            nodes.append(onnx.helper.make_node("Flatten", [node.output[0]], [output], name))
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copied)
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+
+
+def _convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    from onnx import version_converter
+
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as error:  # the C++ converter raises RuntimeError and its own errors
+        raise StrzooError(
+            f"onnx cannot bring the network from opset {_opset_of(model)} to {opset} "
+            f"({' '.join(str(error).split())[-160:]}); choose another opset"
+        ) from error

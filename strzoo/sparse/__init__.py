@@ -1,0 +1,1 @@
+"""Sparse layers: soft threshold, magnitude masks, and networks turned sparse and back."""

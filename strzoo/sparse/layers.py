@@ -1,0 +1,210 @@
+"""Sparse layers for anyone's network: STR, DNW and GMP versions of Conv2d and Linear.
+
+Each keeps a dense `weight` to train and computes with `effective_weight()`, the sparse one:
+
+- STR (arXiv:2002.03231, eq. 4): sign(w) * relu(|w| - g(s)), with a learned threshold parameter s;
+- DNW (arXiv:1906.00586): the largest weights by magnitude; gradients reach all weights;
+- GMP (arXiv:1710.01878): the largest weights by magnitude; gradients reach only those.
+
+`strzoo.sparsify_` turns the layers of a whole model into these and `to_dense_` turns them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strzoo.errors import UsageError
+from strzoo.sparse.magnitude_mask import check_prune_rate as check_prune_rate
+from strzoo.sparse.magnitude_mask import keep_largest
+from strzoo.sparse.magnitude_mask import magnitude_mask as magnitude_mask
+from strzoo.sparse.soft_threshold import soft_threshold as soft_threshold
+
+GRANULARITIES = ("layer", "filter", "weight")
+# The paper's ResNet50 recipe; sigmoid of it is zero: training starts dense.
+DEFAULT_S_INIT = -3200.0
+
+
+class SparseLayer(nn.Module):
+    """What the sparse layers share: a dense `weight` and the sparse one computed from it."""
+
+    weight: Tensor
+    method: str
+
+    def effective_weight(self) -> Tensor:
+        """The sparse weight the layer computes with, of `weight`'s shape."""
+        raise NotImplementedError
+
+    def init_sparsity(self, *args: Any, **options: Any) -> None:
+        """Add this method's state to a layer that has a `weight` already."""
+        raise NotImplementedError
+
+    def drop_sparsity(self) -> None:
+        """Remove what `init_sparsity` added."""
+        raise NotImplementedError
+
+
+class STRLayer(SparseLayer):
+    """What the STR layers share: the threshold parameter s (`sparseThreshold`) and g."""
+
+    method = "str"
+    sparseThreshold: nn.Parameter  # noqa: N815 - the published key
+
+    def __init__(
+        self,
+        *args: Any,
+        threshold: str | nn.Parameter = "layer",
+        s_init: float = DEFAULT_S_INIT,
+        g: Callable[[Tensor], Tensor] = torch.sigmoid,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.init_sparsity(threshold, s_init, g)
+
+    def init_sparsity(
+        self,
+        threshold: str | nn.Parameter = "layer",
+        s_init: float = DEFAULT_S_INIT,
+        g: Callable[[Tensor], Tensor] = torch.sigmoid,
+    ) -> None:
+        self.g = g
+        if isinstance(threshold, nn.Parameter):
+            if threshold.numel() != 1:
+                raise UsageError(
+                    f"a shared threshold has one element, this has shape {tuple(threshold.shape)}"
+                )
+            self.sparseThreshold = threshold
+            return
+        weight = self.weight
+        if threshold == "layer":
+            shape: tuple[int, ...] = (1, 1)  # as in the published files
+        elif threshold == "filter":
+            shape = (weight.shape[0],) + (1,) * (weight.dim() - 1)
+        elif threshold == "weight":
+            shape = tuple(weight.shape)
+        else:
+            raise UsageError(
+                f"threshold {threshold!r} is not one of {', '.join(GRANULARITIES)} "
+                "or a shared nn.Parameter"
+            )
+        # Thresholds stay in at least fp32: sigmoid of a large negative s vanishes in half.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.sparseThreshold = nn.Parameter(
+            torch.full(shape, float(s_init), dtype=dtype, device=weight.device)
+        )
+
+    def drop_sparsity(self) -> None:
+        del self.sparseThreshold, self.g
+
+    @property
+    def granularity(self) -> str:
+        """ "layer" (a shared threshold too), "filter" or "weight": what one threshold covers."""
+        if self.sparseThreshold.numel() == 1:
+            return "layer"
+        return "weight" if self.sparseThreshold.shape == self.weight.shape else "filter"
+
+    @property
+    def threshold(self) -> Tensor:
+        """g(s), in the units of the weights; shape [1, 1], per filter or per weight."""
+        return self.g(self.sparseThreshold)
+
+    def effective_weight(self) -> Tensor:
+        return soft_threshold(self.weight, self.threshold)
+
+
+def mean_threshold(layer: nn.Module) -> float | None:
+    """The threshold of an STR layer (the mean of several, per filter or weight), else None."""
+    return float(layer.threshold.mean()) if isinstance(layer, STRLayer) else None
+
+
+class MagnitudeLayer(SparseLayer):
+    """A layer that drops a fraction `prune_rate` of its weights, the smallest, in each forward."""
+
+    prune_rate: float
+
+    def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.init_sparsity(prune_rate)
+
+    def init_sparsity(self, prune_rate: float = 0.0) -> None:
+        self.prune_rate = check_prune_rate(prune_rate)
+
+    def drop_sparsity(self) -> None:
+        del self.prune_rate
+
+    def set_prune_rate(self, prune_rate: float) -> None:
+        """Drop this fraction of the weights from the next forward on."""
+        self.prune_rate = check_prune_rate(prune_rate)
+
+
+class _DNW(MagnitudeLayer):
+    method = "dnw"
+
+    def effective_weight(self) -> Tensor:
+        return keep_largest(self.weight, self.prune_rate, straight_through=True)
+
+
+class _GMP(MagnitudeLayer):
+    method = "gmp"
+
+    def effective_weight(self) -> Tensor:
+        return keep_largest(self.weight, self.prune_rate, straight_through=False)
+
+
+class _SparseConv2d(SparseLayer, nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.effective_weight(), self.bias)
+
+
+class _SparseLinear(SparseLayer, nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.effective_weight(), self.bias)
+
+
+class STRConv2d(STRLayer, _SparseConv2d):
+    """`nn.Conv2d` whose weight is soft-thresholded by a learned threshold.
+
+    Args:
+        args, kwargs: as `nn.Conv2d`.
+        threshold: "layer" (one s, shape [1, 1]), "filter", "weight", or an `nn.Parameter` of
+            one element that several layers share.
+        s_init: initial s.
+        g: maps s to the threshold; the paper's sigmoid by default.
+
+    Raises:
+        UsageError: `threshold` is none of these.
+    """
+
+
+class STRLinear(STRLayer, _SparseLinear):
+    """`nn.Linear` whose weight is soft-thresholded; extra arguments as `STRConv2d`."""
+
+
+class DNWConv2d(_DNW, _SparseConv2d):
+    """`nn.Conv2d` that drops its smallest weights; the gradient reaches all of them.
+
+    Args:
+        args, kwargs: as `nn.Conv2d`.
+        prune_rate: the fraction of the weights to drop; `set_prune_rate` changes it.
+
+    Raises:
+        UsageError: `prune_rate` is outside [0, 1].
+    """
+
+
+class DNWLinear(_DNW, _SparseLinear):
+    """`nn.Linear` that drops its smallest weights; extra arguments as `DNWConv2d`."""
+
+
+class GMPConv2d(_GMP, _SparseConv2d):
+    """`nn.Conv2d` that drops its smallest weights; the gradient reaches the kept ones.
+
+    Arguments and errors as `DNWConv2d`.
+    """
+
+
+class GMPLinear(_GMP, _SparseLinear):
+    """`nn.Linear` that drops its smallest weights; arguments as `DNWConv2d`."""

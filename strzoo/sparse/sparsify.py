@@ -1,0 +1,238 @@
+"""Turn the convolutions and linears of any PyTorch model into sparse layers, and back.
+
+A layer keeps its identity: its class changes in place, as torch's own parametrizations do.
+Parameters, hooks, device, names, and references to the layer held elsewhere stay as they were.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strzoo.errors import UnknownNameError, UsageError
+from strzoo.sparse.layers import (
+    DEFAULT_S_INIT,
+    DNWConv2d,
+    DNWLinear,
+    GMPConv2d,
+    GMPLinear,
+    MagnitudeLayer,
+    SparseLayer,
+    STRConv2d,
+    STRLayer,
+    STRLinear,
+)
+from strzoo.sparse.magnitude_mask import check_prune_rate
+from strzoo.zoo.budgets import Budget, load_budget
+
+log = logging.getLogger(__name__)
+
+METHODS: dict[str, dict[type[nn.Module], type[SparseLayer]]] = {
+    "str": {nn.Conv2d: STRConv2d, nn.Linear: STRLinear},
+    "dnw": {nn.Conv2d: DNWConv2d, nn.Linear: DNWLinear},
+    "gmp": {nn.Conv2d: GMPConv2d, nn.Linear: GMPLinear},
+}
+_DENSE: dict[type[nn.Module], type[Any]] = {
+    sparse: dense for table in METHODS.values() for dense, sparse in table.items()
+}
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+# These read the weights of their linears directly, past a sparse layer's forward.
+_PARENTS_LEFT_DENSE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+Skip = Iterable[str] | Callable[[str, nn.Module], bool]
+
+
+def sparsify_(
+    model: nn.Module,
+    method: str = "str",
+    *,
+    skip: Skip = (),
+    threshold: str = "layer",
+    s_init: float = DEFAULT_S_INIT,
+    g: Callable[[Tensor], Tensor] = torch.sigmoid,
+    prune_rate: float | Mapping[str, float] | Budget | str | None = None,
+) -> nn.Module:
+    """Make every `nn.Conv2d` and `nn.Linear` of `model` a sparse layer, in place.
+
+    Subclasses with their own forward, and the linears inside torch's attention modules, are
+    left dense and logged: a sparse weight there would be ignored.
+
+    Args:
+        model: any module. Weights keep their values.
+        method: "str", "dnw" or "gmp".
+        skip: layer names or glob patterns (`"fc"`, `"*.downsample.*"`), or a function of
+            (name, layer) that says True for the layers to leave alone.
+        threshold: for STR: "layer", "filter", "weight", or "global" (one shared by all).
+        s_init: for STR: initial threshold parameter.
+        g: for STR: maps the parameter to the threshold.
+        prune_rate: for DNW and GMP: the fraction of weights to drop, one for all layers (0 by
+            default), or per layer as a mapping, a `Budget`, or the name or file of one.
+
+    Returns:
+        `model`.
+
+    Raises:
+        UsageError: an unknown method, option or value, or nothing left to convert.
+        UnknownNameError: a skip pattern matches no layer; a budget lacks a layer or has one more.
+    """
+    if method not in METHODS:
+        raise UsageError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if method == "str" and prune_rate is not None:
+        raise UsageError("prune_rate is for dnw and gmp; STR learns its sparsity")
+    if method != "str" and (threshold != "layer" or s_init != DEFAULT_S_INIT):
+        raise UsageError(f"threshold and s_init are for str; {method} takes prune_rate")
+    if isinstance(prune_rate, str):
+        prune_rate = load_budget(prune_rate)
+    layers = _convertible(model, METHODS[method], skip)
+    options = _options(method, layers, threshold, s_init, g, prune_rate)
+    for name, layer in layers.items():
+        layer.__class__ = METHODS[method][type(layer)]
+        assert isinstance(layer, SparseLayer)
+        layer.init_sparsity(**options[name])
+    return model
+
+
+def to_dense_(model: nn.Module) -> nn.Module:
+    """Turn sparse layers back into plain ones that hold the effective weights, in place.
+
+    The model computes exactly what it computed before. Each converted layer gets a new
+    `weight` parameter (a weight tied to another layer is untied: their sparse forms differ).
+
+    Returns:
+        `model`; unchanged if it has no sparse layers.
+    """
+    for layer in [m for m in model.modules() if isinstance(m, SparseLayer)]:
+        with torch.no_grad():
+            effective = layer.effective_weight().clone()
+        if type(layer) not in _DENSE:
+            raise UsageError(f"{type(layer).__name__} has no dense counterpart")
+        trainable = layer.weight.requires_grad
+        layer.drop_sparsity()
+        layer.weight = nn.Parameter(effective, requires_grad=trainable)
+        layer.__class__ = _DENSE[type(layer)]
+    return model
+
+
+def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions and linears of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, _PRUNABLE)}
+
+
+def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
+    """The sparse layers of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer)}
+
+
+def str_layers(model: nn.Module) -> dict[str, STRLayer]:
+    """The STR layers of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, STRLayer)}
+
+
+def magnitude_layers(model: nn.Module) -> dict[str, MagnitudeLayer]:
+    """The DNW and GMP layers of `model` by name, in network order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, MagnitudeLayer)}
+
+
+def match_rates(
+    rates: Mapping[str, float], layers: Mapping[str, nn.Module], source: str = "the budget"
+) -> dict[str, float]:
+    """The rate of each of `layers`, in their order; names must be the same on both sides.
+
+    Raises:
+        UnknownNameError: a layer has no rate, or a rate no layer; the first one is named.
+        UsageError: a rate is outside [0, 1].
+    """
+    for name in layers:
+        if name not in rates:
+            raise UnknownNameError(
+                f"{source} has no layer {name!r}; it has {_some(rates)}: add it or skip the layer"
+            )
+    for name in rates:
+        if name not in layers:
+            raise UnknownNameError(
+                f"layer {name!r} of {source} is not one of the pruned layers, {_some(layers)}"
+            )
+    return {name: check_prune_rate(rates[name]) for name in layers}
+
+
+def _convertible(
+    model: nn.Module, table: Mapping[type[nn.Module], type[SparseLayer]], skip: Skip
+) -> dict[str, nn.Module]:
+    """The layers to convert, by name."""
+    candidates: dict[str, nn.Module] = {}
+    closed: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, _PARENTS_LEFT_DENSE):
+            closed.append(f"{name}." if name else "")
+        if isinstance(module, SparseLayer) or not any(isinstance(module, t) for t in table):
+            continue
+        if type(module) in table and not any(name.startswith(prefix) for prefix in closed):
+            candidates[name] = module
+        else:
+            log.warning("%s (%s) is left dense", name, type(module).__name__)
+    if callable(skip):
+        chosen = {n: m for n, m in candidates.items() if not skip(n, m)}
+    else:
+        skipped = _matched(skip, candidates)
+        chosen = {n: m for n, m in candidates.items() if n not in skipped}
+    if not chosen:
+        raise UsageError(
+            f"{type(model).__name__} has no dense Conv2d or Linear to convert "
+            f"({len(candidates)} were skipped, {len(sparse_layers(model))} are sparse already)"
+        )
+    return chosen
+
+
+def _matched(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+    names = list(names)
+    matched: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UnknownNameError(
+                f"skip pattern {pattern!r} matches no layer; layers are {_some(names)}"
+            )
+        matched.update(found)
+    return matched
+
+
+def _options(
+    method: str,
+    layers: Mapping[str, nn.Module],
+    threshold: str,
+    s_init: float,
+    g: Callable[[Tensor], Tensor],
+    prune_rate: float | Mapping[str, float] | Budget | None,
+) -> dict[str, dict[str, Any]]:
+    """The `init_sparsity` arguments of each layer, all checked before any layer changes."""
+    if method == "str":
+        shared: str | nn.Parameter = threshold
+        if threshold == "global":
+            first = next(iter(layers.values())).weight
+            assert isinstance(first, Tensor)
+            dtype = torch.promote_types(first.dtype, torch.float32)
+            shared = nn.Parameter(
+                torch.full((1, 1), float(s_init), dtype=dtype, device=first.device)
+            )
+        elif threshold not in ("layer", "filter", "weight"):
+            raise UsageError(f"threshold {threshold!r} is not one of layer, filter, weight, global")
+        return {name: {"threshold": shared, "s_init": s_init, "g": g} for name in layers}
+    if isinstance(prune_rate, Budget):
+        prune_rate = prune_rate.prune_rates()
+    if not isinstance(prune_rate, Mapping):
+        rate = check_prune_rate(0.0 if prune_rate is None else prune_rate)
+        return {name: {"prune_rate": rate} for name in layers}
+    matched = match_rates(prune_rate, layers)
+    return {name: {"prune_rate": rate} for name, rate in matched.items()}
+
+
+def _some(names: Iterable[str], count: int = 6) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (f", ... ({len(names)} in all)" if names[count:] else "")

@@ -1,0 +1,205 @@
+"""plan: what a run would do, found out without training and without data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from strzoo.distributed import Group
+from strzoo.errors import UsageError
+from strzoo.settings import Settings
+from strzoo.sparse.sparsify import prunable_layers, sparse_layers
+from strzoo.training.builders import (
+    build_controller,
+    build_network,
+    build_optimizer,
+    build_schedule,
+    choose_device,
+    choose_precision,
+)
+from strzoo.training.config import TrainConfig
+from strzoo.training.datasets import open_datasets
+from strzoo.training.pruning import PruneRates
+from strzoo.training.random_state import preserved_randomness, seed_all
+from strzoo.training.sampler import BatchOrder
+from strzoo.training.schedules import gmp_rate
+
+# Training images of the data sets whose files are not given.
+_PUBLISHED_SIZES = {"cifar10": 50_000, "cifar100": 50_000}
+_IMAGENET = 1_281_167
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """A parameter group: how many parameters, and how they decay."""
+
+    name: str
+    tensors: int
+    parameters: int
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class MomentPlan:
+    """The beginning of an epoch (counted from 0; the last row is the end of training): learning
+    rate, and the sparsity to expect in percent, None where it is learned."""
+
+    epoch: float
+    learning_rate: float
+    sparsity: float | None
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """A convolution or linear layer: weights, its method, and its final prune rate in percent
+    (DNW and GMP)."""
+
+    name: str
+    weights: int
+    method: str
+    prune_rate: float | None
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What `strzoo train --dry-run` shows. `images` is known from the data, or from its published
+    size if `data` says so."""
+
+    config: TrainConfig
+    data: str
+    images: int
+    steps: int
+    total_steps: int
+    part: int
+    parameters: int
+    device: str
+    precision: str
+    learning_rate_rule: str
+    rates_source: str | None
+    groups: tuple[GroupPlan, ...]
+    layers: tuple[LayerPlan, ...]
+    moments: tuple[MomentPlan, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": 1, **asdict(self)}
+
+
+def plan(
+    config: TrainConfig, *, processes: int | None = None, settings: Settings | None = None
+) -> TrainPlan:
+    """Build everything but train nothing.
+
+    Args:
+        config: of the run. Without `data` the published size of the data set is assumed.
+        processes: of the run; those of torchrun by default.
+
+    Raises:
+        StrzooError: as `train` would before its first step.
+    """
+    device = choose_device(config)
+    count = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
+    images, data = _count_images(config)
+    order = BatchOrder(images, config.batch_size, config.seed, count, config.accumulate)
+    total = config.epochs * order.steps
+    with preserved_randomness():
+        seed_all(config.seed)
+        network = build_network(config, group=Group(0, 1), settings=settings)
+    model = network.model
+    groups = tuple(
+        GroupPlan(
+            group["name"],
+            len(group["params"]),
+            sum(p.numel() for p in group["params"]),
+            group["weight_decay"],
+        )
+        for group in build_optimizer(model, config).param_groups
+    )
+    sparse = sparse_layers(model)
+    layers = tuple(
+        LayerPlan(
+            name,
+            _weights(layer),
+            sparse[name].method if name in sparse else "dense",
+            100 * network.rates.layers[name] if network.rates and name in sparse else None,
+        )
+        for name, layer in prunable_layers(model).items()
+    )
+    build_controller(model, config, total)  # refuses a target out of reach
+    return TrainPlan(
+        config=config,
+        data=data,
+        images=images,
+        steps=order.steps,
+        total_steps=total,
+        part=order.part,
+        parameters=sum(p.numel() for p in model.parameters()),
+        device=str(device),
+        precision=choose_precision(config, device),
+        learning_rate_rule=describe_rule(config),
+        rates_source=network.rates.source if network.rates else None,
+        groups=groups,
+        layers=layers,
+        moments=_moments(config, layers, network.rates),
+    )
+
+
+def describe_rule(config: TrainConfig) -> str:
+    """The learning rate's rule, for this batch size."""
+    peak = f"{config.peak_learning_rate:g} at the global batch of {config.batch_size}"
+    if config.batch_size == config.lr_batch_size:
+        return peak
+    if config.scale_lr:
+        return f"{peak}: {config.learning_rate:g} x {config.batch_size} / {config.lr_batch_size}"
+    return f"{peak}, although chosen for {config.lr_batch_size}; scale_lr=true scales it linearly"
+
+
+def _count_images(config: TrainConfig) -> tuple[int, str]:
+    if config.data is not None or config.dataset == "digits":
+        found = open_datasets(config, torch.device("cpu"))
+        return len(found.train), found.description
+    if config.dataset in _PUBLISHED_SIZES:
+        images = _PUBLISHED_SIZES[config.dataset]
+        return images, f"{images:,} images, the published size of {config.dataset}; no data given"
+    if config.num_classes == 1000:
+        return _IMAGENET, f"{_IMAGENET:,} images, the size of ImageNet-1k; no data given"
+    raise UsageError("dataset=folder needs data=FOLDER")
+
+
+def _moments(
+    config: TrainConfig, layers: Sequence[LayerPlan], rates: PruneRates | None
+) -> tuple[MomentPlan, ...]:
+    schedule = build_schedule(config)
+    return tuple(
+        MomentPlan(epoch, schedule.at(epoch), expect_sparsity(config, layers, rates, epoch))
+        for epoch in range(config.epochs + 1)
+    )
+
+
+def expect_sparsity(
+    config: TrainConfig, layers: Sequence[LayerPlan], rates: PruneRates | None, epoch: float
+) -> float | None:
+    """Percent of zeros to expect after `epoch` epochs; None where STR learns it."""
+    if config.method == "str":
+        from strzoo.training.builders import build_target
+
+        target = build_target(config)
+        return None if target is None else 100 * target.at(epoch / config.epochs)
+    if rates is None:
+        return 0.0
+    zeros = 0.0
+    for layer in layers:
+        final = (layer.prune_rate or 0.0) / 100
+        if config.method == "gmp":
+            final = gmp_rate(final, epoch, config.prune_start, config.prune_end)
+        zeros += final * layer.weights
+    return 100 * zeros / sum(layer.weights for layer in layers)
+
+
+def _weights(layer: torch.nn.Module) -> int:
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.numel()

@@ -1,0 +1,210 @@
+"""Make STR meet a total sparsity while the sparsity of each layer stays learned.
+
+In plain STR weight decay raises all thresholds and gradients hold each layer's back; the sparsity
+is where the two come to rest. Here the amount of that decay is not a hyperparameter: at every
+decision it is the amount that brings the *total* sparsity to where a schedule wants it. The
+gradients still say which layer yields. Method, limits, measurements: docs/target-sparsity.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.training.threshold_projection import Shift, ThresholdShifter
+
+# A decision looks at a sample of the weights several times: every step of a long training would be
+# too dear. Between two of them gradients move the thresholds freely: more than 50 steps is too far.
+_DECISIONS = 250
+_LONGEST_INTERVAL = 50
+# A sample errs by some hundredths of a point. So near the target every weight is counted, or the
+# last settling would move the thresholds with no step left in which the network could adapt to it.
+_NEAR = 1e-3
+
+
+@dataclass(frozen=True)
+class TargetSparsity:
+    """Where the total sparsity shall be as training goes on; progress runs from 0 to 1.
+
+    Between `start` and `end` the logarithm of the density falls from what it is to that of
+    `target`, in proportion to the learning rate that a cosine would have spent by then; after
+    that the target is held. Plain STR falls like this under one constant decay.
+
+    Args:
+        target: fraction of zeros among all convolution and linear weights, layers that are left
+            dense included; in (0, 1).
+        start, end: progress at which the rise begins and ends; 0 <= start <= end <= 1.
+        interval: optimizer steps between two decisions; None chooses one.
+        keep: the fraction of a layer's weights that the controller leaves alive at least (one
+            weight at least), so that no layer dies.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    target: float
+    start: float = 0.1
+    end: float = 0.9
+    interval: int | None = None
+    keep: float = 0.002
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target < 1:
+            raise UsageError(
+                f"target_sparsity {self.target} is outside (0, 1); 0.9 makes 90 % of the "
+                "weights zero"
+            )
+        if not 0 <= self.start <= self.end <= 1:
+            raise UsageError(
+                f"the sparsity rises from progress {self.start} to {self.end}; both must lie in "
+                "0 to 1, the start first"
+            )
+        if self.interval is not None and self.interval < 1:
+            raise UsageError(f"interval is {self.interval}; it must be at least 1 step")
+        if not 0 <= self.keep < 1:
+            raise UsageError(f"keep is {self.keep}; it must lie in [0, 1)")
+
+    def at(self, progress: float, initial: float = 0.0) -> float:
+        """The sparsity wanted at `progress`, from `initial` at the start."""
+        if progress >= self.end:
+            return self.target
+        if progress <= self.start:
+            return initial
+        passed = (progress - self.start) / (self.end - self.start)
+        spent = passed + math.sin(math.pi * passed) / math.pi  # of the integral of a cosine rate
+        return 1 - (1 - initial) * ((1 - self.target) / (1 - initial)) ** spent
+
+
+@dataclass(frozen=True)
+class Steering:
+    """One decision: sparsity wanted and reached (fractions of all weights; reached is an estimate
+    except in `settle`), and the decay: every threshold parameter was multiplied by exp(-offset)."""
+
+    step: int
+    wanted: float
+    sparsity: float
+    offset: float
+
+
+class SparsityController:
+    """Steers the total sparsity of an STR network along a `TargetSparsity`.
+
+    Call `step` after each optimizer step, and `settle` at the end of each epoch, before the network
+    is evaluated or saved; both change the thresholds, so a resumed run must call them at the same
+    moments. Once `holding`, every settled network is at the target.
+
+    All decisions follow from the weights, the thresholds and the number of the step, so a resumed
+    run and every rank of a distributed one decide alike (rank 0's number is sent to the others).
+
+    Args:
+        model: with STR layers of any granularity; not wrapped by DDP or `compile`.
+        schedule: where the sparsity shall be.
+        total_steps: optimizer steps of the whole training.
+
+    Raises:
+        UsageError: no STR layers, or the target cannot be met: the layers left dense hold too
+            many of the weights.
+    """
+
+    def __init__(self, model: nn.Module, schedule: TargetSparsity, total_steps: int) -> None:
+        if total_steps < 1:
+            raise UsageError(f"a training of {total_steps} steps cannot reach a sparsity")
+        self.schedule = schedule
+        self.total_steps = total_steps
+        chosen = min(max(1, total_steps // _DECISIONS), _LONGEST_INTERVAL)
+        self.interval = schedule.interval or chosen
+        self._shifter = ThresholdShifter(model, keep=schedule.keep)
+        self._shifter.check_reachable(schedule.target)
+        self._initial: float | None = None
+        self._step = 0
+        self.last: Steering | None = None
+
+    def wanted(self, step: int) -> float:
+        """The sparsity that the schedule wants after `step` optimizer steps."""
+        return self.schedule.at(step / self.total_steps, self._initial or 0.0)
+
+    @property
+    def holding(self) -> bool:
+        """Whether the rise is over, so that every settled state is at the target."""
+        return self._step >= self.schedule.end * self.total_steps
+
+    def step(self, step: int) -> Steering | None:
+        """Steer if this step is one to decide in; the last one is, exactly.
+
+        Args:
+            step: optimizer steps done so far, from 1. Before the first (but not when resuming)
+                pass 0: thresholds that start far below the weights (s_init of -3200) are brought
+                to where they begin to matter.
+
+        Returns:
+            The decision, or None if there was none.
+        """
+        self._step = step
+        if step >= self.total_steps:
+            return self.settle()
+        if step % self.interval and step > 1:
+            return None
+        near = abs(self.schedule.target - self.wanted(step)) < _NEAR
+        return self._decide(exact=near)
+
+    def settle(self) -> Steering:
+        """Bring the sparsity to the scheduled value exactly (to one weight, ties aside), now."""
+        return self._decide(exact=True)
+
+    def _decide(self, exact: bool) -> Steering:
+        if self._initial is None:
+            self._initial = self._shifter.begin()
+        wanted = self.wanted(self._step)
+        shift: Shift = self._shifter.move_to(wanted, exact=exact)
+        self.last = Steering(self._step, wanted, shift.sparsity, shift.offset)
+        return self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next decision depends on besides the network."""
+        return {
+            "schedule": asdict(self.schedule),
+            "total_steps": self.total_steps,
+            "initial": self._initial,
+            "step": self._step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            IntegrityError: it belongs to another schedule or length of training.
+        """
+        mine = {"schedule": asdict(self.schedule), "total_steps": self.total_steps}
+        for name, value in mine.items():
+            if state.get(name) != value:
+                raise IntegrityError(
+                    f"the sparsity controller was saved with {name} {state.get(name)}, this run "
+                    f"has {value}; resume with the same target and length"
+                )
+        self._initial = state["initial"]
+        self._step = state["step"]
+
+
+@torch.no_grad()
+def project_sparsity(model: nn.Module, sparsity: float, *, keep: float = 0.0) -> Shift:
+    """Decay all thresholds of an STR network by what makes its total sparsity this.
+
+    For a network that no controller steers, such as the moving average of one.
+
+    Args:
+        model: with STR layers.
+        sparsity: fraction of zeros wanted among all convolution and linear weights.
+        keep: as in `TargetSparsity`.
+
+    Raises:
+        UsageError: no STR layers, or that sparsity cannot be met.
+    """
+    shifter = ThresholdShifter(model, keep=keep)
+    shifter.check_reachable(sparsity)
+    return shifter.move_to(sparsity, exact=True)

@@ -1,0 +1,73 @@
+"""TensorBoard scalars of a run; tensorboard is the optional extra strzoo[train]."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from strzoo.training.results import EpochRecord, StepDone
+
+log = logging.getLogger(__name__)
+
+
+class Board:
+    """Writes scalars below `folder`; without tensorboard, or if `enabled` is False, does nothing.
+
+    Args:
+        step: the global step that a resumed run goes on from; later scalars of the interrupted
+            run are dropped.
+    """
+
+    def __init__(self, folder: Path, *, step: int, enabled: bool = True) -> None:
+        self._writer: Any = None
+        if not enabled:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            log.warning(
+                "no TensorBoard scalars: pip install 'strzoo[train]', or set tensorboard=false"
+            )
+            return
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+
+    def add_step(self, report: StepDone, position: int, total: float | None) -> None:
+        """Scalars of a moment in an epoch; `total` is the steered sparsity, if there is one."""
+        scalars = {
+            "step/loss": report.loss,
+            "step/top1": report.top1,
+            "step/learning_rate": report.learning_rate,
+            "step/images_per_second": report.images_per_second,
+        }
+        if total is not None:
+            scalars["step/sparsity"] = total
+        self._add(scalars, position)
+
+    def add_epoch(self, record: EpochRecord) -> None:
+        """Scalars of an epoch, layer by layer too."""
+        scalars = {
+            "train/loss": record.train_loss,
+            "train/top1": record.train_top1,
+            "train/top5": record.train_top5,
+            "validation/loss": record.loss,
+            "validation/top1": record.top1,
+            "validation/top5": record.top5,
+            "learning_rate": record.learning_rate,
+            "sparsity/total": record.sparsity,
+        }
+        for name, layer in record.layers.items():
+            scalars[f"sparsity/{name}"] = layer.sparsity
+            if layer.threshold is not None:
+                scalars[f"threshold/{name}"] = layer.threshold
+        self._add(scalars, record.step)
+
+    def _add(self, scalars: dict[str, float], step: int) -> None:
+        if self._writer is not None:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        if self._writer is not None:
+            self._writer.close()

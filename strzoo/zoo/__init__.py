@@ -1,0 +1,1 @@
+"""What is published: model cards, names, budgets. Standard library only."""

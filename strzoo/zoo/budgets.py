@@ -1,0 +1,135 @@
+"""Sparsity budgets: how sparse each layer is. Read, write, compare; no torch needed.
+
+A budget file is one JSON object:
+
+    {"schema": 1, "name": "resnet50_str_90.23", "architecture": "resnet50", "method": "str",
+     "sparsity": 90.23, "source": "...", "layers": {"conv1": 59.8, ..., "fc": 64.5}}
+
+`sparsity` (over all the layers) and the values of `layers` are percent of zero weights.
+`strzoo.extract_budget` makes a Budget from any model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+from strzoo.errors import IntegrityError, UnknownNameError
+from strzoo.files import write_text
+from strzoo.strict_json import build_record, read_json
+from strzoo.zoo.names import resolve_name
+from strzoo.zoo.registry import data_path
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sparsity, in percent, of each layer (in network order) and of all of them together."""
+
+    name: str
+    architecture: str
+    method: str
+    sparsity: float
+    source: str
+    layers: Mapping[str, float]
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise IntegrityError(
+                f"budget schema {self.schema} is not supported; this strzoo reads {SCHEMA}"
+            )
+        if not self.layers:
+            raise IntegrityError(f"budget {self.name!r} has no layers")
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        for layer, percent in {"sparsity": self.sparsity, **self.layers}.items():
+            if not 0 <= percent <= 100:
+                raise IntegrityError(
+                    f"budget {self.name!r}: {layer} is {percent}; sparsity is between 0 and 100 %"
+                )
+
+    def prune_rates(self) -> dict[str, float]:
+        """The budget as fractions in [0, 1], as `sparsify_(prune_rate=...)` takes them."""
+        return {layer: percent / 100 for layer, percent in self.layers.items()}
+
+
+@dataclass(frozen=True)
+class BudgetDifference:
+    """One layer in two budgets; `difference` is second minus first, in percentage points."""
+
+    layer: str
+    first: float
+    second: float
+
+    @property
+    def difference(self) -> float:
+        return self.second - self.first
+
+
+def list_budgets() -> list[str]:
+    """Names of the budgets that ship with strzoo."""
+    return sorted(path.stem for path in data_path("budgets").glob("*.json"))
+
+
+def load_budget(name_or_path: str | os.PathLike[str]) -> Budget:
+    """A shipped budget by name (or unique prefix), or one from a `.json` file.
+
+    Raises:
+        UnknownNameError: no shipped budget has that name and it is not a path.
+        StrzooError, IntegrityError: the file cannot be read or is not a budget.
+    """
+    text = os.fspath(name_or_path)
+    if text.endswith(".json") or os.sep in text:
+        return read_budget(Path(text))
+    return _shipped(resolve_name(text, list_budgets(), kind="budget"))
+
+
+@lru_cache(maxsize=64)
+def _shipped(name: str) -> Budget:
+    return read_budget(data_path("budgets") / f"{name}.json")
+
+
+def read_budget(path: str | os.PathLike[str]) -> Budget:
+    """The budget in a file. Errors as `load_budget`."""
+    return build_record(Budget, read_json(Path(path)), str(path))
+
+
+def write_budget(budget: Budget, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """Write `budget` to `path` as JSON; `read_budget` gives the same budget back.
+
+    Raises:
+        StrzooError: the destination exists (without `force`) or cannot be written.
+    """
+    return write_text(path, json.dumps(to_document(budget), indent=1) + "\n", force=force)
+
+
+def to_document(budget: Budget) -> dict[str, object]:
+    """The JSON object of a budget file."""
+    values = {f.name: getattr(budget, f.name) for f in dataclasses.fields(budget)}
+    return {"schema": budget.schema, **values, "layers": dict(budget.layers)}
+
+
+def compare_budgets(first: Budget, second: Budget) -> tuple[BudgetDifference, ...]:
+    """The two budgets layer by layer, in network order.
+
+    Raises:
+        UnknownNameError: they do not have the same layers; the first odd one is named.
+    """
+    for budget, other in ((first, second), (second, first)):
+        for layer in budget.layers:
+            if layer not in other.layers:
+                raise UnknownNameError(
+                    f"budget {other.name!r} has no layer {layer!r}, {budget.name!r} has; "
+                    "compare budgets of one architecture"
+                )
+    return tuple(
+        BudgetDifference(layer, percent, second.layers[layer])
+        for layer, percent in first.layers.items()
+    )
