@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import strzoo
 from strzoo.benchmarking.engines import open_engine
-from tests.engine.networks import (
+from tests.helpers.engine.networks import (
     budget_rates,
     export,
     make_network,

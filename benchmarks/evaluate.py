@@ -39,8 +39,8 @@ from strzoo.data.imagenet_classes import list_classes
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import load_batches
 from strzoo.evaluation.runner import open_runner
-from tests.photographs import photographs
-from tests.published import dense_state, write_published
+from tests.helpers.photographs import photographs
+from tests.helpers.published import dense_state, write_published
 
 TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50": ("resnet50", {}),

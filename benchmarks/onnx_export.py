@@ -33,7 +33,7 @@ from strzoo.hub.targets import PREPROCESSING
 from strzoo.onnx.parity import compare, session_forward
 from strzoo.onnx.sessions import open_session
 from strzoo.training.fit import FitConfig
-from tests.published import str_state, write_published
+from tests.helpers.published import str_state, write_published
 
 PRECISIONS = ("fp32", "fp16", "int8")
 REPEATS = 5

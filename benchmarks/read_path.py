@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 def make_source(path: Path) -> None:
     """A published-form STR ResNet50 of 90.23 % sparsity."""
     import strzoo
-    from tests.published import str_state, write_published
+    from tests.helpers.published import str_state, write_published
 
     state = str_state("resnet50", strzoo.load_budget("resnet50_str_90.23"))
     write_published(path, state, "resnet50")

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from strzoo.cli import run
-from tests.published import str_state, write_published
+from tests.helpers.published import str_state, write_published
+
+pytest_plugins = ["tests.helpers.resnet20"]
 
 # The networks here are small: one thread is as fast as two, and far faster beside other work.
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import strzoo
-from tests.published import str_state, write_published
+from tests.helpers.published import str_state, write_published
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, flags=re.DOTALL)

@@ -16,7 +16,7 @@ from torch import Tensor
 import strzoo
 from strzoo.checkpoint import compact
 from strzoo.errors import IntegrityError, StrzooError
-from tests.published import str_state
+from tests.helpers.published import str_state
 
 # Raw bits, so that negative zeros, NaN payloads and denormals come up too.
 BITS = st.sampled_from([0, 0, 0, 0, 1, 0x80000000, 0x3FC00000, 0xFFC00001, 0x7F800000])

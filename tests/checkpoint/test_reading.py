@@ -21,7 +21,7 @@ import strzoo
 from strzoo.checkpoint import check_published, identify
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.zoo.registry import get_card, load_registry
-from tests.published import dense_state, str_state, write_published
+from tests.helpers.published import dense_state, str_state, write_published
 
 
 @pytest.fixture(scope="module")

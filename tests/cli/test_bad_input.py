@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import CliResult
-from tests.published import str_state, write_published
+from tests.helpers.published import str_state, write_published
 
 Cli = Callable[..., CliResult]
 STRZOO = (sys.executable, "-W", "ignore", "-m", "strzoo")

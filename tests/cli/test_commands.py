@@ -10,7 +10,7 @@ import torch
 import strzoo
 from strzoo.cli import COMMANDS
 from tests.conftest import CliResult
-from tests.published import dense_state, write_published
+from tests.helpers.published import dense_state, write_published
 
 Cli = Callable[..., CliResult]
 

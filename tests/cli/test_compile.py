@@ -11,8 +11,8 @@ import pytest
 
 import strzoo
 from tests.conftest import CliResult
-from tests.engine.networks import load_model, make_network
-from tests.photographs import crop_photographs, write_class_folders
+from tests.helpers.engine.networks import load_model, make_network
+from tests.helpers.photographs import crop_photographs, write_class_folders
 
 Cli = Callable[..., CliResult]
 

@@ -15,7 +15,7 @@ import pytest
 
 import strzoo
 from tests.conftest import CliResult
-from tests.photographs import crop_photographs, jpeg, small_network, write_class_folders
+from tests.helpers.photographs import crop_photographs, jpeg, small_network, write_class_folders
 
 Cli = Callable[..., CliResult]
 CLASSES = [f"class{i}" for i in range(10)]

@@ -16,7 +16,7 @@ from strzoo.checkpoint.reading import read_document
 from strzoo.cli.training import _View
 from strzoo.training.results import EpochDone, EpochRecord, Event, RunStarted, StepDone
 from tests.conftest import CliResult
-from tests.training.runs import SHORT
+from tests.helpers.runs import SHORT
 
 Cli = Callable[..., CliResult]
 QUICK = ("epochs=2", "batch_size=256", "warmup_epochs=0")

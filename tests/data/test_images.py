@@ -16,7 +16,7 @@ from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.loading import normalise
 from strzoo.evaluation.runner import IMAGENET
 from strzoo.zoo.registry import Preprocessing
-from tests.photographs import jpeg, photographs
+from tests.helpers.photographs import jpeg, photographs
 
 
 def encode(image: Image.Image, format: str, **options: object) -> bytes:

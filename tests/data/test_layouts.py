@@ -16,7 +16,7 @@ from strzoo.data.imagenet_classes import list_classes
 from strzoo.data.layouts import find_samples
 from strzoo.data.samples import Samples
 from strzoo.errors import IntegrityError, StrzooError, UsageError
-from tests.photographs import crop_photographs, jpeg
+from tests.helpers.photographs import crop_photographs, jpeg
 
 PICTURE = jpeg(crop_photographs(1)[0])
 VAL = [f"ILSVRC2012_val_{n:08}.JPEG" for n in (1, 2, 3, 4, 5)]

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.photographs import crop_photographs, jpeg
+from tests.helpers.photographs import crop_photographs, jpeg
 
 # A session in a cycle is garbage when the workers are forked; each collects as soon as it starts.
 PROGRAM = """

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from strzoo.engine.frontend.read import read_graph
 from strzoo.engine.ir.graph import Graph
 from strzoo.engine.passes import simplify
-from tests.engine.graphs import graphs
-from tests.engine.reference import run_graph
-from tests.engine.writing import to_onnx
+from tests.helpers.engine.graphs import graphs
+from tests.helpers.engine.reference import run_graph
+from tests.helpers.engine.writing import to_onnx
 
 SLOWLY = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 

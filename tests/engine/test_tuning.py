@@ -14,8 +14,8 @@ from strzoo.engine.lowering.choices import list_problems
 from strzoo.engine.passes import simplify
 from strzoo.engine.tuning import tune_tilings
 from strzoo.settings import Settings
-from tests.engine.models import build, images, run_onnxruntime
-from tests.engine.networks import relative_error
+from tests.helpers.engine.models import build, images, run_onnxruntime
+from tests.helpers.engine.networks import relative_error
 
 IMAGE = (4, 14, 12)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.evaluation.expectations import CLASSES, COUNT
-from tests.photographs import (
+from tests.helpers.expectations import CLASSES, COUNT
+from tests.helpers.photographs import (
     crop_photographs,
     jpeg,
     reference_logits,

@@ -18,15 +18,15 @@ from strzoo.data.images import BrokenImageError
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.evaluation import EvalResult
 from strzoo.evaluation.runner import IMAGENET, SMALL
-from tests.evaluation.expectations import CLASSES, check
-from tests.photographs import (
+from tests.helpers.expectations import CLASSES, check
+from tests.helpers.photographs import (
     crop_photographs,
     jpeg,
     reference_logits,
     small_network,
     write_class_folders,
 )
-from tests.published import str_state
+from tests.helpers.published import str_state
 
 
 @pytest.mark.parametrize(

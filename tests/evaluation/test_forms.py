@@ -12,13 +12,13 @@ import torch
 
 import strzoo
 from strzoo.evaluation.runner import IMAGENET, SMALL
-from tests.evaluation.expectations import check
-from tests.photographs import (
+from tests.helpers.expectations import check
+from tests.helpers.photographs import (
     crop_photographs,
     jpeg,
     small_network,
 )
-from tests.published import str_state, write_published
+from tests.helpers.published import str_state, write_published
 
 
 def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:

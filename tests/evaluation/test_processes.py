@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import strzoo
-from tests.photographs import reference_logits, small_network, write_class_folders
+from tests.helpers.photographs import reference_logits, small_network, write_class_folders
 
 COUNT = 13  # divides by neither 2 nor 4
 CLASSES = [f"class{i}" for i in range(10)]

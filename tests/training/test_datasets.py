@@ -17,7 +17,7 @@ from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
 from strzoo.training.results import StepDone
-from tests.training.runs import differences, final_state
+from tests.helpers.runs import differences, final_state
 
 CPU = torch.device("cpu")
 FOLDER = TrainConfig(

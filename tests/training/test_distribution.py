@@ -15,7 +15,7 @@ import strzoo
 from strzoo.checkpoint.reading import read_document
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import dump_config
-from tests.training.runs import SHORT, environment
+from tests.helpers.runs import SHORT, environment
 
 CALM = dataclasses.replace(
     SHORT, learning_rate=0.01, epochs=1, warmup_epochs=0, target_end=0.6, checkpoint_every=0

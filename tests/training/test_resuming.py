@@ -22,7 +22,7 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.parsing import dump_config
 from strzoo.training.sampler import BatchOrder
-from tests.training.runs import SHORT, differences, environment, final_state, run_program
+from tests.helpers.runs import SHORT, differences, environment, final_state, run_program
 
 # Dies by SIGKILL at the end of epoch 2, step 3 (the last checkpoint is of step 1), ...
 KILLED_BETWEEN = """

@@ -2,7 +2,7 @@ import numpy as np
 
 from strzoo.engine.ir.graph import Affine, Bounds, Flatten, Linear, Window
 from strzoo.engine.passes.affine import fold_affine
-from tests.engine.passes.building import assert_same_outputs, chain, conv, names
+from tests.helpers.engine.building import assert_same_outputs, chain, conv, names
 
 
 def norm(name: str, source: str, bounds: Bounds | None = None, channels: int = 2) -> Affine:

@@ -15,7 +15,7 @@ from strzoo.engine.ir.graph import (
     Window,
 )
 from strzoo.engine.passes.bounds import fuse_bounds, merge_bounds
-from tests.engine.passes.building import assert_same_outputs, chain, conv, names
+from tests.helpers.engine.building import assert_same_outputs, chain, conv, names
 
 RELU, RELU6 = Bounds(0.0), Bounds(0.0, 6.0)
 NUMBERS = st.floats(-10, 10)

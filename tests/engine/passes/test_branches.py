@@ -2,7 +2,7 @@ import numpy as np
 
 from strzoo.engine.ir.graph import Bounds, Concat, Convolution, MaxPool, Window
 from strzoo.engine.passes.branches import merge_branches
-from tests.engine.passes.building import assert_same_outputs, chain, conv, names
+from tests.helpers.engine.building import assert_same_outputs, chain, conv, names
 
 
 def test_convolutions_of_one_map_that_are_joined_become_one() -> None:

@@ -1,5 +1,5 @@
 from strzoo.engine.passes.dead import drop_dead_layers
-from tests.engine.passes.building import assert_same_outputs, chain, conv, names
+from tests.helpers.engine.building import assert_same_outputs, chain, conv, names
 
 
 def test_layers_that_lead_nowhere_are_dropped() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 
 from strzoo.engine.ir.graph import Bounds, Clamp, Flatten, GlobalAveragePool, Linear, Window
 from strzoo.engine.passes.heads import flatten_heads
-from tests.engine.passes.building import assert_same_outputs, chain, conv, names
+from tests.helpers.engine.building import assert_same_outputs, chain, conv, names
 
 POOL = GlobalAveragePool("p", ("x",), "p")
 

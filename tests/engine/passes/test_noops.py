@@ -14,7 +14,7 @@ from strzoo.engine.ir.graph import (
     Window,
 )
 from strzoo.engine.passes.noops import drop_noops
-from tests.engine.passes.building import assert_same_outputs, chain, conv, names
+from tests.helpers.engine.building import assert_same_outputs, chain, conv, names
 
 ONE, ZERO = np.ones(2, np.float32), np.zeros(2, np.float32)
 

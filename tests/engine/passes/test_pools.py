@@ -2,7 +2,7 @@ import pytest
 
 from strzoo.engine.ir.graph import AveragePool, GlobalAveragePool, Window
 from strzoo.engine.passes.pools import globalise_pools
-from tests.engine.passes.building import assert_same_outputs, chain
+from tests.helpers.engine.building import assert_same_outputs, chain
 
 
 def test_a_pool_over_the_whole_map_becomes_global() -> None:

@@ -1,6 +1,6 @@
 from strzoo.engine.ir.graph import Add, Bounds, Convolution, MaxPool, Window
 from strzoo.engine.passes.residuals import fuse_residuals
-from tests.engine.passes.building import assert_same_outputs, chain, conv, names
+from tests.helpers.engine.building import assert_same_outputs, chain, conv, names
 
 RELU = Bounds(0.0)
 

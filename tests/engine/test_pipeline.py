@@ -1,0 +1,304 @@
+"""strzoo.compile: what is compiled computes what onnxruntime and torch compute."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+import strzoo
+from strzoo.engine.runtime import run as runtime
+from strzoo.errors import StrzooError, UnknownNameError, UsageError
+from strzoo.settings import Settings
+from tests.helpers.engine.models import build, images, run_onnxruntime
+from tests.helpers.engine.networks import export, load_model, make_network, relative_error
+
+IMAGE = (3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def resnet20(shared: Settings) -> strzoo.SparseModel:
+    return strzoo.compile(load_model("resnet20", 32), threads=2, settings=shared)
+
+
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_images_side_by_side_in_vectors_change_no_result(
+    lanes: int, resnet20: strzoo.SparseModel, shared: Settings
+) -> None:
+    model = strzoo.compile(load_model("resnet20", 32), 2, 7, lanes=lanes, settings=shared)
+    x = images(IMAGE, 7)
+    assert relative_error(model(x), resnet20(x)) < 1e-5
+
+
+def test_a_vector_holds_a_power_of_two_of_images(shared: Settings) -> None:
+    for lanes in (3, 64):
+        with pytest.raises(UsageError, match=f"lanes is {lanes}; it must be a power"):
+            strzoo.compile(load_model("resnet20", 32), lanes=lanes, settings=shared)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        ("resnet18", 64),
+        ("resnet50", 64),
+        ("mobilenetv1", 96),
+        ("mobilenet_v2", 64),
+        ("vgg16", 64),
+        ("googlenet", 64),
+    ],
+)
+def test_pruned_networks_compute_what_onnxruntime_computes(
+    architecture: str, size: int, shared: Settings
+) -> None:
+    model = load_model(architecture, size)
+    compiled = strzoo.compile(model, threads=1, settings=shared)
+    assert (compiled.input_shape, compiled.output_shape) == ((3, size, size), (20,))
+    x = images((3, size, size), 2)
+    # Deep networks add up what both round in fp32.
+    assert relative_error(compiled(x), run_onnxruntime(model, x)) < 1e-4
+
+
+def test_any_batch_size_gives_a_row_for_each_image(resnet20: strzoo.SparseModel) -> None:
+    x = images(IMAGE, 17)
+    expected = run_onnxruntime(load_model("resnet20", 32), x)
+    for batch in range(18):
+        found = resnet20(x[:batch])
+        assert found.shape == (batch, 20)
+        assert found.dtype == np.float32
+        if batch:
+            assert relative_error(found, expected[:batch]) < 1e-5
+
+
+def test_another_size_and_threads_together_compute_the_same(shared: Settings) -> None:
+    network = make_network("resnet20", 0.9, size=24, classes=5)
+    x = images((3, 40, 24), 1)
+    with torch.no_grad():
+        expected = network.double()(torch.from_numpy(x).double()).numpy()
+    compiled = strzoo.compile(network.float(), 3, size=(40, 24), settings=shared)
+    assert compiled.input_shape == (3, 40, 24)
+    assert compiled.threads == 3
+    assert relative_error(compiled(x), expected) < 1e-5
+
+
+def test_eight_threads_sharing_a_model_get_the_bits_that_one_gets(
+    resnet20: strzoo.SparseModel,
+) -> None:
+    batches = [images(IMAGE, 1 + n % 4) * (n + 1) for n in range(8)]
+    expected = [resnet20(x) for x in batches]
+    found: list[list[np.ndarray]] = [[] for _ in batches]
+
+    def work(index: int) -> None:
+        for _ in range(12):
+            found[index].append(resnet20(batches[index]))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for results, wanted in zip(found, expected, strict=True):
+        assert len(results) == 12
+        assert all(np.array_equal(result, wanted) for result in results)
+
+
+def test_threads_that_share_a_model_take_turns(resnet20: strzoo.SparseModel) -> None:
+    x = images(IMAGE, 1)
+    calls = [0] * 4
+    end = time.monotonic() + 1
+
+    def work(index: int) -> None:
+        while time.monotonic() < end:
+            resnet20(x)
+            calls[index] += 1
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(calls) > max(calls) / 3 > 1, calls
+
+
+def test_large_batches_go_in_parts(
+    resnet20: strzoo.SparseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = images(IMAGE, 23)
+    expected = resnet20(x)
+    monkeypatch.setattr(runtime, "AT_ONCE", 2)
+    assert np.array_equal(resnet20(x), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_process_forked_while_the_model_is_at_work_can_call_it(
+    resnet20: strzoo.SparseModel,
+) -> None:
+    x = images(IMAGE, 8)
+    expected = resnet20(x)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            resnet20(x)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if np.array_equal(resnet20(x), expected) else 1)
+            end = time.monotonic() + 20
+            while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
+                if time.monotonic() > end:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    pytest.fail("the child hangs")
+                time.sleep(0.01)
+            assert os.waitstatus_to_exitcode(found[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_tensors_come_back_as_tensors_and_other_floats_are_converted(
+    resnet20: strzoo.SparseModel,
+) -> None:
+    x = images(IMAGE, 2)
+    expected = resnet20(x)
+    tensor = torch.from_numpy(x).requires_grad_()
+    found = resnet20(tensor)
+    assert isinstance(found, torch.Tensor)
+    assert np.array_equal(found.numpy(), expected)
+    assert np.array_equal(resnet20(x.astype(np.float64)), expected)
+    turned = np.asfortranarray(x[:, ::-1])
+    assert np.array_equal(resnet20(turned), resnet20(np.ascontiguousarray(turned)))
+    halves = torch.from_numpy(x).to(torch.bfloat16)
+    assert np.array_equal(resnet20(halves).numpy(), resnet20(halves.float()).numpy())
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (np.zeros((2, 3, 32, 31), np.float32), r"\[2, 3, 32, 31\]; expected \[N, 3, 32, 32\]"),
+        (np.zeros(IMAGE, np.float32), r"\[3, 32, 32\]; expected \[N, 3, 32, 32\]"),
+        (np.zeros((1, *IMAGE), np.uint8), "images of uint8; expected floats"),
+        (torch.zeros(1, *IMAGE, dtype=torch.int64), "images of torch.int64; expected floats"),
+        ([[1.0]], "a list instead of images"),
+    ],
+)
+def test_other_inputs_are_refused_with_what_is_expected(
+    resnet20: strzoo.SparseModel, given: object, problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem):
+        resnet20(given)  # type: ignore[type-var]
+
+
+def save_apart(model: onnx.ModelProto, path: Path) -> None:
+    """As an ONNX file with its weights in another file."""
+    other = path.with_suffix(".bin").name
+    onnx.save(model, str(path), save_as_external_data=True, location=other, size_threshold=0)
+
+
+def test_every_kind_of_model_is_compiled_to_the_same_network(
+    tmp_path: Path, shared: Settings
+) -> None:
+    network = make_network("resnet20", 0.9, size=32, classes=10)
+    proto = export(network, 32)
+    onnx.save(proto, str(tmp_path / "a.onnx"))
+    save_apart(onnx.load(str(tmp_path / "a.onnx")), tmp_path / "b.onnx")
+    checkpoint = strzoo.save_checkpoint(network, tmp_path / "c.pth")
+    x = images(IMAGE, 1)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(x)).numpy()
+    network.train()
+    kinds = (
+        tmp_path / "a.onnx", str(tmp_path / "b.onnx"), proto.SerializeToString(), proto, network,
+        checkpoint, strzoo.read_checkpoint(checkpoint),
+    )  # fmt: skip
+    for model in kinds:
+        compiled = strzoo.compile(model, 1, size=32, settings=shared)
+        assert relative_error(compiled(x), expected) < 1e-5, model
+    assert network.training
+    # Other weights in the other file; the ONNX file itself stays the same.
+    changed = onnx.load(str(tmp_path / "a.onnx"))
+    first = next(t for t in changed.graph.initializer if t.name == "conv1.weight")
+    first.raw_data = (2 * numpy_helper.to_array(first)).tobytes()
+    before = (tmp_path / "b.onnx").read_bytes()
+    (tmp_path / "b.bin").unlink()
+    save_apart(changed, tmp_path / "b.onnx")
+    assert (tmp_path / "b.onnx").read_bytes() == before
+    other = strzoo.compile(tmp_path / "b.onnx", 1, size=32, settings=shared)
+    assert relative_error(other(x), expected) > 1e-2
+
+
+def test_the_report_says_how_each_layer_runs_and_what_it_should_gain(shared: Settings) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1, groups=64),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        network[2].weight.view(-1)[: 9 * 32 * 64 * 9 // 10] = 0
+        network[7].weight[:, :48] = 0
+    compiled = strzoo.compile(network, 1, size=24, settings=shared)
+    first, second, depthwise, head = compiled.report.layers
+    assert (first.kind, first.density, first.form[:5]) == ("convolution", 100, "dense")
+    assert first.gain == pytest.approx(1)
+    assert (second.weights, second.nonzeros) == (18432, 1844)
+    assert second.form.startswith("sparse")
+    assert second.gain > 2
+    assert (depthwise.kind, depthwise.gain) == ("depthwise", 1)
+    assert (head.kind, head.weights, head.nonzeros) == ("linear", 640, 160)
+    assert compiled.report.sparsity == pytest.approx(100 * (1 - (864 + 1844 + 576 + 160) / 20512))
+    lines = compiled.describe().splitlines()
+    assert len(lines) == 4 + 3
+    assert lines[1].split()[:2] == [second.name, "10.00"]
+
+
+def test_bad_arguments_and_models_are_named(tmp_path: Path, shared: Settings) -> None:
+    model = load_model("resnet20", 32)
+    with pytest.raises(UsageError, match="threads is 0; it must be a whole number"):
+        strzoo.compile(model, threads=0)
+    with pytest.raises(UsageError, match="batch is -1"):
+        strzoo.compile(model, batch=-1)
+    with pytest.raises(UsageError, match="tune is nan"):
+        strzoo.compile(model, tune=float("nan"))
+    with pytest.raises(UsageError, match=r"size \[3, 4, 5, 6\] is neither"):
+        strzoo.compile(model, size=(3, 4, 5, 6))
+    with pytest.raises(UsageError, match="takes images of 3 channels, 1 are given"):
+        strzoo.compile(model, size=(1, 32, 32), cache=False)
+    with pytest.raises(UsageError, match="cannot compile a dict; give a model id"):
+        strzoo.compile({})  # type: ignore[arg-type]
+    with pytest.raises(StrzooError, match=r"missing\.onnx does not exist"):
+        strzoo.compile(tmp_path / "missing.onnx")
+    with pytest.raises(UnknownNameError, match="resnet51"):
+        strzoo.compile("resnet51", settings=shared)
+    unsupported = build("y = Sigmoid(x)", output="float[N, 4, 7, 6] y")
+    with pytest.raises(UsageError, match="cannot run Sigmoid at"):
+        strzoo.compile(unsupported, settings=shared)
+
+
+def test_without_llvmlite_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    for attempt in (
+        lambda: strzoo.compile("resnet50_str_90.23"),
+        lambda: strzoo.predict(
+            "resnet50_str_90.23", np.zeros((8, 8, 3), np.uint8), engine="sparse"
+        ),
+        lambda: strzoo.benchmark("resnet50_str_90.23", engines=["sparse"]),
+    ):
+        with pytest.raises(StrzooError, match=r"pip install 'strzoo\[engine\]'"):
+            attempt()
