@@ -129,8 +129,8 @@ def _report_card(card: ModelCard, input_size: tuple[int, ...], settings: Setting
         note = "counted from the architecture: a dense model has no zeros to count"
         return _combine(card.id, counts, _Sparsity("architecture", nonzeros, notes=(note,)))
     note = (
-        f"no per-layer sparsity is published for {card.id} and its weights are not in "
-        f"{settings.cache_dir}; `strzoo download {card.id}` fetches them"
+        f"the paper prints no per-layer sparsity of {card.id}: it comes from the published file, "
+        f"which is not in {settings.cache_dir}; `strzoo download {card.id}` fetches it"
     )
     return _combine(card.id, counts, _Sparsity("architecture", notes=(note,)))
 

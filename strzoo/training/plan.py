@@ -27,6 +27,7 @@ from strzoo.training.pruning import PruneRates
 from strzoo.training.random_state import preserved_randomness, seed_all
 from strzoo.training.sampler import BatchOrder
 from strzoo.training.schedules import gmp_rate
+from strzoo.zoo.paper import PaperResult, find_paper_result
 
 # Training images of the data sets whose files are not given.
 _PUBLISHED_SIZES = {"cifar10": 50_000, "cifar100": 50_000}
@@ -67,7 +68,7 @@ class LayerPlan:
 @dataclass(frozen=True)
 class TrainPlan:
     """What `strzoo train --dry-run` shows. `images` is known from the data, or from its published
-    size if `data` says so."""
+    size if `data` says so. `expected` is what the paper reports for this recipe; else None."""
 
     config: TrainConfig
     data: str
@@ -83,6 +84,7 @@ class TrainPlan:
     groups: tuple[GroupPlan, ...]
     layers: tuple[LayerPlan, ...]
     moments: tuple[MomentPlan, ...]
+    expected: PaperResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": 1, **asdict(self)}
@@ -144,6 +146,7 @@ def plan(
         groups=groups,
         layers=layers,
         moments=_moments(config, layers, network.rates),
+        expected=find_paper_result(config.recipe),
     )
 
 
