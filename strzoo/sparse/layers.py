@@ -121,9 +121,11 @@ def mean_threshold(layer: nn.Module) -> float | None:
 
 
 class MagnitudeLayer(SparseLayer):
-    """A layer that drops a fraction `prune_rate` of its weights, the smallest, in each forward."""
+    """A layer that drops a fraction `prune_rate` of its weights, the smallest, in each forward:
+    the nearest whole number of them, or with `truncate` the one below."""
 
     prune_rate: float
+    truncate = False
 
     def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -144,14 +146,18 @@ class _DNW(MagnitudeLayer):
     method = "dnw"
 
     def effective_weight(self) -> Tensor:
-        return keep_largest(self.weight, self.prune_rate, straight_through=True)
+        return keep_largest(
+            self.weight, self.prune_rate, straight_through=True, truncate=self.truncate
+        )
 
 
 class _GMP(MagnitudeLayer):
     method = "gmp"
 
     def effective_weight(self) -> Tensor:
-        return keep_largest(self.weight, self.prune_rate, straight_through=False)
+        return keep_largest(
+            self.weight, self.prune_rate, straight_through=False, truncate=self.truncate
+        )
 
 
 class _SparseConv2d(SparseLayer, nn.Conv2d):

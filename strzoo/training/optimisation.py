@@ -1,4 +1,4 @@
-"""Which parameters decay how much: grouped by module type, never by name."""
+"""Which parameters decay how much: grouped by module type, or by name as published code does."""
 
 from __future__ import annotations
 
@@ -54,3 +54,40 @@ def parameter_groups(
         },
     ]
     return [group for group in groups if group["params"]]
+
+
+def groups_by_name(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    threshold_decay: float | None = None,
+    decay_normalisation: bool = True,
+) -> list[dict[str, Any]]:
+    """The three optimizer groups of the published code of STR, in its order, empty ones too.
+
+    BatchNorm is told by "bn" in a parameter's name. The BatchNorms of ResNet's shortcuts and of
+    all of MobileNetV1 are not called so: they are among the rest, and always decay.
+
+    Args:
+        weight_decay: of all that is neither of the others.
+        threshold_decay: of STR thresholds; as the weights by default.
+        decay_normalisation: decay what is called "bn" too, as all published configurations do.
+
+    Returns:
+        Groups with `params`, `weight_decay` and `name` ("bn", "thresholds", "rest"); each
+        trainable parameter is in exactly one.
+    """
+    found: dict[str, list[nn.Parameter]] = {"bn": [], "thresholds": [], "rest": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            threshold = "thresholds" if "sparseThreshold" in name else "rest"
+            found["bn" if "bn" in name else threshold].append(parameter)
+    decays = {
+        "bn": weight_decay if decay_normalisation else 0.0,
+        "thresholds": weight_decay if threshold_decay is None else threshold_decay,
+        "rest": weight_decay,
+    }
+    return [
+        {"name": name, "params": params, "weight_decay": decays[name]}
+        for name, params in found.items()
+    ]
