@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from strzoo.models import list_architectures as list_architectures
     from strzoo.onnx.results import OnnxExport as OnnxExport
     from strzoo.settings import Settings as Settings
+    from strzoo.sparse.filters import remove_filters as remove_filters
+    from strzoo.sparse.filters import sparsify_filters_ as sparsify_filters_
     from strzoo.sparse.layers import DNWConv2d as DNWConv2d
     from strzoo.sparse.layers import DNWLinear as DNWLinear
     from strzoo.sparse.layers import GMPConv2d as GMPConv2d
@@ -107,6 +109,7 @@ _HOMES = {
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation": ("EvalResult", "evaluate"),
     "strzoo.hub.load": ("get_transforms", "load"),
+    "strzoo.sparse.filters": ("remove_filters", "sparsify_filters_"),
     "strzoo.sparse.layers": (
         "DNWConv2d",
         "DNWLinear",

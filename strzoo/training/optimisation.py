@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from strzoo.sparse.filters import ChannelImportance
+
 _NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -20,8 +22,8 @@ def parameter_groups(
     """Three optimizer groups: weights, STR thresholds, and what does not decay.
 
     Args:
-        weight_decay: of convolution and linear weights, and other parameters of two dimensions
-            or more.
+        weight_decay: of convolution and linear weights, other parameters of two dimensions or
+            more, and the importance of filters.
         threshold_decay: of STR thresholds; the paper decays them like the weights (None).
         decay_normalisation: decay normalisation parameters, biases and other vectors too.
 
@@ -39,6 +41,8 @@ def parameter_groups(
             seen.add(id(parameter))
             if name == "sparseThreshold":
                 thresholds.append(parameter)
+            elif isinstance(module, ChannelImportance):
+                weights.append(parameter)
             elif isinstance(module, _NORMALISATIONS) or name == "bias" or parameter.dim() < 2:
                 others.append(parameter)
             else:
