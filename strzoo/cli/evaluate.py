@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,9 +143,10 @@ def evaluate(
             check_destination(written, force=force)
     if per_class is not None and per_class == predictions:
         raise UsageError("--per-class and --predictions name the same file")
+    from strzoo.distributed import read_launcher
     from strzoo.evaluation import evaluate as run
 
-    speaks = int(os.environ.get("RANK", "0")) == 0
+    speaks = read_launcher().rank == 0
     steps = make_steps(
         model,
         settings,
