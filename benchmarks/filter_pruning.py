@@ -43,10 +43,10 @@ def main() -> int:
     for seed in range(options.seeds):
         row = compare(seed, options.rounds, options.threshold_decay)
         rows.append(row)
-        dense, pruned, filters, macs, speed = row
-        print(f"| {seed} | {dense:.2f} | {pruned:.2f} | {filters} | {macs:.3f} | {speed:.2f} |")
+        print(f"| {seed} | {row[0]:.2f} | {row[1]:.2f} | {row[2]} | {row[3]:.3f} | {row[4]:.2f} |")
         sys.stdout.flush()
-    dense, pruned = (statistics.mean(row[i] for row in rows) for i in (0, 1))
+    dense = statistics.mean(row[0] for row in rows)
+    pruned = statistics.mean(row[1] for row in rows)
     macs, speed = max(row[3] for row in rows), min(row[4] for row in rows)
     print(f"\nmean top-1 {dense:.2f} and {pruned:.2f}; MACs at most {macs:.3f}; speed {speed:.2f}")
     return int(not (pruned >= dense - 1 and macs <= 0.3 and speed >= 2))

@@ -150,6 +150,8 @@ def _print_plan(made: TrainPlan, as_json: bool) -> None:
     )
     if made.expected is not None:
         click.echo(f"the paper: {describe_result(config.recipe)}")
+    if made.reproduced:
+        click.echo(f"as in the published code: {', '.join(made.reproduced)}")
     click.echo(f"device: {made.device}, {made.precision}")
     click.echo(f"data: {made.data}")
     click.echo(

@@ -2,8 +2,8 @@
 
 The structured form of STR (arXiv:2002.03231, appendix A.5): the filter f of a channel becomes m f,
 and STR acts on the vector m. The convolutions here are followed by BatchNorm, which would undo the
-factor, so m scales what comes out of it. A channel whose m is zero then puts out zeros, and removing
-it changes nothing: `remove_filters` makes smaller dense layers with the same logits.
+factor, so m scales what comes out of it. A channel whose m is zero then puts out zeros, and its
+removal changes nothing: `remove_filters` makes smaller dense layers with the same logits.
 
 Which layers share channels a network says itself, by a method `channel_groups`: the branches of a
 residual stage, and a depthwise convolution with the one before it, agree on their channels.

@@ -12,10 +12,11 @@ from strzoo.errors import UsageError
 METHODS = ("dense", "str", "dnw", "gmp")
 THRESHOLDS = ("layer", "global", "filter", "weight")
 SCHEDULES = ("cosine", "constant", "multistep", "exponential")
-INITIALISATIONS = ("kaiming_normal", "signed_constant", "unsigned_constant")
+INITIALISATIONS = ("kaiming_normal", "signed_constant", "unsigned_constant", "default")
 FANS = ("fan_in", "fan_out")
 DATASETS = ("folder", "cifar10", "cifar100", "digits")
 AUGMENTATIONS = ("resized_crop_flip", "pad_crop_flip", "pad_crop", "none")
+REPRODUCE, REPRODUCTIONS = "reproduce", ("false", "original")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 # How a resumed run takes another value of a key.
@@ -47,6 +48,7 @@ def _key(
     choices: tuple[str, ...] = (),
     within: Range | None = None,
     percent: bool = False,
+    open_to: str = "",
     resuming: str = NOTED,
 ) -> Any:
     """A key: all there is to know about it.
@@ -56,12 +58,21 @@ def _key(
         about: the line that `strzoo train --keys` prints; choices are added to it.
         choices: the values it takes, if they are few.
         within: the numbers it takes; None is taken too if the type says so.
+        open_to: the key that decides if this one is None; added to `about`.
         percent: whether people may take the fraction for percent, so that an error explains.
         resuming: FIXED, GROWS, NOTED or FREE.
     """
     if choices:
         about = f"{about}: {', '.join(choices)}"
-    metadata = {"about": about, "choices": choices, "within": within, "percent": percent}
+    if open_to:
+        about = f"{about}; none: if {open_to}=original"
+    metadata = {
+        "open_to": open_to,
+        "about": about,
+        "choices": choices,
+        "within": within,
+        "percent": percent,
+    }
     return field(default=default, metadata={**metadata, "resuming": resuming})
 
 
@@ -77,6 +88,11 @@ class TrainConfig:
     recipe: str = _key("", "the recipe this began as", resuming=FREE)
     about: str = _key("", "what it is and where its hyperparameters come from", resuming=FREE)
 
+    reproduce: str = _key(
+        "false", "original: whatever the keys about it leave open is as in the published code of "
+        "STR (docs/training.md)", choices=REPRODUCTIONS, resuming=FIXED,
+    )  # fmt: skip
+
     architecture: str = _key(
         "resnet50", "resnet18, resnet50, resnet20 or mobilenetv1", resuming=FIXED
     )
@@ -90,8 +106,15 @@ class TrainConfig:
     width: float = _key(
         1.0, "multiplies the channels of mobilenetv1", within=POSITIVE, resuming=FIXED
     )
-    head_bias: bool = _key(False, "a classifier with bias", resuming=FIXED)
+    head_bias: bool | None = _key(
+        None, "a classifier with bias; none: with reproduce=original, if a ResNet's last layer is "
+        "kept dense", resuming=FIXED,
+    )  # fmt: skip
     initialisation: str = _key("kaiming_normal", "of all convolutions", choices=INITIALISATIONS)
+    default_initialisation: tuple[str, ...] | None = _key(
+        None, "layers that begin as torch makes them, as in keep_dense; none: with "
+        "reproduce=original all of mobilenetv1 but fc, and a first or last layer kept dense",
+    )  # fmt: skip
     fan: str = _key("fan_in", "of the initialisation", choices=FANS)
     init_density: float = _key(
         1.0, "scaled fan: the fraction of weights that will stay", within=DENSITY
@@ -129,6 +152,18 @@ class TrainConfig:
     budget: str | None = _key(
         None, "DNW, GMP: rates per layer, from a budget, a model id, or an STR checkpoint file"
     )
+    budget_fp32: bool | None = _key(
+        None, "budget from a checkpoint: the kept share of a layer in fp32", open_to=REPRODUCE
+    )
+    prune_truncate: bool | None = _key(
+        None, "DNW, GMP: drop int(rate x weights) weights, not the nearest number",
+        open_to=REPRODUCE, resuming=FIXED,
+    )  # fmt: skip
+    prune_per_epoch: bool | None = _key(
+        None,
+        "GMP: the rate changes with the epoch, of prune_end - prune_start + 1",
+        open_to=REPRODUCE,
+    )
     prune_start: float = _key(20.0, "GMP: epoch at which pruning starts", within=NOT_NEGATIVE)
     prune_end: float = _key(79.0, "GMP: epoch at which the final rate is reached")
     keep_dense: tuple[str, ...] = _key(
@@ -140,6 +175,12 @@ class TrainConfig:
         256, "images per step, over all processes and accumulated parts together",
         within=POSITIVE, resuming=FIXED,
     )  # fmt: skip
+    keep_last_batch: bool | None = _key(
+        None,
+        "train the last images of an epoch too, which fill no batch",
+        open_to=REPRODUCE,
+        resuming=FIXED,
+    )
     accumulate: int = _key(
         1, "parts in which each process computes its share of a batch", within=POSITIVE
     )
@@ -152,12 +193,22 @@ class TrainConfig:
     scale_lr: bool = _key(False, "multiply learning_rate by batch_size / lr_batch_size")
     schedule: str = _key("cosine", "of the learning rate", choices=SCHEDULES)
     warmup_epochs: float = _key(5.0, "linear warm-up before the schedule", within=NOT_NEGATIVE)
+    lr_per_epoch: bool | None = _key(
+        None,
+        "the rate changes with the epoch; (epoch + 1) / warmup_epochs of it at first",
+        open_to=REPRODUCE,
+    )
     milestones: tuple[float, ...] = _key((), "multistep: epochs at which the rate falls")
     gamma: float | None = _key(
         None, "factor at a milestone (0.1) or of each step of the exponential schedule (0.97)",
         within=DENSITY,
     )  # fmt: skip
     gamma_epochs: float = _key(2.4, "exponential: epochs between two steps", within=POSITIVE)
+    gamma_continuous: bool | None = _key(
+        None,
+        "exponential: gamma to the power of epoch / gamma_epochs, without steps",
+        open_to=REPRODUCE,
+    )
     momentum: float = _key(0.875, "of SGD", within=FRACTION)
     nesterov: bool = _key(False, "Nesterov's form of momentum")
     weight_decay: float = _key(
@@ -166,7 +217,13 @@ class TrainConfig:
     threshold_decay: float | None = _key(
         None, "of STR thresholds; none: as the weights (the paper)", within=NOT_NEGATIVE
     )
-    decay_normalisation: bool = _key(False, "decay BatchNorm parameters and biases too")
+    decay_normalisation: bool | None = _key(
+        None, "decay BatchNorm parameters and biases too", open_to=REPRODUCE
+    )
+    groups_by_name: bool | None = _key(
+        None, "tell BatchNorm by 'bn' in the name: the others decay like weights",
+        open_to=REPRODUCE, resuming=FIXED,
+    )  # fmt: skip
     label_smoothing: float = _key(0.1, "mass given to the other classes", within=FRACTION)
     ema_decay: float | None = _key(
         None, "keep an exponential moving average of the weights",
@@ -275,6 +332,39 @@ class TrainConfig:
                 f"warmup_epochs={self.warmup_epochs:g} leaves nothing of {self.epochs} epochs; "
                 "lower it, or raise epochs"
             )
+
+    def is_on(self, name: str) -> bool:
+        """Whether a key that may be left to `reproduce` (true, false or none) is on."""
+        value: bool | None = getattr(self, name)
+        return self.reproduce == "original" if value is None else value
+
+    @property
+    def has_head_bias(self) -> bool:
+        """Whether the classifier has a bias: the published ResNets have one if it is dense."""
+        if self.head_bias is not None:
+            return self.head_bias
+        open_end = "last" in self.keep_dense and self.architecture.startswith("resnet")
+        return self.reproduce == "original" and open_end
+
+    @property
+    def torch_initialised(self) -> tuple[str, ...]:
+        """Layers that begin as torch makes them: names, patterns, "first", "last"."""
+        if self.default_initialisation is not None:
+            return self.default_initialisation
+        if self.reproduce != "original":
+            return ()
+        if self.architecture == "mobilenetv1":  # its builder passes the initialisation by
+            return ("model.*",)
+        return tuple(end for end in ("first", "last") if end in self.keep_dense)
+
+    @property
+    def reproduced(self) -> tuple[str, ...]:
+        """The keys that are as in the published code and not as strzoo's own form has them."""
+        names = [
+            one.name for one in fields(self) if one.metadata["open_to"] and self.is_on(one.name)
+        ]
+        names += ["head_bias"] if self.has_head_bias else []
+        return (*names, *(["default_initialisation"] if self.torch_initialised else []))
 
     @property
     def peak_learning_rate(self) -> float:

@@ -21,6 +21,7 @@ from strzoo.training.builders import (
     build_average,
     build_controller,
     build_optimizer,
+    build_sampler,
     build_schedule,
 )
 from strzoo.training.config import TrainConfig
@@ -37,7 +38,6 @@ from strzoo.training.results import (
     choose_best,
     summarise_accuracy,
 )
-from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import LearningRate
 from strzoo.training.signals import StopRequest
 from strzoo.training.sparsity_target import project_sparsity
@@ -84,9 +84,7 @@ class Trainer:
         self.config, self.network, self.data, self.device = config, network, data, device
         self.group = group or Group()
         self.model = model = network.model
-        self.sampler = BatchSampler(
-            len(data.train), config.batch_size, config.seed, self.group.world, config.accumulate
-        )
+        self.sampler = build_sampler(config, len(data.train), self.group.world)
         self.schedule = schedule or build_schedule(config)
         self.folder = folder
         total_steps = config.epochs * self.sampler.steps_per_epoch
@@ -161,6 +159,7 @@ class Trainer:
             group["lr"] = self.schedule.at(epoch)
         self.network.prune(self.config, epoch)
         state.optimizer.zero_grad(set_to_none=True)
+        total = self.sampler.step_images(state.step)
         losses = []
         for number, (images, labels) in enumerate(batch):
             labels = labels.to(self.device, non_blocking=True)
@@ -170,7 +169,9 @@ class Trainer:
                 with accelerator.autocast():
                     logits = accelerator.call(images)
                     loss = self.loss_function(logits, labels)
-                accelerator.scaler.scale(loss / len(batch)).backward()
+                # The mean over all images of the step: processes average their gradients.
+                parts = total / (len(images) * self.group.world)
+                accelerator.scaler.scale(loss / parts).backward()
             state.metric.add(logits, labels, loss)
             losses.append(loss.detach())
         stopping = self._agree(losses)
@@ -238,7 +239,7 @@ class Trainer:
         self.group.broadcast(list(model.buffers()))  # BatchNorm's, which differ by process
         loss, top1, top5 = self._validate(model)
         layers = measure_layers(model)
-        images = self.sampler.steps_per_epoch * self.config.batch_size
+        images = self.sampler.images_per_epoch
         record = EpochRecord(
             state.epoch + 1, self.position, train_loss, train_top1, train_top5, loss, top1,
             top5, state.optimizer.param_groups[0]["lr"], total_sparsity(layers),
@@ -248,7 +249,7 @@ class Trainer:
         state.history.append(record)
         best = choose_best(state.history) is record
         if best and folder is not None:
-            accuracy = summarise_accuracy(state.history)
+            accuracy = {**summarise_accuracy(state.history), "epoch": state.epoch + 1}
             self.group.lead(lambda: folder.save_best(model, accuracy))
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.metric = Metric(self.device)
@@ -287,7 +288,10 @@ class Trainer:
             if state.controller is not None:
                 model = copy.deepcopy(model)
                 project_sparsity(model, state.controller.wanted(self.position))
-        self.network.prune(self.config, state.epoch + 1, model)
+        if not self.config.is_on("prune_per_epoch"):  # there the rate stays for validation
+            self.network.prune(self.config, state.epoch + 1, model)
+        elif model is not self.model:
+            self.network.prune(self.config, state.epoch, model)
         return model
 
     def _wanted_sparsity(self) -> float | None:
@@ -298,7 +302,8 @@ class Trainer:
         """Whether the network is as sparse as it is meant to end."""
         if self.state.controller is not None:
             return self.state.controller.holding
-        return self.config.method != "gmp" or self.state.epoch + 1 >= self.config.prune_end
+        ended = self.state.epoch + (0 if self.config.is_on("prune_per_epoch") else 1)
+        return self.config.method != "gmp" or ended >= self.config.prune_end
 
     def _check_stop(self) -> None:
         if self.group.world == 1 and self._stop.name is not None:
@@ -310,7 +315,8 @@ class Trainer:
         if folder is None:
             return
         accuracy = summarise_accuracy(self.state.history)
-        document = {**accuracy, **self.state.state_dict(self.group)}  # of all processes
+        own = self.state.state_dict(self.group)  # of all processes
+        document = {**accuracy, "epoch": self.state.epoch, **own}
         try:
             self.group.lead(lambda: folder.save_last(self.model, document))
         except IntegrityError as error:

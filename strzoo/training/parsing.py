@@ -15,7 +15,7 @@ import yaml
 
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.strict_json import WrongTypeError, convert
-from strzoo.training.config import TrainConfig
+from strzoo.training.config import REPRODUCE, TrainConfig
 
 KEYS = {one.name: one for one in dataclasses.fields(TrainConfig)}
 _HINTS = typing.get_type_hints(TrainConfig)
@@ -96,6 +96,8 @@ def build_config(values: Mapping[str, Any], base: TrainConfig | None = None) -> 
             range.
     """
     known = {find_key(key): value for key, value in values.items()}
+    if known.get(REPRODUCE) is False:  # YAML's reading of the word
+        known[REPRODUCE] = "false"
     converted = {name: _typed(name, value) for name, value in known.items()}
     return dataclasses.replace(base or TrainConfig(), **converted)
 

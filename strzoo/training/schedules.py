@@ -64,7 +64,7 @@ class LearningRate:
             epoch = math.floor(epoch)
         if epoch < self.warmup_epochs:
             if self.per_epoch:
-                return self.base * (epoch + 1) / self.warmup_epochs
+                return self.base * min((epoch + 1) / self.warmup_epochs, 1.0)
             return self.base * (epoch + 1 / 2) / (self.warmup_epochs + 1 / 2)
         since = epoch - self.warmup_epochs
         if self.kind == "cosine":
