@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +14,11 @@ from strzoo.engine.frontend.network import Network, open_network, spell_size
 from strzoo.engine.hardware import Hardware, default_threads, host_hardware
 from strzoo.engine.requirement import require_llvmlite
 from strzoo.errors import StrzooError, UsageError
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import PlanSource
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
-    from strzoo.engine.frontend.network import Model
     from strzoo.engine.ir.graph import Graph
     from strzoo.engine.runtime.model import Built, SparseModel
     from strzoo.engine.storage.plan_files import PlanFile, ThreadedPlan
@@ -75,7 +75,8 @@ def compile(
     from strzoo.engine.runtime.model import SparseModel
 
     started = time.perf_counter()
-    settings = settings or Settings.from_env()
+    source = resolve(model, settings=settings)
+    settings = source.settings
     hardware = host_hardware()
     if lanes is not None and (lanes & (lanes - 1) or lanes > hardware.lanes):
         raise UsageError(
@@ -84,10 +85,10 @@ def compile(
         )
     folder = settings.cache_dir / "engine" if cache else None
     builder: PlanBuilder | FileBuilder
-    if isinstance(model, str | os.PathLike) and Path(model).suffix == ".strz":
-        builder = FileBuilder.open(Path(model), wanted, threads, tune, hardware, folder)
+    if isinstance(source, PlanSource):
+        builder = FileBuilder.open(source.path, wanted, threads, tune, hardware, folder)
     else:
-        network = open_network(model, wanted, settings, on_step)
+        network = open_network(source, wanted, on_step)
         count = threads or default_threads()
         builder = PlanBuilder(network, hardware, lanes or 1, count, tune, folder, on_step)
     made = SparseModel(builder, batch or 1)

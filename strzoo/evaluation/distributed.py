@@ -107,7 +107,7 @@ class Run:
         return (
             self.runner.weights_sha256,
             self.samples.fingerprint(),
-            repr(self.runner.steps),
+            repr(self.runner.preprocessing),
             self.runner.precision,
             self.options.decoder,
         )

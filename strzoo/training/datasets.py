@@ -18,9 +18,9 @@ from strzoo.data.digits import load_digits
 from strzoo.data.images import BrokenImageError
 from strzoo.data.layouts import find_samples, find_training_samples
 from strzoo.data.loading import default_workers, load_batches, normalise
+from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET
 from strzoo.data.samples import Samples
 from strzoo.errors import UsageError
-from strzoo.evaluation.runner import CIFAR_MEAN, CIFAR_STD, IMAGENET
 from strzoo.training.augmentation import RandomTransform, Shifts
 from strzoo.training.config import TrainConfig
 from strzoo.zoo.registry import Preprocessing

@@ -29,9 +29,9 @@ from strzoo.engine.lowering.instructions import Kernel
 from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.results import LayerChoice
 from strzoo.engine.storage.plan_checks import check_plan
-from strzoo.engine.storage.sealed_files import read_sealed, write_sealed
 from strzoo.errors import IntegrityError
 from strzoo.files import PLAN_MAGIC
+from strzoo.sealed_files import read_sealed, write_sealed
 from strzoo.version import VERSION
 
 MAGIC, FORMAT = PLAN_MAGIC, 1
