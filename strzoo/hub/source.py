@@ -455,6 +455,8 @@ def file_stamp(path: Path) -> tuple[int, int, int]:
     """
     try:
         found = path.stat()
+    except FileNotFoundError:
+        raise StrzooError(f"{path} does not exist") from None
     except OSError as error:
         raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
     return found.st_mtime_ns, found.st_size, found.st_ino
