@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from strzoo.data.images import check_steps
+from strzoo.engine.hardware import environment_threads
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
 from strzoo.evaluation.runner import IMAGENET, Runner
 from strzoo.files import sha256_file
@@ -59,8 +59,7 @@ def open_onnx(
         chosen = [_spell_provider(_CUDA, available)]
     session = open_session(
         path,
-        # As torchrun sets it, so that processes share the cores.
-        threads=int(os.environ.get("OMP_NUM_THREADS", 0)),
+        threads=environment_threads(),
         providers=[*chosen, *([] if CPU_PROVIDER in chosen else [CPU_PROVIDER])],
     )
     used = session.get_providers()[0]

@@ -34,15 +34,14 @@ def open_sparse(
         UsageError: another device than the CPU, or images that are not square RGB ones.
         StrzooError and its subclasses: as `strzoo.compile`.
     """
+    from strzoo.engine.hardware import environment_threads
     from strzoo.engine.pipeline import compile
 
     if providers or (device is not None and torch.device(device).type != "cpu"):
         raise UsageError("the sparse engine runs on the CPU; leave out --device and --provider")
-    # As torchrun sets it, so that processes share the cores.
-    threads = os.environ.get("OMP_NUM_THREADS")
     compiled = compile(
         model,
-        threads=int(threads) if threads and threads.isdecimal() and int(threads) else None,
+        threads=environment_threads(),
         size=None if preprocessing is None else preprocessing.crop,
         settings=settings,
     )

@@ -34,8 +34,7 @@ from strzoo.engine.layout.buffers import (
 from strzoo.engine.layout.liveness import set_lifetimes
 from strzoo.engine.layout.memory_plan import Placement
 from strzoo.engine.layout.taps import Taps, direct_taps, window_taps
-from strzoo.engine.layout.tiling import choose_tile, pose_problem
-from strzoo.engine.lowering.weights import is_depthwise
+from strzoo.engine.layout.tiling import choose_tile, is_depthwise, pose_problem
 
 WindowLayer = Convolution | MaxPool | AveragePool
 SLACK = 1024  # floats at either end of the arena, for vectors that reach over

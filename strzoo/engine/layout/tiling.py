@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.buffers import Regions
 from strzoo.engine.layout.patches import find_patch, fits_rows
 from strzoo.engine.layout.taps import Taps
-from strzoo.engine.lowering.weights import REACH
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Costs:
 COSTS = Costs()
 DEFAULT_TILE = 8  # vectors, where no convolution has a say
 LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
+DEPTHWISE_TAPS = 25  # more do not fit the registers
+DEPTHWISE_DENSITY = 0.4
 
 
 @dataclass(frozen=True, order=True)
@@ -87,6 +89,18 @@ class Problem:
     def read(self, tile: int) -> int:
         """Vectors of a plane that a tile reads."""
         return find_patch(self.taps, tile, self.regions).vectors if self.taps.window else tile
+
+
+def is_depthwise(layer: Convolution) -> bool:
+    """Whether the depthwise kernel runs the layer: few taps, hardly pruned, no residual."""
+    weight = layer.weight
+    return bool(
+        layer.groups > 1
+        and weight.shape[1] == 1
+        and weight.shape[2] * weight.shape[3] <= DEPTHWISE_TAPS
+        and np.count_nonzero(weight) > DEPTHWISE_DENSITY * weight.size
+        and len(layer.inputs) == 1
+    )
 
 
 def pose_problem(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,9 @@ from strzoo.engine.layout.tiling import (
     candidates,
     choose_tiling,
     estimate,
+    is_depthwise,
     pose_problem,
 )
-from strzoo.engine.lowering.weights import is_depthwise
 from strzoo.engine.results import LayerChoice
 
 # Cycles per weight of a fully connected layer, whose weights come from memory: four bytes each if
@@ -105,8 +104,3 @@ def _dense_cycles(problem: Problem, tile: int, hardware: Hardware) -> float:
         problem = replace(problem, nonzeros=problem.weights)
         dense = [choose_tiling(problem, tile, hardware)]
     return min(estimate(problem, tiling, hardware) for tiling in dense)
-
-
-def as_choice(value: Mapping[str, Any]) -> LayerChoice:
-    """The record that `dataclasses.asdict` made `value` of; a TypeError if it is another."""
-    return LayerChoice(**value)

@@ -10,7 +10,7 @@ from strzoo.engine.codegen.windows import DepthwiseKernel
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.buffers import Map
 from strzoo.engine.layout.patches import find_patch, list_moves
-from strzoo.engine.layout.tiling import Tiling, choose_tiling, pose_problem
+from strzoo.engine.layout.tiling import Tiling, choose_tiling, is_depthwise, pose_problem
 from strzoo.engine.lowering.context import Assembly, bounds_of, pieces_of, planes_of, window_fields
 from strzoo.engine.lowering.weights import (
     DenseTable,
@@ -18,7 +18,6 @@ from strzoo.engine.lowering.weights import (
     SparseTable,
     dense_table,
     find_nonzeros,
-    is_depthwise,
     sparse_table,
 )
 

@@ -26,12 +26,11 @@ class Kernel(Protocol):
 
 @dataclass
 class Step:
-    """One kernel call of all threads. `after` waits for every thread before the next step."""
+    """One kernel call of all threads, which wait for each other before the next one."""
 
     layer: str
     kernel: Kernel
     values: dict[str, int | float]
-    wait: bool = True
 
     def row(self, sync: int) -> np.ndarray:
         """The i64 numbers that the kernel reads; floats as the bits of a float64."""

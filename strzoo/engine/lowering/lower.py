@@ -10,6 +10,7 @@ import numpy as np
 from strzoo.engine.codegen.elementwise import MapKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
+from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.codegen.windows import PoolKernel
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import (
@@ -40,7 +41,7 @@ from strzoo.engine.lowering.context import (
 )
 from strzoo.engine.lowering.convolutions import ConvolutionWriter
 from strzoo.engine.lowering.copies import copy_pixels, enter, flatten, leave, windowed_source
-from strzoo.engine.lowering.weights import REACH, split_rows
+from strzoo.engine.lowering.weights import split_rows
 
 DENSE_LINEAR = 0.33  # a fully connected layer denser than this is read whole
 

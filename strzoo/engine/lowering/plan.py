@@ -73,9 +73,6 @@ def make_plan(
 
 def _rows(steps: list[Step]) -> np.ndarray:
     rows = np.zeros((len(steps), ROW_FIELDS), np.int64)
-    sync = 0
     for index, step in enumerate(steps):
-        if step.wait:
-            sync += 1
-        rows[index] = step.row(sync if step.wait else 0)
+        rows[index] = step.row(sync=index + 1)
     return rows

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from strzoo.engine.ir.graph import Convolution, Window
 from strzoo.engine.layout.taps import direct_taps, window_taps
+from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.lowering.weights import (
     dense_table,
     find_nonzeros,
-    is_depthwise,
     sparse_table,
     split_rows,
 )
