@@ -34,8 +34,8 @@ def open_sparse(
         UsageError: another device than the CPU, or images that are not square RGB ones.
         StrzooError and its subclasses: as `strzoo.compile`.
     """
+    from strzoo.engine.compile import compile
     from strzoo.engine.hardware import environment_threads
-    from strzoo.engine.pipeline import compile
 
     if providers or (device is not None and torch.device(device).type != "cpu"):
         raise UsageError("the sparse engine runs on the CPU; leave out --device and --provider")

@@ -1,4 +1,4 @@
-"""What a plan is made of: steps (a kernel and its numbers) and the constants they read."""
+"""What a plan is made of: instructions (a kernel and its numbers) and the constants they read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Kernel(Protocol):
 
 
 @dataclass
-class Step:
+class Instruction:
     """One kernel call of all threads, which wait for each other before the next one."""
 
     layer: str
@@ -51,7 +51,7 @@ def _bits(value: float) -> int:
 
 
 @dataclass
-class Constants:
+class ConstantPool:
     """Arrays that kernels read, in one block of bytes; equal keys are stored once."""
 
     size: int = 0

@@ -1,4 +1,4 @@
-"""Tables of nonzero weights, in the order in which the kernels read them."""
+"""Tables of weights, in the order in which the kernels read them."""
 
 from __future__ import annotations
 
