@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from strzoo.checkpoint.convert import to_dense as to_dense
     from strzoo.data.digits import load_digits as load_digits
     from strzoo.downloads.download import download as download
-    from strzoo.engine.pipeline import compile as compile
+    from strzoo.engine.compile import compile as compile
     from strzoo.engine.runtime.model import SparseModel as SparseModel
     from strzoo.errors import StrzooError as StrzooError
     from strzoo.evaluation.evaluate import evaluate as evaluate
@@ -99,7 +99,7 @@ _HOMES = {
     "strzoo.onnx.results": ("OnnxExport",),
     "strzoo.benchmarking.results": ("BenchmarkResult",),
     "strzoo.downloads.download": ("download",),
-    "strzoo.engine.pipeline": ("compile",),
+    "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation.evaluate": ("evaluate",),

@@ -22,7 +22,7 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
             are not square RGB ones.
         StrzooError and its subclasses: as `strzoo.compile`.
     """
-    from strzoo.engine.pipeline import compile
+    from strzoo.engine.compile import compile
 
     if options.format is not None or options.compile or options.precision not in ("auto", "fp32"):
         raise UsageError("the sparse engine runs the dense form in fp32; leave out such options")

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
-from strzoo.engine.codegen.copies import FillKernel, TakeKernel
-from strzoo.engine.codegen.elementwise import MapKernel, SoftmaxKernel
+from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
+from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.patches import PatchForm
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
 from strzoo.engine.hardware import Hardware
@@ -45,13 +45,13 @@ KERNELS: dict[str, type[Any]] = {
     for kernel in (
         ConvolutionKernel,
         DepthwiseKernel,
-        FillKernel,
+        PackKernel,
         GlobalPoolKernel,
         LinearKernel,
-        MapKernel,
+        ElementwiseKernel,
         PoolKernel,
         SoftmaxKernel,
-        TakeKernel,
+        UnpackKernel,
     )
 }
 
