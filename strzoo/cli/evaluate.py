@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,10 +136,11 @@ def evaluate(
             check_destination(written, force=force)
     if per_class is not None and per_class == predictions:
         raise UsageError("--per-class and --predictions name the same file")
+    from strzoo.distributed import read_launcher
     from strzoo.evaluation.evaluate import evaluate as run
     from strzoo.hub.resolve import resolve
 
-    speaks = int(os.environ.get("RANK", "0")) == 0
+    speaks = read_launcher().rank == 0
     source = resolve(model, format=options["format"], settings=settings)
     preprocessing = make_preprocessing(
         source,
