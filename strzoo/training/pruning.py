@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from strzoo.checkpoint import Checkpoint, read_checkpoint
+from strzoo.checkpoint import Checkpoint
 from strzoo.errors import UsageError
-from strzoo.hub.load import weights_path
+from strzoo.hub.resolve import is_file, resolve
 from strzoo.settings import Settings
 from strzoo.sparse.magnitude_mask import check_prune_rate
 from strzoo.sparse.sparsify import magnitude_layers, match_rates
@@ -83,16 +82,17 @@ def _rates(source: Source, settings: Settings | None) -> tuple[str, float | Mapp
 def _named_rates(text: str, settings: Settings | None) -> tuple[str, Mapping[str, float]]:
     if text.endswith(".json"):
         return f"budget {text}", load_budget(text).prune_rates()
-    if os.sep in text or Path(text).suffix in (".pth", ".pt", ".safetensors"):
-        return f"checkpoint {text}", measure_rates(read_checkpoint(text))
     settings = settings or Settings.from_env()
+    if is_file(text):
+        return f"checkpoint {text}", measure_rates(resolve(text, settings=settings).checkpoint)
     models = load_registry(settings).ids
     name = resolve_name(text, {*list_budgets(), *models}, kind="budget or model")
     if name not in list_budgets():
         card = load_registry(settings).get(name)
         if card.budget is None:
-            path = weights_path(name, "str" if "str" in card.files else "dense", settings)
-            return f"model {name}", measure_rates(read_checkpoint(path))
+            format = "str" if "str" in card.files else "dense"
+            source = resolve(name, format=format, settings=settings)
+            return f"model {name}", measure_rates(source.checkpoint)
         name = card.budget
     return f"budget {name}", load_budget(name).prune_rates()
 
