@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from strzoo.analysis.dense_counts import INPUT_SIZE, NAMES, write_counts
 from strzoo.analysis.results import DenseCounts, LayerCount
 from strzoo.errors import StrzooError, VerificationError
-from strzoo.models import create_model
+from strzoo.models.create import create_model
 from strzoo.sparse.sparsify import TRANSPOSED, sparse_layers, to_dense_
 from strzoo.sparse.sparsify import prunable_layers as prunable_layers
 

@@ -105,7 +105,7 @@ class Run:
         return (
             self.runner.weights_sha256,
             self.samples.fingerprint(),
-            repr(self.runner.steps),
+            repr(self.runner.preprocessing),
             self.runner.precision,
             self.options.decoder,
         )

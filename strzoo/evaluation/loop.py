@@ -111,7 +111,7 @@ class Loop:
         batches = load_batches(
             self.samples,
             indices,
-            self.runner.steps,
+            self.runner.preprocessing,
             batch_size=self.options.batch_size,
             workers=self.options.workers,
             device=self.runner.device,
@@ -176,7 +176,7 @@ class Loop:
     def _decoded(self, batch: Batch) -> Batch:
         """The batch with nothing left encoded."""
         if batch.encoded:
-            batch = decode_on_device(batch, self.runner.steps, self.runner.device)
+            batch = decode_on_device(batch, self.runner.preprocessing, self.runner.device)
             if batch.broken and not self.options.skip_broken:
                 self._refuse(batch)
         return batch

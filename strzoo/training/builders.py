@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from strzoo.analysis.report import is_file_argument
-from strzoo.checkpoint import build_checkpoint
 from strzoo.distributed import Group
 from strzoo.errors import UnknownNameError, UsageError
-from strzoo.models import create_model
+from strzoo.hub.resolve import resolve
+from strzoo.hub.source import CardSource
+from strzoo.models.create import create_model
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import magnitude_layers, prunable_layers, sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage
@@ -26,7 +26,6 @@ from strzoo.training.pruning import PruneRates, apply_gmp_rates, apply_rates, re
 from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import LearningRate
 from strzoo.training.sparsity_target import SparsityController, TargetSparsity
-from strzoo.zoo.registry import get_card
 
 _GAMMAS = {"multistep": 0.1, "exponential": 0.97}
 
@@ -121,16 +120,16 @@ def build_network(
 
 def _pretrained(config: TrainConfig, settings: Settings | None) -> nn.Module:
     assert config.start_from is not None
+    source = resolve(config.start_from, settings=settings)
     format: str | None = "dense"
-    if config.method == "str":
-        format = None  # what a file holds
-        if not is_file_argument(config.start_from):
-            card = get_card(config.start_from, settings=settings)
-            format = "str" if "str" in card.files else "dense"
-    model = load_pretrained(
-        config.start_from, num_classes=config.num_classes, format=format, settings=settings
-    )
-    found = build_checkpoint(model).architecture
+    if config.method == "str":  # a file's own form; of an id the one with thresholds
+        format = None
+        if isinstance(source, CardSource):
+            assert source.card is not None
+            format = "str" if "str" in source.card.files else "dense"
+            source = resolve(config.start_from, format=format, settings=settings)
+    model = load_pretrained(source, num_classes=config.num_classes, format=format)
+    found = source.architecture
     if found != config.architecture:
         raise UsageError(
             f"start_from={config.start_from} is a {found}, not a {config.architecture}; set "
