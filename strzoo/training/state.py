@@ -16,8 +16,9 @@ from strzoo.checkpoint.reading import read_document
 from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.averaging import WeightAverage
-from strzoo.training.config import FIXED, FREE, TrainConfig
+from strzoo.training.config import TrainConfig
 from strzoo.training.finetuning import ZeroMask
+from strzoo.training.keys import FIXED, FREE
 from strzoo.training.metric import Metric
 from strzoo.training.parsing import KEYS, build_config, compare_configs
 from strzoo.training.random_state import capture_randomness, restore_randomness

@@ -124,7 +124,8 @@ COMMON = {
     "reproduce": "original", "num_classes": 1000, "epochs": 100, "batch_size": 256,
     "learning_rate": 0.256, "momentum": 0.875, "schedule": "cosine", "warmup_epochs": 5,
     "label_smoothing": 0.1, "threshold_decay": None, "nesterov": False, "fan": "fan_in",
-    "dataset": "folder", "augmentation": "resized_crop_flip", "image_size": 224, "prune_start": 20, "prune_end": 79,
+    "dataset": "folder", "augmentation": "resized_crop_flip", "image_size": 224,
+    "prune_start": 20, "prune_end": 79,
 }  # fmt: skip
 DENSE_DECAY = 2**-15  # 3.0517578125e-5, which the configurations of DNW and GMP round
 
