@@ -87,6 +87,9 @@ def predict(
         allow_urls: fetch http and https addresses.
         skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
 
+    Returns:
+        A `Prediction` per image, in the order given; probabilities from 0 to 1.
+
     Raises:
         UsageError: an argument is not valid, there are no images, or an address is not allowed.
         BrokenImageError: an image cannot be read; the message names it.

@@ -96,6 +96,9 @@ def export_onnx(
         settings: cache folder, registries, network switches; from the environment by default.
         on_step: told what happens next, in one line.
 
+    Returns:
+        What was written and measured; sizes in bytes, sparsity and agreement in percent.
+
     Raises:
         UsageError, UnknownNameError: an argument is not valid.
         StrzooError: the destination is refused, or the network cannot be exported.
@@ -277,7 +280,7 @@ def _check(
     precision: str,
     as_bytes: bool,
 ) -> list[Agreement]:
-    """onnxruntime against torch: batch 1 and 3, or the fixed batch; real and random images."""
+    """Onnxruntime against torch: batch 1 and 3, or the fixed batch; real and random images."""
     forward = session_forward(open_session(path))
     checks = []
     for size in (batch,) if batch else _BATCHES:

@@ -105,6 +105,9 @@ def to_dense_(model: nn.Module) -> nn.Module:
     The model computes exactly what it computed before. Each converted layer gets a new
     `weight` parameter (a weight tied to another layer is untied: their sparse forms differ).
 
+    Args:
+        model: any network.
+
     Returns:
         `model`; unchanged if it has no sparse layers.
     """

@@ -46,7 +46,7 @@ class _Part:
 
 
 def _shifted(s: Tensor, offset: float, cap: float) -> Tensor:
-    """s * exp(-offset): s after weight decay, ds = -s dt, for a time `offset`; at most `cap`.
+    """S * exp(-offset): s after weight decay, ds = -s dt, for a time `offset`; at most `cap`.
 
     Decay alone never passes 0, a threshold of 1/2. Above -_KNEE it goes on at the pace that it has
     there, so that every threshold can be reached.
@@ -257,7 +257,7 @@ def _stride(weight: Tensor) -> int:
 def _find_root(
     count: Callable[[float], float], wanted: float, guess: float, tolerance: float
 ) -> tuple[float, float]:
-    """x with count(x) nearest to `wanted`, and that count, for a count that rises with x.
+    """X with count(x) nearest to `wanted`, and that count, for a count that rises with x.
 
     A bracket grows from `guess`; it shrinks by interpolation and halving in turn.
 

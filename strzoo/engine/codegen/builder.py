@@ -33,6 +33,7 @@ ARGUMENTS = (
 
 
 def number(value: int) -> ir.Constant:
+    """A constant i64."""
     return ir.Constant(I64, value)
 
 
@@ -88,7 +89,7 @@ class Emitter:
         return self.build.mul(a, self.integer(b))
 
     def share(self, count: ir.Value, index: ir.Value, parts: ir.Value) -> ir.Value:
-        """count * index / parts: where the part `index` of an even division starts."""
+        """Count * index / parts: where the part `index` of an even division starts."""
         return self.build.udiv(self.build.mul(count, index), parts)
 
     def smallest_integer(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -151,7 +152,7 @@ class Emitter:
         return self.module.globals.get(name) or ir.Function(self.module, kind, name)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """a * b + c; fused where the processor can, never a library call."""
+        """A * b + c; fused where the processor can, never a library call."""
         suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
         kind = ir.FunctionType(a.type, [a.type] * 3)
         return self.build.call(self.intrinsic(f"llvm.fmuladd.{suffix}", kind), [a, b, c])
@@ -169,7 +170,7 @@ class Emitter:
     def loop(
         self, start: int | ir.Value, stop: ir.Value, step: int | ir.Value = 1
     ) -> Iterator[ir.Value]:
-        """for index in range(start, stop, step), with a positive step."""
+        """For index in range(start, stop, step), with a positive step."""
         with self.carrying(start, stop, [], step) as (index, _, _):
             yield index
 
