@@ -69,7 +69,7 @@ def override_preprocessing(preprocessing: Preprocessing, **changes: Any) -> Prep
 
 
 def build_transforms(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
-    """Torchvision transforms: a PIL image in, normalised float32 [3, crop, crop] out.
+    """torchvision transforms: a PIL image in, normalised float32 [3, crop, crop] out.
 
     Bilinear (or the named) resize of the short side, centre crop, scale to [0, 1], normalise.
 

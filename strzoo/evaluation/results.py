@@ -195,7 +195,7 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
 
 
 def find_hits(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Bool [N, K]: column k says whether the k-th answer is the first right one of an image.
+    """bool [N, K]: column k says whether the k-th answer is the first right one of an image.
 
     Args:
         ranked: int [N, K], best answer first, -1 for none.

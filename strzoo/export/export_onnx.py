@@ -280,7 +280,7 @@ def _check(
     precision: str,
     as_bytes: bool,
 ) -> list[Agreement]:
-    """Onnxruntime against torch: batch 1 and 3, or the fixed batch; real and random images."""
+    """onnxruntime against torch: batch 1 and 3, or the fixed batch; real and random images."""
     forward = session_forward(open_session(path))
     checks = []
     for size in (batch,) if batch else _BATCHES:

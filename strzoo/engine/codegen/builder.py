@@ -89,7 +89,7 @@ class Emitter:
         return self.build.mul(a, self.integer(b))
 
     def share(self, count: ir.Value, index: ir.Value, parts: ir.Value) -> ir.Value:
-        """Count * index / parts: where the part `index` of an even division starts."""
+        """count * index / parts: where the part `index` of an even division starts."""
         return self.build.udiv(self.build.mul(count, index), parts)
 
     def smallest_integer(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -152,7 +152,7 @@ class Emitter:
         return self.module.globals.get(name) or ir.Function(self.module, kind, name)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """A * b + c; fused where the processor can, never a library call."""
+        """a * b + c; fused where the processor can, never a library call."""
         suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
         kind = ir.FunctionType(a.type, [a.type] * 3)
         return self.build.call(self.intrinsic(f"llvm.fmuladd.{suffix}", kind), [a, b, c])
@@ -170,7 +170,7 @@ class Emitter:
     def loop(
         self, start: int | ir.Value, stop: ir.Value, step: int | ir.Value = 1
     ) -> Iterator[ir.Value]:
-        """For index in range(start, stop, step), with a positive step."""
+        """for index in range(start, stop, step), with a positive step."""
         with self.carrying(start, stop, [], step) as (index, _, _):
             yield index
 

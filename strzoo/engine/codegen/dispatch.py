@@ -14,7 +14,7 @@ KIND = ir.FunctionType(ir.VoidType(), [BYTES, I64, I64, *KERNEL.args[1:6], BYTES
 
 
 def emit_program(module: ir.Module) -> ir.Function:
-    """Void run_plan(rows, count, row size, arena, constants, scratch, input, output, barrier,
+    """void run_plan(rows, count, row size, arena, constants, scratch, input, output, barrier,
     thread, threads, images). The barrier is {i64 arrivals, address of a function that yields}."""
     function = ir.Function(module, KIND, NAME)
     names = "rows count size arena constants scratch input output barrier thread threads images"

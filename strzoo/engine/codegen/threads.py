@@ -34,7 +34,7 @@ _POST = ir.FunctionType(I64, [BYTES, I64, BYTES])
 
 
 def emit_team(module: ir.Module) -> None:
-    """Void serve(mailbox); void submit(mailboxes, count); void wait_all(mailboxes, count);
+    """void serve(mailbox); void submit(mailboxes, count); void wait_all(mailboxes, count);
     void run_tasks(tasks, count); void run_team(mailboxes, count, tasks, number of tasks)."""
     run_tasks = _function(module, "run_tasks", [BYTES, I64])
     submit, wait_all = (_function(module, name, [BYTES, I64]) for name in ("submit", "wait_all"))

@@ -234,7 +234,7 @@ def _add(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 def _emit_affine(
     builder: GraphBuilder, node: onnx.NodeProto, name: str, scale: np.ndarray, shift: np.ndarray
 ) -> None:
-    """Scale * x + shift, both of the same shape: one number, or one per channel."""
+    """scale * x + shift, both of the same shape: one number, or one per channel."""
     view = builder.view(name)
     if scale.ndim > len(view.shape) + 1:
         raise Unsupported(f"a constant of shape {scale.shape}")
