@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from strzoo.borders import open_file
 from strzoo.engine.ir.graph import Graph
 from strzoo.errors import StrzooError, UsageError
 from strzoo.settings import Settings
@@ -106,24 +107,14 @@ def _open_onnx(path: Path, size: Size | None) -> Network:
 
 def _hash_onnx(path: Path) -> str:
     """SHA-256 of an ONNX file, those that hold its weights included."""
+    from strzoo.onnx.files import list_external
+
     digest, external = _hash_file(path)
-    if not external:
+    files = list_external(path) if external else []
+    if not files:
         return digest
-    from strzoo.onnx.files import read_onnx
-
-    tensors = read_onnx(path, weights=False).graph.initializer
-    for name in sorted(_external_files(tensors)):
-        digest += _hash_file(path.parent / name)[0]
+    digest += "".join(_hash_file(file)[0] for file in files)
     return hashlib.sha256(digest.encode()).hexdigest()
-
-
-def _external_files(tensors: Any) -> set[str]:
-    return {
-        entry.value
-        for tensor in tensors
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -138,7 +129,7 @@ def _hash_file(path: Path) -> tuple[str, bool]:
     """SHA-256 of a file, and whether it may be an ONNX file with weights in other files."""
     digest, external, before = hashlib.sha256(), False, b""
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
                 seam = before + block[: len(_EXTERNAL)]
