@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from strzoo.engine.storage.sealed_files import CONTENT
 
 from strzoo.engine.hardware import host_hardware
 from strzoo.engine.ir.graph import (
@@ -53,6 +52,7 @@ from strzoo.engine.layout.tiling import Tiling
 from strzoo.engine.storage import plan_files
 from strzoo.engine.storage.plan_files import PlanFile, ThreadedPlan, read_plans, write_plans
 from strzoo.errors import IntegrityError
+from strzoo.sealed_files import CONTENT
 from tests.helpers.engine.guarded import UNWRITTEN, Codes, run_guarded
 from tests.helpers.engine.plans import make_plan
 
@@ -202,7 +202,7 @@ class Mutator:
             offset += 4 * int(random.integers(0, 1 << int(random.integers(1, 8))))
         width = int(random.choice([2, 4, 4]))
         offset = start + min(offset, size - width) // width * width
-        kind = {2: np.uint16, 4: np.int32}[width]
+        kind: Any = {2: np.uint16, 4: np.int32}[width]
         view = np.frombuffer(arrays, kind, 1, offset)
         limits = np.iinfo(kind)
         view[0] = np.clip(self._number(int(view[0]), plan, random), limits.min, limits.max)
@@ -255,7 +255,7 @@ PROGRESS = struct.Struct(f"<{1 + len(OUTCOMES)}q")  # number of the mutation, co
 def work(folder: Path, seed: int, start: int, stop: int, *, unchecked: bool = False) -> None:
     """Run mutations [start, stop); the file `progress` says how far it came."""
     if unchecked:  # to see that a fault is found
-        plan_files.check_plan = lambda plan, hardware: None  # type: ignore[assignment]
+        plan_files.check_plan = lambda plan, hardware: None
     mutators = [Mutator(path) for path in sorted(folder.glob("*.strz"))]
     codes = Codes(host_hardware(), folder / "codes")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

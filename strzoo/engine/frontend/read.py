@@ -16,6 +16,7 @@ from strzoo.engine.frontend.problems import Problem, Unknown, Unsupported, descr
 from strzoo.engine.ir.graph import Graph, Shape
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.onnx.files import check_model, parse_onnx, read_onnx, read_opset, real_inputs
+from strzoo.onnx.fused import expand_fused
 
 Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 Rule = Callable[[GraphBuilder, onnx.NodeProto], None]
@@ -88,14 +89,16 @@ def read_graph(
 
 
 def open_model(model: Source, source: str | None = None) -> tuple[onnx.ModelProto, str]:
-    """The model, checked and with functions inlined, and its name. Errors as `read_graph`."""
+    """The model, checked, with functions inlined and fused operators written out, and its name.
+    Errors as `read_graph`."""
     if isinstance(model, onnx.ModelProto):
         name = source or model.graph.name or "the model"
-        return check_model(model, name), name
+        return expand_fused(check_model(model, name)), name
     if isinstance(model, bytes):
-        return parse_onnx(model, source or "the model"), source or "the model"
+        name = source or "the model"
+        return expand_fused(parse_onnx(model, name)), name
     path = Path(model)
-    return read_onnx(path), source or str(path)
+    return expand_fused(read_onnx(path)), source or str(path)
 
 
 def _read(model: onnx.ModelProto, size: tuple[int, int] | None, name: str) -> Graph:
