@@ -86,7 +86,7 @@ def test_what_could_be_several_things_is_an_error_in_one_line(
 
 def write_graph(path: Path, nodes: list[onnx.NodeProto], outputs: list[Any]) -> Path:
     """A network of channel means times SHARP, then `nodes`."""
-    factor = numpy_helper.from_array(np.float32([SHARP]), "factor")
+    factor = numpy_helper.from_array(np.array([SHARP], np.float32), "factor")
     head = [
         helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["mean"]),
