@@ -1,0 +1,393 @@
+"""EdgeML's FastGRNN files, in every form that its versions wrote, and back.
+
+Matrices are [in, H] in most versions. Before the middle of 2020 in release 0.3.0, and in all CUDA
+cells, they are transposed: `W` [H, in], `W1` [r, in], `W2` [H, r].
+
+State dicts (.pth, .pt, .safetensors), with or without `module.`: a cell's own keys; `cell.*` with
+`unrollRNN.RNNCell.*`, which is the same cell again; `rnn_list.{l}.*` with any of these in it and
+`hidden2keyword.*`, the linear layer. Folders hold `.npy` files: `W` or `W1` and `W2`, `U` or `U1`
+and `U2`, `Bg`, `Bh`, `zeta`, `nu`, `FC`, `FCbias`, and perhaps `mean` and `std`.
+
+Neither says which nonlinearities were trained with: that is for the caller to know.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strzoo.checkpoint.reading import read_tensors
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.rnn.cell import FastGRNNCell
+from strzoo.rnn.classifier import SequenceClassifier
+from strzoo.rnn.layer import FastGRNN
+
+ORIENTATIONS = ("in_first", "hidden_first")
+LAYOUTS = ("cell", "rnn_list")
+_SCALARS = ("zeta", "nu")
+_BIASES = ("bias_gate", "bias_update")
+_MATRICES = ("W", "W1", "W2", "U", "U1", "U2")
+_CELL_KEYS = (*_MATRICES, *_BIASES, *_SCALARS)
+_IN_FOLDER = {"bias_gate": "Bg", "bias_update": "Bh"}
+# Where a cell's keys lie: plainly, under a name, and under the loop that unrolls it; the same for
+# the backward direction. `rnn_list_` is the copy on the CPU that CUDA networks carry.
+_PLACES = ("", "cell.", "unrollRNN.RNNCell.", "RNNCell.")
+_REVERSE_PLACES = ("cell_reverse.", "unrollRNN.RNNCell_reverse.", "RNNCell_reverse.")
+_LAYER = re.compile(r"rnn_list\.(\d+)\.(.+)")
+_COPY = "rnn_list_."
+
+
+@dataclass
+class _Parts:
+    """What a file holds: cells by direction and layer, linear layer [H, classes], normalisation."""
+
+    cells: list[dict[str, Tensor]]
+    reverse: list[dict[str, Tensor]] = field(default_factory=list)
+    linear: tuple[Tensor, Tensor] | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+
+def read_network(
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    *,
+    gate: str = "sigmoid",
+    update: str = "tanh",
+    orientation: str | None = None,
+    batch_first: bool = False,
+) -> FastGRNN:
+    """The recurrent layers of an EdgeML file, folder or state dict.
+
+    A bidirectional file's second direction is aligned with the first, as in `nn.GRU`; EdgeML leaves
+    its outputs in the order of computation. Final states are the same.
+
+    Args:
+        source: a file, a folder of `.npy` files, or the state dict itself.
+        gate, update: the nonlinearities, which the file does not name.
+        orientation: "in_first" for `W` [in, H], "hidden_first" for [H, in]; needed only where no
+            shape tells, which is where all matrices are square.
+
+    Raises:
+        StrzooError: it does not exist or cannot be read.
+        IntegrityError: it is damaged or no FastGRNN; the offending entry is named.
+        UsageError: an unknown nonlinearity or orientation, or the orientation must be given.
+    """
+    return _build(_read(source), gate, update, orientation, batch_first, _spell(source))
+
+
+def read_classifier(
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    *,
+    gate: str = "sigmoid",
+    update: str = "tanh",
+    orientation: str | None = None,
+) -> SequenceClassifier:
+    """The whole classifier of an EdgeML file or folder: layers, linear layer, normalisation.
+
+    Args, Raises: as `read_network`; also an IntegrityError if there is no linear layer.
+    """
+    parts, name = _read(source), _spell(source)
+    rnn = _build(parts, gate, update, orientation, False, name)
+    if parts.linear is None:
+        raise IntegrityError(
+            f"{name} has no linear layer (FC and FCbias, or hidden2keyword.*); "
+            "strzoo.rnn.read_network reads the recurrent layers alone"
+        )
+    weight, bias = parts.linear
+    if weight.dim() != 2 or weight.shape[0] != rnn.output_size or bias.numel() != weight.shape[1]:
+        raise IntegrityError(
+            f"{name}: the linear layer has shapes {list(weight.shape)} and {list(bias.shape)}, "
+            f"expected [{rnn.output_size}, classes] and [classes]"
+        )
+    statistics = {}
+    for key in ("mean", "std"):
+        value: Tensor | None = getattr(parts, key)
+        if value is not None:
+            statistics[key] = _by_step(name, key, value, rnn.input_size)
+    try:
+        model = SequenceClassifier(rnn, weight.shape[1], **statistics)
+    except UsageError as error:
+        raise IntegrityError(f"{name}: {error}") from error
+    with torch.no_grad():
+        model.fc.weight.copy_(weight.t())
+        model.fc.bias.copy_(bias.flatten())
+    return model.eval()
+
+
+def _by_step(name: str, key: str, value: Tensor, size: int) -> Tensor:
+    """mean or std as [in], or [T, in] from the flat [T x in] that EdgeML writes."""
+    if value.numel() % size:
+        raise IntegrityError(
+            f"{name}: {key} has {value.numel()} values, no multiple of the {size} inputs"
+        )
+    return value.reshape(size) if value.numel() == size else value.reshape(-1, size)
+
+
+def to_edgeml(model: SequenceClassifier | FastGRNN, layout: str = "cell") -> dict[str, Tensor]:
+    """The state dict of the EdgeML network with the same outputs.
+
+    Args:
+        model: learned ranks are folded.
+        layout: "cell", the keys of EdgeML's `FastGRNN`, for one layer; "rnn_list", those of its
+            keyword spotter, with the linear layer of a `SequenceClassifier`.
+
+    Raises:
+        UsageError: an unknown layout, or several layers for "cell"; two directions with cells of
+            their own, which EdgeML cannot build.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    folded = model.fold()
+    rnn = folded.rnn if isinstance(folded, SequenceClassifier) else folded
+    if rnn.bidirectional:
+        raise UsageError("EdgeML's networks share one cell between directions; this one has two")
+    if layout == "cell" and len(rnn.cells) > 1:
+        raise UsageError(f"layout 'cell' is for one layer, not {len(rnn.cells)}; use 'rnn_list'")
+    state = {}
+    for index, cell in enumerate(rnn.cells):
+        prefix = f"rnn_list.{index}." if layout == "rnn_list" else ""
+        for place in ("cell.", "unrollRNN.RNNCell."):
+            for key, value in cell.state_dict().items():
+                state[f"{prefix}{place}{key}"] = value.detach().clone()
+    if layout == "rnn_list" and isinstance(folded, SequenceClassifier):
+        for key, value in folded.fc.state_dict().items():
+            state[f"hidden2keyword.{key}"] = value.detach().clone()
+    return state
+
+
+def write_folder(model: SequenceClassifier, folder: str | os.PathLike[str]) -> Path:
+    """Write a one-layer classifier as EdgeML's folder of `.npy` files (float32), for its C code and
+    scripts. The folder gets its name when it is complete.
+
+    Raises:
+        UsageError: several layers or directions.
+        StrzooError: the folder exists, or cannot be written.
+    """
+    folder = Path(folder)
+    folded = model.fold()
+    if len(folded.rnn.cells) > 1 or folded.rnn.bidirectional:
+        raise UsageError("EdgeML's folders hold one layer in one direction")
+    if folder.exists():
+        raise StrzooError(f"{folder} exists; name a new folder")
+    (cell,) = folded.rnn.cells
+    values = {_IN_FOLDER.get(k, k): v for k, v in cell.state_dict().items()}
+    values |= {"FC": folded.fc.weight.t(), "FCbias": folded.fc.bias}
+    values |= {"mean": folded.mean.flatten(), "std": folded.std.flatten()}
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir()
+        for key, value in values.items():
+            np.save(temporary / f"{key}.npy", value.detach().float().cpu().numpy())
+        temporary.rename(folder)
+    except OSError as error:
+        raise StrzooError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        if temporary.exists():
+            for file in temporary.iterdir():
+                file.unlink()
+            temporary.rmdir()
+    return folder
+
+
+def _spell(source: Any) -> str:
+    return "the state dict" if isinstance(source, Mapping) else str(source)
+
+
+def _read(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> _Parts:
+    if isinstance(source, Mapping):
+        return _sort(dict(source), "the state dict")
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path)
+    return _sort(read_tensors(path), str(path))
+
+
+def _sort(state: dict[str, Tensor], name: str) -> _Parts:
+    """The parts of a state dict."""
+    for prefix in ("module.", "_orig_mod."):
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    layers: dict[int, dict[str, Tensor]] = {}
+    linear: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if found := _LAYER.fullmatch(key):
+            layers.setdefault(int(found[1]), {})[found[2]] = value
+        elif key.startswith("hidden2keyword."):
+            linear[key.removeprefix("hidden2keyword.")] = value
+        elif not key.startswith(_COPY):
+            layers.setdefault(0, {})[key] = value
+    if sorted(layers) != list(range(len(layers))) or not layers:
+        raise IntegrityError(f"{name} holds layers {sorted(layers)}; expected 0, 1, 2, ...")
+    cells, reverse = [], []
+    for index in range(len(layers)):
+        label = f"{name}, layer {index}" if len(layers) > 1 else name
+        cells.append(_join(layers[index], _PLACES, label))
+        if any(key.startswith(_REVERSE_PLACES) for key in layers[index]):
+            reverse.append(_join(layers[index], _REVERSE_PLACES, label))
+        known = {f"{p}{k}" for p in (*_PLACES, *_REVERSE_PLACES) for k in _CELL_KEYS}
+        if odd := sorted(set(layers[index]) - known):
+            raise IntegrityError(f"{label}: {odd[0]!r} is no entry of a FastGRNN")
+    pair = None
+    if linear:
+        if set(linear) != {"weight", "bias"} or linear["weight"].dim() != 2:
+            raise IntegrityError(f"{name}: hidden2keyword lacks a weight matrix or a bias")
+        pair = (linear["weight"].t(), linear["bias"])
+    return _Parts(cells, reverse, pair)
+
+
+def _join(state: dict[str, Tensor], places: tuple[str, ...], name: str) -> dict[str, Tensor]:
+    """The one cell that lies at some of these places, all copies being equal."""
+    joined: dict[str, tuple[str, Tensor]] = {}
+    for place in places:
+        for key in _CELL_KEYS:
+            value = state.get(place + key)
+            if value is None or not value.numel():  # CUDA cells keep empty tensors
+                continue
+            if key in joined and not torch.equal(joined[key][1], value):
+                raise IntegrityError(
+                    f"{name}: {joined[key][0]} and {place + key} are the same cell's, but differ"
+                )
+            joined.setdefault(key, (place + key, value))
+    return {key: value for key, (_, value) in joined.items()}
+
+
+def _read_folder(folder: Path) -> _Parts:
+    names = {_IN_FOLDER.get(key, key): key for key in _CELL_KEYS}
+    cell, others = {}, {}
+    for file in sorted(folder.glob("*.npy")):
+        if file.stem in names:
+            cell[names[file.stem]] = _read_array(file)
+        elif file.stem in ("FC", "FCbias", "mean", "std"):
+            others[file.stem] = _read_array(file)
+    if not cell:
+        raise IntegrityError(
+            f"{folder} holds no .npy files of a FastGRNN (W1, W2, U1, U2, Bg, Bh, zeta, nu, ...)"
+        )
+    linear = None
+    if "FC" in others and "FCbias" in others:
+        linear = (others["FC"], others["FCbias"].flatten())
+    return _Parts([cell], [], linear, others.get("mean"), others.get("std"))
+
+
+def _read_array(file: Path) -> Tensor:
+    try:
+        # Mapped: a header that lies about the size fails before anything is allocated.
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+            raise IntegrityError(f"{file} holds no numbers")
+        return torch.from_numpy(np.array(array, dtype=np.float32))
+    except OSError as error:
+        raise StrzooError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, EOFError, SyntaxError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise IntegrityError(f"{file} is no .npy file of numbers ({reason})") from error
+
+
+def _build(
+    parts: _Parts,
+    gate: str,
+    update: str,
+    orientation: str | None,
+    batch_first: bool,
+    name: str,
+) -> FastGRNN:
+    if orientation is not None and orientation not in ORIENTATIONS:
+        raise UsageError(f"orientation {orientation!r} is not one of {', '.join(ORIENTATIONS)}")
+    everything = [*parts.cells, *parts.reverse]
+    for cell in everything:
+        _check_cell(cell, name)
+    votes = {vote for cell in everything for vote in _vote(cell, name)}
+    if len(votes) > 1 or (orientation is not None and votes - {orientation}):
+        claimed = f", not {orientation}" if len(votes) == 1 else ""
+        raise IntegrityError(f"{name}: its shapes are of {' and '.join(sorted(votes))}{claimed}")
+    chosen = orientation or next(iter(votes), None)
+    if chosen is None:
+        size = everything[0]["bias_gate"].numel()
+        raise UsageError(
+            f"{name}: inputs and states both have {size} features, so its matrices may be [in, H] "
+            "or [H, in]; say orientation='in_first' (most versions) or 'hidden_first' (CUDA cells "
+            "and early 0.3.0)"
+        )
+    groups = [
+        [_build_cell(cell, chosen, gate, update, name) for cell in cells]
+        for cells in (parts.cells, parts.reverse)
+    ]
+    try:
+        return FastGRNN.from_cells(*groups, batch_first=batch_first).eval()
+    except UsageError as error:
+        raise IntegrityError(f"{name}: {error}") from error
+
+
+def _check_cell(cell: dict[str, Tensor], name: str) -> None:
+    for key in (*_BIASES, *_SCALARS):
+        if key not in cell:
+            raise IntegrityError(f"{name}: {key} is missing")
+    for side in ("W", "U"):
+        whole, halves = side in cell, [f"{side}{i}" in cell for i in (1, 2)]
+        if whole == all(halves) or (whole and any(halves)):
+            raise IntegrityError(f"{name}: it has neither {side} nor {side}1 and {side}2, or both")
+    size = cell["bias_gate"].numel()
+    for key, value in cell.items():
+        count = 1 if key in _SCALARS else size
+        if (value.dim() != 2) if key in _MATRICES else value.numel() != count:
+            expected = "a matrix" if key in _MATRICES else f"{count} values"
+            raise IntegrityError(f"{name}: {key} has shape {list(value.shape)}, not {expected}")
+        if not value.is_floating_point() or not torch.isfinite(value).all():
+            raise IntegrityError(f"{name}: {key} holds a value that is no finite number")
+
+
+def _vote(cell: dict[str, Tensor], name: str) -> set[str]:
+    """The orientations that the shapes of one cell leave, if not both."""
+    hidden = cell["bias_gate"].numel()
+    votes = set()
+    for side in ("W", "U"):
+        factors = [cell[k].shape for k in (side, f"{side}1", f"{side}2") if k in cell]
+        possible = set()
+        for orientation in ORIENTATIONS:
+            shapes = [s if orientation == "in_first" else s[::-1] for s in factors]
+            chained = len(shapes) == 1 or shapes[0][1] == shapes[1][0]
+            square = side == "W" or shapes[0][0] == hidden
+            if chained and square and shapes[-1][1] == hidden:
+                possible.add(orientation)
+        if not possible:
+            raise IntegrityError(
+                f"{name}: {side} has shapes {[list(s) for s in factors]}, which do not fit "
+                f"{hidden} states"
+            )
+        if len(possible) == 1:
+            votes |= possible
+    return votes
+
+
+def _build_cell(
+    state: dict[str, Tensor], orientation: str, gate: str, update: str, name: str
+) -> FastGRNNCell:
+    turned = {
+        key: value.t() if key in _MATRICES and orientation == "hidden_first" else value
+        for key, value in state.items()
+    }
+    first = turned["W"] if "W" in turned else turned["W1"]
+    cell = FastGRNNCell(
+        first.shape[0],
+        turned["bias_gate"].numel(),
+        gate=gate,
+        update=update,
+        rank_w=turned["W1"].shape[1] if "W1" in turned else None,
+        rank_u=turned["U1"].shape[1] if "U1" in turned else None,
+    )
+    wanted = cell.state_dict()
+    shaped = {}
+    for key, value in turned.items():
+        if value.numel() != wanted[key].numel():
+            raise IntegrityError(f"{name}: {key} has shape {list(value.shape)}")
+        shaped[key] = value.reshape(wanted[key].shape).to(wanted[key])
+    cell.load_state_dict(shaped)
+    return cell
