@@ -130,7 +130,9 @@ class FastGRNN(nn.Module):
             UsageError: a wrong shape, or a sequence without steps.
         """
         single = inputs.dim() == 2
-        steps = inputs[:, None] if single else inputs.transpose(0, 1) if self.batch_first else inputs
+        steps = (
+            inputs[:, None] if single else inputs.transpose(0, 1) if self.batch_first else inputs
+        )
         layers = self.layers
         if steps.dim() != 3 or steps.shape[2] != self.input_size or not len(steps):
             form = "[B, T, in]" if self.batch_first else "[T, B, in]"

@@ -137,9 +137,7 @@ def report_rnn(model: nn.Module, *, steps: int | None = None, name: str | None =
         weight, count = model.fc.weight, int(torch.count_nonzero(model.fc.weight))
         linear = weight.numel()
         shape = (weight.shape[1], weight.shape[0])
-        matrices.append(
-            MatrixReport("fc", shape, None, min(shape), linear, count, linear, count)
-        )
+        matrices.append(MatrixReport("fc", shape, None, min(shape), linear, count, linear, count))
         params += linear + model.num_classes
         nonzeros += count + model.num_classes
     return RNNReport(name or type(model).__name__, steps, tuple(matrices), params, nonzeros, linear)
