@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
+    from strzoo import rnn as rnn
     from strzoo.analysis.extract import extract_budget as extract_budget
     from strzoo.analysis.inspect_onnx import OnnxInspection as OnnxInspection
     from strzoo.analysis.inspect_onnx import inspect_onnx as inspect_onnx
@@ -123,14 +124,17 @@ _HOMES = {
     "strzoo.training.results": ("TrainResult",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME, "__version__"])
+_SUBPACKAGES = ("rnn",)  # imported when first used, as the names
+__all__ = sorted([*_HOME, *_SUBPACKAGES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'strzoo' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _SUBPACKAGES:
+        return import_module(f"strzoo.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'strzoo' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ def export_c(
         name: prefix of everything in the header: a lower-case C identifier.
 
     Returns:
-        The record of the export; its differences are 0, since nothing was compiled.
+        The record of the export; without differences, since nothing is compiled.
 
     Raises:
         UsageError: an unknown precision, a name that is none, or a bidirectional network, which
@@ -78,7 +77,7 @@ def export_c(
     text = "\n".join(_lines(chosen, name, precision, kilobytes)) + "\n"
     with atomic_path(path, force=force) as temporary:
         temporary.write_text(text, encoding="ascii")
-    return RNNExport(path, "c", precision, len(text), kilobytes, 0.0, 0.0)
+    return RNNExport(path, "c", precision, len(text), kilobytes)
 
 
 class _Writer:
@@ -110,8 +109,8 @@ class _Writer:
     def product(self, label: str, source: str, sizes: tuple[int, int], target: str) -> str:
         """A call that adds source times the matrix to target."""
         scale = f", {self.name}_{label}_scale" if self.int8 is not None else ""
-        return f"{self.name}_multiply({self.name}_{label}{scale}, {source}, {sizes[0]}, " \
-               f"{sizes[1]}, {target});"  # fmt: skip
+        matrix = f"{self.name}_{label}{scale}"
+        return f"{self.name}_multiply({matrix}, {source}, {sizes[0]}, {sizes[1]}, {target});"
 
 
 def _lines(
@@ -192,9 +191,7 @@ def _reset(writer: _Writer, cells: list[FastGRNNCell]) -> Iterator[str]:
     yield "}"
 
 
-def _step(
-    writer: _Writer, network: SequenceClassifier, cells: list[FastGRNNCell]
-) -> Iterator[str]:
+def _step(writer: _Writer, network: SequenceClassifier, cells: list[FastGRNNCell]) -> Iterator[str]:
     name, real, size = writer.name, writer.real, network.rnn.input_size
     yield f"static inline void {name}_step({name}_state *state, const {real} *input) {{"
     yield f"    {real} x[{size}];"
@@ -225,12 +222,12 @@ def _cell(writer: _Writer, index: int, cell: FastGRNNCell, source: str) -> Itera
             yield "    " + writer.product(f"{key}_{index}", start, (shape[0], shape[1]), target)
             start = inner
     zeta, nu = (float(torch.sigmoid(v.detach().double())) for v in (cell.zeta, cell.nu))
+    gate, update = (_gate_name(writer, kind) for kind in (cell.gate, cell.update))
     yield f"    for (int i = 0; i < {size}; i++) {{"
-    yield f"        {real} z = {_gate_name(writer, cell.gate)}(sum[i] + {name}_bias_gate_{index}[i]);"
-    yield f"        {real} c = {_gate_name(writer, cell.update)}(sum[i] + " \
-          f"{name}_bias_update_{index}[i]);"  # fmt: skip
-    yield f"        {state}[i] = z * {state}[i] + (({real}){zeta:.17g} * (1 - z) + " \
-          f"({real}){nu:.17g}) * c;"  # fmt: skip
+    yield f"        {real} z = {gate}(sum[i] + {name}_bias_gate_{index}[i]);"
+    yield f"        {real} c = {update}(sum[i] + {name}_bias_update_{index}[i]);"
+    mixed = f"({real}){zeta:.17g} * (1 - z) + ({real}){nu:.17g}"
+    yield f"        {state}[i] = z * {state}[i] + ({mixed}) * c;"
     yield "    }"
     yield "}"
 

@@ -13,7 +13,6 @@ from strzoo.training.schedules import LearningRate
 DATASETS = ("digits", "har2", "edgeml", "google12", "google30")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("multistep", "cosine", "constant")
-Rank = int | str | None
 
 
 def _key(default: Any, about: str) -> Any:
@@ -38,8 +37,8 @@ class RNNConfig:
     bidirectional: bool = _key(False, "a second cell per layer reads from the end")
     gate: str = _key("sigmoid", "nonlinearity of the gate")
     update: str = _key("tanh", "nonlinearity of the update")
-    rank_w: Rank = _key("learned", "of W: learned, a number, or none for a full matrix")
-    rank_u: Rank = _key("learned", "of U")
+    rank_w: int | str | None = _key("learned", "of W: learned, a number, none for a full matrix")
+    rank_u: int | str | None = _key("learned", "of U")
     s_init: float = _key(-10.0, "initial s of learned ranks")
     target_rank_w: int | None = _key(None, "steer the learned rank of W to this")
     target_rank_u: int | None = _key(None, "steer the learned rank of U to this")
@@ -82,8 +81,6 @@ class RNNConfig:
                 raise UsageError(f"{name}={value!r} is not learned, a number or none")
         if (self.dataset == "edgeml") != (self.features is not None):
             raise UsageError("dataset=edgeml needs features=N, the values of a step; others none")
-        if self.dataset != "digits" and self.data is None:
-            raise UsageError(f"dataset={self.dataset} needs data=FOLDER")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise UsageError(f"clip_norm={self.clip_norm} must be positive")
         _ = self.learning_rates, self.rank_target

@@ -14,46 +14,29 @@ Neither says which nonlinearities were trained with: that is for the caller to k
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from strzoo.checkpoint.reading import read_tensors
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.rnn.cell import FastGRNNCell
 from strzoo.rnn.classifier import SequenceClassifier
+from strzoo.rnn.edgeml_forms import (
+    BIASES,
+    IN_FOLDER,
+    MATRICES,
+    SCALARS,
+    Parts,
+    read_parts,
+    spell_source,
+)
 from strzoo.rnn.layer import FastGRNN
 
 ORIENTATIONS = ("in_first", "hidden_first")
 LAYOUTS = ("cell", "rnn_list")
-_SCALARS = ("zeta", "nu")
-_BIASES = ("bias_gate", "bias_update")
-_MATRICES = ("W", "W1", "W2", "U", "U1", "U2")
-_CELL_KEYS = (*_MATRICES, *_BIASES, *_SCALARS)
-_IN_FOLDER = {"bias_gate": "Bg", "bias_update": "Bh"}
-# Where a cell's keys lie: plainly, under a name, and under the loop that unrolls it; the same for
-# the backward direction. `rnn_list_` is the copy on the CPU that CUDA networks carry.
-_PLACES = ("", "cell.", "unrollRNN.RNNCell.", "RNNCell.")
-_REVERSE_PLACES = ("cell_reverse.", "unrollRNN.RNNCell_reverse.", "RNNCell_reverse.")
-_LAYER = re.compile(r"rnn_list\.(\d+)\.(.+)")
-_COPY = "rnn_list_."
-
-
-@dataclass
-class _Parts:
-    """What a file holds: cells by direction and layer, linear layer [H, classes], normalisation."""
-
-    cells: list[dict[str, Tensor]]
-    reverse: list[dict[str, Tensor]] = field(default_factory=list)
-    linear: tuple[Tensor, Tensor] | None = None
-    mean: Tensor | None = None
-    std: Tensor | None = None
 
 
 def read_network(
@@ -80,7 +63,7 @@ def read_network(
         IntegrityError: it is damaged or no FastGRNN; the offending entry is named.
         UsageError: an unknown nonlinearity or orientation, or the orientation must be given.
     """
-    return _build(_read(source), gate, update, orientation, batch_first, _spell(source))
+    return _build(read_parts(source), gate, update, orientation, batch_first, spell_source(source))
 
 
 def read_classifier(
@@ -94,7 +77,7 @@ def read_classifier(
 
     Args, Raises: as `read_network`; also an IntegrityError if there is no linear layer.
     """
-    parts, name = _read(source), _spell(source)
+    parts, name = read_parts(source), spell_source(source)
     rnn = _build(parts, gate, update, orientation, False, name)
     if parts.linear is None:
         raise IntegrityError(
@@ -178,7 +161,7 @@ def write_folder(model: SequenceClassifier, folder: str | os.PathLike[str]) -> P
     if folder.exists():
         raise StrzooError(f"{folder} exists; name a new folder")
     (cell,) = folded.rnn.cells
-    values = {_IN_FOLDER.get(k, k): v for k, v in cell.state_dict().items()}
+    values = {IN_FOLDER.get(k, k): v for k, v in cell.state_dict().items()}
     values |= {"FC": folded.fc.weight.t(), "FCbias": folded.fc.bias}
     values |= {"mean": folded.mean.flatten(), "std": folded.std.flatten()}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -197,102 +180,8 @@ def write_folder(model: SequenceClassifier, folder: str | os.PathLike[str]) -> P
     return folder
 
 
-def _spell(source: Any) -> str:
-    return "the state dict" if isinstance(source, Mapping) else str(source)
-
-
-def _read(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> _Parts:
-    if isinstance(source, Mapping):
-        return _sort(dict(source), "the state dict")
-    path = Path(source)
-    if path.is_dir():
-        return _read_folder(path)
-    return _sort(read_tensors(path), str(path))
-
-
-def _sort(state: dict[str, Tensor], name: str) -> _Parts:
-    """The parts of a state dict."""
-    for prefix in ("module.", "_orig_mod."):
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    layers: dict[int, dict[str, Tensor]] = {}
-    linear: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if found := _LAYER.fullmatch(key):
-            layers.setdefault(int(found[1]), {})[found[2]] = value
-        elif key.startswith("hidden2keyword."):
-            linear[key.removeprefix("hidden2keyword.")] = value
-        elif not key.startswith(_COPY):
-            layers.setdefault(0, {})[key] = value
-    if sorted(layers) != list(range(len(layers))) or not layers:
-        raise IntegrityError(f"{name} holds layers {sorted(layers)}; expected 0, 1, 2, ...")
-    cells, reverse = [], []
-    for index in range(len(layers)):
-        label = f"{name}, layer {index}" if len(layers) > 1 else name
-        cells.append(_join(layers[index], _PLACES, label))
-        if any(key.startswith(_REVERSE_PLACES) for key in layers[index]):
-            reverse.append(_join(layers[index], _REVERSE_PLACES, label))
-        known = {f"{p}{k}" for p in (*_PLACES, *_REVERSE_PLACES) for k in _CELL_KEYS}
-        if odd := sorted(set(layers[index]) - known):
-            raise IntegrityError(f"{label}: {odd[0]!r} is no entry of a FastGRNN")
-    pair = None
-    if linear:
-        if set(linear) != {"weight", "bias"} or linear["weight"].dim() != 2:
-            raise IntegrityError(f"{name}: hidden2keyword lacks a weight matrix or a bias")
-        pair = (linear["weight"].t(), linear["bias"])
-    return _Parts(cells, reverse, pair)
-
-
-def _join(state: dict[str, Tensor], places: tuple[str, ...], name: str) -> dict[str, Tensor]:
-    """The one cell that lies at some of these places, all copies being equal."""
-    joined: dict[str, tuple[str, Tensor]] = {}
-    for place in places:
-        for key in _CELL_KEYS:
-            value = state.get(place + key)
-            if value is None or not value.numel():  # CUDA cells keep empty tensors
-                continue
-            if key in joined and not torch.equal(joined[key][1], value):
-                raise IntegrityError(
-                    f"{name}: {joined[key][0]} and {place + key} are the same cell's, but differ"
-                )
-            joined.setdefault(key, (place + key, value))
-    return {key: value for key, (_, value) in joined.items()}
-
-
-def _read_folder(folder: Path) -> _Parts:
-    names = {_IN_FOLDER.get(key, key): key for key in _CELL_KEYS}
-    cell, others = {}, {}
-    for file in sorted(folder.glob("*.npy")):
-        if file.stem in names:
-            cell[names[file.stem]] = _read_array(file)
-        elif file.stem in ("FC", "FCbias", "mean", "std"):
-            others[file.stem] = _read_array(file)
-    if not cell:
-        raise IntegrityError(
-            f"{folder} holds no .npy files of a FastGRNN (W1, W2, U1, U2, Bg, Bh, zeta, nu, ...)"
-        )
-    linear = None
-    if "FC" in others and "FCbias" in others:
-        linear = (others["FC"], others["FCbias"].flatten())
-    return _Parts([cell], [], linear, others.get("mean"), others.get("std"))
-
-
-def _read_array(file: Path) -> Tensor:
-    try:
-        # Mapped: a header that lies about the size fails before anything is allocated.
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-            raise IntegrityError(f"{file} holds no numbers")
-        return torch.from_numpy(np.array(array, dtype=np.float32))
-    except OSError as error:
-        raise StrzooError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ValueError, EOFError, SyntaxError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise IntegrityError(f"{file} is no .npy file of numbers ({reason})") from error
-
-
 def _build(
-    parts: _Parts,
+    parts: Parts,
     gate: str,
     update: str,
     orientation: str | None,
@@ -327,7 +216,7 @@ def _build(
 
 
 def _check_cell(cell: dict[str, Tensor], name: str) -> None:
-    for key in (*_BIASES, *_SCALARS):
+    for key in (*BIASES, *SCALARS):
         if key not in cell:
             raise IntegrityError(f"{name}: {key} is missing")
     for side in ("W", "U"):
@@ -336,9 +225,9 @@ def _check_cell(cell: dict[str, Tensor], name: str) -> None:
             raise IntegrityError(f"{name}: it has neither {side} nor {side}1 and {side}2, or both")
     size = cell["bias_gate"].numel()
     for key, value in cell.items():
-        count = 1 if key in _SCALARS else size
-        if (value.dim() != 2) if key in _MATRICES else value.numel() != count:
-            expected = "a matrix" if key in _MATRICES else f"{count} values"
+        count = 1 if key in SCALARS else size
+        if (value.dim() != 2) if key in MATRICES else value.numel() != count:
+            expected = "a matrix" if key in MATRICES else f"{count} values"
             raise IntegrityError(f"{name}: {key} has shape {list(value.shape)}, not {expected}")
         if not value.is_floating_point() or not torch.isfinite(value).all():
             raise IntegrityError(f"{name}: {key} holds a value that is no finite number")
@@ -371,7 +260,7 @@ def _build_cell(
     state: dict[str, Tensor], orientation: str, gate: str, update: str, name: str
 ) -> FastGRNNCell:
     turned = {
-        key: value.t() if key in _MATRICES and orientation == "hidden_first" else value
+        key: value.t() if key in MATRICES and orientation == "hidden_first" else value
         for key, value in state.items()
     }
     first = turned["W"] if "W" in turned else turned["W1"]

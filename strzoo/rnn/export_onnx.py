@@ -29,15 +29,16 @@ _CHECKED = (3, 17)  # sequences and, where any length will do, steps of the chec
 class RNNExport:
     """What was written. `largest_difference` is between the file's logits and torch's on random
     sequences (int8: torch with the same int8 weights), `relative_difference` over the largest
-    logit; `kilobytes` (1,024 bytes) those of the weights."""
+    logit; None for a C header, which is not compiled. `kilobytes` (1,024 bytes) are those of the
+    weights."""
 
     path: Path
     form: str
     precision: str
     bytes: int
     kilobytes: float
-    largest_difference: float
-    relative_difference: float
+    largest_difference: float | None = None
+    relative_difference: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": 1, **asdict(self), "path": str(self.path)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from strzoo.checkpoint.reading import read_document
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.errors import IntegrityError, UsageError
 from strzoo.files import atomic_path
 from strzoo.rnn.cell import LEARNED, FastGRNNCell
 from strzoo.rnn.classifier import SequenceClassifier
@@ -202,8 +202,3 @@ def _check_size(value: Any, name: str) -> int:
         raise IntegrityError(f"{name} is {value!r}, not a size")
     return value
 
-
-def check_exists(path: Path) -> None:
-    """A StrzooError unless there is such a file or folder."""
-    if not path.exists():
-        raise StrzooError(f"{path} does not exist")

@@ -76,15 +76,15 @@ def _tanh(dtype: DTypeLike) -> Kernels:
 
 def _relu(dtype: DTypeLike) -> Kernels:
     zero = constant(0.0, dtype)
-    return Kernels(lambda x: np.maximum(x, zero, x), lambda y, out: np.greater(y, zero, out=out))
+    return Kernels(lambda x: np.maximum(x, zero, out=x), lambda y, out: np.greater(y, zero, out=out))
 
 
 def _quant_tanh(dtype: DTypeLike) -> Kernels:
     low, one = constant(-1.0, dtype), constant(1.0, dtype)
 
     def apply(x: Array) -> None:
-        np.minimum(x, one, x)
-        np.maximum(x, low, x)
+        np.minimum(x, one, out=x)
+        np.maximum(x, low, out=x)
 
     def slope(y: Array, out: Array) -> None:
         np.absolute(y, out)
@@ -103,8 +103,8 @@ def _ramp(reach: float) -> Callable[[DTypeLike], Kernels]:
         def apply(x: Array) -> None:
             np.add(x, shift, x)
             np.multiply(x, scale, x)
-            np.minimum(x, one, x)
-            np.maximum(x, zero, x)
+            np.minimum(x, one, out=x)
+            np.maximum(x, zero, out=x)
 
         def slope(y: Array, out: Array) -> None:
             np.subtract(y, half, out)

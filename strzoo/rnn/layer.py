@@ -110,7 +110,7 @@ class FastGRNN(nn.Module):
     def layers(self) -> list[tuple[FastGRNNCell, ...]]:
         """The cells of each layer: the forward one, and the backward one if there is one."""
         groups = [self.cells, self.reverse_cells] if self.bidirectional else [self.cells]
-        return [tuple(cells) for cells in zip(*groups, strict=True)]  # type: ignore[arg-type]
+        return [tuple(cells) for cells in zip(*groups, strict=True)]
 
     def forward(
         self, inputs: Tensor, state: Sequence[Tensor] | Tensor | None = None

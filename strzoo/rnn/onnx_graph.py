@@ -6,9 +6,12 @@ directions are one Scan each.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
@@ -32,11 +35,11 @@ class _Graph:
         self.constants: list[onnx.TensorProto] = []
         self._int8 = int8
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
-    def constant(self, name: str, value: Tensor | np.ndarray) -> str:
+    def constant(self, name: str, value: Tensor | NDArray[Any]) -> str:
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
@@ -72,8 +75,9 @@ def build_onnx(
         raise UsageError(f"weights are {network.mean.dtype}; export a float32 network")
     graph = _Graph(int8)
     rnn, size = network.rnn, network.rnn.input_size
-    mean, std = graph.constant("mean", network.mean.float()), graph.constant(
-        "std", network.std.float()
+    mean, std = (
+        graph.constant("mean", network.mean.float()),
+        graph.constant("std", network.std.float()),
     )
     centred = graph.node("Sub", [INPUT, mean], "centred")
     normal = graph.node("Div", [centred, std], "normalised")
@@ -133,14 +137,14 @@ def _add_cell(
     zero = helper.make_tensor("value", _FLOAT, [1], [0.0])
     initial = graph.node("ConstantOfShape", [wanted], name("initial"), value=zero)
     zeta, nu = (float(torch.sigmoid(value.detach().float())) for value in (cell.zeta, cell.nu))
-    values = {
+    values: dict[str, Tensor | NDArray[Any]] = {
         "bias_gate": cell.bias_gate.float(),
         "bias_update": cell.bias_update.float(),
         "minus_zeta": np.array(-zeta, np.float32),
         "zeta_and_nu": np.array(zeta + nu, np.float32),
     }
-    for key, value in values.items():
-        graph.constant(name(key), value)
+    for label, value in values.items():
+        graph.constant(name(label), value)
     body = _step(graph, cell, prefix, recurrent)
     direction = int(reverse)
     graph.nodes.append(

@@ -89,7 +89,7 @@ def train_rnn(
     optimizer = _optimizer(model, config)
     steps = math.ceil(len(train) / config.batch_size)
     target = config.rank_target
-    controller = target and RankController(cells, target, steps * config.epochs)
+    controller = None if target is None else RankController(cells, target, steps * config.epochs)
     generator = torch.Generator().manual_seed(config.seed)
     sequences, labels = train.sequences.to(device), train.labels.to(device)
     history: list[RNNEpoch] = []
@@ -156,7 +156,8 @@ def evaluate_rnn(model: SequenceClassifier, data: SequenceSet) -> float:
 
 def _optimizer(model: SequenceClassifier, config: RNNConfig) -> torch.optim.Optimizer:
     """Weight decay on m and s of learned ranks; on nothing else."""
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             of_rank = isinstance(module, FastGRNNCell) and name[:2] in ("m_", "s_")
@@ -197,13 +198,17 @@ def _finish(
         network.load_state_dict(state)
         folded, file = network.fold(), None
         if folder is not None:
-            values = {"epoch": record.epoch, "top1": record.top1, "dataset": config.dataset}
-            file = save_rnn(folded, folder / f"rank_{ranks}.pth", metadata=values)
+            file = folder / f"rank_{ranks}.pth"
+            save_rnn(folded, file, metadata=_describe(record, config))
         results.append(RankResult(record, folded, file))
     results.sort(key=lambda one: (-sum(one.epoch.rank_w + one.epoch.rank_u), one.epoch.ranks))
     made = RNNTrainResult(config, model, tuple(history), tuple(results), folder)
     if folder is not None:
-        values = {"epoch": history[-1].epoch, "top1": history[-1].top1, "dataset": config.dataset}
-        save_rnn(model, folder / "last.pth", metadata=values)
+        save_rnn(model, folder / "last.pth", metadata=_describe(history[-1], config))
         write_results(made, folder)
     return made
+
+
+def _describe(record: RNNEpoch, config: RNNConfig) -> dict[str, str | int | float | bool | None]:
+    """What is kept beside the weights."""
+    return {"epoch": record.epoch, "top1": record.top1, "dataset": config.dataset}

@@ -99,7 +99,7 @@ def _unroll_plainly(
 
 
 class _Product:
-    """rows @ matrices[0] @ matrices[1] ..., into a given buffer, by whoever is fast at that size."""
+    """rows @ matrices[0] @ matrices[1] ..., by numpy or torch as the size suggests."""
 
     def __init__(self, matrices: list[Tensor], batch: int) -> None:
         self._steps: list[tuple[Tensor, Array, Tensor, Array, bool]] = []
@@ -185,8 +185,11 @@ class _Unrolled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *tensors, gate, update = arguments
-        states, z, c = _forward(*tensors, gate, update, keep=True)
-        inputs, weight, first, second, _, _, zeta, nu, _ = tensors
+        inputs, weight, first, second, bias_gate, bias_update, zeta, nu, state = tensors
+        states, z, c = _forward(
+            inputs, weight, first, second, bias_gate, bias_update, zeta, nu, state, gate, update,
+            keep=True,
+        )  # fmt: skip
         ctx.save_for_backward(inputs, weight, first, second, zeta, nu, states, z, c)
         ctx.gates = gate, update
         return states[1:]
