@@ -139,9 +139,9 @@ class FastGRNNCell(nn.Module):
             ranks.append(len(alive))
         cell = FastGRNNCell(
             self.input_size, self.hidden_size, gate=self.gate, update=self.update,
-            rank_w=ranks[0], rank_u=ranks[1], device=self.zeta.device, dtype=self.zeta.dtype,
+            rank_w=ranks[0], rank_u=ranks[1], device="meta", dtype=self.zeta.dtype,
         )  # fmt: skip
-        cell.load_state_dict(state)
+        cell.load_state_dict(state, assign=True)  # nothing is drawn at random
         return cell
 
     def extra_repr(self) -> str:

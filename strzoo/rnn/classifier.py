@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -90,11 +92,9 @@ class SequenceClassifier(nn.Module):
 
     def fold(self) -> SequenceClassifier:
         """The same network with plain low-rank cells and the same logits."""
-        folded = SequenceClassifier(
-            self.rnn.fold(), self.num_classes, mean=self.mean.clone(), std=self.std.clone()
-        )
-        folded.fc.load_state_dict(self.fc.state_dict())
-        return folded.train(self.training)
+        folded = copy.deepcopy(self)
+        folded.rnn = self.rnn.fold().train(self.training)
+        return folded
 
 
 def measure_normalisation(sequences: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,8 @@ def read_classifier(
         if value is not None:
             statistics[key] = _by_step(name, key, value, rnn.input_size)
     try:
-        model = SequenceClassifier(rnn, weight.shape[1], **statistics)
+        with torch.random.fork_rng(devices=[]):  # the linear layer's first values are not wanted
+            model = SequenceClassifier(rnn, weight.shape[1], **statistics)
     except UsageError as error:
         raise IntegrityError(f"{name}: {error}") from error
     with torch.no_grad():
@@ -271,12 +272,13 @@ def _build_cell(
         update=update,
         rank_w=turned["W1"].shape[1] if "W1" in turned else None,
         rank_u=turned["U1"].shape[1] if "U1" in turned else None,
+        device="meta",
     )
     wanted = cell.state_dict()
     shaped = {}
     for key, value in turned.items():
         if value.numel() != wanted[key].numel():
             raise IntegrityError(f"{name}: {key} has shape {list(value.shape)}")
-        shaped[key] = value.reshape(wanted[key].shape).to(wanted[key])
-    cell.load_state_dict(shaped)
+        shaped[key] = value.reshape(wanted[key].shape).float().clone()
+    cell.load_state_dict(shaped, assign=True)
     return cell

@@ -147,9 +147,10 @@ def _build(document: dict[str, Any]) -> SequenceClassifier:
         raise IntegrityError("it has no state_dict")
     classes = _check_size(document.get("num_classes"), "num_classes")
     try:
-        groups = [[_build_cell(one) for one in document[n]] for n in ("cells", "reverse_cells")]
-        rnn = FastGRNN.from_cells(*groups, batch_first=document.get("batch_first") is True)
-        model = SequenceClassifier(rnn, classes)
+        with torch.device("meta"):  # nothing is drawn at random, nor allocated for a bad size
+            groups = [[_build_cell(one) for one in document[n]] for n in ("cells", "reverse_cells")]
+            rnn = FastGRNN.from_cells(*groups, batch_first=document.get("batch_first") is True)
+            model = SequenceClassifier(rnn, classes)
     except (KeyError, TypeError) as error:
         raise IntegrityError(f"its description of the cells is damaged ({error})") from error
     except UsageError as error:
@@ -174,7 +175,8 @@ def _build(document: dict[str, Any]) -> SequenceClassifier:
         state[key] = value
     if odd := sorted(set(state) - set(wanted)):
         raise IntegrityError(f"unexpected entry {odd[0]!r}")
-    model.to(state["fc.weight"].dtype).load_state_dict(state)
+    kind = state["fc.weight"].dtype
+    model.load_state_dict({key: value.to(kind) for key, value in state.items()}, assign=True)
     return model.eval()
 
 
@@ -201,4 +203,3 @@ def _check_size(value: Any, name: str) -> int:
     if type(value) is not int or not 0 < value <= _LARGEST_SIZE:
         raise IntegrityError(f"{name} is {value!r}, not a size")
     return value
-

@@ -76,7 +76,9 @@ def _tanh(dtype: DTypeLike) -> Kernels:
 
 def _relu(dtype: DTypeLike) -> Kernels:
     zero = constant(0.0, dtype)
-    return Kernels(lambda x: np.maximum(x, zero, out=x), lambda y, out: np.greater(y, zero, out=out))
+    return Kernels(
+        lambda x: np.maximum(x, zero, out=x), lambda y, out: np.greater(y, zero, out=out)
+    )
 
 
 def _quant_tanh(dtype: DTypeLike) -> Kernels:

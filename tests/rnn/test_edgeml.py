@@ -145,7 +145,9 @@ def test_a_folder_holds_the_linear_layer_and_a_mean_for_every_step(tmp_path: Pat
     model, x = read_classifier(folder), torch.randn(2, 7, 3)
     normal = (x - torch.tensor(mean.reshape(7, 3)).float()) / torch.tensor(std.reshape(7, 3))
     final = FastGRNN.from_cells([cell])(normal.float().transpose(0, 1))[1][0]
-    torch.testing.assert_close(model(x), final @ torch.tensor(fc).float() + torch.tensor(bias).float())
+    torch.testing.assert_close(
+        model(x), final @ torch.tensor(fc).float() + torch.tensor(bias).float()
+    )
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -68,13 +68,14 @@ def load_speech_commands(
     files = _files(root, split)
     generator = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split)]))
     if task == "google30":
-        names = tuple(sorted({file.parent.name for file in files}))
-        chosen, silence = [(file, names.index(file.parent.name)) for file in files], []
+        names = tuple(sorted({file.parent.name for file in root.glob("*/*.wav")} - {_NOISE}))
+        chosen, silence = [(file, _find(names, file)) for file in files], []
     else:
         names = (*WORDS, *EXTRA)
         chosen, count = _choose(root, files, generator)
         silence = _draw_silence(root, count, generator)
-    labels = [label for _, label in chosen] + [names.index("silence")] * len(silence)
+    quiet = len(WORDS) + EXTRA.index("silence")
+    labels = [label for _, label in chosen] + [quiet] * len(silence)
     total, parts = len(labels), []
     for start in range(0, total, _BATCH):
         clips = [read_clip(file) for file, _ in chosen[start : start + _BATCH]]
@@ -100,6 +101,12 @@ def _files(root: Path, split: str) -> list[Path]:
     if not found:
         raise StrzooError(f"{root} holds no folders of .wav files")
     return [root / name for name in found if name not in held_out]
+
+
+def _find(names: tuple[str, ...], file: Path) -> int:
+    if file.parent.name not in names:
+        raise StrzooError(f"{file} does not exist, and its folder holds no .wav file")
+    return names.index(file.parent.name)
 
 
 def _read_list(file: Path) -> set[str]:
