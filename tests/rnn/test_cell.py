@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,6 @@ def test_a_matrix_that_died_folds_to_one_column_of_zeros() -> None:
         ({"gate": "step"}, "'step' is not one of sigmoid"),
     ],
 )
-def test_what_makes_no_cell_says_why(arguments: dict[str, object], message: str) -> None:
+def test_what_makes_no_cell_says_why(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         FastGRNNCell(**{"input_size": 3, "hidden_size": 4, **arguments})

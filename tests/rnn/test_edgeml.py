@@ -63,7 +63,7 @@ def test_the_orientation_follows_from_the_shapes(ranks: dict[str, Any], turned: 
 def test_square_matrices_ask_for_the_orientation_and_low_ranks_tell(turned: bool) -> None:
     square = _cell(5, 5)
     orientation = "hidden_first" if turned else "in_first"
-    with pytest.raises(UsageError, match="both have 5 features.*say orientation='in_first'"):
+    with pytest.raises(UsageError, match=r"both have 5 features.*say orientation='in_first'"):
         read_network(_state(square, turned=turned))
     _check(read_network(_state(square, turned=turned), orientation=orientation), square)
     low = _cell(5, 5, rank_u=2)
@@ -196,7 +196,7 @@ def test_bad_files_and_folders_are_refused(tmp_path: Path) -> None:
         read_network(tmp_path / "none.pth")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(IntegrityError, match="holds no .npy files of a FastGRNN"):
+    with pytest.raises(IntegrityError, match=r"holds no .npy files of a FastGRNN"):
         read_network(empty)
     folder = _folder(tmp_path / "model", _cell())
     with pytest.raises(IntegrityError, match="has no linear layer"):

@@ -7,7 +7,7 @@ from strzoo.errors import UsageError
 from strzoo.rnn import FastGRNN, FastGRNNCell
 
 
-def _states(cell: torch.nn.Module, steps: torch.Tensor) -> torch.Tensor:
+def _states(cell: FastGRNNCell, steps: torch.Tensor) -> torch.Tensor:
     state, states = torch.zeros(steps.shape[1], cell.hidden_size), []
     for step in steps:
         state = cell(step, state)

@@ -27,8 +27,8 @@ def test_an_error_is_at_most_half_a_step_and_zeros_stay_zeros() -> None:
         model.fc.weight[1] = 0
     folded, made = model.fold(), quantise(model)
     for name, matrix in made.matrices.items():
-        real = folded.get_parameter(name)
-        real = real.t() if name == "fc.weight" else real
+        parameter = folded.get_parameter(name)
+        real = parameter.t() if name == "fc.weight" else parameter
         assert ((matrix.to_float() - real).abs() <= matrix.scale / 2 * 1.001).all()
         assert (matrix.values[real == 0] == 0).all()
         assert matrix.values.abs().max() == 127

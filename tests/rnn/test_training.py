@@ -98,7 +98,7 @@ def test_what_cannot_train_says_why(tmp_path: Path) -> None:
         train_rnn(RNNConfig(batch_size=2000), save=False)
     with pytest.raises(UsageError, match="dataset=har2 needs data=FOLDER"):
         train_rnn(RNNConfig(dataset="har2"), save=False)
-    with pytest.raises(StrzooError, match="the loss became .* lower learning_rate"):
+    with pytest.raises(StrzooError, match=r"the loss became .* lower learning_rate"):
         train_rnn(
             RNNConfig(update="relu", optimizer="sgd", learning_rate=1e9, epochs=3), save=False
         )

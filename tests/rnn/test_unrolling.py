@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def _layer(case: dict[str, Any]) -> FastGRNN:
             if name.split(".")[-1][0] in "WUbzn":  # large enough that every term matters
                 parameter.copy_(torch.randn_like(parameter))
             if ".m_" in name:
-                parameter += torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter))
     return layer
 
 
@@ -64,7 +65,7 @@ def test_outputs_and_gradients_are_those_of_an_independent_computation(
     np.testing.assert_allclose(output.detach(), expected, rtol=0, atol=1e-10)
     np.testing.assert_allclose(final[0].detach(), expected[-1], rtol=0, atol=1e-10)
     for name, tensor in tensors.items():
-        found = fastgrnn.gradient(lambda value, name=name: loss(name, value), arrays[name])
+        found = fastgrnn.gradient(functools.partial(loss, name), arrays[name])
         assert tensor.grad is not None
         np.testing.assert_allclose(tensor.grad, found, rtol=0, atol=1e-10, err_msg=name)
 
