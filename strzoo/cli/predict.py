@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from strzoo.cli.evaluate import engine_option, make_steps, preprocessing_options
+from strzoo.cli.evaluate import engine_option, make_preprocessing, preprocessing_options
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
@@ -61,19 +61,20 @@ def predict(
     MODEL is an id, a checkpoint, an ONNX file or a .strz file.
     """
     from strzoo.evaluation.predict import predict as run
+    from strzoo.hub.resolve import resolve
 
     if images.count("-") > 1:
         raise UsageError("- is given twice; standard input holds one image")
     given: list[str | bytes] = [sys.stdin.buffer.read() if i == "-" else i for i in images]
-    steps = make_steps(
-        model, settings, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std
+    source = resolve(model, format=options["format"], settings=settings)
+    preprocessing = make_preprocessing(
+        source, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std
     )
     made = run(
-        model,
+        source,
         given,
         class_names=_read_names(classes),
-        preprocessing=steps,
-        settings=settings,
+        preprocessing=preprocessing,
         **options,
     )
     if "-" in images:

@@ -17,7 +17,9 @@ from strzoo.data.imagenet_classes import COUNT, list_classes
 from strzoo.data.images import BrokenImageError, decode, prepare, to_rgb
 from strzoo.data.trees import FolderTree
 from strzoo.errors import NetworkError, OfflineError, StrzooError, UsageError
-from strzoo.evaluation.runner import Model, Runner, open_runner
+from strzoo.evaluation.opener import open_runner
+from strzoo.evaluation.runner import Runner, RunnerOptions
+from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
 
@@ -85,6 +87,9 @@ def predict(
         allow_urls: fetch http and https addresses.
         skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
 
+    Returns:
+        A `Prediction` per image, in the order given; probabilities from 0 to 1.
+
     Raises:
         UsageError: an argument is not valid, there are no images, or an address is not allowed.
         BrokenImageError: an image cannot be read; the message names it.
@@ -93,22 +98,17 @@ def predict(
     """
     if top < 1:
         raise UsageError(f"top is {top}; it must be at least 1")
-    settings = settings or Settings.from_env()
+    options = RunnerOptions(
+        engine, format, device, precision, providers=providers, preprocessing=preprocessing
+    )
+    source = resolve(model, format=format, settings=settings)
+    settings = source.settings
     single = isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor)
     given: list[ImageLike] = [images] if single else list(images)  # type: ignore[list-item, arg-type]
     sources = list(_expand(given, allow_urls))
     if not sources:
         raise UsageError("there are no images to predict")
-    with open_runner(
-        model,
-        format=format,
-        device=device,
-        precision=precision,
-        providers=providers,
-        preprocessing=preprocessing,
-        settings=settings,
-        engine=engine,
-    ) as runner:
+    with open_runner(source, options) as runner:
         results: list[Prediction] = []
         for start in range(0, len(sources), _BATCH):
             chosen = sources[start : start + _BATCH]
@@ -127,7 +127,7 @@ def _predict_batch(
     pixels, errors = [], {}
     for row, (name, source) in enumerate(sources):
         try:
-            pixels.append(prepare(_open(source, settings), runner.steps))
+            pixels.append(prepare(_open(source, settings), runner.preprocessing))
         except BrokenImageError as error:
             if not skip_broken:
                 raise BrokenImageError(f"cannot read {name}: {error}") from error

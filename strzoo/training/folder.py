@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
+from strzoo.devices import describe_device, list_versions
 from strzoo.errors import StrzooError, UsageError
-from strzoo.evaluation.distributed import describe_device, list_versions
 from strzoo.files import write_error, write_text
 from strzoo.sparse.sparsify import to_dense_
 from strzoo.training.config import TrainConfig
@@ -30,6 +30,9 @@ LAST = "last.pth"
 
 class RunFolder:
     """The files of a run. docs/training.md lists them.
+
+    Args:
+        config: output and resume.
 
     Raises:
         UsageError: the folder holds a run that is not to be resumed.
@@ -68,8 +71,14 @@ class RunFolder:
             return self.last if self.last.exists() else None
         return None if config.resume is None else Path(config.resume).expanduser()
 
-    def begin(self, config: TrainConfig, device: torch.device) -> None:
-        """config.yaml and environment.json."""
+    def begin(self, config: TrainConfig, device: torch.device, processes: int = 1) -> None:
+        """Write config.yaml and environment.json.
+
+        Args:
+            config: of the run.
+            device: of this process.
+            processes: that train together.
+        """
         write_text(self.path / "config.yaml", dump_config(config), force=True)
         document = {
             "schema": 1,
@@ -80,17 +89,21 @@ class RunFolder:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "processes": processes,
             "command": sys.argv,
         }
         self.write_json("environment.json", document)
 
     def save_initial(self, model: nn.Module) -> None:
-        """initial.pth: the network before the first step."""
+        """Write initial.pth: the network before the first step."""
         self._save(build_checkpoint(model, {"epoch": 0}), "initial.pth")
 
     def save_last(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-        """last.pth: the network with all that a resumed run needs.
+        """Write last.pth: the network with all that a resumed run needs.
+
+        Args:
+            model: the network.
+            metadata: what to keep beside its weights.
 
         Raises:
             IntegrityError: a weight is not finite; the file stays as it was.
@@ -98,7 +111,12 @@ class RunFolder:
         self._save(build_checkpoint(model, metadata), LAST)
 
     def save_best(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-        """best_str.pth (STR only) and best_dense.pth, which holds the effective weights."""
+        """Write best_str.pth (STR only) and best_dense.pth, which holds the effective weights.
+
+        Args:
+            model: the network.
+            metadata: what to keep beside its weights.
+        """
         made = build_checkpoint(model, metadata)
         if made.format == "str":
             self._save(made, "best_str.pth")
@@ -109,7 +127,7 @@ class RunFolder:
         save_checkpoint(checkpoint, self.path / name, force=True)
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
-        """results.csv, and layers.json: sparsity and threshold of each layer by epoch."""
+        """Write results.csv, and layers.json: sparsity and threshold of each layer by epoch."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(EpochRecord.columns())
@@ -130,5 +148,5 @@ class RunFolder:
         self.write_json("layers.json", {"schema": 1, "epochs": epochs, "layers": layers})
 
     def write_json(self, name: str, document: Any) -> None:
-        """A JSON file of the run."""
+        """Write a JSON file of the run."""
         write_text(self.path / name, json.dumps(document, indent=1) + "\n", force=True)

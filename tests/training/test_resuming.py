@@ -21,7 +21,7 @@ from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.parsing import dump_config
-from strzoo.training.sampler import BatchOrder
+from strzoo.training.sampler import BatchSampler
 from tests.helpers.runs import SHORT, differences, environment, final_state, run_program
 
 # Dies by SIGKILL at the end of epoch 2, step 3 (the last checkpoint is of step 1), ...
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step_and_the_last_che
     def poisoned(split: str) -> ImageSet:
         data = strzoo.load_digits(split)
         if split == "train":  # an image of the fourth batch
-            data.images[BatchOrder(len(data), 256).share(0)[3 * 256 + 7]] = torch.nan
+            data.images[BatchSampler(len(data), 256).indices(0)[3 * 256 + 7]] = torch.nan
         return data
 
     monkeypatch.setattr("strzoo.training.datasets.load_digits", poisoned)

@@ -33,6 +33,7 @@ ARGUMENTS = (
 
 
 def number(value: int) -> ir.Constant:
+    """A constant i64."""
     return ir.Constant(I64, value)
 
 

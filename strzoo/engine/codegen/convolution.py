@@ -50,8 +50,8 @@ FIELDS = (
     "mask",  # constants, all ones where a pixel is one
     "block_planes",  # constants, i32 [blocks + 1]
     "slab",  # scratch: where the patches of a block are
-    "move_ends",  # constants: how patches are filled
-    "moves",
+    "copy_ends",  # constants: how patches are filled
+    "copies",
     "low",
     "high",
 )
@@ -135,7 +135,7 @@ class _Driver:
             packer = None
             if kernel.patch.size:
                 source = e.at(e.arena, e.field("source"))
-                tables = (e.at(e.constants, e.field(name)) for name in ("move_ends", "moves"))
+                tables = (e.at(e.constants, e.field(name)) for name in ("copy_ends", "copies"))
                 packer = PatchPacker(e, kernel.patch, source, e.field("source_plane"), *tables)
                 packer.aim(tile)
             self._blocks(size, tile, row, end, packer)

@@ -13,7 +13,7 @@ from strzoo.engine.codegen.tiles import over_my_tiles, tiled_field
 
 UNROLLED = 4  # vectors at once
 
-MAP_FIELDS = (
+ELEMENTWISE_FIELDS = (
     "kernel",
     "sync",
     "source",
@@ -40,7 +40,7 @@ MAP_FIELDS = (
 
 
 @dataclass(frozen=True)
-class MapKernel:
+class ElementwiseKernel:
     """`kind`: "add" two maps, "affine" (scale * x + shift per plane), or "clamp" alone."""
 
     lanes: int
@@ -48,7 +48,7 @@ class MapKernel:
     masked: bool = False
     bounds: str = "none"
 
-    fields = MAP_FIELDS
+    fields = ELEMENTWISE_FIELDS
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class MapKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, MAP_FIELDS)
+        e = Emitter(function, self.lanes, ELEMENTWISE_FIELDS)
         low, high = e.real_field("low"), e.real_field("high")
         with over_my_tiles(e) as (tile, plane, vectors):
             source, other, target = (

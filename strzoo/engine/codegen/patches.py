@@ -53,7 +53,7 @@ class PatchForm:
 
     @property
     def kinds(self) -> list[tuple[int, int]]:
-        """Regions down and across from the own one, in the order of the tables."""
+        """Blocking down and across from the own one, in the order of the tables."""
         found = [
             (down, across)
             for down in range(-self.up, self.below + 1)
@@ -85,7 +85,7 @@ IN_PLACE = PatchForm(0, 1, 1, 1)
 
 
 class PatchPacker:
-    """Fills patches. `ends` and `moves` are addresses of tables, `source` that of tile 0 of plane
+    """Fills patches. `ends` and `copies` are addresses of tables, `source` that of tile 0 of plane
     0 in the arena."""
 
     def __init__(
@@ -95,10 +95,10 @@ class PatchPacker:
         source: ir.Value,
         plane: ir.Value,
         ends: ir.Value,
-        moves: ir.Value,
+        copies: ir.Value,
     ) -> None:
         self.e, self.form, self.source, self.plane = e, form, source, plane
-        self.ends, self.moves = ends, moves
+        self.ends, self.copies = ends, copies
 
     def aim(self, tile: ir.Value) -> None:
         """The next patches are those of `tile`."""
@@ -114,7 +114,7 @@ class PatchPacker:
         base = e.at(self.source, e.mul(first_plane, self.plane))
         for number, kind in enumerate(form.kinds):
             with e.loop(self.bounds[number], self.bounds[number + 1]) as index:
-                entry = e.at(self.moves, e.mul(index, 8))
+                entry = e.at(self.copies, e.mul(index, 8))
                 here, there = e.at(base, e.load_i32(entry)), e.at(slab, e.load_i32(entry, 4))
                 with e.loop(0, planes) as plane:
                     value = fill

@@ -36,8 +36,8 @@ WINDOW_FIELDS = (
     "offsets",  # constants, i32 per tap: bytes from an output's place in the patches of a channel
     "mask",
     "slab",  # scratch: where the patches are
-    "move_ends",  # constants: how they are filled
-    "moves",
+    "copy_ends",  # constants: how they are filled
+    "copies",
     "fill",
 )
 Compute = Callable[[ir.Value, list[int], ir.Value], list[ir.Value]]
@@ -72,7 +72,7 @@ class _Walker:
     def go(self, begin: Callable[[ir.Value], None], compute: Compute) -> None:
         e, walk = self.e, self.walk
         source = e.at(e.arena, e.field("source"))
-        tables = (e.at(e.constants, e.field(name)) for name in ("move_ends", "moves"))
+        tables = (e.at(e.constants, e.field(name)) for name in ("copy_ends", "copies"))
         packer = PatchPacker(e, walk.patch, source, e.field("source_plane"), *tables)
         patches, fill = e.at(e.scratch, e.field("slab")), e.splat(e.real_field("fill"))
         size = 4 * walk.lanes * walk.patch.size * walk.phases

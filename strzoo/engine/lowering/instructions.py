@@ -1,4 +1,4 @@
-"""What a plan is made of: steps (a kernel and its numbers) and the constants they read."""
+"""What a plan is made of: instructions (a kernel and its numbers) and the constants they read."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class Kernel(Protocol):
 
 
 @dataclass
-class Step:
-    """One kernel call of all threads. `after` waits for every thread before the next step."""
+class Instruction:
+    """One kernel call of all threads, which wait for each other before the next one."""
 
     layer: str
     kernel: Kernel
     values: dict[str, int | float]
-    wait: bool = True
 
     def row(self, sync: int) -> np.ndarray:
         """The i64 numbers that the kernel reads; floats as the bits of a float64."""
@@ -52,7 +51,7 @@ def _bits(value: float) -> int:
 
 
 @dataclass
-class Constants:
+class ConstantPool:
     """Arrays that kernels read, in one block of bytes; equal keys are stored once."""
 
     size: int = 0

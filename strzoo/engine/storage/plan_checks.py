@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.engine.codegen.copies import FillKernel, TakeKernel
+from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.windows import PLANES
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.lowering.instructions import ROW_FIELDS
@@ -33,8 +33,8 @@ _TABLES = (
     "weights",
     "scales",
     "shifts",
-    "move_ends",
-    "moves",
+    "copy_ends",
+    "copies",
     "places",
 )
 _REALS = ("low", "high", "fill", "scale")  # the bits of a float64
@@ -88,23 +88,23 @@ def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
             raise ValueError(f"{name} is {row[name]} of {len(plan.constants)} bytes of constants")
     if row.get("slab", 0) >= plan.scratch:
         raise ValueError(f"slab is {row['slab']} of {plan.scratch} bytes of scratch memory")
-    if isinstance(kernel, FillKernel | TakeKernel):
+    if isinstance(kernel, PackKernel | UnpackKernel):
         _check_places(plan, kernel, row)
-    if "moves" in row:
+    if "copies" in row:
         _check_moves(plan, kernel, row)
     if "part_rows" in row and row["parts"]:
         _check_parts(plan, kernel, row)
 
 
-def _check_places(plan: Plan, kernel: FillKernel | TakeKernel, row: dict[str, int]) -> None:
+def _check_places(plan: Plan, kernel: PackKernel | UnpackKernel, row: dict[str, int]) -> None:
     """Values are moved within the arena, and within the caller's arrays."""
     if kernel.images != plan.images:
         raise ValueError(f"{kernel.images} images of {plan.images}")
-    fill = isinstance(kernel, FillKernel)
+    fill = isinstance(kernel, PackKernel)
     floats = row["phases"] * row["target_vectors"] * plan.lanes if fill else row["pixels"]
     places = _integers(plan, row["places"], floats)
     if (
-        isinstance(kernel, FillKernel)
+        isinstance(kernel, PackKernel)
         and kernel.masked
         and row["mask"] + 4 * floats > len(plan.constants)
     ):
@@ -112,7 +112,7 @@ def _check_places(plan: Plan, kernel: FillKernel | TakeKernel, row: dict[str, in
     if places.min(initial=0) < 0:
         raise ValueError("places before the start")
     end = int(places.max(initial=0)) + max(row["planes"] - 1, 0) * row["source_plane"]
-    if isinstance(kernel, FillKernel) and kernel.origin == "input":
+    if isinstance(kernel, PackKernel) and kernel.origin == "input":
         limit = 4 * math.prod(plan.input_shape)
         if row["source_image"] != limit:
             raise ValueError(f"images of {row['source_image']} bytes, {plan.input_shape} expected")
@@ -120,7 +120,7 @@ def _check_places(plan: Plan, kernel: FillKernel | TakeKernel, row: dict[str, in
         end, limit = end + row["source"] + 4 * (plan.images - 1), plan.arena
     if end + 4 > limit:
         raise ValueError(f"it reads up to {end} of {limit} bytes")
-    if isinstance(kernel, FillKernel):
+    if isinstance(kernel, PackKernel):
         last = row["target"] + _last_tile(row, "target")
         last += (row["planes"] * row["phases"] - 1) * row["target_plane"]
         last, limit = last + 4 * plan.lanes * row["tile"], plan.arena
@@ -142,13 +142,13 @@ def _check_moves(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
     form, vector = walk.patch, 4 * plan.lanes
     if not form.size:
         return
-    ends = _integers(plan, row["move_ends"], row["tiles"] * len(form.kinds) + 1)
+    ends = _integers(plan, row["copy_ends"], row["tiles"] * len(form.kinds) + 1)
     if ends[0] != 0 or np.any(np.diff(ends) < 0):
-        raise ValueError("moves out of order")
-    moves = _integers(plan, row["moves"], 2 * int(ends[-1])).reshape(-1, 2)
-    if moves.size and moves.min() < 0:
-        raise ValueError("moves before the start")
-    source, target = (int(moves[:, side].max(initial=0)) + vector for side in (0, 1))
+        raise ValueError("copies out of order")
+    copies = _integers(plan, row["copies"], 2 * int(ends[-1])).reshape(-1, 2)
+    if copies.size and copies.min() < 0:
+        raise ValueError("copies before the start")
+    source, target = (int(copies[:, side].max(initial=0)) + vector for side in (0, 1))
     if "block_planes" in row:
         blocks = _integers(plan, row["block_planes"], row["blocks"] + 1)
         planes, together = int(blocks.max()), int(np.diff(blocks).max())
@@ -157,7 +157,7 @@ def _check_moves(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
         together = PLANES * walk.phases
     source += row["source"] + (planes - 1) * row["source_plane"]
     if source > plan.arena or target > form.size * vector:
-        raise ValueError(f"moves up to {source} of {plan.arena} bytes, to {target}")
+        raise ValueError(f"copies up to {source} of {plan.arena} bytes, to {target}")
     places = [form.place(output) for output in range(walk.tile)]
     if max(places) >= form.size or row["slab"] + together * form.size * vector > plan.scratch:
         raise ValueError(f"patches of {form.size} vectors of {together} planes")

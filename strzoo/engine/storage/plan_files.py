@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
-from strzoo.engine.codegen.copies import FillKernel, TakeKernel
-from strzoo.engine.codegen.elementwise import MapKernel, SoftmaxKernel
+from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
+from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.patches import PatchForm
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
 from strzoo.engine.hardware import Hardware
@@ -29,9 +29,9 @@ from strzoo.engine.lowering.instructions import Kernel
 from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.results import LayerChoice
 from strzoo.engine.storage.plan_checks import check_plan
-from strzoo.engine.storage.sealed_files import read_sealed, write_sealed
 from strzoo.errors import IntegrityError
 from strzoo.files import PLAN_MAGIC
+from strzoo.sealed_files import read_sealed, write_sealed
 from strzoo.version import VERSION
 
 MAGIC, FORMAT = PLAN_MAGIC, 1
@@ -45,13 +45,13 @@ KERNELS: dict[str, type[Any]] = {
     for kernel in (
         ConvolutionKernel,
         DepthwiseKernel,
-        FillKernel,
+        PackKernel,
         GlobalPoolKernel,
         LinearKernel,
-        MapKernel,
+        ElementwiseKernel,
         PoolKernel,
         SoftmaxKernel,
-        TakeKernel,
+        UnpackKernel,
     )
 }
 

@@ -1,7 +1,7 @@
 """Kernels that only move values: into maps and out of them.
 
 Where a value comes from is in a table that serves all planes, in the order in which values are
-written: vector by vector into a map (`FillKernel`), pixel by pixel out of one (`TakeKernel`).
+written: vector by vector into a map (`PackKernel`), pixel by pixel out of one (`UnpackKernel`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llvmlite import ir
 from strzoo.engine.codegen.builder import F32, I32, I64, KERNEL, Emitter, number
 from strzoo.engine.codegen.tiles import over_my_planes, over_my_tiles, tiled_field
 
-FILL_FIELDS = (
+PACK_FIELDS = (
     "kernel",
     "sync",
     "planes",
@@ -36,7 +36,7 @@ FILL_FIELDS = (
 
 
 @dataclass(frozen=True)
-class FillKernel:
+class PackKernel:
     """Planes of a map. `origin`: "arena", or "input", the caller's images [n, C, H, W], of which a
     group that is short of images repeats the last. `masked`: some floats are no pixels, but zeros,
     or with `filled` the row's `fill`."""
@@ -47,7 +47,7 @@ class FillKernel:
     masked: bool = False
     filled: bool = False
 
-    fields = FILL_FIELDS
+    fields = PACK_FIELDS
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class FillKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, FILL_FIELDS)
+        e = Emitter(function, self.lanes, PACK_FIELDS)
         phases, step = e.field("phases"), 4 * self.lanes
         size, vectors = e.field("tile"), e.field("target_vectors")
         tables = [e.at(e.constants, e.field(name)) for name in ("places", "mask")]
@@ -104,7 +104,7 @@ class FillKernel:
             e.store(value, there, 4 * lane)
 
 
-TAKE_FIELDS = (
+UNPACK_FIELDS = (
     "kernel",
     "sync",
     "planes",
@@ -119,7 +119,7 @@ TAKE_FIELDS = (
 
 
 @dataclass(frozen=True)
-class TakeKernel:
+class UnpackKernel:
     """Pixels of planes, one after the other: features, or the caller's results [n, ...]
     (`destination`: "arena" or "output")."""
 
@@ -127,7 +127,7 @@ class TakeKernel:
     images: int
     destination: str = "arena"
 
-    fields = TAKE_FIELDS
+    fields = UNPACK_FIELDS
 
     @property
     def name(self) -> str:
@@ -135,7 +135,7 @@ class TakeKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, TAKE_FIELDS)
+        e = Emitter(function, self.lanes, UNPACK_FIELDS)
         places = e.at(e.constants, e.field("places"))
         with over_my_planes(e) as plane:
             here = e.add(e.field("source"), e.mul(plane, e.field("source_plane")))
