@@ -5,7 +5,8 @@
 Each line is one size and one kind of work, inference or a training step's forward and backward
 pass; the three take turns in one run, and the medians are compared. The sizes are the FastGRNN
 paper's networks for Google-12 (99 steps of 32 features, 100 states) and HAR-2 (128 steps of 9, 80
-states), on one sequence and on batches; the low ranks are the STR paper's.
+states), on one sequence and on batches; the low ranks are the STR paper's. With one thread the
+processor's time is measured, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def measure(
     layer: FastGRNN, gru: nn.GRU, inputs: Tensor, *, training: bool, repeats: int
 ) -> dict[str, float]:
     """Median milliseconds of each way, taking turns."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     ways: dict[str, Callable[[], Tensor]] = {
         "layer": lambda: layer(inputs)[0],
         "loop": lambda: loop(layer, inputs),
@@ -47,14 +49,14 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 2):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = clock()
             if training:
                 way().sum().backward()
             else:
                 with torch.no_grad():
                     way()
             if repeat >= 2:  # the first rounds warm up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: 1000 * statistics.median(times) for name, times in seconds.items()}
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
-    from strzoo import rnn as rnn
     from strzoo.analysis.extract import extract_budget as extract_budget
     from strzoo.analysis.inspect_onnx import OnnxInspection as OnnxInspection
     from strzoo.analysis.inspect_onnx import inspect_onnx as inspect_onnx
@@ -131,7 +130,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = ("rnn",)  # imported when first used, as the names
-__all__ = sorted([*_HOME, *_SUBPACKAGES, "__version__"])
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,7 @@ def export_c(
     name: str = "fastgrnn",
     force: bool = False,
 ) -> RNNExport:
-    """Write `model` as a C header with the functions
+    """Write `model` as a C header of four functions.
 
         void NAME_reset(NAME_state *state);
         void NAME_step(NAME_state *state, const NAME_real *input);

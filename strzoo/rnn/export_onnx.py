@@ -13,12 +13,13 @@ import torch
 
 from strzoo.errors import UsageError, VerificationError
 from strzoo.files import atomic_path, check_destination
-from strzoo.onnx.graphs import DEFAULT_OPSET, set_metadata
+from strzoo.onnx.graphs import DEFAULT_OPSET
+from strzoo.onnx.metadata import ModelMetadata, set_entries
 from strzoo.onnx.sessions import open_session
 from strzoo.rnn.classifier import SequenceClassifier
 from strzoo.rnn.onnx_graph import build_onnx
 from strzoo.rnn.quantisation import Int8Classifier, quantise
-from strzoo.version import VERSION
+from strzoo.rnn.report import report_rnn
 
 PRECISIONS = ("fp32", "int8")
 _TOLERANCE = 1e-4  # largest absolute difference over the largest absolute logit
@@ -84,16 +85,13 @@ def export_rnn(
     folded = model.fold().float().eval().cpu()
     chosen = quantise(folded) if precision == "int8" else folded
     made = build_onnx(chosen, opset=opset)
-    set_metadata(
-        made,
-        {
-            "strzoo.version": VERSION,
-            "strzoo.model": name or "fastgrnn",
-            "strzoo.architecture": "fastgrnn",
-            "strzoo.precision": precision,
-            "strzoo.output": "logits",
-        },
+    metadata = ModelMetadata(
+        model=name or "fastgrnn",
+        architecture="fastgrnn",
+        precision=precision,
+        sparsity=report_rnn(folded).sparsity,
     )
+    set_entries(made, metadata.to_entries())
     try:
         onnx.checker.check_model(made, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

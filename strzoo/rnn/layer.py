@@ -51,8 +51,9 @@ class FastGRNN(nn.Module):
         width = 2 * hidden_size if bidirectional else hidden_size
         sizes = [input_size] + [width] * (num_layers - 1)
         cells = [FastGRNNCell(size, hidden_size, **cell) for size in sizes]
-        reverse = [FastGRNNCell(size, hidden_size, **cell) for size in sizes]
-        self._set(cells, reverse if bidirectional else [], batch_first)
+        backward = sizes if bidirectional else []
+        reverse = [FastGRNNCell(size, hidden_size, **cell) for size in backward]
+        self._set(cells, reverse, batch_first)
 
     @classmethod
     def from_cells(

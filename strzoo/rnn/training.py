@@ -80,6 +80,8 @@ def train_rnn(
     if save:
         _check_folder(folder)
     sets = data or {split: load_sequences(config, split) for split in ("train", "test")}
+    if save:
+        _make_folder(folder)
     train, test = sets["train"], sets["test"]
     if len(train) < config.batch_size:
         raise UsageError(f"{len(train)} sequences are fewer than batch_size={config.batch_size}")
@@ -178,6 +180,9 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def _check_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StrzooError(f"{folder} exists and is not empty; name another by output=FOLDER")
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
