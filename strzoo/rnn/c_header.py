@@ -51,8 +51,11 @@ def export_c(
     of which the last does the work of the others and returns the class. Learned ranks are folded.
 
     Args:
+        model: a classifier in one direction.
+        path: of the header.
         precision: "fp32", or "int8" for int8 weights (`strzoo.rnn.quantise`).
         name: prefix of everything in the header: a lower-case C identifier.
+        force: overwrite an existing file.
 
     Returns:
         The record of the export; without differences, since nothing is compiled.

@@ -98,7 +98,13 @@ class SequenceClassifier(nn.Module):
 
 
 def measure_normalisation(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [T, in] of each step and feature of [N, T, in], as EdgeML normalises;
-    the deviation of what never changes is 1."""
+    """What each step and feature is to be normalised by, as EdgeML does.
+
+    Args:
+        sequences: [N, T, in].
+
+    Returns:
+        Mean and deviation, [T, in] each; the deviation of what never changes is 1.
+    """
     std = sequences.std(0, correction=0)
     return sequences.mean(0), std.masked_fill(std < _CONSTANT, 1.0)

@@ -57,6 +57,10 @@ def read_network(
         gate, update: the nonlinearities, which the file does not name.
         orientation: "in_first" for `W` [in, H], "hidden_first" for [H, in]; needed only where no
             shape tells, which is where all matrices are square.
+        batch_first: of the network that is made.
+
+    Returns:
+        The network, in evaluation mode.
 
     Raises:
         StrzooError: it does not exist or cannot be read.
@@ -75,7 +79,15 @@ def read_classifier(
 ) -> SequenceClassifier:
     """The whole classifier of an EdgeML file or folder: layers, linear layer, normalisation.
 
-    Args, Raises: as `read_network`; also an IntegrityError if there is no linear layer.
+    Args:
+        source, gate, update, orientation: as for `read_network`.
+
+    Returns:
+        The classifier, in evaluation mode.
+
+    Raises:
+        StrzooError, IntegrityError, UsageError: as `read_network`; also an IntegrityError if there
+            is no linear layer.
     """
     parts, name = read_parts(source), spell_source(source)
     rnn = _build(parts, gate, update, orientation, False, name)
@@ -123,6 +135,9 @@ def to_edgeml(model: SequenceClassifier | FastGRNN, layout: str = "cell") -> dic
         layout: "cell", the keys of EdgeML's `FastGRNN`, for one layer; "rnn_list", those of its
             keyword spotter, with the linear layer of a `SequenceClassifier`.
 
+    Returns:
+        Tensors by key, matrices [in, H].
+
     Raises:
         UsageError: an unknown layout, or several layers for "cell"; two directions with cells of
             their own, which EdgeML cannot build.
@@ -150,6 +165,13 @@ def to_edgeml(model: SequenceClassifier | FastGRNN, layout: str = "cell") -> dic
 def write_folder(model: SequenceClassifier, folder: str | os.PathLike[str]) -> Path:
     """Write a one-layer classifier as EdgeML's folder of `.npy` files (float32), for its C code and
     scripts. The folder gets its name when it is complete.
+
+    Args:
+        model: learned ranks are folded.
+        folder: a new one.
+
+    Returns:
+        `folder`.
 
     Raises:
         UsageError: several layers or directions.

@@ -72,8 +72,15 @@ def export_rnn(
     Learned ranks are folded. The file is run by onnxruntime and compared with torch first.
 
     Args:
+        model: a classifier.
+        path: of the file.
         precision: "fp32", or "int8" for int8 weights (`strzoo.rnn.quantise`) and float arithmetic.
+        opset: version of the default operator set.
         name: of the model, in the metadata.
+        force: overwrite an existing file.
+
+    Returns:
+        What was written, and how far the file's logits are from torch's.
 
     Raises:
         UsageError: an unknown precision or opset.

@@ -53,7 +53,12 @@ def save_rnn(
 
     Args:
         model: int8 networks are stored in int8.
+        path: ends in .pth or .pt.
         metadata: plain values to keep.
+        force: overwrite an existing file.
+
+    Returns:
+        `path`.
 
     Raises:
         UsageError: the name does not end in .pth or .pt.
@@ -98,6 +103,9 @@ def load_rnn(
         path: a file of `save_rnn`, or EdgeML's: a state dict or a folder of `.npy` files.
         gate, update, orientation: as `strzoo.rnn.edgeml.read_network`, for EdgeML's files, which do
             not say; ours do.
+
+    Returns:
+        The network; of an int8 file, with the numbers that its int8 matrices stand for.
 
     Raises:
         StrzooError: it does not exist or cannot be read.

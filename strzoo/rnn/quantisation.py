@@ -73,8 +73,12 @@ def matrix_names(model: SequenceClassifier) -> list[str]:
 def quantise(model: SequenceClassifier) -> Int8Classifier:
     """`model`, folded, with int8 weights.
 
-    Each output of a matrix has the scale max |w| / 127; quantising the result again gives the same
-    numbers.
+    Args:
+        model: a classifier; it is not changed.
+
+    Returns:
+        Int8 matrices, where each output has the scale max |w| / 127, and the network of their
+        values; quantising that again gives the same numbers.
 
     Raises:
         IntegrityError: a weight is not finite.

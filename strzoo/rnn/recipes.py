@@ -57,8 +57,12 @@ _BASES = {
 
 
 def list_recipes() -> dict[str, RNNConfig]:
-    """All recipes by name: `digits`; `google12_full`, `har2_full`; DATASET_RANKW_RANKU for each
-    row of the paper, which learns its ranks with that row's weight decay."""
+    """All recipes by name.
+
+    Returns:
+        `digits`; `google12_full`, `har2_full`; DATASET_RANKW_RANKU for each row of the paper, which
+        learns its ranks with that row's weight decay.
+    """
     found = {"digits": _BASES["digits"]}
     for name, top1 in PAPER_FULL_RANK.items():
         base = _BASES[name]
@@ -76,6 +80,12 @@ def list_recipes() -> dict[str, RNNConfig]:
 
 def load_recipe(name: str) -> RNNConfig:
     """The recipe of that name, or the configuration in a YAML file.
+
+    Args:
+        name: of a recipe; or a path that ends in .yaml or .yml.
+
+    Returns:
+        The configuration.
 
     Raises:
         UnknownNameError: there is none; the nearest are named.

@@ -111,6 +111,9 @@ def report_rnn(model: nn.Module, *, steps: int | None = None, name: str | None =
         steps: length of a sequence; by default what the network was made for, else 1.
         name: how the report calls it.
 
+    Returns:
+        The figures of each matrix, and their totals.
+
     Raises:
         UsageError: it is none of these, or `steps` is below 1.
     """

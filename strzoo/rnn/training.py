@@ -71,6 +71,9 @@ def train_rnn(
             (layers joined by +), folded; `last.pth`, not folded; `results.csv`; `result.json`.
         on_epoch: called after each epoch.
 
+    Returns:
+        Every epoch, the last network, and the best one of each pair of ranks.
+
     Raises:
         UsageError: the configuration does not fit the data.
         StrzooError: data are missing, a file cannot be written, the loss is no longer finite.
@@ -134,7 +137,14 @@ def train_rnn(
 
 @torch.no_grad()
 def evaluate_rnn(model: SequenceClassifier, data: SequenceSet) -> float:
-    """Top-1 accuracy in percent, in evaluation mode; the model's mode is left as it was.
+    """The accuracy of a network in evaluation mode; its mode is left as it was.
+
+    Args:
+        model: on any device.
+        data: sequences and labels.
+
+    Returns:
+        Top-1 in percent.
 
     Raises:
         UsageError: there are no sequences, or the network has fewer classes than the data.

@@ -59,6 +59,12 @@ def load_digit_rows(split: str = "train") -> SequenceSet:
 
     Args:
         split: "train" (1,437) or "test" (360).
+
+    Returns:
+        [N, 8, 8], normalised as the images are.
+
+    Raises:
+        UsageError: `split` is neither.
     """
     check_split(split)
     images = load_digits(split)

@@ -55,6 +55,9 @@ def load_speech_commands(
         seed: of the draws for "silence" and "unknown".
         on_progress: called with the sequences done and in all.
 
+    Returns:
+        The split, not normalised; the words first, then of Google-12 "silence" and "unknown".
+
     Raises:
         StrzooError: torchaudio or a file is missing, or a file is unreadable.
         IntegrityError: a file is no 16-bit recording of one channel at 16 kHz, at most one second.
