@@ -66,7 +66,8 @@ class FastGRNNCell(nn.Module):
                 raise UsageError(f"{name} is {value}; it must be at least 1")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.gate, self.update = gate, update
-        self._gates = find_gate(gate), find_gate(update)
+        for kind in (gate, update):
+            find_gate(kind)  # refuses what is none; kept by name, so that the cell can be pickled
         self.rank_w, self.rank_u = rank_w, rank_u
         kind = {"device": device, "dtype": dtype}
         for side, rows, rank in (("W", input_size, rank_w), ("U", hidden_size, rank_u)):
@@ -85,8 +86,8 @@ class FastGRNNCell(nn.Module):
         if state is None:
             state = inputs.new_zeros(len(inputs), self.hidden_size)
         total = _multiply(inputs, self.factors("W")) + _multiply(state, self.factors("U"))
-        z = self._gates[0].torch(total + self.bias_gate)
-        c = self._gates[1].torch(total + self.bias_update)
+        z = find_gate(self.gate).torch(total + self.bias_gate)
+        c = find_gate(self.update).torch(total + self.bias_update)
         return z * state + (torch.sigmoid(self.zeta) * (1 - z) + torch.sigmoid(self.nu)) * c
 
     def factors(self, side: str) -> tuple[Tensor, ...]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from strzoo.checkpoint.reading import read_tensors
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError
+from strzoo.rnn.arrays import read_npy
 
 SCALARS = ("zeta", "nu")
 BIASES = ("bias_gate", "bias_update")
@@ -116,9 +117,9 @@ def _read_folder(folder: Path) -> Parts:
     cell, others = {}, {}
     for file in sorted(folder.glob("*.npy")):
         if file.stem in names:
-            cell[names[file.stem]] = _read_array(file)
+            cell[names[file.stem]] = _read_tensor(file)
         elif file.stem in ("FC", "FCbias", "mean", "std"):
-            others[file.stem] = _read_array(file)
+            others[file.stem] = _read_tensor(file)
     if not cell:
         raise IntegrityError(
             f"{folder} holds no .npy files of a FastGRNN (W1, W2, U1, U2, Bg, Bh, zeta, nu, ...)"
@@ -129,15 +130,5 @@ def _read_folder(folder: Path) -> Parts:
     return Parts([cell], [], linear, others.get("mean"), others.get("std"))
 
 
-def _read_array(file: Path) -> Tensor:
-    try:
-        # Mapped: a header that lies about the size fails before anything is allocated.
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-            raise IntegrityError(f"{file} holds no numbers")
-        return torch.from_numpy(np.array(array, dtype=np.float32))
-    except OSError as error:
-        raise StrzooError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ValueError, EOFError, SyntaxError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise IntegrityError(f"{file} is no .npy file of numbers ({reason})") from error
+def _read_tensor(file: Path) -> Tensor:
+    return torch.from_numpy(read_npy(file).astype(np.float32))

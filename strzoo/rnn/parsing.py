@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.borders import read_text, reading
+from strzoo.errors import IntegrityError, UsageError
 from strzoo.rnn.config import RNNConfig
 
 KEYS = {one.name: one for one in dataclasses.fields(RNNConfig)}
@@ -47,14 +48,9 @@ def read_config(path: Path) -> RNNConfig:
         IntegrityError: it is not such a mapping.
         UsageError: as `apply_overrides`.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StrzooError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise IntegrityError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    text = read_text(path, "a recipe in YAML")
+    with reading(path, "a recipe in YAML"):
+        values = yaml.safe_load(text)
     if not isinstance(values, dict):
         raise IntegrityError(f"{path} holds no mapping of keys to values")
     try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -79,6 +80,11 @@ def test_a_matrix_that_died_folds_to_one_column_of_zeros() -> None:
     assert folded.W1.shape == (3, 1)
     x = torch.randn(2, 3)
     torch.testing.assert_close(folded(x), cell(x))
+
+
+def test_a_cell_can_be_pickled_for_other_processes() -> None:
+    cell, x = FastGRNNCell(3, 4, gate="quantSigm4", rank_u="learned"), torch.randn(2, 3)
+    assert torch.equal(pickle.loads(pickle.dumps(cell))(x), cell(x))
 
 
 @pytest.mark.parametrize(

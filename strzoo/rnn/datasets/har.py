@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from strzoo.borders import read_text, reading
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.rnn.datasets.sequences import SequenceSet, check_split
 
@@ -64,16 +65,13 @@ def load_har2(folder: str | os.PathLike[str], split: str = "train") -> SequenceS
 
 
 def _read(file: Path, columns: int) -> np.ndarray:
-    try:
-        values = np.loadtxt(file, dtype=np.float32, ndmin=2)
-    except FileNotFoundError:
+    if not file.exists():
         raise StrzooError(
             f"{file} does not exist; give the folder of the unpacked data set '{_FOLDER}'"
-        ) from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {file}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise IntegrityError(f"{file}: {' '.join(str(error).split())[:120]}") from error
+        )
+    text = read_text(file, "a table of numbers")
+    with reading(file, "a table of numbers"):
+        values = np.loadtxt(text.splitlines(), dtype=np.float32, ndmin=2)
     if values.shape[1] != columns or not np.isfinite(values).all():
         raise IntegrityError(
             f"{file} is no table of {columns} finite numbers a row, but {list(values.shape)}"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from strzoo.data.digits import load_digits
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.rnn.arrays import read_npy
 
 SPLITS = ("train", "test")
 
@@ -105,26 +106,18 @@ def load_edgeml_arrays(folder: str | os.PathLike[str], features: int) -> dict[st
 
 
 def _read_rows(file: Path, features: int) -> np.ndarray:
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise StrzooError(f"{file} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ValueError, EOFError, SyntaxError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise IntegrityError(f"{file} is no .npy file of numbers ({reason})") from error
-    if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.shape[0]:
+    array = read_npy(file)
+    if array.ndim != 2 or not array.shape[0]:
         raise IntegrityError(f"{file} is no array [N, 1 + T x features] of numbers")
     if array.shape[1] < 1 + features or (array.shape[1] - 1) % features:
         raise UsageError(
             f"{file}: rows of {array.shape[1] - 1} values after the label are no multiple of "
             f"features={features}"
         )
-    labels = np.asarray(array[:, 0])
+    labels = array[:, 0]
     if not np.isfinite(array).all() or (labels != np.round(labels)).any():
         raise IntegrityError(f"{file} has a label that is no whole number, or a value not finite")
     if np.ptp(labels) >= len(labels):
         raise IntegrityError(f"{file}: labels from {labels.min():g} to {labels.max():g} are no "
                              "classes; the first column is the label")  # fmt: skip
-    return np.asarray(array)
+    return array

@@ -24,9 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from strzoo.borders import open_file, read_text, reading
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.rnn.datasets.log_mel import RATE, LogMel
 from strzoo.rnn.datasets.sequences import SequenceSet, check_split
+from strzoo.settings import Limits
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 EXTRA = ("silence", "unknown")
@@ -113,12 +115,9 @@ def _find(names: tuple[str, ...], file: Path) -> int:
 
 
 def _read_list(file: Path) -> set[str]:
-    try:
-        lines = file.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        raise StrzooError(f"{file} does not exist; give the unpacked Speech Commands") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StrzooError(f"cannot read {file}: {error}") from error
+    if not file.exists():
+        raise StrzooError(f"{file} does not exist; give the unpacked Speech Commands")
+    lines = read_text(file, "a list of recordings").split()
     for line in lines:
         if line.count("/") != 1 or ".." in line:
             raise IntegrityError(f"{file}: {line!r} is no WORD/FILE.wav")
@@ -162,23 +161,17 @@ def read_clip(file: Path, *, longest: int | None = RATE) -> np.ndarray:
     Raises:
         StrzooError, IntegrityError: as `load_speech_commands`.
     """
-    try:
-        with wave.open(str(file), "rb") as stream:
-            form = (stream.getnchannels(), stream.getsampwidth(), stream.getframerate())
-            count = stream.getnframes()
-            if form != (1, 2, RATE) or (longest is not None and count > longest):
-                raise IntegrityError(
-                    f"{file} has {form[0]} channels of {8 * form[1]} bits at {form[2]} Hz and "
-                    f"{count} samples; expected 1 of 16 bits at {RATE} Hz"
-                    + ("" if longest is None else f" and at most {longest}")
-                )
-            content = stream.readframes(count)
-    except FileNotFoundError:
-        raise StrzooError(f"{file} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {file}: {error.strerror or error}") from error
-    except (wave.Error, EOFError) as error:
-        raise IntegrityError(f"{file} is no readable .wav file ({error})") from error
+    with reading(file, "a .wav file"), open_file(file) as raw, wave.open(raw) as stream:
+        form = (stream.getnchannels(), stream.getsampwidth(), stream.getframerate())
+        count = stream.getnframes()
+        if form != (1, 2, RATE) or (longest is not None and count > longest):
+            raise IntegrityError(
+                f"{file} has {form[0]} channels of {8 * form[1]} bits at {form[2]} Hz and "
+                f"{count} samples; expected 1 of 16 bits at {RATE} Hz"
+                + ("" if longest is None else f" and at most {longest}")
+            )
+        Limits.from_env().check("bytes", 2 * count, str(file))
+        content = stream.readframes(count)
     return np.frombuffer(content, "<i2").astype(np.float32)
 
 
