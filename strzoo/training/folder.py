@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
+from strzoo.checkpoint.record import TrainedOn
 from strzoo.devices import describe_device, list_versions
 from strzoo.errors import StrzooError, UsageError
 from strzoo.files import write_error, write_text
@@ -94,34 +95,40 @@ class RunFolder:
         }
         self.write_json("environment.json", document)
 
-    def save_initial(self, model: nn.Module) -> None:
+    def save_initial(self, model: nn.Module, trained_on: TrainedOn | None) -> None:
         """Write initial.pth: the network before the first step."""
-        self._save(build_checkpoint(model, {"epoch": 0}), "initial.pth")
+        self._save(build_checkpoint(model, {"epoch": 0}, trained_on=trained_on), "initial.pth")
 
-    def save_last(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    def save_last(
+        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn | None
+    ) -> None:
         """Write last.pth: the network with all that a resumed run needs.
 
         Args:
             model: the network.
             metadata: what to keep beside its weights.
+            trained_on: the data.
 
         Raises:
             IntegrityError: a weight is not finite; the file stays as it was.
         """
-        self._save(build_checkpoint(model, metadata), LAST)
+        self._save(build_checkpoint(model, metadata, trained_on=trained_on), LAST)
 
-    def save_best(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    def save_best(
+        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn | None
+    ) -> None:
         """Write best_str.pth (STR only) and best_dense.pth, which holds the effective weights.
 
         Args:
             model: the network.
             metadata: what to keep beside its weights.
+            trained_on: the data.
         """
-        made = build_checkpoint(model, metadata)
+        made = build_checkpoint(model, metadata, trained_on=trained_on)
         if made.format == "str":
             self._save(made, "best_str.pth")
         dense = to_dense_(copy.deepcopy(model))  # DNW and GMP too compute with fewer weights
-        self._save(build_checkpoint(dense, metadata), "best_dense.pth")
+        self._save(build_checkpoint(dense, metadata, trained_on=trained_on), "best_dense.pth")
 
     def _save(self, checkpoint: Checkpoint, name: str) -> None:
         save_checkpoint(checkpoint, self.path / name, force=True)

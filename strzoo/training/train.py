@@ -78,6 +78,7 @@ def _run(
     data = open_datasets(config, device, group.local_world)
     seed_all(config.seed)
     network = build_network(config, device, group=group, settings=settings)
+    notes += network.notes
     board: Board | None = None
 
     def report(event: Event) -> None:

@@ -169,9 +169,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step_and_the_last_che
 def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     folder = RunFolder(dataclasses.replace(SHORT, output=str(tmp_path / "run")))
     model = strzoo.create_model("resnet20")
-    folder.save_last(model, {"epoch": 3})
+    folder.save_last(model, {"epoch": 3}, None)
     with torch.no_grad():
         model.fc.weight[0] = torch.inf
     with pytest.raises(IntegrityError, match=r"fc\.weight has a value that is not finite"):
-        folder.save_last(model, {"epoch": 4})
+        folder.save_last(model, {"epoch": 4}, None)
     assert read_document(folder.last)["epoch"] == 3
