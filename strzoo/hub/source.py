@@ -188,7 +188,19 @@ class CheckpointSource(Source):
 
     @property
     def input_size(self) -> ImageSize:
-        return self.checkpoint.spec.input_size
+        trained_on = self.checkpoint.trained_on
+        return trained_on.input_size if trained_on else self.checkpoint.spec.input_size
+
+    @property
+    def stated_preprocessing(self) -> Preprocessing | None:
+        if self.card is None and self.checkpoint.trained_on is not None:
+            return self.checkpoint.trained_on.preprocessing
+        return super().stated_preprocessing
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        trained_on = self.checkpoint.trained_on if self.card is None else None
+        return (trained_on.class_names if trained_on else ()) or super().class_names
 
 
 class CardSource(CheckpointSource):

@@ -135,7 +135,7 @@ class TrainConfig:
         (), "layers left dense: first, last, or glob patterns", resuming=FIXED
     )
 
-    epochs: int = _key(100, "passes over the training set", within=POSITIVE, resuming=FIXED)
+    epochs: int = _key(100, "passes over the training set", within=POSITIVE, resuming=GROWS)
     batch_size: int = _key(
         256, "images per step, over all processes and accumulated parts together",
         within=POSITIVE, resuming=FIXED,
