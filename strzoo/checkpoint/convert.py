@@ -45,6 +45,12 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
 
     Exact: the network computes the same logits bit for bit. A dense checkpoint is returned
     as it is.
+
+    Args:
+        checkpoint: in either format.
+
+    Returns:
+        A dense checkpoint without metadata, as published converted files are.
     """
     if checkpoint.format == "dense":
         return checkpoint
@@ -55,7 +61,9 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
         threshold = checkpoint.state_dict.get(key.removesuffix(".weight") + THRESHOLD)
         state[key] = value if threshold is None else soft_threshold(value, threshold.sigmoid())
     # As in published converted files: epoch, arch and state_dict are all that is kept.
-    return Checkpoint(checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path)
+    return Checkpoint(
+        checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path, checkpoint.trained_on
+    )
 
 
 def verify_conversion(

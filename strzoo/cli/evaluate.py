@@ -35,6 +35,20 @@ engine_option = click.option(
 )
 
 
+def output_choice_options(command: Command) -> Command:
+    """--output and --background."""
+    for option in (
+        click.option(
+            "--background",
+            type=click.Choice(["first", "last", "none"]),
+            help="Where a class for none of them is [default: recognised in 1001 classes].",
+        ),
+        click.option("--output", help="The output that answers, of an ONNX file with several."),
+    ):
+        command = option(command)
+    return command
+
+
 def preprocessing_options(command: Command) -> Command:
     """--resize, --crop, --interpolation, --mean and --std."""
     triple: dict[str, Any] = {"nargs": 3, "type": float, "metavar": "R G B"}
@@ -86,6 +100,7 @@ def make_preprocessing(source: Source, **given: Any) -> Preprocessing | None:
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
 @engine_option
+@output_choice_options
 @preprocessing_options
 @click.option("--skip-broken", is_flag=True, help="Count unreadable images as wrong, list them.")
 @click.option("--resume", type=_FILE, help="Keep what is done in this file, and go on from it.")

@@ -14,6 +14,7 @@ from strzoo.training.keys import (
     FIXED,
     FRACTION,
     FREE,
+    GROWS,
     NOT_NEGATIVE,
     POSITIVE,
     key,
@@ -122,7 +123,7 @@ class TrainConfig:
         (), "layers left dense: first, last, or glob patterns", resuming=FIXED
     )
 
-    epochs: int = key(100, "passes over the training set", within=POSITIVE, resuming=FIXED)
+    epochs: int = key(100, "passes over the training set", within=POSITIVE, resuming=GROWS)
     batch_size: int = key(
         256, "images per step, over all processes and accumulated parts together",
         within=POSITIVE, resuming=FIXED,

@@ -122,7 +122,7 @@ class Trainer:
         self._stop = stop or self._stop
         if self.position == 0:
             if folder is not None:
-                self.group.lead(lambda: folder.save_initial(self.model))
+                self.group.lead(lambda: folder.save_initial(self.model, self.data.trained_on))
             if state.controller is not None:
                 state.controller.step(0)
         try:
@@ -250,7 +250,7 @@ class Trainer:
         best = choose_best(state.history) is record
         if best and folder is not None:
             accuracy = {**summarise_accuracy(state.history), "epoch": state.epoch + 1}
-            self.group.lead(lambda: folder.save_best(model, accuracy))
+            self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.metric = Metric(self.device)
         self.save()
@@ -318,6 +318,6 @@ class Trainer:
         own = self.state.state_dict(self.group)  # of all processes
         document = {**accuracy, "epoch": self.state.epoch, **own}
         try:
-            self.group.lead(lambda: folder.save_last(self.model, document))
+            self.group.lead(lambda: folder.save_last(self.model, document, self.data.trained_on))
         except IntegrityError as error:
             raise self._divergence(str(error), self.position) from error

@@ -16,9 +16,10 @@ from strzoo.checkpoint.reading import read_document
 from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.averaging import WeightAverage
+from strzoo.training.builders import build_schedule
 from strzoo.training.config import TrainConfig
 from strzoo.training.finetuning import ZeroMask
-from strzoo.training.keys import FIXED, FREE
+from strzoo.training.keys import FIXED, FREE, GROWS
 from strzoo.training.metric import Metric
 from strzoo.training.parsing import KEYS, build_config, compare_configs
 from strzoo.training.random_state import capture_randomness, restore_randomness
@@ -186,12 +187,14 @@ def check_resumable(config: TrainConfig, document: Mapping[str, Any], path: Path
     notes = []
     for name, (was, now) in compare_configs(before, config).items():
         resuming = KEYS[name].metadata["resuming"]
-        if resuming == FIXED:
+        if resuming == FIXED or (resuming == GROWS and now < was):
             raise UsageError(
                 f"{path} was trained with {name}={_spell(was)}, now it is {_spell(now)}; keep it, "
                 "or begin a new run in another output folder"
             )
-        if resuming != FREE:
+        if resuming == GROWS:
+            notes.append(_describe_extension(config, was, document["training"]["epoch"]))
+        elif resuming != FREE:
             notes.append(f"{name} was {_spell(was)} and is {_spell(now)} from here on")
     return notes
 
@@ -210,6 +213,21 @@ def _check_published(config: TrainConfig, document: Mapping[str, Any], path: Pat
     return (
         f"the published code wrote {path} after {document['epoch']} epochs{reached}: it holds no "
         "history and no random numbers, so the best epoch is one of those from here on"
+    )
+
+
+def _describe_extension(config: TrainConfig, before: int, epoch: int) -> str:
+    """What more epochs mean for the schedules, which are functions of the epoch."""
+    rate = build_schedule(config).at(epoch)
+    target = ""
+    if config.target_sparsity is not None:
+        target = (
+            f"; the sparsity rises as planned for {before} epochs, and the target is held from "
+            "then on"
+        )
+    return (
+        f"epochs was {before} and is {config.epochs}: the learning rate goes on as in a run of "
+        f"{config.epochs} epochs, at {rate:.4g}{target}"
     )
 
 

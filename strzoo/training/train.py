@@ -59,18 +59,20 @@ def train(
         stack.enter_context(preserved_randomness())
         stack.enter_context(float32_mode(device, precision))
         group = stack.enter_context(join_group(device))
-        return _run(config, device, group, settings, on_event)
+        folder = RunFolder(config)
+        group.lead(lambda: stack.enter_context(folder.locked()))
+        return _run(config, folder, device, group, settings, on_event)
 
 
 def _run(
     config: TrainConfig,
+    folder: RunFolder,
     device: torch.device,
     group: Group,
     settings: Settings | None,
     on_event: Callable[[Event], object],
 ) -> TrainResult:
-    folder = group.lead(lambda: RunFolder(config))
-    resumed = group.lead(lambda: folder.find_resume(config))
+    resumed = group.lead(folder.find_resume)
     document = None if resumed is None else group.lead(lambda: read_state(resumed))
     notes: list[str] = []
     if document is not None and resumed is not None:
@@ -78,6 +80,7 @@ def _run(
     data = open_datasets(config, device, group.local_world)
     seed_all(config.seed)
     network = build_network(config, device, group=group, settings=settings)
+    notes += network.notes
     board: Board | None = None
 
     def report(event: Event) -> None:
@@ -128,4 +131,4 @@ def _conclude(
     from strzoo.training.summary import write_report
 
     write_report(folder, config, history)
-    return tuple(sorted(path for path in folder.path.iterdir() if path.is_file()))
+    return tuple(sorted(path for path in folder.path.glob("[!.]*") if path.is_file()))
