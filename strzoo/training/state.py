@@ -33,7 +33,8 @@ class TrainState:
     """All that the next optimizer step depends on: what is trained, and how far it is.
 
     `epoch` counts the epochs that are done, `step` the optimizer steps done in the present one,
-    `seconds` and `metric` are of the present one, `images` is the size of the training set.
+    `seconds` and `metric` are of the present one, `images` is the size of the training set,
+    `threads` are those of the CPU.
     """
 
     config: TrainConfig
@@ -42,6 +43,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     metric: Metric
     images: int
+    threads: int
     average: WeightAverage | None = None
     controller: SparsityController | None = None
     mask: ZeroMask | None = None
@@ -70,6 +72,7 @@ class TrainState:
                 "step": self.step,
                 "seconds": self.seconds,
                 "images": self.images,
+                "threads": self.threads,
                 "processes": group.gather(own),
                 "history": [record.to_dict() for record in self.history],
                 "scaler": self.scaler.state_dict(),
@@ -116,6 +119,12 @@ class TrainState:
         self.seconds = training["seconds"]
         self.history = [EpochRecord.from_dict(values) for values in training["history"]]
         notes += self._load_processes(training["processes"], group)
+        threads = training.get("threads", self.threads)
+        if threads != self.threads and self.metric.sums.device.type == "cpu":
+            notes.append(
+                f"{threads} threads wrote the checkpoint, {self.threads} go on: the same up to "
+                "rounding, not to the bit"
+            )
         return notes
 
     def _optional_parts(self) -> dict[str, WeightAverage | SparsityController | ZeroMask | None]:
