@@ -67,7 +67,9 @@ class FastGRNNCell(nn.Module):
         self.input_size, self.hidden_size = input_size, hidden_size
         self.gate, self.update = gate, update
         for function in (gate, update):
-            find_gate(function)  # refuses what is none; kept by name, so that the cell can be pickled
+            find_gate(
+                function
+            )  # refuses what is none; kept by name, so that the cell can be pickled
         self.rank_w, self.rank_u = rank_w, rank_u
         kind = {"device": device, "dtype": dtype}
         for side, rows, rank in (("W", input_size, rank_w), ("U", hidden_size, rank_u)):
