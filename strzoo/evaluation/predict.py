@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from strzoo.borders import read_file
 from strzoo.data.imagenet_classes import COUNT, list_classes
 from strzoo.data.images import BrokenImageError, decode, prepare, to_rgb
 from strzoo.data.trees import FolderTree
@@ -25,6 +27,8 @@ from strzoo.zoo.registry import Preprocessing
 
 # An encoded image, or one in memory; see `predict`.
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+
+log = logging.getLogger(__name__)
 
 _BATCH = 32
 _LARGEST_DOWNLOAD = 64 << 20  # bytes; no photograph comes near it
@@ -72,6 +76,8 @@ def predict(
     skip_broken: bool = False,
     settings: Settings | None = None,
     engine: str | None = None,
+    output: str | None = None,
+    background: str | None = None,
 ) -> list[Prediction]:
     """The `top` most likely classes of each image, with their probabilities.
 
@@ -84,8 +90,14 @@ def predict(
         class_names: names of the network's classes; ImageNet's for 1000 classes, and an ONNX
             file's own, are known.
         format, device, precision, providers, preprocessing, settings, engine: as `strzoo.evaluate`.
+        output: name of the output that answers, for an ONNX file with several.
+        background: "first", "last" or "none": where a class is that no data set has; by default
+            recognised in networks of 1001 classes.
         allow_urls: fetch http and https addresses.
         skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
+
+    Returns:
+        A `Prediction` per image, in the order given; probabilities from 0 to 1.
 
     Raises:
         UsageError: an argument is not valid, there are no images, or an address is not allowed.
@@ -96,7 +108,14 @@ def predict(
     if top < 1:
         raise UsageError(f"top is {top}; it must be at least 1")
     options = RunnerOptions(
-        engine, format, device, precision, providers=providers, preprocessing=preprocessing
+        engine,
+        format,
+        device,
+        precision,
+        providers=providers,
+        preprocessing=preprocessing,
+        output=output,
+        background=background,
     )
     source = resolve(model, format=format, settings=settings)
     settings = source.settings
@@ -110,6 +129,8 @@ def predict(
         for start in range(0, len(sources), _BATCH):
             chosen = sources[start : start + _BATCH]
             results += _predict_batch(runner, chosen, top, class_names, skip_broken, settings)
+        for note in runner.reader.notes:
+            log.warning("%s: %s", runner.name, note)
     return results
 
 
@@ -127,7 +148,8 @@ def _predict_batch(
             pixels.append(prepare(_open(source, settings), runner.preprocessing))
         except BrokenImageError as error:
             if not skip_broken:
-                raise BrokenImageError(f"cannot read {name}: {error}") from error
+                reason = str(error) if name in str(error) else f"cannot read {name}: {error}"
+                raise BrokenImageError(reason) from error
             errors[row] = str(error)
     rows: Iterator[Tensor] = iter(())
     if pixels:
@@ -137,7 +159,7 @@ def _predict_batch(
             some = pixels[start : start + size]
             full = some + some[:1] * (size - len(some))
             inputs = runner.prepare(torch.from_numpy(np.stack(full)).to(runner.device))
-            parts.append(runner.forward(inputs)[: len(some)].float().cpu())
+            parts.append(runner.run(inputs)[: len(some)].cpu())
         rows = iter(torch.cat(parts))
     results = []
     for row, (name, _) in enumerate(sources):
@@ -157,7 +179,7 @@ def _guess(
     if names and len(names) != len(logits):
         raise UsageError(f"{len(names)} class names are given, the model has {len(logits)} classes")
     classes = list_classes() if len(logits) == COUNT and not class_names else ()
-    chances = logits.double().softmax(0)
+    chances = runner.reader.probabilities(logits)
     order = torch.sort(chances, descending=True, stable=True).indices[:top].tolist()
     return tuple(
         Guess(
@@ -210,9 +232,10 @@ def _open(image: ImageLike, settings: Settings) -> Image.Image:
     if text.startswith(("http://", "https://")):
         return decode(_fetch(text, settings))
     try:
-        return decode(Path(text).read_bytes())
-    except OSError as error:
-        raise StrzooError(f"cannot read {text}: {error.strerror or error}") from error
+        content = read_file(text)
+    except StrzooError as error:
+        raise BrokenImageError(str(error)) from error
+    return decode(content)
 
 
 def _as_pixels(array: np.ndarray) -> np.ndarray:

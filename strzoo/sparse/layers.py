@@ -101,7 +101,7 @@ class STRLayer(SparseLayer):
 
     @property
     def granularity(self) -> str:
-        """ "layer" (a shared threshold too), "filter" or "weight": what one threshold covers."""
+        """What one threshold covers: "layer" (a shared one too), "filter" or "weight"."""
         if self.sparseThreshold.numel() == 1:
             return "layer"
         return "weight" if self.sparseThreshold.shape == self.weight.shape else "filter"

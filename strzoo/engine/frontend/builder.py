@@ -14,6 +14,7 @@ from strzoo.engine.frontend.problems import Unknown, Unsupported
 from strzoo.engine.ir.graph import Flatten, Layer, Shape
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.errors import IntegrityError
+from strzoo.settings import Limits
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class View:
     value: str
     shape: Shape
     maker: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """`value` with `number` around it, as a window takes it without a padded map in between."""
+
+    value: str
+    pads: tuple[int, int, int, int]
+    number: float
 
 
 class GraphBuilder:
@@ -47,6 +57,10 @@ class GraphBuilder:
         self._flat: dict[str, str] = {}
         self._names: set[str] = set()
         self._broken: set[str] = set()
+        # What Pad and Transpose made, by ONNX name, for the node behind them: see `padding`. The
+        # zeros of a Pad are also a value, under whose name they are found here.
+        self.padded: dict[str, Padding] = {}
+        self.channels_last: dict[str, View] = {}
 
     def add_input(self, name: str, shape: Shape) -> None:
         self.shapes[name] = shape
@@ -60,6 +74,10 @@ class GraphBuilder:
         """What `name`, computed from the images, stands for."""
         if name in self._views:
             return self._views[name]
+        if name in self.padded:
+            raise Unsupported("not with 0, before other than MaxPool", ("Pad", name))
+        if name in self.channels_last:
+            raise Unsupported("channels last, before other than Pad", ("Transpose", name))
         if name in self._broken:
             raise Unknown(name)
         if name in self.constants:
@@ -118,7 +136,9 @@ class GraphBuilder:
 
     def append(self, layer: Layer) -> None:
         """Add a layer, and its output as a value of its own."""
-        self.shapes[layer.output] = infer_shape(layer, [self.shapes[n] for n in layer.inputs])
+        shape = infer_shape(layer, [self.shapes[n] for n in layer.inputs])
+        Limits.from_env().check("elements", math.prod(shape), f"the result of {layer.name}")
+        self.shapes[layer.output] = shape
         self.layers.append(layer)
 
     def emit(

@@ -10,6 +10,7 @@ import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes, read_pool_window, read_window
 from strzoo.engine.frontend.builder import GraphBuilder, View
+from strzoo.engine.frontend.padding import widen
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.graph import (
     Add,
@@ -25,6 +26,7 @@ from strzoo.engine.ir.graph import (
     Softmax,
     Window,
 )
+from strzoo.engine.ir.windows import count_averaged
 from strzoo.errors import IntegrityError
 
 
@@ -39,6 +41,8 @@ def read_convolution(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     source = builder.map_value(node.input[0])
     _, height, width = builder.shapes[source]
     window, _ = read_window(attributes, kernel, (height, width))
+    if (padding := builder.padded.get(source)) is not None:
+        source, window = padding.value, widen(window, padding.pads)
     bias = _optional_weight(builder, node, 2)
     builder.emit(
         Convolution,
@@ -102,6 +106,24 @@ def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     return _emit_affine(builder, node, node.input[1 - index], scale, shift)
 
 
+def read_sum(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    """Of any number of values: one addition after the other."""
+    total = node.input[0]
+    if len(node.input) == 1:
+        view = builder.view(total)
+        return builder.bind(node, view.value, view.shape)
+    for number, name in enumerate(node.input[1:], 1):
+        last = number == len(node.input) - 1
+        output = node.output[0] if last else builder.fresh(f"{node.output[0]}_{number}")
+        add = onnx.helper.make_node("Add", [total, name], [output], node.name)
+        if total in builder.constants and name in builder.constants:
+            builder.constants.fold(add, builder.opset)
+        else:
+            read_arithmetic(builder, add)
+        total = output
+    return None
+
+
 def read_concat(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     views = [builder.view(name) for name in node.input]
     rank = len(views[0].shape)
@@ -115,9 +137,18 @@ def read_concat(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def read_max_pool(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    source = builder.map_value(node.input[0])
-    _, height, width = builder.shapes[source]
+    padding = builder.padded.get(node.input[0])
+    if padding is not None and padding.number != 0:
+        source, pads = padding.value, padding.pads
+        _, height, width = builder.shapes[source]
+        height, width = height + pads[0] + pads[2], width + pads[1] + pads[3]
+    else:
+        source, pads = builder.map_value(node.input[0]), (0, 0, 0, 0)
+        _, height, width = builder.shapes[source]
     window, _ = read_pool_window(read_attributes(node), (height, width))
+    window = widen(window, pads)
+    if not count_averaged(AveragePool("", (), "", window), builder.shapes[source]).all():
+        raise Unsupported("windows that see nothing but padding")
     builder.emit(MaxPool, node, (source,), window=window)
 
 
