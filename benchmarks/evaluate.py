@@ -38,7 +38,9 @@ import strzoo
 from strzoo.data.imagenet_classes import list_classes
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import load_batches
-from strzoo.evaluation.runner import open_runner
+from strzoo.evaluation.opener import open_runner
+from strzoo.evaluation.runner import RunnerOptions
+from strzoo.hub.resolve import resolve
 from tests.helpers.photographs import photographs
 from tests.helpers.published import dense_state, write_published
 
@@ -164,10 +166,11 @@ def model_alone(
     """Images per second of the network, normalisation included, one batch over and over."""
     size = options.batch_size
     samples = find_samples(data, 1000)
-    with open_runner(model, device=options.device, precision=options.precision) as runner:
+    chosen = RunnerOptions(device=options.device, precision=options.precision)
+    with open_runner(resolve(model), chosen) as runner:
         batch = next(
             load_batches(
-                samples, range(size), runner.steps, batch_size=size, workers=0,
+                samples, range(size), runner.preprocessing, batch_size=size, workers=0,
                 device=runner.device,
             )
         )  # fmt: skip

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import strzoo
 from strzoo.data.calibration import Samples, load_samples
-from strzoo.hub.targets import PREPROCESSING
+from strzoo.data.preprocessing import IMAGENET
 from strzoo.onnx.parity import compare, session_forward
 from strzoo.onnx.sessions import open_session
 from strzoo.training.fit import FitConfig
@@ -63,7 +63,7 @@ def measure_resnet50(folder: Path, repeats: int) -> None:
     write_published(checkpoint, str_state("resnet50", budget), "resnet50")
     photographs = folder / "photographs"
     save_photographs(photographs)
-    samples = load_samples(photographs, (3, 224, 224), PREPROCESSING)
+    samples = load_samples(photographs, (3, 224, 224), IMAGENET)
     network = strzoo.load(checkpoint, format="str")
     estimate_batchnorm(network, samples.images)
     strzoo.save_checkpoint(strzoo.build_checkpoint(network, {"epoch": 0}), checkpoint, force=True)

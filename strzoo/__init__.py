@@ -24,24 +24,26 @@ if TYPE_CHECKING:
     from strzoo.checkpoint import build_checkpoint as build_checkpoint
     from strzoo.checkpoint import read_checkpoint as read_checkpoint
     from strzoo.checkpoint import save_checkpoint as save_checkpoint
-    from strzoo.checkpoint.convert import convert as convert
     from strzoo.checkpoint.convert import to_dense as to_dense
     from strzoo.data.digits import load_digits as load_digits
     from strzoo.downloads.download import download as download
-    from strzoo.engine.pipeline import compile as compile
+    from strzoo.engine.compile import compile as compile
     from strzoo.engine.runtime.model import SparseModel as SparseModel
     from strzoo.errors import StrzooError as StrzooError
-    from strzoo.evaluation import EvalResult as EvalResult
-    from strzoo.evaluation import evaluate as evaluate
+    from strzoo.evaluation.evaluate import evaluate as evaluate
     from strzoo.evaluation.predict import Prediction as Prediction
     from strzoo.evaluation.predict import predict as predict
+    from strzoo.evaluation.results import EvalResult as EvalResult
     from strzoo.export.export_onnx import export_onnx as export_onnx
+    from strzoo.hub.convert import convert as convert
     from strzoo.hub.load import get_transforms as get_transforms
     from strzoo.hub.load import load as load
     from strzoo.matrices.export import MatrixExport as MatrixExport
     from strzoo.matrices.export import export_matrices as export_matrices
-    from strzoo.models import create_model as create_model
-    from strzoo.models import list_architectures as list_architectures
+    from strzoo.models.architecture import Architecture as Architecture
+    from strzoo.models.create import create_model as create_model
+    from strzoo.models.registry import list_architectures as list_architectures
+    from strzoo.models.registry import register_architecture as register_architecture
     from strzoo.onnx.results import OnnxExport as OnnxExport
     from strzoo.settings import Settings as Settings
     from strzoo.sparse.layers import DNWConv2d as DNWConv2d
@@ -87,7 +89,8 @@ _HOMES = {
         "write_budget",
     ),
     "strzoo.checkpoint": ("Checkpoint", "build_checkpoint", "read_checkpoint", "save_checkpoint"),
-    "strzoo.checkpoint.convert": ("convert", "to_dense"),
+    "strzoo.checkpoint.convert": ("to_dense",),
+    "strzoo.hub.convert": ("convert",),
     "strzoo.data.digits": ("load_digits",),
     "strzoo.benchmarking.benchmark": ("benchmark",),
     "strzoo.analysis.inspect_onnx": ("OnnxInspection", "inspect_onnx"),
@@ -96,10 +99,11 @@ _HOMES = {
     "strzoo.onnx.results": ("OnnxExport",),
     "strzoo.benchmarking.results": ("BenchmarkResult",),
     "strzoo.downloads.download": ("download",),
-    "strzoo.engine.pipeline": ("compile",),
+    "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),
     "strzoo.errors": ("StrzooError",),
-    "strzoo.evaluation": ("EvalResult", "evaluate"),
+    "strzoo.evaluation.evaluate": ("evaluate",),
+    "strzoo.evaluation.results": ("EvalResult",),
     "strzoo.hub.load": ("get_transforms", "load"),
     "strzoo.sparse.layers": (
         "DNWConv2d",
@@ -110,7 +114,9 @@ _HOMES = {
         "STRLinear",
         "soft_threshold",
     ),
-    "strzoo.models": ("create_model", "list_architectures"),
+    "strzoo.models.architecture": ("Architecture",),
+    "strzoo.models.create": ("create_model",),
+    "strzoo.models.registry": ("list_architectures", "register_architecture"),
     "strzoo.evaluation.predict": ("Prediction", "predict"),
     "strzoo.zoo.registry": ("ModelCard", "get_card", "list_models"),
     "strzoo.settings": ("Settings",),
@@ -123,14 +129,17 @@ _HOMES = {
     "strzoo.training.results": ("TrainResult",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+_SUBPACKAGES = ("rnn",)  # imported when first used, as the names
 __all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'strzoo' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _SUBPACKAGES:
+        return import_module(f"strzoo.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'strzoo' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -1,24 +1,33 @@
-"""Where a network runs, and what fp32 means there."""
+"""Where a network runs, in which precision, and what is recorded about it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import importlib.metadata
+import platform
 from collections.abc import Iterator
 
 import torch
 
+from strzoo.distributed import read_launcher
 from strzoo.errors import StrzooError, UsageError
+from strzoo.version import VERSION
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
     """The device asked for; by default this process's GPU, or the CPU if there is none.
 
+    Args:
+        device: "cpu", "cuda", "cuda:N", or None. Without a number, the process takes the GPU of
+            its local rank.
+
     Raises:
         UsageError: it does not exist here.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local = read_launcher().local_rank
     if device is None:
         return torch.device("cuda", local % count) if count else torch.device("cpu")
     try:
@@ -35,9 +44,45 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return place
 
 
+def choose_precision(precision: str, device: torch.device) -> str:
+    """`precision`, or what "auto" means on `device`: tf32 on a GPU, fp32 on a CPU.
+
+    Args:
+        precision: "auto", "fp32", "tf32", "bf16" or "fp16".
+        device: where the network runs.
+
+    Raises:
+        UsageError: tf32 is asked of a CPU.
+    """
+    if precision == "auto":
+        return "tf32" if device.type == "cuda" else "fp32"
+    if precision == "tf32" and device.type != "cuda":
+        raise UsageError("precision=tf32 is for GPUs; choose fp32 or bf16")
+    return precision
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network computes in bf16 or fp16; it does nothing for fp32 and tf32.
+
+    Args:
+        device: where the network runs.
+        precision: as `choose_precision` returns it.
+    """
+    dtype = _AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
 @contextlib.contextmanager
 def float32_mode(device: torch.device, precision: str) -> Iterator[None]:
-    """fp32 means fp32: TF32, which torch uses for convolutions by default, only if asked for."""
+    """fp32 means fp32: TF32, which torch uses for convolutions by default, only if asked for.
+
+    Args:
+        device: where the network runs.
+        precision: as `choose_precision` returns it.
+
+    Raises:
+        StrzooError: the GPU runs out of memory inside the context.
+    """
     if device.type != "cuda":
         yield
         return
@@ -55,3 +100,18 @@ def float32_mode(device: torch.device, precision: str) -> Iterator[None]:
         raise StrzooError("out of GPU memory; use a smaller batch or model") from error
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def describe_device(device: torch.device) -> str:
+    """A device with its name, and for a CPU torch's number of threads."""
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def list_versions() -> dict[str, str]:
+    """Versions of what computes a result: strzoo, Python, torch, torchvision, Pillow, numpy."""
+    found = {"strzoo": VERSION, "python": platform.python_version()}
+    for name in ("torch", "torchvision", "pillow", "numpy"):
+        found[name] = importlib.metadata.version(name)
+    return found

@@ -12,21 +12,62 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from strzoo.errors import StrzooError
+from strzoo.errors import StrzooError, UsageError
 
 Value = TypeVar("Value")
 _PATIENCE = datetime.timedelta(days=1)  # torchrun ends the others when a process fails
+# How torch words the end of another process, which reaches this one as a broken connection.
+_LOST = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What torchrun's environment variables say about this process. Counts are of processes,
+    `local_*` are those of this machine; without torchrun there is one process, of rank 0."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+
+
+def read_launcher() -> Launcher:
+    """RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, the only place that reads them.
+
+    Raises:
+        UsageError: one of them is not a whole number, or out of range.
+    """
+    world = _read_count("WORLD_SIZE", 1, least=1)
+    return Launcher(
+        rank=_read_count("RANK", 0),
+        world=world,
+        local_rank=_read_count("LOCAL_RANK", 0),
+        local_world=_read_count("LOCAL_WORLD_SIZE", world, least=1),
+    )
+
+
+def _read_count(name: str, default: int, *, least: int = 0) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(
+            f"{name}={text!r} in the environment is not a whole number of at least {least}; "
+            "torchrun sets it"
+        )
+    return int(text)
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process's number and how many there are."""
+    """This process's number, how many there are, and how many of them run on this machine."""
 
     rank: int = 0
     world: int = 1
+    local_world: int = 1
 
     def gather(self, value: Any) -> list[Any]:
-        """The `value` of every process, in every process, by rank."""
+        """The `value` of every process, in every process, by rank. It is pickled on the way."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -75,13 +116,16 @@ def join_group(device: torch.device | None = None) -> Iterator[Group]:
             those of a GPU.
 
     Raises:
-        StrzooError: the processes cannot find each other.
+        StrzooError: the processes cannot find each other, or one of them ends inside the context.
     """
+    launcher = read_launcher()
     if dist.is_available() and dist.is_initialized():
-        yield Group(dist.get_rank(), dist.get_world_size())
+        world = dist.get_world_size()
+        local = launcher.local_world if launcher.world == world else world
+        with _peer_errors():
+            yield Group(dist.get_rank(), world, local)
         return
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or not dist.is_available() or "RANK" not in os.environ:
+    if launcher.world == 1 or not dist.is_available() or "RANK" not in os.environ:
         yield Group()
         return
     # gloo also with GPUs: counts and flags are exchanged in host memory.
@@ -91,9 +135,23 @@ def join_group(device: torch.device | None = None) -> Iterator[Group]:
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise StrzooError(
-            f"cannot join the {world} processes at {where}: {' '.join(str(error).split())[:160]}"
+            f"cannot join the {launcher.world} processes at {where}: "
+            f"{' '.join(str(error).split())[:160]}"
         ) from error
     try:
-        yield Group(dist.get_rank(), dist.get_world_size())
+        with _peer_errors():
+            yield Group(dist.get_rank(), dist.get_world_size(), launcher.local_world)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _peer_errors() -> Iterator[None]:
+    """The end of another process, which torch reports as a broken connection, as one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not any(sign in text for sign in _LOST):
+            raise
+        raise StrzooError(f"another process of the run has ended: {text[:160]}") from error

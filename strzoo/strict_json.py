@@ -1,12 +1,14 @@
-"""Parse JSON into frozen dataclasses, strictly: unknown, missing and ill-typed fields are errors.
+"""Plain values (JSON, YAML) into frozen dataclasses, strictly.
 
-Used by the registry and the budgets, so that every data file fails loudly and the same way.
+Unknown, missing and ill-typed fields are errors, so that every data file, registry, budget and
+training recipe fails the same way.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from pathlib import Path
@@ -17,8 +19,22 @@ from strzoo.errors import IntegrityError, StrzooError
 Record = TypeVar("Record")
 
 
+class WrongTypeError(IntegrityError):
+    """`value`, the value itself or an item of it, is not of the annotated type. Exit code 4."""
+
+    def __init__(self, message: str, value: Any) -> None:
+        super().__init__(message)
+        self.value = value
+
+
 def read_json(path: Path) -> Any:
     """The JSON document in `path`. A name given twice in one object is an error.
+
+    Args:
+        path: a file of UTF-8 text.
+
+    Returns:
+        Mappings, lists, texts, numbers, booleans and None.
 
     Raises:
         StrzooError: the file cannot be read.
@@ -48,6 +64,11 @@ def read_json(path: Path) -> Any:
 def build_record(record: type[Record], value: Any, where: str) -> Record:
     """A `record` (a dataclass) from a JSON object, nested dataclasses and mappings included.
 
+    Args:
+        record: the dataclass.
+        value: the JSON object.
+        where: what the object is, for messages.
+
     Raises:
         IntegrityError: a field is unknown, missing or of the wrong type; `where` and the field
             are named.
@@ -64,7 +85,7 @@ def build_record(record: type[Record], value: Any, where: str) -> Record:
     arguments = {}
     for name, field in fields.items():
         if name in value:
-            arguments[name] = _convert(hints[name], value[name], f"{where}.{name}")
+            arguments[name] = convert(hints[name], value[name], f"{where}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise IntegrityError(f"{where}: missing field {name!r}")
     try:
@@ -73,31 +94,45 @@ def build_record(record: type[Record], value: Any, where: str) -> Record:
         raise IntegrityError(f"{where}: {error}") from error
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `hint`, or an IntegrityError."""
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `hint`.
+
+    Args:
+        hint: str, int, float, bool, a dataclass, a tuple or a mapping of such, or one of these or
+            None. A whole number serves as a float; nothing else is converted.
+        value: a plain value.
+        where: what the value is, for messages.
+
+    Returns:
+        The value; a list as a tuple, a mapping as a read-only one.
+
+    Raises:
+        WrongTypeError: it is of another type.
+        IntegrityError: a field of a dataclass is unknown or missing.
+    """
     if dataclasses.is_dataclass(hint):
         return build_record(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list):
+        return convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
         item = arguments[0]
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise IntegrityError(f"{where}: expected {len(arguments)} values, got {len(value)}")
-        return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is not None and issubclass(origin, typing.Mapping) and isinstance(value, dict):
-        items = {name: _convert(arguments[1], v, f"{where}.{name}") for name, v in value.items()}
+        items = {name: convert(arguments[1], v, f"{where}.{name}") for name, v in value.items()}
         return types.MappingProxyType(items)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
-    if hint in (str, int, float) and type(value) is hint:
+    if hint in (str, int, float, bool) and type(value) is hint:
         return value
     name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise IntegrityError(f"{where}: expected {name}, got {_spell(value)}")
+    raise WrongTypeError(f"{where}: expected {name}, got {_spell(value)}", value)
 
 
 def _spell(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -5,25 +5,24 @@ Nothing here imports torch before weights are looked at: a report from a budget 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strzoo.analysis.comparison import MISMATCH, MISPRINT, compare_published
 from strzoo.analysis.dense_counts import INPUT_SIZE, shipped_counts
 from strzoo.analysis.results import DenseCounts, LayerReport, Report
-from strzoo.downloads.cache import Cache
-from strzoo.errors import UnknownNameError, UsageError
+from strzoo.errors import UnknownNameError
+from strzoo.hub.resolve import resolve
+from strzoo.hub.source import CardSource, ModuleSource, OnnxSource
 from strzoo.settings import Settings
 from strzoo.zoo.budgets import Budget, load_budget
-from strzoo.zoo.registry import ModelCard, get_card
 
 if TYPE_CHECKING:
     from torch import nn
 
     from strzoo.checkpoint import Checkpoint
+    from strzoo.hub.resolve import Model
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class _Sparsity:
 
 
 def report(
-    target: str | os.PathLike[str] | Checkpoint | nn.Module,
+    target: Model,
     *,
     input_size: tuple[int, ...] | int | None = None,
     settings: Settings | None = None,
@@ -46,47 +45,48 @@ def report(
 
     Args:
         target: a model id (its weights if they are in the cache, else its budget, else the
-            architecture alone; `Report.source` and `notes` say which), a checkpoint file, a
-            `Checkpoint`, or any `nn.Module`.
+            architecture alone; `Report.source` and `notes` say which), a checkpoint or ONNX file,
+            a `Checkpoint`, or any `nn.Module`.
         input_size: channels, height, width of one image, or the side of a square one; by default
             what the network was made for (3, 224, 224; 32 pixels for ResNet20 and small stems).
         settings: cache folder and registries; from the environment by default.
 
+    Returns:
+        Weights and nonzeros are counts, sparsity is percent, MACs are multiply-accumulates of one
+        image.
+
     Raises:
         UnknownNameError: the id is unknown.
+        UsageError: a compiled plan, which has no weights to report on.
         StrzooError, IntegrityError: the file cannot be read, or the network does not run on
             that input size.
     """
     size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
-    if isinstance(target, str | os.PathLike):
-        text = os.fspath(target)
-        if is_file_argument(text):
-            from strzoo.checkpoint import read_checkpoint
+    source = resolve(target, settings=settings)
+    if isinstance(source, CardSource):
+        made = _report_card(source, size or INPUT_SIZE)
+        return replace(made, notes=(*made.notes, *_differences(source, made)))
+    if isinstance(source, ModuleSource):
+        return _report_module(source.model, size or INPUT_SIZE)
+    if isinstance(source, OnnxSource):
+        from strzoo.analysis.inspect_onnx import inspect_onnx
 
-            return _report_checkpoint(read_checkpoint(text), size)
-        card = get_card(text, settings=settings)
-        made = _report_card(card, size or INPUT_SIZE, settings or Settings.from_env())
-        return replace(made, notes=(*made.notes, *_differences(card, made)))
-    from torch import nn
-
-    if isinstance(target, nn.Module):
-        return _report_module(target, size or INPUT_SIZE)
-    if not hasattr(target, "spec"):
-        raise UsageError(f"cannot report on {target!r}; give an id, a file or a network")
-    return _report_checkpoint(target, size)
-
-
-def is_file_argument(text: str) -> bool:
-    """Whether a MODEL argument means a file: it exists, or looks like a path."""
-    path = Path(text)
-    suffixes = (".pth", ".pt", ".safetensors", ".onnx", ".strz")
-    return path.suffix in suffixes or os.sep in text or path.exists()
+        return inspect_onnx(source.need_file(), input_size=size).report
+    return _report_checkpoint(source.checkpoint, size)
 
 
 def report_budget(
     budget: Budget, *, input_size: tuple[int, ...] = INPUT_SIZE, name: str | None = None
 ) -> Report:
     """The report of `budget` applied to its architecture (1000 classes).
+
+    Args:
+        budget: sparsity in percent by layer.
+        input_size: channels, height, width of one image.
+        name: for the report; by default the budget's.
+
+    Returns:
+        As `report`; nonzeros follow from the budget.
 
     Raises:
         UnknownNameError: the budget's layers are not the architecture's.
@@ -101,28 +101,28 @@ def report_budget(
     return _combine(name or budget.name, counts, _Sparsity("budget", nonzeros, notes=notes))
 
 
-def _differences(card: ModelCard, made: Report) -> list[str]:
+def _differences(source: CardSource, made: Report) -> list[str]:
     """A note for each published figure that does not follow from the report."""
+    assert source.card is not None
     if made.input_size != INPUT_SIZE:  # published for that size
         return []
     return [
         f"published {line.quantity} {line.published}, computed {line.computed}: {line.verdict}"
         + (f" ({line.note})" if line.note else "")
-        for line in compare_published(card, made)
+        for line in compare_published(source.card, made)
         if line.verdict in (MISPRINT, MISMATCH)
     ]
 
 
-def _report_card(card: ModelCard, input_size: tuple[int, ...], settings: Settings) -> Report:
-    if found := find_weights(card, settings):
-        from strzoo.checkpoint import read_checkpoint
-
-        path, _ = found
-        return _report_checkpoint(read_checkpoint(path), input_size, name=card.id)
+def _report_card(source: CardSource, input_size: tuple[int, ...]) -> Report:
+    card, folder = source.card, source.settings.cache_dir
+    assert card is not None
+    if source.cached_file is not None:
+        return _report_checkpoint(source.checkpoint, input_size, name=card.id)
+    hint = f"`strzoo download {card.id}` fetches them"
     if card.budget:
         made = report_budget(load_budget(card.budget), input_size=input_size, name=card.id)
-        hint = f"weights not in {settings.cache_dir}; `strzoo download {card.id}` fetches them"
-        return replace(made, notes=(*made.notes, hint))
+        return replace(made, notes=(*made.notes, f"weights not in {folder}; {hint}"))
     counts = _architecture_counts(card.architecture, card.num_classes, input_size)
     if card.method == "dense":
         nonzeros = {layer.name: layer.weights for layer in counts.layers}
@@ -130,18 +130,9 @@ def _report_card(card: ModelCard, input_size: tuple[int, ...], settings: Setting
         return _combine(card.id, counts, _Sparsity("architecture", nonzeros, notes=(note,)))
     note = (
         f"no per-layer sparsity is published for {card.id} and its weights are not in "
-        f"{settings.cache_dir}; `strzoo download {card.id}` fetches them"
+        f"{folder}; {hint}"
     )
     return _combine(card.id, counts, _Sparsity("architecture", notes=(note,)))
-
-
-def find_weights(card: ModelCard, settings: Settings) -> tuple[Path, str] | None:
-    """Path and format of a cached file of that model, or None. STR first: it has thresholds."""
-    cache = Cache(settings.cache_dir)
-    for format in card.files:
-        if (cached := cache.find(card, format)) is not None:
-            return cached.path, format
-    return None
 
 
 def _report_checkpoint(
@@ -149,10 +140,12 @@ def _report_checkpoint(
 ) -> Report:
     import torch
 
+    from strzoo.models.spec import ModelSpec
+
     spec = checkpoint.spec
     input_size = spec.input_size if input_size is None else input_size
     counts = None
-    if spec == type(spec)(spec.architecture, 1000) and input_size == INPUT_SIZE:
+    if spec == ModelSpec(spec.architecture, 1000) and input_size == INPUT_SIZE:
         counts = shipped_counts(spec.architecture)
     if counts is None:
         from strzoo.analysis.counting import count_dense
@@ -190,7 +183,7 @@ def _architecture_counts(
     if shipped is not None and num_classes == 1000 and tuple(input_size) == INPUT_SIZE:
         return shipped
     from strzoo.analysis.counting import count_dense
-    from strzoo.models import create_model
+    from strzoo.models.create import create_model
 
     model = create_model(architecture, num_classes=num_classes)
     return count_dense(model, input_size, name=architecture)

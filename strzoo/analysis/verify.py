@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strzoo.analysis.comparison import MISMATCH, Comparison, compare_published
-from strzoo.analysis.report import is_file_argument, report
+from strzoo.analysis.report import report
 from strzoo.errors import UsageError
+from strzoo.hub.resolve import resolve
+from strzoo.hub.source import CardSource
 from strzoo.settings import Settings
-from strzoo.zoo.registry import ModelCard, get_card, load_registry
+from strzoo.zoo.registry import load_registry
+
+if TYPE_CHECKING:
+    from strzoo.hub.resolve import Model
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Verification:
 
 
 def verify(
-    target: str | os.PathLike[str],
+    target: Model,
     *,
     against: str | None = None,
     settings: Settings | None = None,
@@ -50,27 +54,24 @@ def verify(
         against: for a file, the id of the model it should be; recognised by content if None.
         settings: cache folder and registries; from the environment by default.
 
+    Returns:
+        A comparison per published figure, with its verdict.
+
     Raises:
         UnknownNameError: the id is unknown.
         UsageError: `against` is given for an id.
         IntegrityError: the file is damaged, or matches no published model.
     """
-    settings = settings or Settings.from_env()
-    text = os.fspath(target)
-    if is_file_argument(text):
-        return _verify_file(text, against, settings)
-    if against is not None:
-        raise UsageError(f"{text} is a model id: `against` is for a checkpoint file")
-    card = get_card(text, settings=settings)
-    made = report(card.id, settings=settings)
-    return Verification(card.id, made.source, compare_published(card, made), made.notes)
+    source = resolve(target, settings=settings)
+    if isinstance(source, CardSource):
+        if against is not None:
+            raise UsageError(f"{source.name} is a model id: `against` is for a checkpoint file")
+        card = source.card
+    else:
+        from strzoo.checkpoint import identify
 
-
-def _verify_file(path: str, against: str | None, settings: Settings) -> Verification:
-    from strzoo.checkpoint import identify, read_checkpoint
-
-    registry = load_registry(settings)
-    checkpoint = read_checkpoint(path)
-    card: ModelCard = registry.get(against) if against else identify(checkpoint, registry)[0]
-    made = report(checkpoint, settings=settings)
+        registry, checkpoint = load_registry(source.settings), source.checkpoint
+        card = registry.get(against) if against else identify(checkpoint, registry)[0]
+    assert card is not None
+    made = report(source)
     return Verification(card.id, made.source, compare_published(card, made), made.notes)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +28,8 @@ from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.export.export_onnx import export_onnx
-from strzoo.hub.targets import Model, resolve_target
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import OnnxSource, Source
 from strzoo.onnx.files import read_onnx
 from strzoo.settings import Settings
 
@@ -91,30 +92,33 @@ def benchmark(
         settings: cache folder, registries, network switches; from the environment by default.
         progress: called with the runs done and their number.
 
+    Returns:
+        A row per model, engine and batch size; latencies in milliseconds, sizes in bytes.
+
     Raises:
         UsageError: an unknown engine, no models, a value that is not positive.
         StrzooError: an engine is not installed or cannot run a model.
         VerificationError: two engines disagree about a model's output.
     """
-    if isinstance(models, str | os.PathLike | nn.Module) or not isinstance(models, Sequence):
-        models = [models]
+    given: list[Model] = list(models) if isinstance(models, list | tuple) else [models]  # type: ignore[list-item]
     optional = () if engines else ("sparse",)
     engines = tuple(dict.fromkeys(engines or available_engines()))
     for engine in engines:
         check_engine(engine)
     threads = torch.get_num_threads() if threads is None else threads
-    if not models or runs < 1 or threads < 1 or not batches or min(batches) < 1:
+    if not given or runs < 1 or threads < 1 or not batches or min(batches) < 1:
         raise UsageError("models, batches, runs and threads must be at least 1")
-    for model in models:
-        if _is_onnx(model) and not set(engines) & set(ONNX_ENGINES):
+    sources = [resolve(model, settings=settings) for model in given]
+    for source in sources:
+        if isinstance(source, OnnxSource) and not set(engines) & set(ONNX_ENGINES):
             raise UsageError(
-                f"{model} is an ONNX file and none of the engines reads ONNX; add onnxruntime"
+                f"{source.path} is an ONNX file and none of the engines reads ONNX; add onnxruntime"
             )
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(prefix="strzoo-") as folder, _torch_threads(threads):
         subjects = [
-            _prepare(model, Path(folder) / str(index), input_size, settings)
-            for index, model in enumerate(models)
+            _prepare(source, Path(folder) / str(index), input_size)
+            for index, source in enumerate(sources)
         ]
         total = len(batches) * runs
         for index, batch in enumerate(batches):
@@ -141,27 +145,20 @@ def benchmark(
     )
 
 
-def _is_onnx(model: Model) -> TypeGuard[str | os.PathLike[str]]:
-    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx")
-
-
-def _prepare(
-    model: Model, folder: Path, input_size: tuple[int, ...] | None, settings: Settings | None
-) -> _Subject:
+def _prepare(source: Source, folder: Path, input_size: tuple[int, ...] | None) -> _Subject:
     """Export the model (checked against torch) and make both dense twins."""
     folder.mkdir()
     network = twin = checkpoint = None
-    if _is_onnx(model):
-        file = Path(model)
+    if isinstance(source, OnnxSource):
+        file = source.need_file()
         report = inspect_onnx(file, input_size=input_size).report
         name, size = file.name, report.input_size
     else:
-        target = resolve_target(model, input_size, settings=settings)
-        file, name, size = folder / "model.onnx", target.name, target.input_size
-        export_onnx(target.network, file, input_size=size)
+        network = source.build_dense()
+        file, name, size = folder / "model.onnx", source.name, input_size or source.input_size
+        export_onnx(network, file, input_size=size)
         report = inspect_onnx(file).report
-        network, checkpoint = target.network, target.path
-        twin = _fill_network(network)
+        checkpoint, twin = source.path, _fill_network(network)
     filled = _fill_graph(read_onnx(file))
     onnx.save(filled, str(folder / "twin.onnx"))
     sparsity = report.sparsity or 0.0

@@ -56,7 +56,7 @@ def open_engine(
     if engine == "onnxruntime":
         return _onnxruntime(str(model), images, threads)
     if engine == "sparse":
-        from strzoo.engine.pipeline import compile
+        from strzoo.engine.compile import compile
 
         # What is timed is often a file that will be gone: the cache is not for it.
         compiled = compile(str(model), threads, shape[0], size=shape[1:], cache=False)

@@ -2,12 +2,11 @@
 
 from strzoo.checkpoint.published import check_published, identify
 from strzoo.checkpoint.reading import build_checkpoint, read_checkpoint
-from strzoo.checkpoint.record import Checkpoint, ModelSpec
+from strzoo.checkpoint.record import Checkpoint
 from strzoo.checkpoint.writing import save_checkpoint
 
 __all__ = [
     "Checkpoint",
-    "ModelSpec",
     "build_checkpoint",
     "check_published",
     "identify",

@@ -22,16 +22,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from strzoo.checkpoint import compact
-from strzoo.checkpoint.layouts import from_layout
+from strzoo.checkpoint.layouts import fit_head, from_layout
 from strzoo.checkpoint.recognise import (
+    THRESHOLD,
     check_state,
     declare,
     drop_thresholded_copies,
     infer_spec,
+    is_name_of,
 )
-from strzoo.checkpoint.record import PUBLISHED_ARCH, THRESHOLD, Checkpoint
+from strzoo.checkpoint.record import Checkpoint, TrainedOn
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.files import refuse_foreign
+from strzoo.models.registry import list_architectures
+from strzoo.strict_json import build_record, convert
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,9 @@ def read_checkpoint(path: str | os.PathLike[str], *, architecture: str | None = 
     Args:
         path: the file.
         architecture: expected architecture; by default whatever the file holds.
+
+    Returns:
+        The checked weights with plain keys in our layout, and what was stored beside them.
 
     Raises:
         StrzooError: the file is missing or unreadable.
@@ -98,12 +105,19 @@ def build_checkpoint(
     *,
     path: Path | None = None,
     architecture: str | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> Checkpoint:
     """A checked `Checkpoint` from a network of this zoo, or from a raw state dict.
 
     Args:
         source: a network made by `create_model` (sparse layers included), or its state dict.
         metadata: plain values to keep beside the weights, such as `epoch` or `best_acc1`.
+        path: the file the weights came from, for messages.
+        architecture: expected architecture; by default whatever the weights are.
+        trained_on: the data; by default what `metadata["strzoo"]` says.
+
+    Returns:
+        The weights with plain keys in our layout, complete and finite.
 
     Raises:
         IntegrityError: as `read_checkpoint`.
@@ -120,25 +134,43 @@ def build_checkpoint(
         key: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
         for key, value in clean.items()
     }
-    spec = infer_spec(clean, metadata.pop("strzoo", None))
     declared = metadata.get("arch")
+    own = metadata.pop("strzoo", None)
+    spec = infer_spec(clean, own, declared)
     for expected, where in ((declared, "its arch field"), (architecture, "the request")):
-        if expected is not None and _plain(expected) != spec.architecture:
+        if expected is not None and not is_name_of(expected, spec.record):
             raise IntegrityError(
                 f"the weights are a {spec.architecture}'s, but {where} says {expected!r}; "
-                f"known architectures are {', '.join(PUBLISHED_ARCH)}"
+                f"known architectures are {', '.join(list_architectures())}"
             )
-    check_state(clean, spec)
+    clean = fit_head(clean, spec)
+    check_state(clean, spec, _declared_dense(own))
     format = "str" if any(key.endswith(THRESHOLD) for key in clean) else "dense"
-    return Checkpoint(spec, format, clean, metadata, path)
+    trained_on = trained_on or _read_trained_on(own, spec.num_classes)
+    return Checkpoint(spec, format, clean, metadata, path, trained_on)
 
 
-def _plain(architecture: Any) -> str:
-    return str(architecture).lower()
+def _declared_dense(own: Any) -> tuple[str, ...]:
+    """The layers without a threshold that the `strzoo` entry of a file names."""
+    names = own.get("dense_layers", []) if isinstance(own, Mapping) else []
+    found: tuple[str, ...] = convert(tuple[str, ...], names, "strzoo.dense_layers")
+    return found
+
+
+def _read_trained_on(own: Any, num_classes: int) -> TrainedOn | None:
+    if not isinstance(own, Mapping) or own.get("trained_on") is None:
+        return None
+    found = build_record(TrainedOn, own["trained_on"], "strzoo.trained_on")
+    if found.class_names and len(found.class_names) != num_classes:
+        raise IntegrityError(
+            f"strzoo.trained_on names {len(found.class_names)} classes, the network has "
+            f"{num_classes} outputs"
+        )
+    return found
 
 
 def _sniff(path: Path) -> str:
-    """ "zip", "pickle" or "safetensors", from the first bytes."""
+    """The kind of a file from its first bytes: "zip", "pickle" or "safetensors"."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:

@@ -3,79 +3,79 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from strzoo.checkpoint.record import PUBLISHED_ARCH, THRESHOLD, ModelSpec
 from strzoo.errors import IntegrityError
-from strzoo.models.mobilenetv1 import MobileNetV1, infer_width
-from strzoo.sparse.layers import soft_threshold
+from strzoo.models.architecture import Architecture
+from strzoo.models.registry import known_architectures, list_architectures
+from strzoo.models.spec import ModelSpec
+from strzoo.sparse.layers import STRLayer, soft_threshold
+from strzoo.sparse.sparsify import prunable_layers
 
 log = logging.getLogger(__name__)
 
-# The first and last layers, which the original code can leave dense in an STR network.
-_MAY_BE_DENSE = ("conv1", "model.0.0", "fc")
+THRESHOLD = ".sparseThreshold"
 
 
-def infer_spec(state: Mapping[str, Tensor], declared: Any = None) -> ModelSpec:
+def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = None) -> ModelSpec:
     """The network a clean state dict belongs to, from its keys and shapes.
 
     Args:
-        state: plain keys in our layout.
+        state: plain keys in our layout; the classifier may be another library's.
         declared: the `strzoo` entry of files that we wrote; it adds what shapes cannot tell
             (a small-image stem of MobileNetV1).
+        arch: the file's `arch` field, which decides between architectures with equal keys.
 
     Raises:
         IntegrityError: the keys are of no known architecture.
     """
-    architecture = _architecture(state)
-    fc = state.get("fc.weight")
-    if architecture is None or fc is None or fc.dim() != 4:
-        missing = "" if architecture is None else " (no usable fc.weight)"
-        raise IntegrityError(
-            f"the keys are of no known architecture{missing}; the first is "
-            f"{next(iter(state))!r}; known are {', '.join(PUBLISHED_ARCH)}"
-        )
-    stem = state.get("conv1.weight")
-    small = architecture in ("resnet18", "resnet50") and stem is not None and stem.shape[-1] == 3
-    width = _mobilenet_width(state) if architecture == "mobilenetv1" else 1.0
-    if isinstance(declared, Mapping) and architecture == "mobilenetv1":
-        small = declared.get("small_stem") is True
-    return ModelSpec(
-        architecture,
-        num_classes=fc.shape[0],
-        head_bias="fc.bias" in state,
-        small_stem=small,
-        width=width,
+    options = dict(declared) if isinstance(declared, Mapping) else {}
+    known = list(known_architectures().values())
+    nearest = ""
+    named = [record for record in known if is_name_of(arch, record)]
+    for record in [*named, *(record for record in known if record not in named)]:
+        found = record.recognise(state, options)
+        if found is None:
+            continue
+        head, bias = state.get(f"{record.head}.weight"), state.get(f"{record.head}.bias")
+        classes = len(head) if head is not None and head.dim() in (2, 4) else None
+        expected = ModelSpec(record.name, classes or 1, found).shapes()
+        present = sum(key in state for key in expected)
+        if 2 * present < len(expected):  # a few names in common make no such network
+            nearest = f" ({present} of {record.name}'s {len(expected)} entries are among them)"
+            continue
+        if head is None or classes is None:
+            raise IntegrityError(
+                f"the keys are {record.name}'s, but there is no usable {record.head}.weight"
+            )
+        if "head_bias" in record.options:
+            # Libraries with a linear classifier always store a bias, ours none: zeros are no bias.
+            found["head_bias"] = bias is not None and (head.dim() == 4 or bool(bias.any()))
+        return ModelSpec(record.name, classes, found)
+    raise IntegrityError(
+        f"the keys are of no known architecture{nearest}; the first is {next(iter(state))!r}; "
+        f"known are {', '.join(list_architectures())}; strzoo.register_architecture adds your own"
     )
 
 
-def _mobilenet_width(state: Mapping[str, Tensor]) -> float:
-    convolutions = [state.get(f"model.{i}.{3 if i else 0}.weight") for i in range(14)]
-    if any(weight is None for weight in convolutions):
-        return 1.0  # incomplete; check_state will name what is missing
-    return infer_width(weight.shape[0] for weight in convolutions if weight is not None)
+def is_name_of(arch: Any, record: Architecture) -> bool:
+    """Whether an `arch` field or a request means that architecture."""
+    return str(arch).lower() in (record.name, record.published.lower())
 
 
-def declare(model: nn.Module) -> dict[str, bool]:
-    """What the shapes of a network's state dict cannot tell `infer_spec`."""
-    if not isinstance(model, MobileNetV1):
-        return {}
-    stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-    return {"small_stem": stem.stride == (1, 1)}
-
-
-def _architecture(state: Mapping[str, Tensor]) -> str | None:
-    if "model.0.0.weight" in state:
-        return "mobilenetv1"
-    if "conv1.weight" not in state:
-        return None
-    if any(key.startswith("layer4.") for key in state):
-        return "resnet50" if "layer4.0.conv3.weight" in state else "resnet18"
-    return "resnet20" if any(key.startswith("layer3.") for key in state) else None
+def declare(model: nn.Module) -> dict[str, Any]:
+    """What the shapes of a network's weights cannot tell: options that are attributes of it, and
+    under `dense_layers` those without a threshold in an STR network."""
+    names = {name for record in known_architectures().values() for name in record.options}
+    found = {name: getattr(model, name) for name in sorted(names) if hasattr(model, name)}
+    plain = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    layers = prunable_layers(model)
+    dense = [name for name, layer in layers.items() if not isinstance(layer, STRLayer)]
+    return {**plain, "dense_layers": dense if len(dense) < len(layers) else []}
 
 
 def drop_thresholded_copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,20 +102,29 @@ def drop_thresholded_copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def check_state(state: Mapping[str, Tensor], spec: ModelSpec) -> None:
+def check_state(
+    state: Mapping[str, Tensor], spec: ModelSpec, dense_layers: Collection[str] = ()
+) -> None:
     """Raise an IntegrityError unless `state` has exactly the entries of the network, all finite.
 
     The message names the first missing, unexpected or misshapen key and counts the others.
+
+    Args:
+        state: plain keys in our layout.
+        spec: the network.
+        dense_layers: those that have no threshold although others have.
     """
     expected = spec.shapes()
     thresholds = {key for key in state if key.endswith(THRESHOLD)}
-    layers = [k.removesuffix(".weight") for k, s in expected.items() if len(s) == 4]
+    layers = spec.layers()
     wanted = set(expected)
     if thresholds:
         wanted |= {
             layer + THRESHOLD
             for layer in layers
-            if layer not in _MAY_BE_DENSE or layer + THRESHOLD in thresholds
+            # The original code can leave the first and the last layer dense without saying so.
+            if layer not in (layers[0], layers[-1], *dense_layers)
+            or layer + THRESHOLD in thresholds
         }
     missing = [key for key in _ordered(wanted, expected) if key not in state]
     unexpected = [key for key in state if key not in wanted]
@@ -146,7 +155,7 @@ def _shapes(key: str, expected: Mapping[str, tuple[int, ...]]) -> list[tuple[int
     if not key.endswith(THRESHOLD):
         return [expected[key]]
     weight = expected[key.removesuffix(THRESHOLD) + ".weight"]
-    return [(1, 1), (weight[0], 1, 1, 1), weight]
+    return [(1, 1), (weight[0], *[1] * (len(weight) - 1)), weight]
 
 
 def _ordered(keys: set[str], expected: Mapping[str, tuple[int, ...]]) -> list[str]:

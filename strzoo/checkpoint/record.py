@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,59 +12,50 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strzoo.errors import IntegrityError
-from strzoo.models import create_model
-from strzoo.sparse.layers import STRConv2d, soft_threshold
+from strzoo.checkpoint.recognise import THRESHOLD
+from strzoo.data.preprocessing import check_preprocessing
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.models.spec import ModelSpec
+from strzoo.sparse.layers import STRConv2d, STRLayer, soft_threshold
 from strzoo.sparse.sparsify import to_dense_
-
-THRESHOLD = ".sparseThreshold"
-# The `arch` field of published checkpoints.
-PUBLISHED_ARCH = {
-    "resnet18": "ResNet18",
-    "resnet50": "ResNet50",
-    "resnet20": "ResNet20",
-    "mobilenetv1": "MobileNetV1",
-}
+from strzoo.zoo.registry import Preprocessing
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """The arguments of `create_model` that rebuild the network of a state dict."""
+class TrainedOn:
+    """The data that a network was trained on; files keep it as `strzoo.trained_on`.
 
-    architecture: str
-    num_classes: int
-    head_bias: bool = False
-    small_stem: bool = False
-    width: float = 1.0
+    Args:
+        input_size: channels, height and width that the network saw, in pixels.
+        preprocessing: of its evaluation, from image files; None if it was trained on tensors.
+        class_names: of the outputs, in order; () if they are not known.
 
-    def build(self, layer: Any = "dense") -> nn.Module:
-        """The network, randomly initialised, with that layer type."""
-        options: dict[str, Any] = {"head_bias": self.head_bias}
-        if self.architecture != "resnet20":
-            options["small_stem"] = self.small_stem
-        if self.architecture == "mobilenetv1":
-            options["width"] = self.width
-        return create_model(self.architecture, num_classes=self.num_classes, layer=layer, **options)
+    Raises:
+        IntegrityError: a value is out of range.
+    """
 
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height, width of the images the network was made for."""
-        side = 32 if self.small_stem or self.architecture == "resnet20" else 224
-        return 3, side, side
+    input_size: tuple[int, int, int]
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
 
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every entry of the dense state dict."""
-        return _shapes(self)
+    def __post_init__(self) -> None:
+        if min(self.input_size) < 1:
+            raise IntegrityError(f"input_size {self.input_size} must be positive")
+        if self.preprocessing is not None:
+            try:
+                check_preprocessing(self.preprocessing)
+            except UsageError as error:
+                raise IntegrityError(str(error)) from None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@lru_cache(maxsize=16)
-def _shapes(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        state = spec.build().state_dict()
-    return MappingProxyType({key: tuple(value.shape) for key, value in state.items()})
+        """Plain values, as files hold them."""
+        found = asdict(self)
+        found["input_size"] = list(self.input_size)
+        found["class_names"] = list(self.class_names)
+        if self.preprocessing is not None:
+            found["preprocessing"]["mean"] = list(self.preprocessing.mean)
+            found["preprocessing"]["std"] = list(self.preprocessing.std)
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,8 @@ class Checkpoint:
     """A state dict with plain keys (no `module.`), checked to be complete and finite.
 
     `format` is "str" (weights and thresholds) or "dense". `metadata` holds the plain values
-    stored beside the weights (epoch, best_acc1, ...).
+    stored beside the weights (epoch, best_acc1, ...). `trained_on` is None for files that do not
+    say it.
     """
 
     spec: ModelSpec
@@ -80,6 +72,7 @@ class Checkpoint:
     state_dict: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    trained_on: TrainedOn | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state_dict", MappingProxyType(dict(self.state_dict)))
@@ -89,16 +82,27 @@ class Checkpoint:
     def architecture(self) -> str:
         return self.spec.architecture
 
+    def declaration(self) -> dict[str, Any]:
+        """The `strzoo` entry of its file: the network, and what weights alone do not tell."""
+        found = self.spec.as_dict()
+        if self.format == "str":
+            layers = self.spec.layers()
+            dense = [name for name in layers if name + THRESHOLD not in self.state_dict]
+            if dense:
+                found["dense_layers"] = dense
+        if self.trained_on is not None:
+            found["trained_on"] = self.trained_on.as_dict()
+        return found
+
     def effective_weights(self) -> dict[str, Tensor]:
-        """The sparse weight of each convolution (the classifier included), by layer name."""
+        """The sparse weight of each convolution and linear layer, by layer name."""
         weights = {}
-        for key, value in self.state_dict.items():
-            if key.endswith(".weight") and value.dim() == 4:
-                layer = key.removesuffix(".weight")
-                threshold = self.state_dict.get(layer + THRESHOLD)
-                weights[layer] = (
-                    value if threshold is None else soft_threshold(value, threshold.sigmoid())
-                )
+        for layer in self.spec.layers():
+            weight = self.state_dict[f"{layer}.weight"]
+            threshold = self.state_dict.get(layer + THRESHOLD)
+            weights[layer] = (
+                weight if threshold is None else soft_threshold(weight, threshold.sigmoid())
+            )
         return weights
 
     def thresholds(self) -> dict[str, float]:
@@ -137,7 +141,7 @@ class Checkpoint:
             model = self.spec.build(self._layer if self.format == "str" else "dense")
         if self.format == "str":
             for name, module in model.named_modules():
-                if isinstance(module, STRConv2d) and name + THRESHOLD not in self.state_dict:
+                if isinstance(module, STRLayer) and name + THRESHOLD not in self.state_dict:
                     to_dense_(module)
         model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
         # A read-only or memory-mapped source must not be written to by training.
@@ -153,7 +157,7 @@ class Checkpoint:
 
     @property
     def threshold_granularity(self) -> str:
-        """ "layer", "filter" or "weight": what one threshold of this STR checkpoint covers."""
+        """What one threshold of this STR checkpoint covers: "layer", "filter" or "weight"."""
         for key, value in self.state_dict.items():
             if key.endswith(THRESHOLD):
                 weight = self.state_dict[key.removesuffix(THRESHOLD) + ".weight"]

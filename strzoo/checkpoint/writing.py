@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from strzoo.checkpoint import compact as compact_format
-from strzoo.checkpoint.layouts import CREATION, check_layout, to_layout
+from strzoo.checkpoint.layouts import check_layout, to_layout
 from strzoo.checkpoint.reading import build_checkpoint
-from strzoo.checkpoint.record import PUBLISHED_ARCH, Checkpoint
+from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import StrzooError, UsageError
 from strzoo.files import atomic_path, check_destination, write_error
 
@@ -125,9 +125,9 @@ def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) 
     return {
         **checkpoint.metadata,
         "epoch": checkpoint.metadata.get("epoch", 0),
-        "arch": PUBLISHED_ARCH[checkpoint.architecture],
+        "arch": checkpoint.spec.record.published,
         "state_dict": {f"module.{key}": value for key, value in state.items()},
-        "strzoo": checkpoint.spec.as_dict(),
+        "strzoo": checkpoint.declaration(),
     }
 
 
@@ -138,10 +138,10 @@ def _write_safetensors(
     tensors = dict(state)
     if compact:
         tensors, header = compact_format.encode(state)
-    header["strzoo"] = json.dumps(checkpoint.spec.as_dict())
+    header["strzoo"] = json.dumps(checkpoint.declaration())
     header["metadata"] = json.dumps(dict(checkpoint.metadata))
-    if layout != "strzoo":
-        header["create_with"] = CREATION[layout, checkpoint.architecture]
+    if foreign := check_layout(layout, checkpoint.architecture):
+        header["create_with"] = foreign.creation
     save_file(_separate(tensors), path, metadata=header)
 
 

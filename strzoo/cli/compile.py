@@ -68,7 +68,7 @@ def compile_command(
     The result is kept in the cache folder; with -o it is also written to a file, from which
     `strzoo predict`, `evaluate` and strzoo.compile start without the model. Needs strzoo[engine].
     """
-    from strzoo.engine.pipeline import compile as run
+    from strzoo.engine.compile import compile as run
     from strzoo.engine.requirement import require_llvmlite
     from strzoo.files import check_destination
 

@@ -53,22 +53,10 @@ def convert(
 
     DESTINATION ends in .pth, .pt or .safetensors, which decides the kind of file.
     """
-    from strzoo.analysis.report import is_file_argument
-    from strzoo.checkpoint.convert import convert as convert_file
-    from strzoo.checkpoint.writing import check_form
-    from strzoo.hub.load import weights_path
-    from strzoo.zoo.registry import get_card
+    from strzoo.hub.convert import convert as convert_model
 
-    if is_file_argument(source):
-        path = Path(source)
-    else:  # what cannot be is said before anything is fetched
-        architecture = get_card(source, settings=settings).architecture
-        check_form(
-            destination, architecture, format=format, layout=layout, compact=compact, force=force
-        )
-        path = weights_path(source, format, settings)
-    made = convert_file(
-        path,
+    made = convert_model(
+        source,
         destination,
         format=format,
         layout=layout,
@@ -76,6 +64,7 @@ def convert(
         half=half,
         verify=verify,
         force=force,
+        settings=settings,
     )
     if as_json:
         print_json(made.to_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,8 @@ from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
-    from strzoo.evaluation import EvalResult
+    from strzoo.evaluation.results import EvalResult
+    from strzoo.hub.source import Source
     from strzoo.zoo.registry import Preprocessing
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -33,6 +33,20 @@ engine_option = click.option(
     type=click.Choice(["torch", "onnxruntime", "sparse"]),
     help="sparse needs strzoo[engine]  [default: torch; for ONNX files onnxruntime]",
 )
+
+
+def output_choice_options(command: Command) -> Command:
+    """--output and --background."""
+    for option in (
+        click.option(
+            "--background",
+            type=click.Choice(["first", "last", "none"]),
+            help="Where a class for none of them is [default: recognised in 1001 classes].",
+        ),
+        click.option("--output", help="The output that answers, of an ONNX file with several."),
+    ):
+        command = option(command)
+    return command
 
 
 def preprocessing_options(command: Command) -> Command:
@@ -49,20 +63,12 @@ def preprocessing_options(command: Command) -> Command:
     return command
 
 
-def make_steps(model: str, settings: Settings, **given: Any) -> Preprocessing | None:
+def make_preprocessing(source: Source, **given: Any) -> Preprocessing | None:
     """The model's own preprocessing with what was given on the command line; None if nothing."""
-    import dataclasses
+    from strzoo.data.preprocessing import override_preprocessing
 
-    chosen = {name: value for name, value in given.items() if value not in (None, ())}
-    if not chosen:
-        return None
-    from strzoo.evaluation.runner import open_runner
-
-    with open_runner(model, device="cpu", settings=settings) as runner:
-        steps = runner.steps
-    if "crop" in chosen and "resize" not in chosen:
-        chosen["resize"] = max(chosen["crop"], round(chosen["crop"] * steps.resize / steps.crop))
-    return dataclasses.replace(steps, **chosen)
+    changes = {name: value for name, value in given.items() if value not in (None, ())}
+    return override_preprocessing(source.preprocessing, **changes) if changes else None
 
 
 @click.command()
@@ -94,6 +100,7 @@ def make_steps(model: str, settings: Settings, **given: Any) -> Preprocessing | 
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
 @engine_option
+@output_choice_options
 @preprocessing_options
 @click.option("--skip-broken", is_flag=True, help="Count unreadable images as wrong, list them.")
 @click.option("--resume", type=_FILE, help="Keep what is done in this file, and go on from it.")
@@ -144,12 +151,14 @@ def evaluate(
             check_destination(written, force=force)
     if per_class is not None and per_class == predictions:
         raise UsageError("--per-class and --predictions name the same file")
-    from strzoo.evaluation import evaluate as run
+    from strzoo.distributed import read_launcher
+    from strzoo.evaluation.evaluate import evaluate as run
+    from strzoo.hub.resolve import resolve
 
-    speaks = int(os.environ.get("RANK", "0")) == 0
-    steps = make_steps(
-        model,
-        settings,
+    speaks = read_launcher().rank == 0
+    source = resolve(model, format=options["format"], settings=settings)
+    preprocessing = make_preprocessing(
+        source,
         resize=resize,
         crop=crop,
         interpolation=interpolation,
@@ -157,7 +166,7 @@ def evaluate(
         std=std,
     )
     with _bar(quiet=quiet or not speaks) as draw:
-        made = run(model, data, preprocessing=steps, settings=settings, on_progress=draw, **options)
+        made = run(source, data, preprocessing=preprocessing, on_progress=draw, **options)
     if not speaks:
         return
     if results is not None:

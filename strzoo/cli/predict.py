@@ -9,7 +9,12 @@ from typing import Any
 
 import click
 
-from strzoo.cli.evaluate import engine_option, make_steps, preprocessing_options
+from strzoo.cli.evaluate import (
+    engine_option,
+    make_preprocessing,
+    output_choice_options,
+    preprocessing_options,
+)
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
@@ -35,6 +40,7 @@ from strzoo.settings import Limits, Settings
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
 @engine_option
+@output_choice_options
 @preprocessing_options
 @click.option("--allow-urls", is_flag=True, help="Fetch http and https addresses.")
 @click.option("--skip-broken", is_flag=True, help="Report unreadable images and go on.")
@@ -62,19 +68,20 @@ def predict(
     """
     from strzoo.data.labels import read_class_names
     from strzoo.evaluation.predict import predict as run
+    from strzoo.hub.resolve import resolve
 
     if images.count("-") > 1:
         raise UsageError("- is given twice; standard input holds one image")
     given: list[str | bytes] = [_read_input(settings.limits) if i == "-" else i for i in images]
-    steps = make_steps(
-        model, settings, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std
+    source = resolve(model, format=options["format"], settings=settings)
+    preprocessing = make_preprocessing(
+        source, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std
     )
     made = run(
-        model,
+        source,
         given,
         class_names=read_class_names(classes) if classes else (),
-        preprocessing=steps,
-        settings=settings,
+        preprocessing=preprocessing,
         **options,
     )
     if "-" in images:

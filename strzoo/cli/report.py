@@ -116,12 +116,7 @@ def report(
     if output is not None:
         check_destination(output, force=force)
     size = None if input_size is None else parse_size(input_size)
-    if model.endswith(".onnx"):
-        from strzoo.analysis.inspect_onnx import inspect_onnx
+    from strzoo.analysis.report import report as make_report
 
-        made = inspect_onnx(model, input_size=size).report
-    else:
-        from strzoo.analysis.report import report as make_report
-
-        made = make_report(model, input_size=size, settings=settings)
+    made = make_report(model, input_size=size, settings=settings)
     show_report(made, made.to_dict(), style, output, force=force, quiet=quiet)

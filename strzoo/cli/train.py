@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -68,7 +67,9 @@ def train(
     if show:
         _show(config, as_json)
         return
-    speaks = int(os.environ.get("RANK", "0")) == 0
+    from strzoo.distributed import read_launcher
+
+    speaks = read_launcher().rank == 0
     if dry_run:
         from strzoo.training.plan import plan
 

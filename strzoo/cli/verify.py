@@ -26,8 +26,8 @@ def verify(
     MODELS are ids, glob patterns or checkpoint files; all published models by default. Ends
     with exit code 6 if a figure differs; a known misprint is reported as such and passes.
     """
-    from strzoo.analysis.report import is_file_argument
     from strzoo.analysis.verify import verify as verify_one
+    from strzoo.hub.resolve import is_file
     from strzoo.zoo.registry import load_registry
 
     if against and len(models) != 1:
@@ -35,8 +35,7 @@ def verify(
     registry = load_registry(settings)
     targets: list[str] = []
     for model in models or ("*",):
-        is_file = is_file_argument(model)
-        targets += [model] if is_file else [card.id for card in registry.select([model])]
+        targets += [model] if is_file(model) else [card.id for card in registry.select([model])]
     results = [verify_one(t, against=against, settings=settings) for t in dict.fromkeys(targets)]
     if as_json:
         passed = all(result.passed for result in results)

@@ -1,8 +1,8 @@
-"""What loaders and callers hand over, as one form: a batch, its labels, one image, an answer.
+"""What loaders and callers hand over, as one form: a batch, its labels, one image.
 
 Loaders differ: pairs, triples with an index, dictionaries, labels as lists, columns or one-hot
-rows, images as bytes or halves. What has one plain meaning is converted; anything else is a UsageError
-that says what came and what is expected.
+rows, images as bytes or halves. What has one plain meaning is converted; anything else is a
+UsageError that says what came and what is expected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
 _IMAGE_KEYS = ("pixel_values", "images", "image", "img", "inputs", "input", "x")
 _LABEL_KEYS = ("labels", "label", "targets", "target", "fine_label", "y")
-_LOGIT_KEYS = ("logits", "out", "output", "outputs", "predictions")
 _CHANNELS = (1, 3, 4)
 _EXPECTED = "expected (images, labels) or {'pixel_values': images, 'labels': labels}"
 
@@ -123,37 +122,6 @@ def read_labels(labels: Any, num_classes: int | None = None) -> Tensor:
             f"{'' if num_classes is None else f'{num_classes} '}classes, from 0 on"
         )
     return numbers
-
-
-def read_logits(output: Any, images: int) -> Tensor:
-    """The answer [N, classes] in whatever a network returns for N images.
-
-    The tensor itself; of a tuple the first tensor of that form (GoogLeNet's further outputs are
-    auxiliary); of a mapping or an object its `logits` or `out`. Axes of 1 are taken away.
-
-    Raises:
-        UsageError: there is no such tensor; what came is named.
-    """
-    found = output
-    if isinstance(output, Mapping):
-        found = next((output[key] for key in _LOGIT_KEYS if key in output), None)
-    elif not isinstance(output, Tensor):
-        named = next((getattr(output, k) for k in _LOGIT_KEYS if hasattr(output, k)), None)
-        if named is None and isinstance(output, tuple | list):
-            named = next((v for v in output if isinstance(v, Tensor) and _answers(v, images)), None)
-        found = named
-    if not isinstance(found, Tensor) or not _answers(found, images):
-        raise UsageError(
-            f"the network returns {describe(output)} for {images} images; expected logits "
-            f"[{images}, classes], alone, first in a tuple, or as 'logits' in a mapping"
-        )
-    return found.reshape(images, -1)
-
-
-def _answers(value: Tensor, images: int) -> bool:
-    """Whether a tensor is [N, classes], axes of 1 aside."""
-    long = [size for size in value.shape[1:] if size != 1]
-    return value.dim() >= 2 and value.shape[0] == images and len(long) <= 1 and 0 not in long
 
 
 def split_images(images: Any) -> Iterator[ImageLike]:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from strzoo.borders import shorten_cause
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.errors import IntegrityError, StrzooError
 from strzoo.settings import Limits
 from strzoo.zoo.registry import Preprocessing
 
@@ -115,23 +115,6 @@ def prepare(image: Image.Image, steps: Preprocessing) -> np.ndarray:
         image, (width, height) = canvas, canvas.size
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
-
-
-def check_steps(steps: Preprocessing) -> Preprocessing:
-    """`steps`, after checking that they can be done.
-
-    Raises:
-        UsageError: PIL has no such interpolation, or a size is not positive.
-    """
-    if steps.interpolation not in INTERPOLATIONS:
-        raise UsageError(
-            f"interpolation {steps.interpolation!r} is not one of {', '.join(INTERPOLATIONS)}"
-        )
-    if steps.resize < 1 or steps.crop < 1:
-        raise UsageError(f"resize {steps.resize} and crop {steps.crop} must be at least 1")
-    if min(steps.std) <= 0:
-        raise UsageError(f"standard deviations {steps.std} must be positive")
-    return steps
 
 
 def resized_size(size: tuple[int, int], short: int) -> tuple[int, int]:

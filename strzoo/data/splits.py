@@ -29,7 +29,7 @@ _MOST_FOLDERS = 64  # more are classes, not splits or configurations
 
 
 def canonical_split(name: str) -> str:
-    """ "validation" for "val", "valid" or "dev", and so on; a name that is unknown as it is."""
+    """The common name of a split: "validation" for "val" or "dev"; an unknown one as it is."""
     return _CANONICAL.get(name.lower(), name)
 
 

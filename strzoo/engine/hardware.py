@@ -62,6 +62,17 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
+def environment_threads() -> int | None:
+    """The threads that OMP_NUM_THREADS asks for, as torchrun sets it so that processes share the
+    cores; None where it is not set or is no positive number.
+
+    A list ("4,2") gives the threads of each nesting level; the first number is the outer level's.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    count = int(first) if first.isascii() and first.isdecimal() and len(first) < 7 else 0
+    return count or None
+
+
 def _cache_bytes(level: int, otherwise: int) -> int:
     """The size of the data cache of that level; `otherwise` where the system does not say."""
     try:

@@ -1,10 +1,10 @@
 """tune_tilings: measure how each convolution runs best, within the plan it is part of.
 
-First come the tiles that layers have in common, then what each layer chooses for itself. In each
-round every layer under trial takes its next candidate, and the whole plan runs several
-times, step by step in the network's order: what a layer finds in the caches is what it will find.
-The largest layers are tried first. Medians count, and a candidate must beat the cost model's
-choice by more than noise.
+First the tiles that layers have in common are tried, then what each layer chooses for itself. In
+each round every layer under trial takes its next candidate, and the whole plan runs several times,
+instruction by instruction in the network's order, so that the caches hold what they hold in a
+normal run. The largest layers are tried first. Medians are compared, and a candidate must beat the
+cost model's choice by more than the noise.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import numpy as np
 
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Graph
+from strzoo.engine.layout.allocation import plan_memory
+from strzoo.engine.layout.layouts import lay_out
+from strzoo.engine.layout.problems import LayerProblem, choose_tilings, list_problems
 from strzoo.engine.layout.tiling import Tiling, candidates, choose_tiling, estimate, rank_tiles
-from strzoo.engine.lowering.choices import LayerProblem, choose_tilings, list_problems
-from strzoo.engine.lowering.plan import make_plan
+from strzoo.engine.lowering.lower import lower
 from strzoo.engine.runtime.run import Memory, Program
 from strzoo.engine.runtime.threads import Team
 from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
@@ -39,9 +41,9 @@ _LARGEST = 0.7  # of the time: the layers that are tried first
 def tune_tilings(
     graph: Graph, hardware: Hardware, images: int, threads: int, seconds: float
 ) -> dict[str, Tiling]:
-    """The tilings of all convolutions: measured as far as `seconds` go, else by the cost model.
+    """The tilings of all convolutions: measured while `seconds` last, otherwise by the cost model.
 
-    What is under way when the time is over is finished, which takes seconds at most.
+    A round that is running when the time is over is finished, which takes seconds at most.
     """
     clock = _Clock(seconds)
     problems = list_problems(graph, hardware, images, threads)
@@ -91,7 +93,7 @@ def tune_tilings(
 
 
 class _Clock:
-    """Whether there is time for another round, as long as the longest so far."""
+    """Whether there is time for another round that takes as long as the longest so far."""
 
     def __init__(self, seconds: float) -> None:
         self._start = self._last = time.perf_counter()
@@ -154,7 +156,7 @@ def _phases(times: Mapping[str, float], lists: Mapping[str, list[Tiling]]) -> li
 
 
 class _Codes:
-    """Machine code that was made bit by bit."""
+    """Machine code from several compilations."""
 
     def __init__(self) -> None:
         self.addresses: dict[str, int] = {}
@@ -166,7 +168,7 @@ class _Codes:
 
 
 class _Bench:
-    """Times the layers of plans of one graph."""
+    """Times plans of one graph."""
 
     def __init__(self, graph: Graph, hardware: Hardware, images: int, threads: int) -> None:
         self._graph, self._hardware = graph, hardware
@@ -178,7 +180,7 @@ class _Bench:
 
     @cached_property
     def _team(self) -> Team:
-        """Made when there is code."""
+        """Made when first used, because it needs code."""
         return Team(self._threads, self._code)
 
     def measure(self, tilings: Mapping[str, Tiling]) -> dict[str, float]:
@@ -192,7 +194,7 @@ class _Bench:
         return layers
 
     def confirm(self, rules: dict[str, Tiling], tuned: dict[str, Tiling]) -> dict[str, Tiling]:
-        """`tuned` if the whole plan is faster with it, else `rules`; both in turn."""
+        """`tuned` if the whole plan is faster with it, else `rules`; the two are run in turn."""
         programs = [self._program(tilings) for tilings in (rules, tuned)]
         memories = [Memory(program.plan, self._threads) for program in programs]
         seconds: list[list[float]] = [[], []]
@@ -201,25 +203,27 @@ class _Bench:
                 memory = memories[index]
                 memory.barrier[0] = 0
                 start = time.perf_counter()
-                self._team.run(self._orders(programs[index], memory, [slice(None)]))
+                self._team.run(self._tasks(programs[index], memory, [slice(None)]))
                 if turn:
                     seconds[index].append(time.perf_counter() - start)
         return tuned if median(seconds[1]) <= median(seconds[0]) else rules
 
     def _program(self, tilings: Mapping[str, Tiling]) -> Program:
-        plan = make_plan(self._graph, self._hardware, self._images, tilings, self._threads)
+        graph, hardware, threads = self._graph, self._hardware, self._threads
+        memory = plan_memory(graph, lay_out(graph, self._images, hardware, threads, tilings))
+        plan = lower(graph, memory, hardware, tilings, threads)
         known = self._code.addresses
         missing = [kernel for kernel in plan.kernels if kernel.name not in known]
         if missing:
-            self._code.add(compile_kernels(missing, self._hardware))
+            self._code.add(compile_kernels(missing, hardware))
         return Program(plan, self._code)
 
-    def _orders(self, program: Program, memory: Memory, parts: Sequence[slice]) -> list[np.ndarray]:
-        """Of each thread: the parts of the plan, one after the other."""
+    def _tasks(self, program: Program, memory: Memory, parts: Sequence[slice]) -> list[np.ndarray]:
+        """The tasks of each thread: the parts of the plan, one after the other."""
         return [
             np.array(
                 [
-                    program.order(memory, self._input, self._result, thread, self._threads, part)
+                    program.task(memory, self._input, self._result, thread, self._threads, part)
                     for part in parts
                 ],
                 np.int64,
@@ -228,7 +232,7 @@ class _Bench:
         ]
 
     def _run_steps(self, program: Program, memory: Memory) -> list[float]:
-        """Seconds of each step; its barrier makes the first thread wait for the others."""
+        """Seconds of each instruction; its barrier makes the first thread wait for the others."""
         memory.barrier[0] = 0
-        parts = [slice(index, index + 1) for index in range(len(program.steps))]
-        return self._team.time(self._orders(program, memory, parts))
+        parts = [slice(index, index + 1) for index in range(len(program))]
+        return self._team.time(self._tasks(program, memory, parts))

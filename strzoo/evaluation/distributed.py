@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,10 +12,11 @@ import torch
 
 from strzoo.data.loading import shard
 from strzoo.data.samples import Samples
+from strzoo.devices import describe_device, list_versions
 from strzoo.distributed import Group
 from strzoo.errors import StrzooError
 from strzoo.evaluation.loop import Loop, LoopOptions
-from strzoo.evaluation.metric import Progress, Tally
+from strzoo.evaluation.metric import Metric, Progress
 from strzoo.evaluation.results import (
     SUSPICIOUS_TOP1,
     DecoderCheck,
@@ -29,7 +28,6 @@ from strzoo.evaluation.results import (
 )
 from strzoo.evaluation.runner import Runner
 from strzoo.files import check_destination
-from strzoo.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +85,8 @@ class Run:
                 raise failure
         total = self._empty()
         total.merge(self.before)
-        for tally, _, _, _ in found:
-            total.merge(tally)
+        for part, _, _, _ in found:
+            total.merge(part)
         if not total.done.all() or len(total.done) != len(self.samples):
             raise StrzooError(
                 f"{int(total.done.sum())} of {len(self.samples)} images were evaluated; "
@@ -100,14 +98,14 @@ class Run:
             self.progress.remove()
         return result
 
-    def _empty(self) -> Tally:
-        return Tally.empty(len(self.samples), subset=self.samples.subset is not None)
+    def _empty(self) -> Metric:
+        return Metric.empty(len(self.samples), subset=self.samples.subset is not None)
 
     def _identity(self) -> tuple[str, ...]:
         return (
             self.runner.weights_sha256,
             self.samples.fingerprint(),
-            repr(self.runner.steps),
+            repr(self.runner.preprocessing),
             self.runner.precision,
             self.options.decoder,
         )
@@ -141,15 +139,15 @@ class Run:
 
     def _result(
         self,
-        tally: Tally,
+        metric: Metric,
         timings: Sequence[Timing],
         checks: Sequence[tuple[int, int, int, int] | None],
     ) -> EvalResult:
         runner, samples = self.runner, self.samples
-        hits = find_hits(tally.ranked, samples.labels)
+        hits = find_hits(metric.ranked, samples.labels)
         subset = None
-        if samples.subset is not None and tally.subset is not None:
-            own = find_hits(tally.subset, samples.labels)
+        if samples.subset is not None and metric.subset is not None:
+            own = find_hits(metric.subset, samples.labels)
             subset = SubsetResult(samples.subset, int(own[:, 0].sum()), int(own.sum()))
         check = None
         if known := [c for c in checks if c]:
@@ -172,8 +170,8 @@ class Run:
             images=images,
             correct_top1=right,
             correct_top5=int(hits.sum()),
-            loss=tally.loss,
-            predictions=as_tensor(tally.ranked[:, 0]),
+            loss=metric.loss,
+            predictions=as_tensor(metric.ranked[:, 0]),
             model=runner.name,
             data=samples.location,
             layout=samples.layout,
@@ -189,14 +187,14 @@ class Run:
             resumed=int(self.before.done.sum()),
             subset=subset,
             decoder_check=check,
-            broken=tuple((samples.names[i], tally.broken[i]) for i in sorted(tally.broken)),
+            broken=tuple((samples.names[i], metric.broken[i]) for i in sorted(metric.broken)),
             warnings=warnings,
-            notes=samples.notes,
+            notes=(*runner.reader.notes, *samples.notes),
             timing=_combine(timings),
             versions={**list_versions(), **dict(runner.versions)},
             names=samples.names,
             class_names=runner.class_names or samples.class_names,
-            ranked=as_tensor(tally.ranked),
+            ranked=as_tensor(metric.ranked),
             labels=torch.from_numpy(samples.labels),
         )
 
@@ -222,18 +220,3 @@ def _combine(timings: Sequence[Timing]) -> Timing:
         transfer=sum(t.transfer for t in timings),
         forward=sum(t.forward for t in timings),
     )
-
-
-def describe_device(device: torch.device) -> str:
-    """A device with its name."""
-    if device.type == "cuda":
-        return f"{device}: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def list_versions() -> dict[str, str]:
-    """What computed a result."""
-    found = {"strzoo": VERSION, "python": platform.python_version()}
-    for name in ("torch", "torchvision", "pillow", "numpy"):
-        found[name] = importlib.metadata.version(name)
-    return found

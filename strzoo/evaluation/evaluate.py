@@ -16,18 +16,21 @@ from torch import Tensor
 from strzoo.data.imageset import ImageSet
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import DECODERS, default_workers
+from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD
 from strzoo.data.samples import single_labels
 from strzoo.distributed import join_group
 from strzoo.errors import UsageError
 from strzoo.evaluation.distributed import Run, describe_device, list_versions
 from strzoo.evaluation.loop import LoopOptions
 from strzoo.evaluation.metric import rank
+from strzoo.evaluation.opener import open_runner
 from strzoo.evaluation.results import (
     EvalResult,
     as_tensor,
     find_hits,
 )
-from strzoo.evaluation.runner import CIFAR_MEAN, CIFAR_STD, Model, Runner, open_runner
+from strzoo.evaluation.runner import Runner, RunnerOptions
+from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
 
@@ -55,6 +58,8 @@ def evaluate(
     resume: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
     engine: str | None = None,
+    output: str | None = None,
+    background: str | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> EvalResult:
     """Top-1 and top-5 of `model` on `data`, counted exactly whatever the batch size, the number
@@ -84,7 +89,13 @@ def evaluate(
         settings: cache folder, registries, network switches; from the environment by default.
         engine: "torch", "onnxruntime" or "sparse" (strzoo[engine]; docs/engine.md); by default
             torch, or onnxruntime for an ONNX file.
+        output: name of the output that answers, for an ONNX file with several.
+        background: "first", "last" or "none": where a class is that no data set has; by default
+            recognised in networks of 1001 classes.
         on_progress: called with the images done and to do (of this process) after each batch.
+
+    Returns:
+        Counts, accuracies in percent, the mean cross-entropy, and what was run on what.
 
     Raises:
         UsageError: an argument is not valid, the data is empty, of no known layout, or does not
@@ -98,38 +109,40 @@ def evaluate(
             raise UsageError(f"{name} is {value}; it must be at least {least}")
     if decoder not in DECODERS:
         raise UsageError(f"decoder {decoder!r} is not one of {', '.join(DECODERS)}")
+    options = RunnerOptions(
+        engine,
+        format,
+        device,
+        precision,
+        compile,
+        channels_last,
+        providers,
+        preprocessing,
+        output,
+        background,
+    )
+    source = resolve(model, format=format, settings=settings)
     with contextlib.ExitStack() as stack:
-        runner = stack.enter_context(
-            open_runner(
-                model,
-                format=format,
-                device=device,
-                precision=precision,
-                compile=compile,
-                channels_last=channels_last,
-                providers=providers,
-                preprocessing=preprocessing,
-                settings=settings,
-                engine=engine,
-            )
-        )
+        runner = stack.enter_context(open_runner(source, options))
         if not isinstance(data, str | os.PathLike):
             return _evaluate_tensors(runner, data, batch_size or _BATCH["cuda"])
         group = stack.enter_context(join_group())
         classes = runner.count_classes()
         samples = find_samples(data, classes, labels=labels, real=real)
-        if samples.small and not runner.known_steps:
-            steps = replace(runner.steps, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD)
-            runner = replace(runner, steps=steps)
+        if samples.small and not runner.states_preprocessing:
+            usual = replace(
+                runner.preprocessing, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD
+            )
+            runner = replace(runner, preprocessing=usual)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
-        options = LoopOptions(
+        loop = LoopOptions(
             batch_size=batch_size or runner.fixed_batch or _BATCH[runner.device.type],
             workers=default_workers(runner.device, local) if workers is None else workers,
             decoder=decoder,
             pad=compile,
             skip_broken=skip_broken,
         )
-        run = Run(runner, samples, classes, options, group, started, on_progress)
+        run = Run(runner, samples, classes, loop, group, started, on_progress)
         return run.execute(Path(resume) if resume is not None else None)
 
 
@@ -144,8 +157,9 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
                 (size if runner.fixed_batch else len(piece)) - len(piece), *piece.shape[1:]
             )
             inputs = torch.cat([piece, padding]).to(runner.device)
-            logits = runner.forward(inputs)[: len(piece)]
-            answers.append(rank(logits, some[:, None].to(logits.device), None))
+            scores = runner.run(inputs)[: len(piece)]
+            given_labels = some[:, None].to(scores.device)
+            answers.append(rank(scores, given_labels, None, runner.reader))
         for best, _, loss in answers:
             ranked.append(best.cpu().numpy())
             losses.append(loss.double().cpu().numpy())
@@ -168,6 +182,7 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
         batch_size=batch_size,
         ranked=as_tensor(answered),
         labels=as_tensor(right),
+        notes=runner.reader.notes,
         versions={**list_versions(), **dict(runner.versions)},
     )
 

@@ -15,7 +15,7 @@ from strzoo.data.images import BrokenImageError
 from strzoo.data.loading import Batch, decode_on_device, load_batches
 from strzoo.data.samples import Samples
 from strzoo.errors import StrzooError
-from strzoo.evaluation.metric import Answers, Tally, rank
+from strzoo.evaluation.metric import Answers, Metric, rank
 from strzoo.evaluation.results import Timing
 from strzoo.evaluation.runner import Runner
 
@@ -80,7 +80,7 @@ class Watch:
 
 
 class Loop:
-    """Runs a network over samples and enters its answers into a tally.
+    """Runs a network over samples and enters its answers into a metric.
 
     Out of memory halves the number of images that run at once, from then on.
     """
@@ -101,7 +101,7 @@ class Loop:
             None if samples.subset is None else torch.tensor(samples.subset, device=runner.device)
         )
 
-    def run(self, indices: Sequence[int], tally: Tally) -> None:
+    def run(self, indices: Sequence[int], metric: Metric) -> None:
         """Evaluate the samples `indices`.
 
         Raises:
@@ -111,16 +111,16 @@ class Loop:
         batches = load_batches(
             self.samples,
             indices,
-            self.runner.steps,
+            self.runner.preprocessing,
             batch_size=self.options.batch_size,
             workers=self.options.workers,
             device=self.runner.device,
             decoder=self.options.decoder,
         )
         with contextlib.closing(batches):
-            self._consume(batches, tally)
+            self._consume(batches, metric)
 
-    def _consume(self, batches: Iterator[Batch], tally: Tally) -> None:
+    def _consume(self, batches: Iterator[Batch], metric: Metric) -> None:
         pending: tuple[Batch, tuple[Tensor, Tensor | None, Tensor]] | None = None
         for batch, inputs in self._staged(self._timed(batches)):
             self.watch.first = self.watch.first or time.perf_counter() - self.watch.called
@@ -128,10 +128,10 @@ class Loop:
             answers = self._answer(inputs, labels.to(self.runner.device, non_blocking=True))
             # The answers before these are read while the device works on these.
             if pending is not None:
-                self._enter(*pending, tally)
+                self._enter(*pending, metric)
             pending = (batch, answers)
         if pending is not None:
-            self._enter(*pending, tally)
+            self._enter(*pending, metric)
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -176,7 +176,7 @@ class Loop:
     def _decoded(self, batch: Batch) -> Batch:
         """The batch with nothing left encoded."""
         if batch.encoded:
-            batch = decode_on_device(batch, self.runner.steps, self.runner.device)
+            batch = decode_on_device(batch, self.runner.preprocessing, self.runner.device)
             if batch.broken and not self.options.skip_broken:
                 self._refuse(batch)
         return batch
@@ -197,8 +197,9 @@ class Loop:
             try:
                 ready = self._prepared(self._fill(piece))
                 with self.watch.measure("forward"):
-                    logits = self.runner.forward(ready)[: len(piece)]
-                    parts.append(rank(logits, labels[start : start + len(piece)], self._subset))
+                    scores = self.runner.run(ready)[: len(piece)]
+                    some = labels[start : start + len(piece)]
+                    parts.append(rank(scores, some, self._subset, self.runner.reader))
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not self._is_out_of_memory(error):
                     raise
@@ -237,7 +238,7 @@ class Loop:
             torch.cuda.empty_cache()
 
     def _enter(
-        self, batch: Batch, answers: tuple[Tensor, Tensor | None, Tensor], tally: Tally
+        self, batch: Batch, answers: tuple[Tensor, Tensor | None, Tensor], metric: Metric
     ) -> None:
         ranked, own, losses = answers
         found = Answers(
@@ -250,7 +251,7 @@ class Loop:
                 "try --precision fp32"
             )
         indices = batch.indices.numpy()
-        tally.add(indices, found)
+        metric.add(indices, found)
         for row, reason in batch.broken.items():
-            tally.forget(int(indices[row]), reason)
+            metric.forget(int(indices[row]), reason)
         self._on_batch(len(batch))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from strzoo.data.samples import NO_LABEL
 from strzoo.errors import IntegrityError, StrzooError
+from strzoo.evaluation.outputs import OutputReader
 from strzoo.evaluation.results import UNREAD
 from strzoo.files import atomic_path
 
@@ -24,7 +25,7 @@ TOP = 5
 
 
 @dataclass
-class Tally:
+class Metric:
     """Per image: the five best classes (`ranked`, and `subset` among a data set's own classes),
     the loss (NaN if unread), whether it is `done`; and the reasons of those unread."""
 
@@ -35,7 +36,7 @@ class Tally:
     broken: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, images: int, *, subset: bool) -> Tally:
+    def empty(cls, images: int, *, subset: bool) -> Metric:
         return cls(
             np.full((images, TOP), UNREAD, dtype=np.int32),
             np.full((images, TOP), UNREAD, dtype=np.int32) if subset else None,
@@ -67,7 +68,7 @@ class Tally:
         self.done[index] = True
         self.broken[index] = reason
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: Metric) -> None:
         """Take over what another process or an earlier run has done.
 
         Raises:
@@ -104,7 +105,7 @@ class Answers:
 
 
 def rank(
-    logits: Tensor, labels: Tensor, subset: Tensor | None
+    logits: Tensor, labels: Tensor, subset: Tensor | None, reader: OutputReader | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Best classes, best classes of the subset, losses; on the device of the logits.
 
@@ -112,15 +113,18 @@ def rank(
     of their joint probability.
 
     Args:
-        logits: [B, C].
+        logits: [B, C], or logarithms of probabilities if `reader` says so.
         labels: int64 [B, L], filled up with -1.
         subset: int64 [S], sorted class numbers; None for all.
+        reader: of the network that gave them; by default they are logits.
     """
     logits = logits.float()
     ranked = _best(logits)
     own = None if subset is None else subset[_best(logits[:, subset])]
     given = logits.gather(1, labels.clamp(min=0)).masked_fill(labels == NO_LABEL, -torch.inf)
-    losses = torch.logsumexp(logits, 1) - torch.logsumexp(given, 1)
+    losses = -torch.logsumexp(given, 1)
+    if reader is None or not reader.gives_probabilities:
+        losses = losses + torch.logsumexp(logits, 1)
     return ranked, own, losses
 
 
@@ -130,7 +134,7 @@ def _best(logits: Tensor) -> Tensor:
 
 
 class Progress:
-    """Keeps a tally on disk while the run lasts, one file for each process.
+    """Keeps a metric on disk while the run lasts, one file for each process.
 
     A file belongs to a run: to the same weights, images, preprocessing and precision; one of
     another run is refused, not mixed in.
@@ -138,7 +142,7 @@ class Progress:
 
     def __init__(self, path: Path, identity: Sequence[str], rank: int) -> None:
         self._identity = json.dumps(list(identity))
-        self._base, self._rank = path, rank
+        self._base = path
         self.mine = path.with_name(f"{path.name}.{rank}")
 
     def files(self) -> list[Path]:
@@ -148,8 +152,8 @@ class Progress:
             p for p in self._base.parent.glob(pattern) if p.name.rsplit(".", 1)[-1].isdigit()
         )
 
-    def load(self, tally: Tally) -> int:
-        """Enter what the files hold into `tally`; returns how many images that is.
+    def load(self, metric: Metric) -> int:
+        """Enter what the files hold into `metric`; returns how many images that is.
 
         Raises:
             IntegrityError: a file is damaged, or belongs to another run.
@@ -160,7 +164,7 @@ class Progress:
                     identity = str(stored["identity"])
                     broken = {int(k): str(v) for k, v in json.loads(str(stored["broken"])).items()}
                     subset = stored.get("subset")
-                    other = Tally(
+                    other = Metric(
                         stored["ranked"], subset, stored["losses"], stored["done"], broken
                     )
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -173,21 +177,21 @@ class Progress:
                     "precision; delete it, or name another file for --resume"
                 )
             # After a resume every process keeps the earlier images as well.
-            other.done &= ~tally.done
+            other.done &= ~metric.done
             other.broken = {i: r for i, r in other.broken.items() if other.done[i]}
-            tally.merge(other)
-        return int(tally.done.sum())
+            metric.merge(other)
+        return int(metric.done.sum())
 
-    def save(self, tally: Tally) -> None:
-        """Write `tally` whole."""
-        arrays = {"ranked": tally.ranked, "losses": tally.losses, "done": tally.done}
-        if tally.subset is not None:
-            arrays["subset"] = tally.subset
+    def save(self, metric: Metric) -> None:
+        """Write `metric` whole."""
+        arrays = {"ranked": metric.ranked, "losses": metric.losses, "done": metric.done}
+        if metric.subset is not None:
+            arrays["subset"] = metric.subset
         with atomic_path(self.mine, force=True) as temporary, open(temporary, "wb") as stream:
             np.savez(
                 stream,
                 identity=np.array(self._identity),
-                broken=np.array(json.dumps(tally.broken)),
+                broken=np.array(json.dumps(metric.broken)),
                 **arrays,  # type: ignore[arg-type]
             )
 

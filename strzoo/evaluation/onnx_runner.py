@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from strzoo.data.images import check_steps
-from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
-from strzoo.evaluation.runner import IMAGENET, Runner
-from strzoo.files import sha256_file
+from strzoo.data.preprocessing import IMAGENET, check_preprocessing, fit_preprocessing
+from strzoo.engine.hardware import environment_threads
+from strzoo.errors import StrzooError, UsageError
+from strzoo.evaluation.outputs import LOGITS, SOFTMAX, WITH_BACKGROUND, OutputReader
+from strzoo.evaluation.runner import Runner, RunnerOptions
+from strzoo.hub.source import OnnxSource
+from strzoo.onnx.outputs import OutputChoice, choose_output, find_background
 from strzoo.onnx.sessions import CPU_PROVIDER, open_session
-from strzoo.zoo.registry import ModelCard, Preprocessing, get_card
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -29,54 +28,47 @@ _TYPES = {
     "tensor(float16)": ("fp16", np.float16),
     "tensor(uint8)": ("uint8", np.uint8),
 }
-_SMALLEST_RESIZED = 64  # smaller inputs are filled by the image as it is
 
 
-def open_onnx(
-    path: Path,
-    device: str | torch.device | None = None,
-    providers: Sequence[str] = (),
-    preprocessing: Preprocessing | None = None,
-) -> Runner:
-    """The file as a `Runner` whose images and logits are on the CPU.
+def open_onnx(source: OnnxSource, options: RunnerOptions) -> Runner:
+    """The model as a `Runner` whose images and logits are on the CPU.
 
-    Args:
-        path: the file.
-        device: "cuda" is short for the CUDA execution provider.
-        providers: execution providers in order of preference; the CPU's is always the last.
-        preprocessing: instead of what the file's metadata says.
+    "cuda" as the device is short for the CUDA execution provider; the CPU's provider is always
+    the last.
 
     Raises:
-        UsageError: a provider is not installed, or the input is not one batch of RGB images.
+        UsageError: an option is not for ONNX files, a provider is not installed, or the input is
+            not one batch of RGB images.
         StrzooError: there is no such file, or a provider cannot be started.
         IntegrityError: onnxruntime cannot load it.
     """
     import onnxruntime
 
+    path = source.need_file()
+    if options.format is not None or options.compile or options.precision not in ("auto", "fp32"):
+        raise UsageError(
+            f"{path} is an ONNX file: its format and precision are in the file, "
+            "and nothing is compiled"
+        )
     available = onnxruntime.get_available_providers()
-    chosen = [_spell_provider(name, available) for name in providers]
-    if not chosen and device is not None and str(device).startswith("cuda"):
+    chosen = [_spell_provider(name, available) for name in options.providers]
+    if not chosen and options.device is not None and str(options.device).startswith("cuda"):
         chosen = [_spell_provider(_CUDA, available)]
     session = open_session(
         path,
-        # As torchrun sets it, so that processes share the cores.
-        threads=int(os.environ.get("OMP_NUM_THREADS", 0)),
+        threads=environment_threads() or 0,
         providers=[*chosen, *([] if CPU_PROVIDER in chosen else [CPU_PROVIDER])],
     )
     used = session.get_providers()[0]
     if chosen and used != chosen[0]:
         raise StrzooError(f"onnxruntime could not start {chosen[0]} and would use {used}")
-    metadata = dict(session.get_modelmeta().custom_metadata_map)
-    return _make_runner(path, session, used, metadata, preprocessing)
+    return _make_runner(source, session, options)
 
 
 def _make_runner(
-    path: Path,
-    session: onnxruntime.InferenceSession,
-    provider: str,
-    metadata: Mapping[str, str],
-    preprocessing: Preprocessing | None,
+    source: OnnxSource, session: onnxruntime.InferenceSession, options: RunnerOptions
 ) -> Runner:
+    path = source.path
     if len(session.get_inputs()) != 1:
         raise UsageError(f"{path} has {len(session.get_inputs())} inputs; one is expected")
     value = session.get_inputs()[0]
@@ -92,91 +84,65 @@ def _make_runner(
         raise UsageError(f"{path}: its images have {channels} channels; 3 are expected")
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise UsageError(f"{path}: its images are {height}x{width}; square ones are expected")
-    stated, built_in = stated_steps(path, metadata)
-    steps = preprocessing or fit_steps(
-        stated or IMAGENET, height if isinstance(height, int) else None
-    )
-    probabilities = metadata.get("strzoo.output", "").startswith("softmax")
+    metadata, stated = source.metadata, source.stated_preprocessing
+    side = height if isinstance(height, int) else None
+    preprocessing = options.preprocessing or fit_preprocessing(stated or IMAGENET, side)
+
+    answer, reader = read_outputs(source, options)
 
     def forward(inputs: Tensor) -> Tensor:
         array = inputs.numpy()
-        if last and not built_in:
+        if last and not metadata.built_in:
             array = array.transpose(0, 2, 3, 1)
         array = np.ascontiguousarray(array, dtype=dtype)
         try:
-            output = np.asarray(session.run(None, {value.name: array})[0], dtype=np.float32)
+            output = session.run([answer.name], {value.name: array})[0]
         except Exception as error:  # its exceptions share no base class
             reason = " ".join(str(error).split())
             if "allocate" in reason.lower() or "out of memory" in reason.lower():
                 raise torch.OutOfMemoryError(reason[:200]) from error
             raise StrzooError(f"onnxruntime cannot run {path}: {reason[:200]}") from error
-        logits = torch.from_numpy(output.reshape(len(output), -1))
-        return logits.clamp(min=1e-30).log() if probabilities else logits
+        return torch.from_numpy(np.asarray(output, dtype=np.float32))
 
     import onnxruntime
 
-    card = find_card(metadata.get("strzoo.model", ""))
     return Runner(
-        name=metadata.get("strzoo.model", path.name),
+        name=source.name,
         forward=forward,
+        reader=reader,
         device=torch.device("cpu"),
-        precision=f"{metadata.get('strzoo.precision', precision)} ({provider})",
-        steps=check_steps(steps),
-        weights_sha256=sha256_file(path),
-        card=card,
+        precision=f"{metadata.precision or precision} ({session.get_providers()[0]})",
+        preprocessing=check_preprocessing(preprocessing),
+        weights_sha256=source.sha256,
+        card=source.card,
         channels_last=False,
-        takes_bytes=built_in,
+        takes_bytes=metadata.built_in,
         fixed_batch=value.shape[0] if isinstance(value.shape[0], int) else None,
-        class_names=class_names(metadata),
-        known_steps=stated is not None or preprocessing is not None,
+        class_names=source.class_names,
+        states_preprocessing=stated is not None or options.preprocessing is not None,
         versions=(("onnxruntime", onnxruntime.__version__),),
     )
 
 
-def stated_steps(path: Path, metadata: Mapping[str, str]) -> tuple[Preprocessing | None, bool]:
-    """What the metadata says of the preprocessing, and whether the graph normalises itself."""
-    text = metadata.get("strzoo.preprocessing")
-    if text is None:
-        return None, False
-    try:
-        value: dict[str, Any] = json.loads(text)
-        mean, std = (tuple(float(x) for x in value[key]) for key in ("mean", "std"))
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError("mean and std need 3 values")
-        steps = Preprocessing(
-            int(value["resize"]),
-            int(value["crop"]),
-            str(value["interpolation"]),
-            mean,
-            std,
-        )
-        return steps, bool(value["built_in"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{path}: its strzoo.preprocessing is not readable: {error}") from None
+def read_outputs(source: OnnxSource, options: RunnerOptions) -> tuple[OutputChoice, OutputReader]:
+    """The output of a graph that answers, and how its numbers are read.
 
-
-def fit_steps(steps: Preprocessing, size: int | None) -> Preprocessing:
-    """`steps` for a network of that input size, the ratio of resize to crop kept."""
-    if size is None or size == steps.crop:
-        return steps
-    resize = size if size < _SMALLEST_RESIZED else round(size * steps.resize / steps.crop)
-    return replace(steps, resize=resize, crop=size)
-
-
-def find_card(name: str) -> ModelCard | None:
-    """The card of exactly that id."""
-    try:
-        card = get_card(name) if name else None
-    except UnknownNameError:
-        return None
-    return card if card and card.id == name else None
-
-
-def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    try:
-        return tuple(json.loads(metadata.get("strzoo.class_names", "[]")))
-    except (ValueError, TypeError):
-        return ()
+    Raises:
+        UsageError: no output holds classes, several could, or there is none of that name.
+    """
+    model, names = source.read(), source.class_names
+    answer = choose_output(model, len(names) or None, options.output)
+    notes = []
+    if len(model.graph.output) > 1:
+        notes.append(f"output {answer.name!r} of {len(model.graph.output)}: {answer.reason}")
+    activation = answer.activation
+    if activation is not None:
+        notes.append(f"the outputs are probabilities: the graph ends in {activation}")
+    metadata = source.metadata
+    if metadata.model:  # an export of ours says what it ends in
+        activation, notes = SOFTMAX if metadata.probabilities else LOGITS, []
+    find = partial(find_background, model, WITH_BACKGROUND, names)
+    return answer, OutputReader(source.name, activation, options.background, tuple(notes), find)
 
 
 def _spell_provider(name: str, available: Sequence[str]) -> str:

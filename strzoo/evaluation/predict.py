@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ from strzoo.data.imagenet_classes import COUNT, list_classes
 from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.trees import FolderTree
 from strzoo.errors import NetworkError, OfflineError, StrzooError, UsageError
-from strzoo.evaluation.runner import Model, Runner, open_runner
+from strzoo.evaluation.opener import open_runner
+from strzoo.evaluation.runner import Runner, RunnerOptions
+from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
+
+log = logging.getLogger(__name__)
 
 _SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, Tensor, Mapping)
 _BATCH = 32
@@ -69,6 +74,8 @@ def predict(
     skip_broken: bool = False,
     settings: Settings | None = None,
     engine: str | None = None,
+    output: str | None = None,
+    background: str | None = None,
 ) -> list[Prediction]:
     """The `top` most likely classes of each image, with their probabilities.
 
@@ -83,8 +90,14 @@ def predict(
         class_names: names of the network's classes; ImageNet's for 1000 classes, and an ONNX
             file's own, are known.
         format, device, precision, providers, preprocessing, settings, engine: as `strzoo.evaluate`.
+        output: name of the output that answers, for an ONNX file with several.
+        background: "first", "last" or "none": where a class is that no data set has; by default
+            recognised in networks of 1001 classes.
         allow_urls: fetch http and https addresses.
         skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
+
+    Returns:
+        A `Prediction` per image, in the order given; probabilities from 0 to 1.
 
     Raises:
         UsageError: an argument is not valid, there are no images, or an address is not allowed.
@@ -94,26 +107,30 @@ def predict(
     """
     if top < 1:
         raise UsageError(f"top is {top}; it must be at least 1")
-    settings = settings or Settings.from_env()
+    options = RunnerOptions(
+        engine,
+        format,
+        device,
+        precision,
+        providers=providers,
+        preprocessing=preprocessing,
+        output=output,
+        background=background,
+    )
+    source = resolve(model, format=format, settings=settings)
+    settings = source.settings
     if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
         images = list(images)  # a generator, say
     sources = list(_expand(list(split_images(images)), allow_urls))
     if not sources:
         raise UsageError("there are no images to predict")
-    with open_runner(
-        model,
-        format=format,
-        device=device,
-        precision=precision,
-        providers=providers,
-        preprocessing=preprocessing,
-        settings=settings,
-        engine=engine,
-    ) as runner:
+    with open_runner(source, options) as runner:
         results: list[Prediction] = []
         for start in range(0, len(sources), _BATCH):
             chosen = sources[start : start + _BATCH]
             results += _predict_batch(runner, chosen, top, class_names, skip_broken, settings)
+        for note in runner.reader.notes:
+            log.warning("%s: %s", runner.name, note)
     return results
 
 
@@ -128,7 +145,7 @@ def _predict_batch(
     pixels, errors = [], {}
     for row, (name, source) in enumerate(sources):
         try:
-            pixels.append(prepare(_open(source, settings), runner.steps))
+            pixels.append(prepare(_open(source, settings), runner.preprocessing))
         except BrokenImageError as error:
             if not skip_broken:
                 reason = str(error) if name in str(error) else f"cannot read {name}: {error}"
@@ -142,7 +159,7 @@ def _predict_batch(
             some = pixels[start : start + size]
             full = some + some[:1] * (size - len(some))
             inputs = runner.prepare(torch.from_numpy(np.stack(full)).to(runner.device))
-            parts.append(runner.forward(inputs)[: len(some)].float().cpu())
+            parts.append(runner.run(inputs)[: len(some)].cpu())
         rows = iter(torch.cat(parts))
     results = []
     for row, (name, _) in enumerate(sources):
@@ -162,7 +179,7 @@ def _guess(
     if names and len(names) != len(logits):
         raise UsageError(f"{len(names)} class names are given, the model has {len(logits)} classes")
     classes = list_classes() if len(logits) == COUNT and not class_names else ()
-    chances = logits.double().softmax(0)
+    chances = runner.reader.probabilities(logits)
     order = torch.sort(chances, descending=True, stable=True).indices[:top].tolist()
     return tuple(
         Guess(

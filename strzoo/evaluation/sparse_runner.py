@@ -2,84 +2,73 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
-from torch import Tensor
 
-from strzoo.data.images import check_steps
+from strzoo.data.preprocessing import IMAGENET, check_preprocessing, fit_preprocessing
+from strzoo.engine.hardware import environment_threads
 from strzoo.errors import StrzooError, UsageError
-from strzoo.evaluation.onnx_runner import class_names, find_card, fit_steps, stated_steps
-from strzoo.evaluation.runner import IMAGENET, Model, Runner
-from strzoo.settings import Settings
-from strzoo.zoo.registry import Preprocessing
+from strzoo.evaluation.onnx_runner import read_outputs
+from strzoo.evaluation.outputs import LOGITS, SOFTMAX, OutputReader
+from strzoo.evaluation.runner import Runner, RunnerOptions
+from strzoo.hub.source import OnnxSource, Source
+from strzoo.onnx.metadata import read_metadata
 
 
-def open_sparse(
-    model: Model,
-    *,
-    device: str | torch.device | None = None,
-    providers: Sequence[str] = (),
-    preprocessing: Preprocessing | None = None,
-    settings: Settings | None = None,
-) -> Runner:
-    """`model`, as `strzoo.compile` takes it, as a `Runner` on the CPU.
-
-    Args:
-        preprocessing: instead of what the model states; its crop is the size compiled for.
+def open_sparse(source: Source, options: RunnerOptions) -> Runner:
+    """The model, compiled, as a `Runner` on the CPU; the crop of a preprocessing that is given is
+    the size compiled for.
 
     Raises:
-        UsageError: another device than the CPU, or images that are not square RGB ones.
+        UsageError: an option is not for this engine, another device than the CPU, or images that
+            are not square RGB ones.
         StrzooError and its subclasses: as `strzoo.compile`.
     """
-    from strzoo.engine.pipeline import compile
+    from strzoo.engine.compile import compile
 
-    if providers or (device is not None and torch.device(device).type != "cpu"):
+    if options.format is not None or options.compile or options.precision not in ("auto", "fp32"):
+        raise UsageError("the sparse engine runs the dense form in fp32; leave out such options")
+    if options.providers or (
+        options.device is not None and torch.device(options.device).type != "cpu"
+    ):
         raise UsageError("the sparse engine runs on the CPU; leave out --device and --provider")
-    # As torchrun sets it, so that processes share the cores.
-    threads = os.environ.get("OMP_NUM_THREADS")
+    given = options.preprocessing
     compiled = compile(
-        model,
-        threads=int(threads) if threads and threads.isdecimal() and int(threads) else None,
-        size=None if preprocessing is None else preprocessing.crop,
-        settings=settings,
+        source, threads=environment_threads(), size=None if given is None else given.crop
     )
     channels, height, width = compiled.input_shape
-    name, metadata = compiled.report.model, compiled.metadata
+    metadata = read_metadata(compiled.metadata, source.name)
     if channels != 3 or height != width:
         raise UsageError(
-            f"{name}: its images are {channels}x{height}x{width}; square ones of 3 channels are "
-            "expected"
+            f"{source.name}: its images are {channels}x{height}x{width}; square ones of 3 channels "
+            "are expected"
         )
-    stated, _ = stated_steps(Path(name), metadata)
-    steps = preprocessing or fit_steps(stated or IMAGENET, height)
-    card = find_card(metadata.get("strzoo.model", ""))
-    probabilities = metadata.get("strzoo.output", "").startswith("softmax")
+    stated = source.stated_preprocessing or metadata.preprocessing
+    preprocessing = given or fit_preprocessing(stated or IMAGENET, height)
 
-    def forward(inputs: Tensor) -> Tensor:
-        output = compiled(inputs)
-        logits = output.reshape(len(output), -1)
-        return logits.clamp(min=1e-30).log() if probabilities else logits
+    if isinstance(source, OnnxSource) and not metadata.model:
+        _, reader = read_outputs(source, options)
+    else:
+        activation = SOFTMAX if metadata.probabilities else LOGITS if metadata.model else None
+        reader = OutputReader(source.name, activation, options.background)
 
     import llvmlite
 
     if len(compiled.output_shape) != 1 and max(compiled.output_shape[1:]) > 1:
-        raise StrzooError(f"{name} gives maps, not classes")
-    is_onnx = isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx")
+        raise StrzooError(f"{source.name} gives maps, not classes")
+    is_onnx = isinstance(source, OnnxSource)
     return Runner(
-        name=card.id if card else name,
-        forward=forward,
+        name=source.name,
+        forward=compiled,
+        reader=reader,
         device=torch.device("cpu"),
         precision="fp32 (sparse engine)",
-        steps=check_steps(steps),
+        preprocessing=check_preprocessing(preprocessing),
         weights_sha256=compiled.source_sha256,
-        card=card,
+        card=source.card,
         channels_last=False,
-        class_names=class_names(metadata),
-        known_steps=preprocessing is not None
-        or card is not None
+        class_names=source.class_names,
+        states_preprocessing=given is not None
+        or source.card is not None
         or (is_onnx and stated is not None),
         versions=(("llvmlite", llvmlite.__version__),),
     )

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -20,9 +21,10 @@ from strzoo.analysis.counting import prunable_layers
 from strzoo.data.calibration import Images, Samples, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.files import atomic_path, check_destination, write_error
-from strzoo.hub.targets import Model, Target, resolve_target
-from strzoo.onnx.graphs import DEFAULT_OPSET, Deployed, build_graph, set_metadata
-from strzoo.onnx.metadata import describe, find_class_names
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import ImageSize, Source
+from strzoo.onnx.graphs import DEFAULT_OPSET, Deployed, build_graph
+from strzoo.onnx.metadata import ModelMetadata, set_entries
 from strzoo.onnx.parity import (
     Agreement,
     check_file,
@@ -94,6 +96,9 @@ def export_onnx(
         settings: cache folder, registries, network switches; from the environment by default.
         on_step: told what happens next, in one line.
 
+    Returns:
+        What was written and measured; sizes in bytes, sparsity and agreement in percent.
+
     Raises:
         UsageError, UnknownNameError: an argument is not valid.
         StrzooError: the destination is refused, or the network cannot be exported.
@@ -109,46 +114,44 @@ def export_onnx(
     for destination in (path, report_path):
         check_destination(destination, force=force)
     on_step("loading the network")
-    target = resolve_target(model, input_size, settings=settings)
-    steps = target.preprocessing
-    if preprocessing and target.input_size[0] != len(steps.mean):
+    source = resolve(model, settings=settings)
+    if source.kind in ("onnx", "plan"):
+        raise UsageError(f"{source.path} is {source.described} already; give an id or a checkpoint")
+    network, size = source.build_dense(), check_image_size(input_size) or source.input_size
+    steps = source.preprocessing
+    if preprocessing and size[0] != len(steps.mean):
         raise UsageError(f"built-in preprocessing is for {len(steps.mean)} channels")
     reference = Deployed(
-        target.network, softmax=softmax, preprocessing=steps if preprocessing else None
+        network, softmax=softmax, preprocessing=steps if preprocessing else None
     ).eval()
-    names = find_class_names(target, class_names)
-    real = load_samples(images, target.input_size, steps, as_bytes=preprocessing)
+    names = _check_names(class_names, source)
+    real = load_samples(images, size, steps, as_bytes=preprocessing)
     classes = _count_classes(reference, real, names)
     calibration, real = _split(real, precision)
 
     on_step("building the ONNX graph")
-    graph = build_graph(reference, target.input_size, opset=opset, batch=batch)
+    graph = build_graph(reference, size, opset=opset, batch=batch)
     if precision != "fp32":
         on_step(f"converting to {precision}")
         graph = convert_precision(graph, precision, calibration.images)
     layers = list(weighted_nodes(graph))
-    sparsity, source_sparsity = zero_percent(layers), _torch_sparsity(target.network)
-    metadata = describe(
-        target,
-        precision=precision,
-        sparsity=sparsity,
-        built_in=preprocessing,
-        softmax=softmax,
-        class_names=names,
-    )
-    set_metadata(graph, metadata)
+    sparsity, source_sparsity = zero_percent(layers), _torch_sparsity(network)
+    metadata = describe(source, size, names, precision=precision, sparsity=sparsity)
+    metadata = replace(metadata, built_in=preprocessing, probabilities=softmax)
+    entries = metadata.to_entries()
+    set_entries(graph, entries)
     with _both(path, report_path, force) as (temporary, temporary_report):
         _save(graph, temporary, path)
         on_step("checking it against torch")
         written = check_file(temporary, opset, (batch, classes))
-        checks = _check(reference, temporary, real, target, batch, precision, preprocessing)
+        checks = _check(reference, temporary, real, size, batch, precision, preprocessing)
         relevant = [c for c in checks if precision != "int8" or c.data == real.name]
         seen = [c for c in checks if c.data == real.name]
         value, output = written.graph.input[0], written.graph.output[0]
         result = OnnxExport(
             path=path,
             report_path=report_path,
-            model=target.name,
+            model=metadata.model,
             precision=precision,
             opset=opset,
             input_name=value.name,
@@ -165,13 +168,53 @@ def export_onnx(
             / sum(c.images for c in seen),
             tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
             checks=tuple(checks),
-            metadata=metadata,
+            metadata=entries,
             versions=_versions(),
             seconds=time.perf_counter() - started,
         )
         _judge(result, min_agreement)
         temporary_report.write_text(json.dumps(result.to_dict(), indent=2) + "\n")
     return result
+
+
+def describe(
+    source: Source,
+    size: ImageSize,
+    class_names: tuple[str, ...],
+    *,
+    precision: str = "fp32",
+    sparsity: float = 0.0,
+) -> ModelMetadata:
+    """What an export of `source` for images of `size` says about itself; sparsity in percent."""
+    return ModelMetadata(
+        model=source.card.id if source.card else source.architecture,
+        architecture=source.architecture,
+        precision=precision,
+        sparsity=sparsity,
+        preprocessing=source.preprocessing,
+        input_size=size[1:],
+        class_names=class_names,
+        card=source.card,
+    )
+
+
+def check_image_size(size: tuple[int, ...] | None) -> ImageSize | None:
+    """`size` as channels, height, width; a UsageError unless all are positive."""
+    if size is None:
+        return None
+    if len(size) != 3 or min(size) < 1:
+        raise UsageError(f"input size {size} is not (channels, height, width)")
+    channels, height, width = size
+    return channels, height, width
+
+
+def _check_names(given: Sequence[str] | None, source: Source) -> tuple[str, ...]:
+    """The given class names, else those that are known."""
+    if given is None:
+        return source.class_names
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise UsageError("class names are a sequence of texts, one per class")
+    return tuple(given)
 
 
 def _count_classes(reference: Deployed, real: Samples, names: Sequence[str]) -> int:
@@ -232,7 +275,7 @@ def _check(
     reference: Deployed,
     path: Path,
     real: Samples,
-    target: Target,
+    image_size: ImageSize,
     batch: int | None,
     precision: str,
     as_bytes: bool,
@@ -241,7 +284,7 @@ def _check(
     forward = session_forward(open_session(path))
     checks = []
     for size in (batch,) if batch else _BATCHES:
-        noise = random_samples(target.input_size, size, as_bytes=as_bytes)
+        noise = random_samples(image_size, size, as_bytes=as_bytes)
         several = precision != "fp32" and size == (batch or _BATCHES[-1])
         wanted = max(size, len(real) if several else 0)
         images = real.images.repeat(-(-size // len(real)), *[1] * (real.images.dim() - 1))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from strzoo.analysis.report import find_weights, is_file_argument
-from strzoo.checkpoint import read_checkpoint
+from strzoo.data.preprocessing import build_transforms
 from strzoo.errors import UsageError
-from strzoo.models import create_model
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import CardSource
 from strzoo.models.blocks import initialize
+from strzoo.models.create import create_model
 from strzoo.settings import Settings
 from strzoo.sparse.layers import STRLayer
-from strzoo.zoo.registry import FORMATS, ModelCard, Preprocessing, get_card
+from strzoo.zoo.registry import ModelCard, Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    name_or_file: str | os.PathLike[str],
+    name_or_file: Model,
     *,
     format: str | None = None,
     pretrained: bool | str | os.PathLike[str] = True,
@@ -35,7 +35,7 @@ def load(
     """A network of the zoo, or of a checkpoint file, in evaluation mode on the CPU.
 
     Args:
-        name_or_file: a model id (or unique prefix), or a checkpoint file.
+        name_or_file: a model id (or unique prefix), a checkpoint file, or a run folder.
         format: "dense" (plain convolutions holding the effective weights) or "str" (trainable
             weights and thresholds). By default dense for an id; for a file, what it holds.
         pretrained: True loads the published weights, from the cache or by download; False
@@ -45,55 +45,59 @@ def load(
         settings: cache folder, registries, network switches; from the environment by default.
         options: with `pretrained=False`, further arguments of `create_model`.
 
+    Returns:
+        The network: images [N, 3, H, W] in, logits [N, num_classes] out.
+
     Raises:
         UnknownNameError, UsageError: the id, format or option is not valid.
         OfflineError, NetworkError: the weights are not in the cache and cannot be fetched.
         IntegrityError: the file is damaged or not that model.
     """
-    if format not in (None, *FORMATS):
-        raise UsageError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     if options and pretrained is not False:
         raise UsageError(f"{next(iter(options))!r} is only for pretrained=False")
-    text = os.fspath(name_or_file)
-    if is_file_argument(text):
+    source = resolve(name_or_file, format=format, settings=settings)
+    if not isinstance(source, CardSource):
         if pretrained is not True:
-            raise UsageError(f"{text} is a file: its weights are loaded; leave out pretrained")
-        model = read_checkpoint(text).build_model(format)
-        return _with_classes(model, num_classes)
-    settings = settings or Settings.from_env()
-    card = get_card(text, settings=settings)
-    format = format or "dense"
+            raise UsageError(
+                f"{source.path or source.name} is a file: its weights are loaded; "
+                "leave out pretrained"
+            )
+        return _with_classes(source.build_network(format), source, num_classes)
+    card = source.card
+    assert card is not None
     if pretrained is False:
         layer = "str" if format == "str" else "dense"
         classes = card.num_classes if num_classes is None else num_classes
         return create_model(card.architecture, num_classes=classes, layer=layer, **options).eval()
-    path = weights_path(card.id, format, settings) if pretrained is True else Path(pretrained)
-    checkpoint = read_checkpoint(path, architecture=card.architecture)
-    return _with_classes(checkpoint.build_model(format), num_classes)
+    if pretrained is True:
+        return _with_classes(source.build_network(format), source, num_classes)
+    from strzoo.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(pretrained, architecture=card.architecture)
+    return _with_classes(checkpoint.build_model(format or "dense"), source, num_classes)
 
 
-def weights_path(name: str, format: str, settings: Settings) -> Path:
-    """A verified file that gives that format: from the cache (an STR file gives dense too), else
-    downloaded. Errors as `load`."""
-    card = get_card(name, settings=settings)
-    card.file(format)
-    if format == "dense" and (found := find_weights(card, settings)):
-        return found[0]
-    from strzoo.downloads.download import download
-
-    return download(card.id, format=format, settings=settings)
-
-
-def _with_classes(model: nn.Module, num_classes: int | None) -> nn.Module:
-    fc = model.fc
-    assert isinstance(fc, nn.Conv2d)
-    if num_classes in (None, fc.out_channels):
+def _with_classes(model: nn.Module, source: Any, num_classes: int | None) -> nn.Module:
+    """`model` with a new classifier, unless it has that many outputs already."""
+    if num_classes is None:
+        return model
+    name = source.checkpoint.spec.record.head
+    head = model.get_submodule(name)
+    assert isinstance(head, nn.Conv2d | nn.Linear)
+    known = len(head.weight)
+    if num_classes == known:
         return model
     if num_classes < 1:
         raise UsageError(f"num_classes is {num_classes}; it must be at least 1")
-    options: dict[str, Any] = {"threshold": fc.granularity} if isinstance(fc, STRLayer) else {}
-    model.fc = type(fc)(fc.in_channels, num_classes, 1, bias=fc.bias is not None, **options)
-    initialize(model.fc)
+    options: dict[str, Any] = {"bias": head.bias is not None}
+    if isinstance(head, STRLayer):
+        options["threshold"] = head.granularity
+    if isinstance(head, nn.Conv2d):
+        new: nn.Module = type(head)(head.in_channels, num_classes, 1, **options)
+    else:
+        new = type(head)(head.in_features, num_classes, **options)
+    initialize(new)
+    model.set_submodule(name, new)
     return model.eval()
 
 
@@ -104,25 +108,19 @@ def get_transforms(
 
     Bilinear resize of the short side, centre crop, scale to [0, 1], normalise.
 
+    Args:
+        name: a MODEL (an id or a file), a card, or a preprocessing.
+        settings: cache folder and registries; from the environment by default.
+
+    Returns:
+        A callable from a PIL image to a float32 tensor [3, crop, crop].
+
     Raises:
         UnknownNameError: the id is unknown.
-        UsageError: the card names an interpolation that PIL has not.
+        UsageError: the card names an interpolation that torchvision has not.
     """
-    from torchvision import transforms
-    from torchvision.transforms import InterpolationMode
-
-    if isinstance(name, str):
-        name = get_card(name, settings=settings)
-    steps = name.preprocessing if isinstance(name, ModelCard) else name
-    modes = {mode.value: mode for mode in InterpolationMode}
-    if steps.interpolation not in modes:
-        raise UsageError(f"interpolation {steps.interpolation!r} is not one of {', '.join(modes)}")
-    compose: Callable[[Image], Tensor] = transforms.Compose(
-        [
-            transforms.Resize(steps.resize, interpolation=modes[steps.interpolation]),
-            transforms.CenterCrop(steps.crop),
-            transforms.ToTensor(),
-            transforms.Normalize(steps.mean, steps.std),
-        ]
-    )
-    return compose
+    if isinstance(name, Preprocessing):
+        return build_transforms(name)
+    if isinstance(name, ModelCard):
+        return build_transforms(name.preprocessing)
+    return build_transforms(resolve(name, settings=settings).preprocessing)

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from strzoo.analysis.counting import prunable_layers
 from strzoo.data.calibration import Images, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError
+from strzoo.export.export_onnx import check_image_size
 from strzoo.files import write_error
-from strzoo.hub.targets import Model, Target, resolve_target
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import ImageSize, Source
 from strzoo.matrices.files import CSR, FORMATS, write_matrix
 from strzoo.settings import Settings
 
@@ -108,6 +110,9 @@ def export_matrices(
         settings: cache folder, registries, network switches; from the environment by default.
         progress: called with the layers done and their number.
 
+    Returns:
+        What was written: a record per layer, the same as in `index.json`.
+
     Raises:
         UsageError: an unknown format, no layer to write, or wrong images.
         StrzooError: the folder exists or cannot be written, or the network does not run.
@@ -119,30 +124,31 @@ def export_matrices(
     if not formats or max_images < 1:
         raise UsageError("give at least one format and at least one image")
     _check_folder(folder, force)
-    target = resolve_target(model, input_size, settings=settings)
-    layers = prunable_layers(target.network)
+    source = resolve(model, settings=settings)
+    network, size = source.build_dense(), check_image_size(input_size) or source.input_size
+    layers = prunable_layers(network)
     skipped = tuple(name for name, layer in layers.items() if isinstance(layer, _TRANSPOSED))
     if skipped:
         log.warning("transposed convolutions are no matrix product: %s", ", ".join(skipped))
     chosen = {name: layer for name, layer in layers.items() if name not in skipped}
     if not chosen:
-        raise UsageError(f"{target.name} has no convolution or linear to write")
+        raise UsageError(f"{source.name} has no convolution or linear to write")
     with _new_folder(folder) as temporary:
-        sizes, count = _run(target, chosen, images, max_images, temporary)
+        sizes, count = _run(source, network, size, chosen, images, max_images, temporary)
         written = []
         for name, layer in chosen.items():
             written.append(_write_layer(name, layer, sizes, tuple(formats), temporary, count > 0))
             progress(len(written), len(chosen))
-        size = sum(file.stat().st_size for file in temporary.iterdir())
+        written_bytes = sum(file.stat().st_size for file in temporary.iterdir())
         made = MatrixExport(
             path=folder,
-            model=target.name,
-            input_size=target.input_size,
+            model=source.name,
+            input_size=size,
             formats=tuple(formats),
             layers=tuple(written),
             skipped=skipped,
             images=count,
-            bytes=size,
+            bytes=written_bytes,
         )
         index = json.dumps(made.to_dict(), indent=1) + "\n"
         (temporary / INDEX).write_text(index, encoding="utf-8")
@@ -153,7 +159,9 @@ Sizes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def _run(
-    target: Target,
+    source: Source,
+    network: nn.Module,
+    size: ImageSize,
     layers: dict[str, nn.Module],
     images: Images | None,
     max_images: int,
@@ -161,9 +169,9 @@ def _run(
 ) -> tuple[Sizes, int]:
     """Run the network once; input and output size of each layer, and how many inputs were saved."""
     if images is None:
-        batch = random_samples(target.input_size, 1).images
+        batch = random_samples(size, 1).images
     else:
-        batch = load_samples(images, target.input_size, target.preprocessing).images[:max_images]
+        batch = load_samples(images, size, source.preprocessing).images[:max_images]
     sizes: Sizes = {}
 
     def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -180,12 +188,12 @@ def _run(
     handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
     try:
         with torch.inference_mode():
-            target.network(batch)
+            network(batch)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:160]
-        size = "x".join(map(str, batch.shape[1:]))
+        shown = "x".join(map(str, batch.shape[1:]))
         raise StrzooError(
-            f"{target.name} does not run on one {size} input ({reason}); pass the size it takes"
+            f"{source.name} does not run on one {shown} input ({reason}); pass the size it takes"
         ) from error
     finally:
         for handle in handles:

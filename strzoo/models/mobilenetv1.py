@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
+from strzoo.errors import UsageError
+from strzoo.models.architecture import (
+    Architecture,
+    ForeignLayout,
+    ImageSize,
+    Options,
+    State,
+    import_library,
+)
 from strzoo.models.blocks import ConvLayer, classify, initialize
 
 # (output channels at width 1, stride) of the 13 depthwise-separable blocks.
@@ -60,6 +70,9 @@ class MobileNetV1(nn.Module):
         head_bias: bool = False,
     ) -> None:
         super().__init__()
+        if width <= 0:
+            raise UsageError(f"width is {width}; it must be positive")
+        self.small_stem = small_stem  # the shapes of the weights do not tell it
         channels = scale_channels(32, width)
         blocks = [_stem(conv, channels, 1 if small_stem else 2)]
         for base, stride in _BLOCKS:
@@ -92,3 +105,69 @@ def _separable(conv: ConvLayer, inputs: int, outputs: int, stride: int) -> nn.Se
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
+
+
+def _recognise(state: State, declared: Options) -> dict[str, Any] | None:
+    if "model.0.0.weight" not in state:
+        return None
+    convolutions = [state.get(f"model.{i}.{3 if i else 0}.weight") for i in range(14)]
+    channels = [weight.shape[0] for weight in convolutions if weight is not None]
+    complete = len(channels) == len(convolutions)  # else the check of the state names the key
+    return {
+        "small_stem": declared.get("small_stem") is True,
+        "width": infer_width(channels) if complete else 1.0,
+    }
+
+
+def _input_size(options: Options) -> ImageSize:
+    return (3, 32, 32) if options.get("small_stem") else (3, 224, 224)
+
+
+_TIMM_STAGES = (1, 2, 2, 6, 2)  # blocks per stage of timm's MobileNetV1
+_TIMM_PARTS = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
+
+
+def _timm_key(key: str) -> str:
+    top, _, rest = key.partition(".")
+    if top == "fc":
+        return f"classifier.{rest}"
+    index, part, leaf = rest.split(".")
+    if index == "0":
+        return f"{'conv_stem' if part == '0' else 'bn1'}.{leaf}"
+    block = int(index) - 1
+    stage = 0
+    while block >= _TIMM_STAGES[stage]:
+        block -= _TIMM_STAGES[stage]
+        stage += 1
+    return f"blocks.{stage}.{block}.{_TIMM_PARTS[part]}.{leaf}"
+
+
+def _create_timm(num_classes: int) -> nn.Module:
+    # timm's MobileNetV1 uses ReLU6; the published weights were trained with ReLU.
+    timm = import_library("timm", purpose="the timm layout")
+    model: nn.Module = timm.create_model(
+        "mobilenetv1_100", act_layer="relu", num_classes=num_classes
+    )
+    return model
+
+
+ARCHITECTURES = (
+    Architecture(
+        "mobilenetv1",
+        "MobileNetV1",
+        MobileNetV1,
+        {"small_stem": False, "head_bias": False, "width": 1.0},
+        _recognise,
+        _input_size,
+        layouts=(
+            ForeignLayout(
+                "timm",
+                "timm.create_model('mobilenetv1_100', act_layer='relu')",
+                _create_timm,
+                _timm_key,
+                "classifier",
+                ("conv_stem.weight", "classifier.weight"),
+            ),
+        ),
+    ),
+)

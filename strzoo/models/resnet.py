@@ -6,8 +6,19 @@ classifier is a bias-free 1x1 convolution, as in the published STR checkpoints.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from torch import Tensor, nn
 
+from strzoo.models.architecture import (
+    Architecture,
+    ForeignLayout,
+    ImageSize,
+    Options,
+    State,
+    import_library,
+)
 from strzoo.models.blocks import ConvLayer, classify, initialize
 
 
@@ -146,3 +157,66 @@ class CifarResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return classify(self.fc, self.avgpool(x))
+
+
+def _recognise(name: str, state: State, declared: Options) -> dict[str, Any] | None:
+    """Options of the ResNet `name` that the keys belong to, or None."""
+    stem = state.get("conv1.weight")
+    if stem is None or not any(key.startswith("layer3.") for key in state):
+        return None
+    if not any(key.startswith("layer4.") for key in state):
+        return {} if name == "resnet20" else None
+    if name != ("resnet50" if "layer4.0.conv3.weight" in state else "resnet18"):
+        return None
+    return {"small_stem": stem.shape[-1] == 3}
+
+
+def _input_size(options: Options) -> ImageSize:
+    return (3, 32, 32) if options.get("small_stem", True) else (3, 224, 224)
+
+
+def _torchvision(name: str) -> ForeignLayout:
+    def create(num_classes: int) -> nn.Module:
+        models = import_library("torchvision", purpose="the torchvision layout").models
+        model: nn.Module = models.get_model(name, num_classes=num_classes)
+        return model
+
+    return ForeignLayout("torchvision", f"torchvision.models.{name}()", create)
+
+
+def _timm(name: str) -> ForeignLayout:
+    def create(num_classes: int) -> nn.Module:
+        timm = import_library("timm", purpose="the timm layout")
+        model: nn.Module = timm.create_model(name, num_classes=num_classes)
+        return model
+
+    return ForeignLayout("timm", f"timm.create_model('{name}')", create)
+
+
+def _imagenet(
+    name: str, published: str, block: Block, depths: tuple[int, int, int, int]
+) -> Architecture:
+    return Architecture(
+        name,
+        published,
+        partial(ResNet, block, depths),
+        {"small_stem": False, "head_bias": False},
+        partial(_recognise, name),
+        _input_size,
+        layouts=(_torchvision(name), _timm(name)),
+    )
+
+
+ARCHITECTURES = (
+    _imagenet("resnet18", "ResNet18", BasicBlock, (2, 2, 2, 2)),
+    _imagenet("resnet50", "ResNet50", Bottleneck, (3, 4, 6, 3)),
+    Architecture(
+        "resnet20",
+        "ResNet20",
+        partial(CifarResNet, 3),
+        {"head_bias": False},
+        partial(_recognise, "resnet20"),
+        _input_size,
+        num_classes=10,
+    ),
+)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from strzoo.errors import StrzooError, UsageError
 from strzoo.onnx.files import read_opset
 from strzoo.redirected_output import chatter_to
-from strzoo.version import VERSION
 from strzoo.zoo.registry import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -110,14 +108,6 @@ def check_opset(opset: int) -> None:
             f"opset {opset} is not between {OLDEST_OPSET} and {newest}, the newest of the "
             f"installed onnx; the default is {DEFAULT_OPSET}"
         )
-
-
-def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
-    """Store `entries` as the model's metadata, replacing what is there, and name its producer."""
-    model.producer_name, model.producer_version = "strzoo", VERSION
-    del model.metadata_props[:]
-    for key, value in entries.items():
-        model.metadata_props.add(key=key, value=value)
 
 
 def _opset_of(model: onnx.ModelProto) -> int:

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
-from strzoo.analysis.report import is_file_argument
-from strzoo.checkpoint import build_checkpoint
-from strzoo.devices import find_device
 from strzoo.distributed import Group
 from strzoo.errors import UsageError
-from strzoo.models import create_model
+from strzoo.models.create import create_model
 from strzoo.settings import Settings
-from strzoo.sparse.sparsify import prunable_layers, sparse_layers, sparsify_
+from strzoo.sparse.sparsify import sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.config import TrainConfig
-from strzoo.training.finetuning import Frozen, ZeroMask, load_pretrained
+from strzoo.training.finetuning import Frozen, ZeroMask
 from strzoo.training.initialisation import Initialisation, initialise_
 from strzoo.training.normalisation import share_statistics
 from strzoo.training.optimisation import parameter_groups
+from strzoo.training.pretrained import build_pretrained, check_mask, match_layers
 from strzoo.training.pruning import PruneRates, apply_gmp_rates, apply_rates, resolve_rates
 from strzoo.training.schedules import LearningRate
 from strzoo.training.sparsity_target import SparsityController, TargetSparsity
-from strzoo.zoo.registry import get_card
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _GAMMAS = {"multistep": 0.1, "exponential": 0.97}
 
 
 @dataclass
 class Network:
-    """The network of a run and what holds parts of it: final prune rates (DNW, GMP), zeros kept
-    from a pretrained one, frozen parts."""
+    """The network of a run, and what is done to it besides the optimizer's steps: final prune
+    rates (DNW, GMP), zeros kept from a pretrained network, frozen parts. `notes` are worth
+    reading."""
 
     model: nn.Module
     rates: PruneRates | None = None
     mask: ZeroMask | None = None
     frozen: Frozen | None = None
+    notes: tuple[str, ...] = ()
 
     def train(self) -> None:
         """Training mode, except for what is frozen."""
@@ -51,7 +46,13 @@ class Network:
             self.frozen.hold()
 
     def prune(self, config: TrainConfig, epoch: float, model: nn.Module | None = None) -> None:
-        """Set the prune rates of this moment (GMP; DNW's never change), of a copy if given."""
+        """Set the prune rates of this moment (GMP; DNW's never change).
+
+        Args:
+            config: prune_start and prune_end.
+            epoch: epochs done, a fraction in mid-epoch.
+            model: a copy of the network to set them in instead.
+        """
         if self.rates is not None and config.method == "gmp":
             start, end = config.prune_start, config.prune_end
             apply_gmp_rates(model or self.model, self.rates, epoch=epoch, start=start, end=end)
@@ -66,13 +67,21 @@ def build_network(
 ) -> Network:
     """The network as training begins; its random weights come from torch's global generator.
 
+    Args:
+        config: architecture, method, start_from and the keys about them.
+        device: where it goes; the CPU by default.
+        group: the processes that share BatchNorm statistics, with sync_batchnorm.
+        settings: where pretrained weights come from; from the environment by default.
+
     Raises:
         UsageError, UnknownNameError: a value does not fit this architecture.
         StrzooError and its subclasses: the pretrained weights or the budget cannot be had.
     """
     device = device or torch.device("cpu")
+    notes: tuple[str, ...] = ()
     if config.start_from is not None:
-        model = _pretrained(config, settings)
+        begun = build_pretrained(config, settings)
+        model, notes = begun.model, begun.notes
     else:
         model = create_model(
             config.architecture, num_classes=config.num_classes, **_options(config)
@@ -82,7 +91,7 @@ def build_network(
             initialise_(model, how)
     rates = None
     if config.method != "dense" and not sparse_layers(model):
-        skip = find_dense(model, config.keep_dense)
+        skip = match_layers(model, config.keep_dense)
         if config.method == "str":
             sparsify_(model, "str", skip=skip, threshold=config.threshold, s_init=config.s_init)
         else:
@@ -97,29 +106,12 @@ def build_network(
     model = model.to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    mask = ZeroMask(model) if config.start_from is not None and config.keep_mask else None
+    mask = None
+    if config.start_from is not None and config.keep_mask:
+        mask = ZeroMask(model)
+        check_mask(mask, config)
     frozen = Frozen(model, config.freeze) if config.freeze else None
-    return Network(model, rates, mask, frozen)
-
-
-def _pretrained(config: TrainConfig, settings: Settings | None) -> nn.Module:
-    assert config.start_from is not None
-    format: str | None = "dense"
-    if config.method == "str":
-        format = None  # what a file holds
-        if not is_file_argument(config.start_from):
-            card = get_card(config.start_from, settings=settings)
-            format = "str" if "str" in card.files else "dense"
-    model = load_pretrained(
-        config.start_from, num_classes=config.num_classes, format=format, settings=settings
-    )
-    found = build_checkpoint(model).architecture
-    if found != config.architecture:
-        raise UsageError(
-            f"start_from={config.start_from} is a {found}, not a {config.architecture}; set "
-            f"architecture={found}"
-        )
-    return model
+    return Network(model, rates, mask, frozen, notes)
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:
@@ -130,15 +122,12 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value != getattr(plain, name)}
 
 
-def find_dense(model: nn.Module, keep_dense: tuple[str, ...]) -> list[str]:
-    """Layer names or patterns for `keep_dense`: "first" and "last" become the layers' names."""
-    names = list(prunable_layers(model))
-    ends = {"first": names[0], "last": names[-1]}
-    return [ends.get(pattern, pattern) for pattern in keep_dense]
-
-
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over the three parameter groups.
+    """SGD over the three groups of `parameter_groups`.
+
+    Args:
+        model: the network; parameters without gradients are left out.
+        config: rate, momentum and decays.
 
     Raises:
         UsageError: everything is frozen.
@@ -174,68 +163,10 @@ def build_schedule(config: TrainConfig) -> LearningRate:
 
 
 def build_target(config: TrainConfig) -> TargetSparsity | None:
-    """Where the controller steers the sparsity of STR; None without a target."""
+    """Where the controller brings the sparsity of STR; None without a target."""
     if config.target_sparsity is None:
         return None
     return TargetSparsity(config.target_sparsity, config.target_start, config.target_end)
-
-
-@dataclass
-class Machine:
-    """What the device needs: the network as it is called, precision, loss scaling."""
-
-    device: torch.device
-    group: Group
-    precision: str
-    call: Callable[[Tensor], Tensor]
-    wrapped: DistributedDataParallel | None
-    scaler: torch.amp.GradScaler
-
-    def autocast(self) -> torch.autocast:
-        dtype = _DTYPES.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def waiting(self, more: bool) -> contextlib.AbstractContextManager[None]:
-        """Around a part of a batch: gradients are exchanged only when no `more` parts follow."""
-        if self.wrapped is None or not more:
-            return contextlib.nullcontext()
-        context: contextlib.AbstractContextManager[None] = self.wrapped.no_sync()
-        return context
-
-
-def build_machine(
-    model: nn.Module, config: TrainConfig, device: torch.device, group: Group
-) -> Machine:
-    """Wrap the network for several processes and for compilation."""
-    precision = choose_precision(config, device)
-    wrapped = None
-    if group.world > 1:
-        wrapped = DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None
-        )
-    call: Any = wrapped or model
-    if config.compile:
-        call = torch.compile(call)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    return Machine(device, group, precision, call, wrapped, scaler)
-
-
-def choose_precision(config: TrainConfig, device: torch.device) -> str:
-    """The precision that "auto" means on this device.
-
-    Raises:
-        UsageError: tf32 is asked of a CPU.
-    """
-    if config.precision == "auto":
-        return "tf32" if device.type == "cuda" else "fp32"
-    if config.precision == "tf32" and device.type != "cuda":
-        raise UsageError("precision=tf32 is for GPUs; choose fp32 or bf16")
-    return config.precision
-
-
-def choose_device(config: TrainConfig) -> torch.device:
-    """The device of this process. Errors as `find_device`."""
-    return find_device(config.device)
 
 
 def build_average(model: nn.Module, config: TrainConfig) -> WeightAverage | None:
@@ -246,6 +177,15 @@ def build_average(model: nn.Module, config: TrainConfig) -> WeightAverage | None
 def build_controller(
     model: nn.Module, config: TrainConfig, steps: int
 ) -> SparsityController | None:
-    """The controller of the total sparsity, if there is a target."""
+    """The controller of the total sparsity, if there is a target.
+
+    Args:
+        model: with STR layers.
+        config: target_sparsity, target_start and target_end.
+        steps: optimizer steps of the whole training.
+
+    Raises:
+        UsageError: the target is out of reach.
+    """
     target = build_target(config)
     return None if target is None else SparsityController(model, target, steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -16,25 +17,52 @@ FANS = ("fan_in", "fan_out")
 DATASETS = ("folder", "cifar10", "cifar100", "digits")
 AUGMENTATIONS = ("resized_crop_flip", "pad_crop_flip", "pad_crop", "none")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-_CHOICES = {
-    "method": METHODS,
-    "threshold": THRESHOLDS,
-    "schedule": SCHEDULES,
-    "initialisation": INITIALISATIONS,
-    "fan": FANS,
-    "dataset": DATASETS,
-    "augmentation": AUGMENTATIONS,
-    "precision": PRECISIONS,
-}
-_POSITIVE = ("num_classes", "width", "epochs", "batch_size", "lr_batch_size", "accumulate",
-             "learning_rate", "gamma_epochs", "image_size", "log_every")  # fmt: skip
-_NOT_NEGATIVE = ("warmup_epochs", "weight_decay", "threshold_decay", "momentum", "padding",
-                 "label_smoothing", "workers", "checkpoint_every", "prune_start")  # fmt: skip
+
+# How a resumed run takes another value of a key.
+FIXED = "fixed"  # refused: the state means nothing, or something else, with another value
+GROWS = "grows"  # taken if it is larger
+NOTED = "noted"  # taken from there on, and noted
+FREE = "free"  # taken: it changes nothing in what is computed
 
 
-def _key(default: Any, about: str) -> Any:
-    """A field with the line that `strzoo train --keys` prints for it."""
-    return field(default=default, metadata={"about": about})
+@dataclass(frozen=True)
+class Range:
+    """The numbers a key takes, and how an error says so."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+POSITIVE = Range("must be positive", lambda value: value > 0)
+NOT_NEGATIVE = Range("must not be negative", lambda value: value >= 0)
+FRACTION = Range("must be at least 0 and below 1", lambda value: 0 <= value < 1)
+DENSITY = Range("must be above 0 and at most 1", lambda value: 0 < value <= 1)
+CLOSED_FRACTION = Range("must be at least 0 and at most 1", lambda value: 0 <= value <= 1)
+
+
+def _key(
+    default: Any,
+    about: str,
+    *,
+    choices: tuple[str, ...] = (),
+    within: Range | None = None,
+    percent: bool = False,
+    resuming: str = NOTED,
+) -> Any:
+    """A key: all there is to know about it.
+
+    Args:
+        default: its value if nothing sets it.
+        about: the line that `strzoo train --keys` prints; choices are added to it.
+        choices: the values it takes, if they are few.
+        within: the numbers it takes; None is taken too if the type says so.
+        percent: whether people may take the fraction for percent, so that an error explains.
+        resuming: FIXED, GROWS, NOTED or FREE.
+    """
+    if choices:
+        about = f"{about}: {', '.join(choices)}"
+    metadata = {"about": about, "choices": choices, "within": within, "percent": percent}
+    return field(default=default, metadata={**metadata, "resuming": resuming})
 
 
 @dataclass(frozen=True)
@@ -46,126 +74,166 @@ class TrainConfig:
         UsageError: a value is out of range, or two of them exclude each other.
     """
 
-    recipe: str = _key("", "the recipe this began as")
-    about: str = _key("", "what it is and where its hyperparameters come from")
+    recipe: str = _key("", "the recipe this began as", resuming=FREE)
+    about: str = _key("", "what it is and where its hyperparameters come from", resuming=FREE)
 
-    architecture: str = _key("resnet50", "resnet18, resnet50, resnet20 or mobilenetv1")
-    num_classes: int = _key(1000, "outputs of the network; the data set must have as many classes")
-    small_stem: bool = _key(False, "keep the resolution in the first layer, for 32x32 images")
-    width: float = _key(1.0, "multiplies the channels of mobilenetv1")
-    head_bias: bool = _key(False, "a classifier with bias")
-    initialisation: str = _key(
-        "kaiming_normal", "of all convolutions: " + ", ".join(INITIALISATIONS)
+    architecture: str = _key(
+        "resnet50", "resnet18, resnet50, resnet20 or mobilenetv1", resuming=FIXED
     )
-    fan: str = _key("fan_in", "of the initialisation: fan_in or fan_out")
-    init_density: float = _key(1.0, "scaled fan: the fraction of weights that will stay")
-    start_from: str | None = _key(None, "fine-tune this model id or checkpoint file")
-    keep_mask: bool = _key(True, "with start_from: weights that are zero there stay zero")
-    freeze: tuple[str, ...] = _key((), "parts that do not train: names or globs, as layer1,*.bn1")
+    num_classes: int = _key(
+        1000, "outputs of the network; the data set must have as many classes",
+        within=POSITIVE, resuming=FIXED,
+    )  # fmt: skip
+    small_stem: bool = _key(
+        False, "keep the resolution in the first layer, for 32x32 images", resuming=FIXED
+    )
+    width: float = _key(
+        1.0, "multiplies the channels of mobilenetv1", within=POSITIVE, resuming=FIXED
+    )
+    head_bias: bool = _key(False, "a classifier with bias", resuming=FIXED)
+    initialisation: str = _key("kaiming_normal", "of all convolutions", choices=INITIALISATIONS)
+    fan: str = _key("fan_in", "of the initialisation", choices=FANS)
+    init_density: float = _key(
+        1.0, "scaled fan: the fraction of weights that will stay", within=DENSITY
+    )
+    start_from: str | None = _key(
+        None, "fine-tune this model id or checkpoint file", resuming=FIXED
+    )
+    keep_mask: bool = _key(
+        True, "with start_from: weights that are zero there stay zero", resuming=FIXED
+    )
+    freeze: tuple[str, ...] = _key(
+        (), "parts that do not train: names or globs, as layer1,*.bn1", resuming=FIXED
+    )
 
-    method: str = _key("dense", ", ".join(METHODS))
-    threshold: str = _key("layer", "one STR threshold per layer, filter, weight, or one: global")
+    method: str = _key("dense", "how weights become zero", choices=METHODS, resuming=FIXED)
+    threshold: str = _key(
+        "layer", "what one STR threshold covers", choices=THRESHOLDS, resuming=FIXED
+    )
     s_init: float = _key(-3200.0, "initial STR threshold parameter s; the threshold is sigmoid(s)")
-    target_sparsity: float | None = _key(None, "STR: steer the total sparsity to this fraction")
-    target_start: float = _key(0.1, "target_sparsity: the rise begins at this fraction of training")
-    target_end: float = _key(0.9, "target_sparsity: the target is reached, and held from then on")
-    prune_rate: float | None = _key(None, "DNW, GMP: the fraction of weights every layer drops")
+    target_sparsity: float | None = _key(
+        None, "STR: steer the total sparsity to this fraction",
+        within=FRACTION, percent=True, resuming=FIXED,
+    )  # fmt: skip
+    target_start: float = _key(
+        0.1, "target_sparsity: the rise begins at this fraction of training",
+        within=CLOSED_FRACTION, resuming=FIXED,
+    )  # fmt: skip
+    target_end: float = _key(
+        0.9, "target_sparsity: the target is reached, and held from then on",
+        within=CLOSED_FRACTION, resuming=FIXED,
+    )  # fmt: skip
+    prune_rate: float | None = _key(
+        None, "DNW, GMP: the fraction of weights every layer drops", within=FRACTION, percent=True
+    )
     budget: str | None = _key(
         None, "DNW, GMP: rates per layer, from a budget, a model id, or an STR checkpoint file"
     )
-    prune_start: float = _key(20.0, "GMP: epoch at which pruning starts")
+    prune_start: float = _key(20.0, "GMP: epoch at which pruning starts", within=NOT_NEGATIVE)
     prune_end: float = _key(79.0, "GMP: epoch at which the final rate is reached")
-    keep_dense: tuple[str, ...] = _key((), "layers left dense: first, last, or glob patterns")
-
-    epochs: int = _key(100, "passes over the training set")
-    batch_size: int = _key(
-        256, "images per step, over all processes and accumulated parts together"
+    keep_dense: tuple[str, ...] = _key(
+        (), "layers left dense: first, last, or glob patterns", resuming=FIXED
     )
-    accumulate: int = _key(1, "parts in which each process computes its share of a batch")
-    learning_rate: float = _key(0.256, "peak rate, for a global batch of lr_batch_size images")
-    lr_batch_size: int = _key(256, "the global batch that learning_rate was chosen for")
+
+    epochs: int = _key(100, "passes over the training set", within=POSITIVE, resuming=GROWS)
+    batch_size: int = _key(
+        256, "images per step, over all processes and accumulated parts together",
+        within=POSITIVE, resuming=FIXED,
+    )  # fmt: skip
+    accumulate: int = _key(
+        1, "parts in which each process computes its share of a batch", within=POSITIVE
+    )
+    learning_rate: float = _key(
+        0.256, "peak rate, for a global batch of lr_batch_size images", within=POSITIVE
+    )
+    lr_batch_size: int = _key(
+        256, "the global batch that learning_rate was chosen for", within=POSITIVE
+    )
     scale_lr: bool = _key(False, "multiply learning_rate by batch_size / lr_batch_size")
-    schedule: str = _key("cosine", ", ".join(SCHEDULES))
-    warmup_epochs: float = _key(5.0, "linear warm-up before the schedule")
+    schedule: str = _key("cosine", "of the learning rate", choices=SCHEDULES)
+    warmup_epochs: float = _key(5.0, "linear warm-up before the schedule", within=NOT_NEGATIVE)
     milestones: tuple[float, ...] = _key((), "multistep: epochs at which the rate falls")
     gamma: float | None = _key(
-        None, "factor at a milestone (0.1) or of each step of the exponential schedule (0.97)"
-    )
-    gamma_epochs: float = _key(2.4, "exponential: epochs between two steps")
-    momentum: float = _key(0.875, "of SGD")
+        None, "factor at a milestone (0.1) or of each step of the exponential schedule (0.97)",
+        within=DENSITY,
+    )  # fmt: skip
+    gamma_epochs: float = _key(2.4, "exponential: epochs between two steps", within=POSITIVE)
+    momentum: float = _key(0.875, "of SGD", within=FRACTION)
     nesterov: bool = _key(False, "Nesterov's form of momentum")
-    weight_decay: float = _key(3.0517578125e-5, "of convolution and linear weights")
+    weight_decay: float = _key(
+        3.0517578125e-5, "of convolution and linear weights", within=NOT_NEGATIVE
+    )
     threshold_decay: float | None = _key(
-        None, "of STR thresholds; none: as the weights (the paper)"
+        None, "of STR thresholds; none: as the weights (the paper)", within=NOT_NEGATIVE
     )
     decay_normalisation: bool = _key(False, "decay BatchNorm parameters and biases too")
-    label_smoothing: float = _key(0.1, "mass given to the other classes")
-    ema_decay: float | None = _key(None, "keep an exponential moving average of the weights")
+    label_smoothing: float = _key(0.1, "mass given to the other classes", within=FRACTION)
+    ema_decay: float | None = _key(
+        None, "keep an exponential moving average of the weights",
+        within=FRACTION, resuming=FIXED,
+    )  # fmt: skip
 
     dataset: str = _key(
-        "folder", "folder (ImageNet and any classes): train/ and val/; cifar10, cifar100, digits"
+        "folder", "images: a folder of classes (as ImageNet) or a known set",
+        choices=DATASETS, resuming=FIXED,
+    )  # fmt: skip
+    data: str | None = _key(
+        None, "folder of the data set (train/ and val/), or CIFAR's files", resuming=FREE
     )
-    data: str | None = _key(None, "folder of the data set (train/ and val/), or CIFAR's files")
-    validation: str | None = _key(None, "validation images, if they are not found in data")
-    augmentation: str = _key("resized_crop_flip", ", ".join(AUGMENTATIONS))
-    padding: int = _key(4, "pixels around the image for pad_crop")
-    image_size: int = _key(224, "pixels of a side that the network sees (file-based data sets)")
-    workers: int | None = _key(None, "decoding processes; none: one per core")
+    validation: str | None = _key(
+        None, "validation images, if they are not found in data", resuming=FREE
+    )
+    augmentation: str = _key("resized_crop_flip", "of the training images", choices=AUGMENTATIONS)
+    padding: int = _key(4, "pixels around the image for pad_crop", within=NOT_NEGATIVE)
+    image_size: int = _key(
+        224, "pixels of a side that the network sees (file-based data sets)", within=POSITIVE
+    )
+    workers: int | None = _key(
+        None, "decoding processes; none: one per core", within=NOT_NEGATIVE, resuming=FREE
+    )
 
-    device: str | None = _key(None, "cpu, cuda or cuda:N; none: a GPU if there is one")
-    precision: str = _key(
-        "auto", "auto is fp32 on the CPU and tf32 on a GPU; " + ", ".join(PRECISIONS)
+    device: str | None = _key(
+        None, "cpu, cuda or cuda:N; none: a GPU if there is one", resuming=FREE
     )
+    precision: str = _key("auto", "auto is fp32 on the CPU and tf32 on a GPU", choices=PRECISIONS)
     channels_last: bool = _key(True, "memory layout of weights and images")
     compile: bool = _key(False, "torch.compile the network")
     sync_batchnorm: bool = _key(False, "BatchNorm statistics over all processes")
-    seed: int = _key(0, "of weights, order and augmentation")
+    seed: int = _key(0, "of weights, order and augmentation", resuming=FIXED)
 
-    output: str | None = _key(None, "run folder; none: runs/RECIPE")
-    resume: str | None = _key(None, "auto: go on if the run folder has a checkpoint; or a file")
-    checkpoint_every: int = _key(0, "steps between checkpoints, besides the end of each epoch")
-    log_every: int = _key(50, "steps between log lines and scalars")
-    tensorboard: bool = _key(True, "write TensorBoard scalars (extra strzoo[train])")
+    output: str | None = _key(None, "run folder; none: runs/RECIPE", resuming=FREE)
+    resume: str | None = _key(
+        None, "auto: go on if the run folder has a checkpoint; or a file", resuming=FREE
+    )
+    checkpoint_every: int = _key(
+        0, "steps between checkpoints, besides the end of each epoch",
+        within=NOT_NEGATIVE, resuming=FREE,
+    )  # fmt: skip
+    log_every: int = _key(50, "steps between log lines and scalars", within=POSITIVE, resuming=FREE)
+    tensorboard: bool = _key(True, "write TensorBoard scalars (extra strzoo[train])", resuming=FREE)
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(
-                    f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}"
-                )
         for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UsageError(f"{one.name}={value} is not finite")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name}={getattr(self, name)} must be positive")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise UsageError(f"{name}={value} must not be negative")
-        self._check_fractions()
-        self._check_method()
-        self._check_schedule()
-
-    def _check_fractions(self) -> None:
-        for name in ("target_sparsity", "prune_rate", "ema_decay"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                hint = f"; 90 % is {name}=0.9" if value > 1 and name != "ema_decay" else ""
-                raise UsageError(f"{name}={value} must be at least 0 and below 1{hint}")
-        if not 0 <= self.target_start <= self.target_end <= 1:
+            self._check_value(one.name, getattr(self, one.name), one.metadata)
+        if not self.target_start <= self.target_end:
             raise UsageError(
                 f"target_start={self.target_start:g} and target_end={self.target_end:g} are "
                 "fractions of the training, in order"
             )
-        for name in ("momentum", "label_smoothing"):
-            if getattr(self, name) >= 1:
-                raise UsageError(f"{name}={getattr(self, name)} must be below 1")
-        for name in ("gamma", "init_density"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise UsageError(f"{name}={value} must be above 0 and at most 1")
+        self._check_method()
+        self._check_schedule()
+
+    @staticmethod
+    def _check_value(name: str, value: Any, about: Mapping[str, Any]) -> None:
+        if about["choices"] and value not in about["choices"]:
+            raise UsageError(f"{name}={value!r} is not one of {', '.join(about['choices'])}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name}={value} is not finite")
+        within = about["within"]
+        if within is None or value is None or within.holds(value):
+            return
+        hint = f"; 90 % is {name}=0.9" if about["percent"] and value > 1 else ""
+        raise UsageError(f"{name}={value} {within.text}{hint}")
 
     def _check_method(self) -> None:
         prunes = self.method in ("dnw", "gmp")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -12,13 +11,14 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from strzoo.errors import IntegrityError, UnknownNameError
 from strzoo.hub.load import load
+from strzoo.hub.resolve import Model
 from strzoo.settings import Settings
 from strzoo.sparse.layers import SparseLayer
 from strzoo.sparse.sparsify import prunable_layers
 
 
 def load_pretrained(
-    name_or_file: str | os.PathLike[str],
+    name_or_file: Model,
     *,
     num_classes: int | None = None,
     format: str | None = "dense",

@@ -1,28 +1,47 @@
-"""fit: train a network on images in memory. One readable loop, any layer type.
+"""fit: train any network on images in memory, in place.
 
 SGD with momentum, linear warm-up and cosine learning rate, label smoothing: the recipe of the
-STR paper (appendix), shortened.
+STR paper (appendix), shortened. The loop is that of `strzoo.train`, without a run folder.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from strzoo.data.imageset import ImageSet
-from strzoo.errors import StrzooError, UsageError
 from strzoo.sparse.sparsify import sparse_layers
-from strzoo.training.optimisation import parameter_groups
+from strzoo.training.builders import Network
+from strzoo.training.config import TrainConfig
+from strzoo.training.datasets import DataSets
+from strzoo.training.loaders import MemoryLoader
+from strzoo.training.loop import Trainer
+from strzoo.training.random_state import preserved_randomness
+from strzoo.training.results import EpochDone, Event
 from strzoo.training.schedules import LearningRate
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How to train. `threshold_decay` None decays STR thresholds like the weights."""
+    """How `fit` trains.
+
+    Args:
+        epochs: passes over the images; the cosine ends with the last.
+        batch_size: images per step.
+        learning_rate: the peak rate.
+        momentum: of SGD.
+        weight_decay: of convolution and linear weights.
+        threshold_decay: of STR thresholds; None decays them like the weights.
+        warmup_epochs: linear warm-up before the cosine.
+        label_smoothing: mass given to the other classes.
+        seed: of the order of the images, and of dropout and the like.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
 
     epochs: int = 40
     batch_size: int = 64
@@ -35,9 +54,8 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+        self.to_train_config()
+        self.schedule  # noqa: B018 - it checks warmup_epochs
 
     @property
     def schedule(self) -> LearningRate:
@@ -47,6 +65,13 @@ class FitConfig:
             base=self.learning_rate,
             epochs=max(self.epochs, self.warmup_epochs + 1),
             warmup_epochs=self.warmup_epochs,
+        )
+
+    def to_train_config(self) -> TrainConfig:
+        """The same as a configuration of `strzoo.train`, but for the schedule."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return TrainConfig(
+            **{**values, "warmup_epochs": 0.0}, augmentation="none", channels_last=False
         )
 
 
@@ -84,55 +109,33 @@ def fit(
         StrzooError: the loss is no longer finite.
     """
     config = config or FitConfig()
-    if len(data) < config.batch_size:
-        raise UsageError(f"{len(data)} images are fewer than one batch of {config.batch_size}")
     device = next(model.parameters()).device
-    optimizer = torch.optim.SGD(
-        parameter_groups(
-            model, weight_decay=config.weight_decay, threshold_decay=config.threshold_decay
-        ),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-    )
-    loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    generator = torch.Generator().manual_seed(config.seed)
-    steps = len(data) // config.batch_size
-    images, labels = data.images.to(device), data.labels.to(device)
-    schedule = config.schedule
-    history = []
-    for epoch in range(config.epochs):
-        model.train()
-        order = torch.randperm(len(data), generator=generator).to(device)
-        losses = torch.zeros((), device=device)
-        correct = torch.zeros((), device=device, dtype=torch.long)
-        rate = 0.0
-        for step in range(steps):
-            rate = schedule.at(epoch + step / steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-            logits = model(images[batch])
-            loss = loss_function(logits, labels[batch])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses += loss.detach()
-            correct += (logits.argmax(1) == labels[batch]).sum()
-        result = EpochResult(
-            epoch + 1,
-            float(losses) / steps,
-            100.0 * int(correct) / (steps * config.batch_size),
-            rate,
-            measure_sparsity(model),
+    history: list[EpochResult] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            record = event.record
+            history.append(
+                EpochResult(
+                    record.epoch, record.train_loss, record.train_top1, record.learning_rate,
+                    measure_sparsity(model),
+                )
+            )  # fmt: skip
+            if on_epoch is not None:
+                on_epoch(history[-1])
+
+    settings = config.to_train_config()
+    images = MemoryLoader(data.images, data.labels, settings, device)
+    with preserved_randomness():
+        trainer = Trainer(
+            settings,
+            Network(model),
+            DataSets(images, None, f"{len(images)} images"),
+            device=device,
+            schedule=config.schedule,
+            on_event=report,
         )
-        if not math.isfinite(result.loss):
-            raise StrzooError(
-                f"the loss became {result.loss} in epoch {result.epoch}; lower learning_rate "
-                f"(now {config.learning_rate})"
-            )
-        history.append(result)
-        if on_epoch is not None:
-            on_epoch(result)
+        trainer.run()
     model.eval()
     return history
 

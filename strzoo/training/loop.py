@@ -7,35 +7,41 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, StrzooError
-from strzoo.settings import Settings
+from strzoo.training.accelerator import build_accelerator
 from strzoo.training.builders import (
+    Network,
     build_average,
     build_controller,
-    build_machine,
-    build_network,
     build_optimizer,
     build_schedule,
 )
 from strzoo.training.config import TrainConfig
-from strzoo.training.datasets import open_datasets
+from strzoo.training.datasets import DataSets
 from strzoo.training.folder import RunFolder
+from strzoo.training.layer_state import measure_layers, total_sparsity
+from strzoo.training.metric import Metric, validate
 from strzoo.training.random_state import seed_all
-from strzoo.training.results import EpochDone, EpochRecord, Event, StepDone, choose_best
-from strzoo.training.sampler import BatchOrder
+from strzoo.training.results import (
+    EpochDone,
+    EpochRecord,
+    Event,
+    StepDone,
+    choose_best,
+    summarise_accuracy,
+)
+from strzoo.training.sampler import BatchSampler
+from strzoo.training.schedules import LearningRate
 from strzoo.training.signals import StopRequest
 from strzoo.training.sparsity_target import project_sparsity
-from strzoo.training.state import pack_state
-from strzoo.training.tensorboard import Board
-from strzoo.training.validate import Tally, measure_layers, total_sparsity, validate
+from strzoo.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -47,64 +53,82 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 class Trainer:
-    """A run in progress. `epoch` are the epochs done, `step` the steps done in the present one;
-    together with the network, the optimizer and the rest of the state they say what comes next."""
+    """Trains a network on a data set: `strzoo.train` and `strzoo.fit` both run on it.
+
+    Args:
+        config: everything but the network and the data.
+        network: what is trained, on `device`.
+        data: the images.
+        device: of this process.
+        group: the processes that share each batch; this one alone by default.
+        schedule: the learning rate, instead of the one that `config` names.
+        folder: where checkpoints and results go; None keeps nothing.
+        on_event: called after steps and epochs.
+
+    Raises:
+        UsageError: the configuration does not fit the network, the data or the device.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
-        device: torch.device,
-        group: Group,
+        network: Network,
+        data: DataSets,
         *,
-        local_processes: int = 1,
-        settings: Settings | None = None,
+        device: torch.device,
+        group: Group | None = None,
+        schedule: LearningRate | None = None,
+        folder: RunFolder | None = None,
         on_event: Callable[[Event], object] = lambda event: None,
     ) -> None:
-        self.config, self.device, self.group = config, device, group
-        self.data = open_datasets(config, device, local_processes)
-        self.order = BatchOrder(
-            len(self.data.train), config.batch_size, config.seed, group.world, config.accumulate
+        self.config, self.network, self.data, self.device = config, network, data, device
+        self.group = group or Group()
+        self.model = model = network.model
+        self.sampler = BatchSampler(
+            len(data.train), config.batch_size, config.seed, self.group.world, config.accumulate
         )
-        self.labels = torch.from_numpy(self.data.train.labels[:, 0])
-        seed_all(config.seed)
-        self.network = build_network(config, device, group=group, settings=settings)
-        self.model = self.network.model
-        self.optimizer = build_optimizer(self.model, config)
-        self.schedule = build_schedule(config)
-        self.average = build_average(self.model, config)
-        self.total_steps = config.epochs * self.order.steps
-        self.controller = build_controller(self.model, config, self.total_steps)
-        self.machine = build_machine(self.model, config, device, group)
+        self.schedule = schedule or build_schedule(config)
+        self.folder = folder
+        total_steps = config.epochs * self.sampler.steps_per_epoch
+        optimizer = build_optimizer(model, config)
+        average = build_average(model, config)
+        controller = build_controller(model, config, total_steps)
+        self.accelerator = build_accelerator(model, config, device, self.group)
+        self.state = TrainState(
+            config, model, optimizer, self.accelerator.scaler, Metric(device),
+            self.sampler.images, average, controller, network.mask,
+        )  # fmt: skip
         self.loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        seed_all(config.seed + group.rank)  # dropout and the like differ between processes
-        self.epoch = self.step = 0
-        self.tally = Tally(device)
-        self.seconds = 0.0
-        self.history: list[EpochRecord] = []
-        self.board: Board | None = None
+        self._stop = StopRequest()
         self._on_event = on_event
         self._check_every = _CHECK_EVERY[device.type]
+        seed_all(config.seed + self.group.rank)  # dropout and the like differ between processes
 
     @property
     def position(self) -> int:
-        """Steps done in the whole run."""
-        return self.epoch * self.order.steps + self.step
+        """Optimizer steps done in the whole run."""
+        return self.state.epoch * self.sampler.steps_per_epoch + self.state.step
 
-    def run(self, folder: RunFolder, stop: StopRequest, *, resumed: Path | None) -> None:
+    def run(self, stop: StopRequest | None = None) -> None:
         """Train to the end, from wherever the state is.
+
+        Args:
+            stop: tells whether a signal asked to stop.
 
         Raises:
             Stopped: a signal asked to; the state is written.
             StrzooError: the loss is not finite, an image cannot be read; the last checkpoint
                 stays.
         """
-        self.folder, self.stop = folder, stop
-        if resumed is None:
-            self.group.lead(lambda: folder.save_initial(self.model))
-            if self.controller is not None:
-                self.controller.step(0)
+        state, folder = self.state, self.folder
+        self._stop = stop or self._stop
+        if self.position == 0:
+            if folder is not None:
+                self.group.lead(lambda: folder.save_initial(self.model, self.data.trained_on))
+            if state.controller is not None:
+                state.controller.step(0)
         try:
-            while self.epoch < self.config.epochs:
+            while state.epoch < self.config.epochs:
                 self._train_epoch()
                 self._finish_epoch()
         except Stopped:
@@ -112,54 +136,55 @@ class Trainer:
             raise
 
     def _train_epoch(self) -> None:
+        state, sampler = self.state, self.sampler
         self.network.train()
-        size, parts = self.order.part, self.config.accumulate
-        share = self.order.share(self.epoch, self.group.rank, self.step)
-        if not share:  # stopped between the last step and the end of validation
+        indices = sampler.indices(state.epoch, self.group.rank, state.step)
+        if not indices:  # stopped between the last step and the end of validation
             return
-        fed = self.data.train.batches(share, size, epoch=self.epoch)
+        batches = self.data.train.batches(indices, sampler.micro_batch, epoch=state.epoch)
         clock = time.perf_counter()
-        with contextlib.closing(fed):
-            while batch := list(islice(fed, parts)):
+        with contextlib.closing(batches):
+            while batch := list(islice(batches, self.config.accumulate)):
                 self._take_step(batch)
                 clock, before = time.perf_counter(), clock
-                self.seconds += clock - before
+                state.seconds += clock - before
                 self._report_step()
                 every = self.config.checkpoint_every
-                if every and self.position % every == 0 and self.step < self.order.steps:
+                if every and self.position % every == 0 and state.step < sampler.steps_per_epoch:
                     self.save()
 
     def _take_step(self, batch: list[tuple[Tensor, Tensor]]) -> None:
         """One optimizer step on this process's share of a global batch, in parts."""
-        epoch = self.epoch + self.step / self.order.steps
-        for group in self.optimizer.param_groups:
+        state, accelerator = self.state, self.accelerator
+        epoch = state.epoch + state.step / self.sampler.steps_per_epoch
+        for group in state.optimizer.param_groups:
             group["lr"] = self.schedule.at(epoch)
         self.network.prune(self.config, epoch)
-        self.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         losses = []
-        for number, (images, indices) in enumerate(batch):
-            labels = self.labels[indices].to(self.device, non_blocking=True)
+        for number, (images, labels) in enumerate(batch):
+            labels = labels.to(self.device, non_blocking=True)
             if self.config.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with self.machine.waiting(more=number + 1 < len(batch)):
-                with self.machine.autocast():
-                    logits = self.machine.call(images)
+            with accelerator.gradients(last=number + 1 == len(batch)):
+                with accelerator.autocast():
+                    logits = accelerator.call(images)
                     loss = self.loss_function(logits, labels)
-                self.machine.scaler.scale(loss / len(batch)).backward()
-            self.tally.add(logits, labels, loss)
+                accelerator.scaler.scale(loss / len(batch)).backward()
+            state.metric.add(logits, labels, loss)
             losses.append(loss.detach())
         stopping = self._agree(losses)
-        self.machine.scaler.step(self.optimizer)
-        self.machine.scaler.update()
-        if self.network.mask is not None:
-            self.network.mask.apply()
-        self.step += 1
-        if self.controller is not None:
-            self.controller.step(self.position)
-            if self.step == self.order.steps:
-                self.controller.settle()
-        if self.average is not None:
-            self.average.update(self.model)
+        accelerator.scaler.step(state.optimizer)
+        accelerator.scaler.update()
+        if state.mask is not None:
+            state.mask.apply()
+        state.step += 1
+        if state.controller is not None:
+            state.controller.step(self.position)
+            if state.step == self.sampler.steps_per_epoch:
+                state.controller.settle()
+        if state.average is not None:
+            state.average.update(self.model)
         if stopping:
             raise Stopped
 
@@ -169,128 +194,124 @@ class Trainer:
         Raises:
             StrzooError: a loss is not finite in some process; nothing was updated with it.
         """
-        last = self.step + 1 == self.order.steps
+        last = self.state.step + 1 == self.sampler.steps_per_epoch
         if (self.position + 1) % self._check_every and not last:
             return False
-        finite = math.isfinite(float(self.tally.sums[0]) + sum(float(loss) for loss in losses))
-        stop, diverged = self.group.any([self.stop.name is not None, not finite])
+        total = float(self.state.metric.sums[0]) + sum(float(loss) for loss in losses)
+        stop, diverged = self.group.any([self._stop.name is not None, not math.isfinite(total)])
         if diverged:
             raise self._divergence("the loss is not finite", self.position + 1)
         return stop
 
     def _divergence(self, what: str, position: int) -> StrzooError:
-        epoch, step = divmod(position - 1, self.order.steps)
+        epoch, step = divmod(position - 1, self.sampler.steps_per_epoch)
         kept = (
             f"{self.folder.last} is from before; go on from it with resume=auto"
-            if self.folder.last.exists()
+            if self.folder is not None and self.folder.last.exists()
             else "begin again"
         )
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = self.state.optimizer.param_groups[0]["lr"]
         return StrzooError(
             f"{what} in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:.4g}: {kept}, "
             "with a lower learning_rate or longer warmup_epochs"
         )
 
     def _report_step(self) -> None:
-        if self.position % self.config.log_every and self.step < self.order.steps:
+        state, steps = self.state, self.sampler.steps_per_epoch
+        if self.position % self.config.log_every and state.step < steps:
             return
-        loss, top1, _ = self.tally.read()  # this process's share
-        images = self.group.world * float(self.tally.sums[3])
+        loss, top1, _ = state.metric.compute()  # this process's share
+        images = self.group.world * float(state.metric.sums[3])
+        control = state.controller.last if state.controller is not None else None
         report = StepDone(
-            self.epoch + 1, self.step, self.order.steps, loss, top1,
-            self.optimizer.param_groups[0]["lr"], images / max(self.seconds, 1e-9),
+            state.epoch + 1, state.step, steps, loss, top1,
+            state.optimizer.param_groups[0]["lr"], images / max(state.seconds, 1e-9),
+            None if control is None else 100 * control.sparsity,
         )  # fmt: skip
-        if self.board is not None:
-            steered = self.controller.last if self.controller is not None else None
-            total = None if steered is None else 100 * steered.sparsity
-            self.board.add_step(report, self.position, total)
         self._on_event(report)
 
     def _finish_epoch(self) -> None:
         """Validate, enter the epoch into the history, and write everything down."""
-        train_loss, train_top1, train_top5 = self.tally.read(self.group)
-        with self._validated() as model:
-            self.group.broadcast(list(model.buffers()))  # BatchNorm's, which differ by process
-            loss, top1, top5 = validate(
-                model,
-                self.data.validation,
-                batch_size=self.order.part,
-                device=self.device,
-                group=self.group,
-                autocast=self.machine.autocast,
-                channels_last=self.config.channels_last,
-                check=self._check_stop,
-            )
-            if not math.isfinite(loss):
-                raise self._divergence("the validation loss is not finite", self.position)
-            layers = measure_layers(model)
-            record = EpochRecord(
-                self.epoch + 1, self.position, train_loss, train_top1, train_top5, loss, top1,
-                top5, self.optimizer.param_groups[0]["lr"], total_sparsity(layers),
-                self._wanted_sparsity(), self.seconds,
-                self.order.steps * self.config.batch_size / max(self.seconds, 1e-9),
-                self._is_candidate(), layers,
-            )  # fmt: skip
-            self.history.append(record)
-            best = choose_best(self.history) is record
-            if best:
-                self.group.lead(lambda: self.folder.save_best(model, self.describe_best()))
-        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
-        self.tally = Tally(self.device)
+        state, folder = self.state, self.folder
+        train_loss, train_top1, train_top5 = state.metric.compute(self.group)
+        model = self._evaluated_model()
+        self.group.broadcast(list(model.buffers()))  # BatchNorm's, which differ by process
+        loss, top1, top5 = self._validate(model)
+        layers = measure_layers(model)
+        images = self.sampler.steps_per_epoch * self.config.batch_size
+        record = EpochRecord(
+            state.epoch + 1, self.position, train_loss, train_top1, train_top5, loss, top1,
+            top5, state.optimizer.param_groups[0]["lr"], total_sparsity(layers),
+            self._wanted_sparsity(), state.seconds, images / max(state.seconds, 1e-9),
+            self._is_candidate(), layers,
+        )  # fmt: skip
+        state.history.append(record)
+        best = choose_best(state.history) is record
+        if best and folder is not None:
+            accuracy = summarise_accuracy(state.history)
+            self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
+        state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
+        state.metric = Metric(self.device)
         self.save()
-        self.group.lead(lambda: self.folder.write_history(self.history))
-        if self.board is not None:
-            self.board.add_epoch(record)
+        if folder is not None:
+            self.group.lead(lambda: folder.write_history(state.history))
         self._on_event(EpochDone(record, best))
-        if self.group.any([self.stop.name is not None])[0] and self.epoch < self.config.epochs:
+        asked = self.group.any([self._stop.name is not None])[0]
+        if asked and state.epoch < self.config.epochs:
             raise Stopped
 
-    @contextlib.contextmanager
-    def _validated(self) -> Iterator[nn.Module]:
-        """The network to judge and keep: the average if there is one, at the sparsity wanted."""
-        model = self.model
-        if self.average is not None:
-            model = self.average.module
-            if self.controller is not None:
+    def _validate(self, model: nn.Module) -> tuple[float, float, float]:
+        """Loss, top-1 and top-5; NaN without validation images."""
+        if self.data.validation is None:
+            return math.nan, math.nan, math.nan
+        found = validate(
+            model,
+            self.data.validation,
+            batch_size=self.sampler.micro_batch,
+            device=self.device,
+            group=self.group,
+            autocast=self.accelerator.autocast,
+            channels_last=self.config.channels_last,
+            check=self._check_stop,
+        )
+        if not math.isfinite(found[0]):
+            raise self._divergence("the validation loss is not finite", self.position)
+        return found
+
+    def _evaluated_model(self) -> nn.Module:
+        """The network to validate and keep: the average if there is one, at the sparsity
+        wanted."""
+        model, state = self.model, self.state
+        if state.average is not None:
+            model = state.average.module
+            if state.controller is not None:
                 model = copy.deepcopy(model)
-                project_sparsity(model, self.controller.wanted(self.position))
-        self.network.prune(self.config, self.epoch + 1, model)
-        yield model
+                project_sparsity(model, state.controller.wanted(self.position))
+        self.network.prune(self.config, state.epoch + 1, model)
+        return model
 
     def _wanted_sparsity(self) -> float | None:
-        if self.controller is None:
-            return None
-        return 100 * self.controller.wanted(self.position)
+        controller = self.state.controller
+        return None if controller is None else 100 * controller.wanted(self.position)
 
     def _is_candidate(self) -> bool:
         """Whether the network is as sparse as it is meant to end."""
-        if self.controller is not None:
-            return self.controller.holding
-        return self.config.method != "gmp" or self.epoch + 1 >= self.config.prune_end
+        if self.state.controller is not None:
+            return self.state.controller.holding
+        return self.config.method != "gmp" or self.state.epoch + 1 >= self.config.prune_end
 
     def _check_stop(self) -> None:
-        if self.group.world == 1 and self.stop.name is not None:
+        if self.group.world == 1 and self._stop.name is not None:
             raise Stopped
 
-    def describe_best(self) -> dict[str, object]:
-        """The published fields about accuracy, in percent."""
-        best, last = choose_best(self.history), self.history[-1] if self.history else None
-        train = [record.train_top1 for record in self.history]
-        five = [record.train_top5 for record in self.history]
-        return {
-            "epoch": len(self.history),
-            "best_acc1": best.top1 if best else 0.0,
-            "best_acc5": best.top5 if best else 0.0,
-            "best_train_acc1": max(train, default=0.0),
-            "best_train_acc5": max(five, default=0.0),
-            "curr_acc1": last.top1 if last else "Not evaluated",
-            "curr_acc5": last.top5 if last else "Not evaluated",
-        }
-
     def save(self) -> None:
-        """Write last.pth: everything that the next step depends on."""
-        state = {**self.describe_best(), **pack_state(self)}  # of all processes
+        """Write last.pth, if there is a folder: everything that the next step depends on."""
+        folder = self.folder
+        if folder is None:
+            return
+        accuracy = summarise_accuracy(self.state.history)
+        document = {**accuracy, **self.state.state_dict(self.group)}  # of all processes
         try:
-            self.group.lead(lambda: self.folder.save_last(self.model, state))
+            self.group.lead(lambda: folder.save_last(self.model, document, self.data.trained_on))
         except IntegrityError as error:
             raise self._divergence(str(error), self.position) from error

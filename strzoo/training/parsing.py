@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.strict_json import WrongTypeError, convert
 from strzoo.training.config import TrainConfig
 
 KEYS = {one.name: one for one in dataclasses.fields(TrainConfig)}
@@ -86,8 +87,8 @@ def build_config(values: Mapping[str, Any], base: TrainConfig | None = None) -> 
             range.
     """
     known = {find_key(key): value for key, value in values.items()}
-    converted = {name: _convert(name, _HINTS[name], value) for name, value in known.items()}
-    return dataclasses.replace(base or _DEFAULT, **converted)
+    converted = {name: _typed(name, value) for name, value in known.items()}
+    return dataclasses.replace(base or TrainConfig(), **converted)
 
 
 def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
@@ -105,7 +106,7 @@ def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
         if not equals:
             raise UsageError(f"{pair!r} is not key=value")
         name = find_key(key.strip())
-        given[name] = _parse(name, _HINTS[name], text.strip())
+        given[name] = _typed(name, _read_text(_HINTS[name], text.strip()))
     for one, other in (*_ALTERNATIVES, *(pair[::-1] for pair in _ALTERNATIVES)):
         if given.get(one) is not None:
             given.setdefault(other, None)
@@ -150,47 +151,41 @@ def spell_type(name: str) -> str:
     return f"{text}, or none" if optional else text
 
 
-def _convert(name: str, hint: Any, value: Any) -> Any:
-    """A value as YAML reads it, as the type of the key."""
-    hint, optional = _unwrap(hint)
-    if value is None and optional:
-        return None
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong(name, value)
-        return tuple(_convert(name, _item(hint), item) for item in value)
-    if hint is float and type(value) is int:
+def _typed(name: str, value: Any) -> Any:
+    """A plain value as the type of the key."""
+    try:
+        return convert(_HINTS[name], _read_number(_HINTS[name], value), name)
+    except WrongTypeError as error:
+        raise UsageError(
+            f"{name}={error.value!r} is of the wrong type; expected: {spell_type(name)}"
+        ) from None
+
+
+def _read_number(hint: Any, value: Any) -> Any:
+    """`value`, or the number that it spells where `hint` is one: YAML reads 1e-4, without a dot,
+    as text."""
+    hint, _ = _unwrap(hint)
+    if isinstance(value, list) and typing.get_origin(hint) is tuple:
+        return [_read_number(_item(hint), item) for item in value]
+    if isinstance(value, str) and hint is float and _NUMBER.fullmatch(value):
         return float(value)
-    if hint is float and isinstance(value, str) and _NUMBER.fullmatch(value):
-        return float(value)  # YAML reads 1e-4, without a dot, as text
-    if type(value) is not hint:
-        raise _wrong(name, value)
     return value
 
 
-def _parse(name: str, hint: Any, text: str) -> Any:
-    """A value as typed on the command line, as the type of the key."""
+def _read_text(hint: Any, text: str) -> Any:
+    """The plain value that `text` on the command line means where `hint` is wanted; the text
+    itself where it means none, None for an empty one."""
     hint, optional = _unwrap(hint)
     if optional and text.lower() in ("none", "null", ""):
         return None
     if typing.get_origin(hint) is tuple:
         parts = [part.strip() for part in text.strip("[]()").split(",")]
-        return tuple(_parse(name, _item(hint), part) for part in parts if part)
+        return [_read_text(_item(hint), part) for part in parts if part]
     if hint is bool:
-        if text.lower() not in _WORDS:
-            raise _wrong(name, text)
-        return _WORDS[text.lower()]
-    if hint is int:
-        if not re.fullmatch(r"[-+]?\d+", text):
-            raise _wrong(name, text)
+        return _WORDS.get(text.lower(), text)
+    if hint is int and re.fullmatch(r"[-+]?\d{1,20}", text):
         return int(text)
-    if hint is float:
-        if not _NUMBER.fullmatch(text):
-            raise _wrong(name, text)
-        return float(text)
-    if not text:
-        raise _wrong(name, text)
-    return text
+    return _read_number(hint, text) if text else None
 
 
 def _unwrap(hint: Any) -> tuple[Any, bool]:
@@ -203,10 +198,3 @@ def _unwrap(hint: Any) -> tuple[Any, bool]:
 def _item(hint: Any) -> type:
     item: type = typing.get_args(hint)[0]
     return item
-
-
-def _wrong(name: str, value: Any) -> UsageError:
-    return UsageError(f"{name}={value!r} is of the wrong type; expected: {spell_type(name)}")
-
-
-_DEFAULT = TrainConfig()

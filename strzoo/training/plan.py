@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from strzoo.distributed import Group
+from strzoo.devices import choose_precision, find_device
+from strzoo.distributed import Group, read_launcher
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import prunable_layers, sparse_layers
@@ -18,14 +18,13 @@ from strzoo.training.builders import (
     build_network,
     build_optimizer,
     build_schedule,
-    choose_device,
-    choose_precision,
+    build_target,
 )
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
 from strzoo.training.pruning import PruneRates
 from strzoo.training.random_state import preserved_randomness, seed_all
-from strzoo.training.sampler import BatchOrder
+from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import gmp_rate
 
 # Training images of the data sets whose files are not given.
@@ -100,11 +99,11 @@ def plan(
     Raises:
         StrzooError: as `train` would before its first step.
     """
-    device = choose_device(config)
-    count = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
+    device = find_device(config.device)
+    count = read_launcher().world if processes is None else processes
     images, data = _count_images(config)
-    order = BatchOrder(images, config.batch_size, config.seed, count, config.accumulate)
-    total = config.epochs * order.steps
+    sampler = BatchSampler(images, config.batch_size, config.seed, count, config.accumulate)
+    total = config.epochs * sampler.steps_per_epoch
     with preserved_randomness():
         seed_all(config.seed)
         network = build_network(config, group=Group(0, 1), settings=settings)
@@ -133,12 +132,12 @@ def plan(
         config=config,
         data=data,
         images=images,
-        steps=order.steps,
+        steps=sampler.steps_per_epoch,
         total_steps=total,
-        part=order.part,
+        part=sampler.micro_batch,
         parameters=sum(p.numel() for p in model.parameters()),
         device=str(device),
-        precision=choose_precision(config, device),
+        precision=choose_precision(config.precision, device),
         learning_rate_rule=describe_rule(config),
         rates_source=network.rates.source if network.rates else None,
         groups=groups,
@@ -184,8 +183,6 @@ def expect_sparsity(
 ) -> float | None:
     """Percent of zeros to expect after `epoch` epochs; None where STR learns it."""
     if config.method == "str":
-        from strzoo.training.builders import build_target
-
         target = build_target(config)
         return None if target is None else 100 * target.at(epoch / config.epochs)
     if rates is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ class LayerState:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch, counted from 1. Accuracies and `sparsity` (over all convolutions and linears) in
-    percent; losses per image, the training one with label smoothing; `learning_rate` and
-    `prune_rate` (mean over the weights; GMP and DNW) as they were in the last step; `seconds` and
-    `images_per_second` of training alone. `candidate` says that the network is as sparse as it is
-    meant to end, so that it may be the best one."""
+    """One epoch, counted from 1. `step` counts the optimizer steps of the run. Accuracies and
+    `sparsity` (over all convolutions and linears) in percent; losses per image, the training one
+    with label smoothing. `loss`, `top1` and `top5` are of the validation images, NaN without any.
+    `learning_rate` as it was in the last step; `seconds` and `images_per_second` of training
+    alone. `candidate` says that the network is as sparse as it is meant to end, so that it may be
+    the best one."""
 
     epoch: int
     step: int
@@ -60,8 +62,8 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Sent once, when everything is built. `resumed` names the checkpoint; `notes` are worth
-    reading."""
+    """Sent once, when everything is built. `steps` are the optimizer steps of an epoch; `epoch`
+    and `step` those done already; `resumed` names the checkpoint; `notes` are worth reading."""
 
     folder: Path
     epochs: int
@@ -78,7 +80,9 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class StepDone:
-    """Sent every `log_every` steps: means over the epoch so far."""
+    """Sent every `log_every` steps: means over the epoch so far, `top1` in percent. `step` of
+    `steps` are done in this epoch, which is counted from 1. `sparsity` is the total in percent
+    that a sparsity target has reached, an estimate; None without a target."""
 
     epoch: int
     step: int
@@ -87,6 +91,12 @@ class StepDone:
     top1: float
     learning_rate: float
     images_per_second: float
+    sparsity: float | None = None
+
+    @property
+    def position(self) -> int:
+        """Optimizer steps done in the whole run."""
+        return (self.epoch - 1) * self.steps + self.step
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ class TrainResult:
 
     @property
     def last(self) -> EpochRecord | None:
+        """The last epoch that was finished."""
         return self.history[-1] if self.history else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,7 +150,24 @@ class TrainResult:
         }
 
 
-def choose_best(history: tuple[EpochRecord, ...] | list[EpochRecord]) -> EpochRecord | None:
+def choose_best(history: Sequence[EpochRecord]) -> EpochRecord | None:
     """The candidate with the highest top-1, the latest of equals; None if there is none."""
-    candidates = [record for record in history if record.candidate]
-    return max(candidates, key=lambda record: (record.top1, record.epoch), default=None)
+
+    def rank(record: EpochRecord) -> tuple[float, int]:
+        return (-math.inf if math.isnan(record.top1) else record.top1, record.epoch)
+
+    return max((record for record in history if record.candidate), key=rank, default=None)
+
+
+def summarise_accuracy(history: Sequence[EpochRecord]) -> dict[str, object]:
+    """The fields about accuracy, in percent, as the published checkpoints have them."""
+    best, last = choose_best(history), history[-1] if history else None
+    return {
+        "epoch": len(history),
+        "best_acc1": best.top1 if best else 0.0,
+        "best_acc5": best.top5 if best else 0.0,
+        "best_train_acc1": max((record.train_top1 for record in history), default=0.0),
+        "best_train_acc5": max((record.train_top5 for record in history), default=0.0),
+        "curr_acc1": last.top1 if last else "Not evaluated",
+        "curr_acc5": last.top5 if last else "Not evaluated",
+    }

@@ -13,9 +13,16 @@ from strzoo.errors import UsageError
 
 
 @dataclass(frozen=True)
-class BatchOrder:
-    """The order of `images` images in every epoch. The last images that fill no batch are left
-    out of that epoch.
+class BatchSampler:
+    """The order of the images in every epoch. The last images that fill no batch are left out of
+    that epoch.
+
+    Args:
+        images: how many there are.
+        batch_size: images of a step, over all processes and accumulated parts.
+        seed: of the order.
+        processes: that share each step.
+        accumulate: parts in which each of them computes its share.
 
     Raises:
         UsageError: there are fewer images than one batch, or the batch cannot be shared out
@@ -43,18 +50,28 @@ class BatchOrder:
             )
 
     @property
-    def steps(self) -> int:
-        """Steps in an epoch."""
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
         return self.images // self.batch_size
 
     @property
-    def part(self) -> int:
+    def micro_batch(self) -> int:
         """Images that one process computes at once."""
         return self.batch_size // (self.processes * self.accumulate)
 
-    def share(self, epoch: int, rank: int = 0, start: int = 0) -> list[int]:
-        """The images of process `rank` in `epoch`, from step `start` on, step by step."""
+    def indices(self, epoch: int, rank: int = 0, start: int = 0) -> list[int]:
+        """The images of one process in one epoch, step by step.
+
+        Args:
+            epoch: counted from 0.
+            rank: of the process.
+            start: steps of the epoch to leave out, those that are done.
+
+        Returns:
+            Image numbers, `batch_size / processes` for each step.
+        """
         order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
-        batches = order[: self.steps * self.batch_size].reshape(self.steps, self.processes, -1)
-        share: list[int] = batches[start:, rank].reshape(-1).tolist()
-        return share
+        batches = order[: self.steps_per_epoch * self.batch_size]
+        shared = batches.reshape(self.steps_per_epoch, self.processes, -1)
+        mine: list[int] = shared[start:, rank].reshape(-1).tolist()
+        return mine

@@ -4,59 +4,135 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from strzoo.checkpoint.reading import read_document
+from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.training.config import TrainConfig
-from strzoo.training.parsing import build_config, compare_configs
+from strzoo.training.averaging import WeightAverage
+from strzoo.training.builders import build_schedule
+from strzoo.training.config import FIXED, FREE, GROWS, TrainConfig
+from strzoo.training.finetuning import ZeroMask
+from strzoo.training.metric import Metric
+from strzoo.training.parsing import KEYS, build_config, compare_configs
 from strzoo.training.random_state import capture_randomness, restore_randomness
 from strzoo.training.results import EpochRecord
-
-if TYPE_CHECKING:
-    from strzoo.training.loop import Trainer
-
-log = logging.getLogger(__name__)
+from strzoo.training.sparsity_target import SparsityController
 
 SCHEMA = 1
-# The state means nothing, or something else, if these change.
-FIXED = (
-    "architecture", "num_classes", "small_stem", "width", "head_bias", "method", "threshold",
-    "keep_dense", "freeze", "start_from", "keep_mask", "dataset", "batch_size", "seed",
-    "ema_decay", "target_sparsity", "target_start", "target_end", "epochs",
-)  # fmt: skip
-# These change nothing in what is computed.
-_FREE = ("recipe", "about", "output", "resume", "checkpoint_every", "log_every", "tensorboard",
-         "workers", "device", "data", "validation")  # fmt: skip
 
 
-def pack_state(trainer: Trainer) -> dict[str, Any]:
-    """`optimizer`, as the published files have it, and our own entry `training`. Every process
-    takes part; those with other random numbers or sums give theirs."""
-    own = {"randomness": capture_randomness(), "sums": trainer.tally.sums.cpu()}
-    config = dataclasses.asdict(trainer.config)
-    return {
-        "optimizer": trainer.optimizer.state_dict(),
-        "training": {
-            "schema": SCHEMA,
-            "config": {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
-            "epoch": trainer.epoch,
-            "step": trainer.step,
-            "seconds": trainer.seconds,
-            "images": trainer.order.images,
-            "processes": trainer.group.gather(own),
-            "history": [record.to_dict() for record in trainer.history],
-            "scaler": trainer.machine.scaler.state_dict(),
-            "average": None if trainer.average is None else trainer.average.state_dict(),
-            "controller": None if trainer.controller is None else trainer.controller.state_dict(),
-            "mask": None if trainer.network.mask is None else trainer.network.mask.state_dict(),
-        },
-    }
+@dataclass
+class TrainState:
+    """All that the next optimizer step depends on: what is trained, and how far it is.
+
+    `epoch` counts the epochs that are done, `step` the optimizer steps done in the present one,
+    `seconds` and `metric` are of the present one, `images` is the size of the training set.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    metric: Metric
+    images: int
+    average: WeightAverage | None = None
+    controller: SparsityController | None = None
+    mask: ZeroMask | None = None
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def state_dict(self, group: Group) -> dict[str, Any]:
+        """Everything but the network's own state dict.
+
+        Args:
+            group: its processes all call; those with other random numbers or sums give theirs.
+
+        Returns:
+            `optimizer`, as the published files have it, and our own entry `training`.
+        """
+        own = {"randomness": capture_randomness(), "sums": self.metric.sums.cpu()}
+        config = dataclasses.asdict(self.config)
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "training": {
+                "schema": SCHEMA,
+                "config": {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
+                "epoch": self.epoch,
+                "step": self.step,
+                "seconds": self.seconds,
+                "images": self.images,
+                "processes": group.gather(own),
+                "history": [record.to_dict() for record in self.history],
+                "scaler": self.scaler.state_dict(),
+                **{
+                    name: None if part is None else part.state_dict()
+                    for name, part in self._optional_parts().items()
+                },
+            },
+        }
+
+    def load_state_dict(self, document: Mapping[str, Any], group: Group, path: Path) -> list[str]:
+        """Go on from where a checkpoint was written.
+
+        Args:
+            document: as `read_state` gives it.
+            group: the processes that go on.
+            path: where the document is from, for messages.
+
+        Returns:
+            Notes worth reading.
+
+        Raises:
+            IntegrityError: the checkpoint does not fit.
+            UsageError: the data set has another size.
+        """
+        training, notes = document["training"], []
+        if training["images"] != self.images:
+            raise UsageError(
+                f"{path} was trained on {training['images']} images, the data has {self.images}; "
+                "give the same data, or begin a new run"
+            )
+        weights = {k.removeprefix("module."): v for k, v in document["state_dict"].items()}
+        try:
+            self.model.load_state_dict(weights)
+            # Loading keeps the tensors it is given; these belong to a file.
+            self.optimizer.load_state_dict(copy.deepcopy(document["optimizer"]))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise IntegrityError(f"{path} does not fit: {' '.join(str(error).split())}") from error
+        self.scaler.load_state_dict(training["scaler"])
+        for name, part in self._optional_parts().items():
+            if part is not None:
+                part.load_state_dict(copy.deepcopy(training[name]))
+        self.epoch, self.step = training["epoch"], training["step"]
+        self.seconds = training["seconds"]
+        self.history = [EpochRecord.from_dict(values) for values in training["history"]]
+        notes += self._load_processes(training["processes"], group)
+        return notes
+
+    def _optional_parts(self) -> dict[str, WeightAverage | SparsityController | ZeroMask | None]:
+        return {"average": self.average, "controller": self.controller, "mask": self.mask}
+
+    def _load_processes(self, processes: list[Any], group: Group) -> list[str]:
+        """Random numbers and sums of this process; rank 0 takes all sums if the number differs."""
+        if len(processes) == group.world:
+            restore_randomness(processes[group.rank]["randomness"])
+            self.metric.sums.copy_(processes[group.rank]["sums"])
+            return []
+        parts = torch.stack([process["sums"] for process in processes])
+        self.metric.sums.copy_(parts.sum(0) if group.rank == 0 else torch.zeros_like(parts[0]))
+        return [
+            f"{len(processes)} processes wrote the checkpoint, {group.world} go on: the same up to "
+            "rounding, not to the bit"
+        ]
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -82,67 +158,43 @@ def read_state(path: Path) -> dict[str, Any]:
 def check_resumable(config: TrainConfig, document: Mapping[str, Any], path: Path) -> list[str]:
     """Notes on what changed since the checkpoint was written.
 
+    Args:
+        config: of the run that goes on.
+        document: as `read_state` gives it.
+        path: where it is from, for messages.
+
     Raises:
         UsageError: something changed without which its state means nothing.
     """
     before = build_config(document["training"]["config"])
     notes = []
     for name, (was, now) in compare_configs(before, config).items():
-        if name in FIXED:
+        resuming = KEYS[name].metadata["resuming"]
+        if resuming == FIXED or (resuming == GROWS and now < was):
             raise UsageError(
                 f"{path} was trained with {name}={_spell(was)}, now it is {_spell(now)}; keep it, "
                 "or begin a new run in another output folder"
             )
-        if name not in _FREE:
+        if resuming == GROWS:
+            notes.append(_describe_extension(config, was, document["training"]["epoch"]))
+        elif resuming != FREE:
             notes.append(f"{name} was {_spell(was)} and is {_spell(now)} from here on")
     return notes
 
 
-def restore_state(trainer: Trainer, document: Mapping[str, Any], path: Path) -> list[str]:
-    """Put `trainer` where the checkpoint was written; returns notes worth reading.
-
-    Raises:
-        IntegrityError: the checkpoint does not fit.
-        UsageError: the data set has another size.
-    """
-    training, notes = document["training"], []
-    if training["images"] != trainer.order.images:
-        raise UsageError(
-            f"{path} was trained on {training['images']} images, the data has "
-            f"{trainer.order.images}; give the same data, or begin a new run"
+def _describe_extension(config: TrainConfig, before: int, epoch: int) -> str:
+    """What more epochs mean for the schedules, which are functions of the epoch."""
+    rate = build_schedule(config).at(epoch)
+    target = ""
+    if config.target_sparsity is not None:
+        target = (
+            f"; the sparsity rises as planned for {before} epochs, and the target is held from "
+            "then on"
         )
-    state = {key.removeprefix("module."): value for key, value in document["state_dict"].items()}
-    try:
-        trainer.model.load_state_dict(state)
-        # Loading keeps the tensors it is given; these belong to a file.
-        trainer.optimizer.load_state_dict(copy.deepcopy(document["optimizer"]))
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise IntegrityError(f"{path} does not fit: {' '.join(str(error).split())}") from error
-    trainer.machine.scaler.load_state_dict(training["scaler"])
-    for part, name in (
-        (trainer.average, "average"),
-        (trainer.controller, "controller"),
-        (trainer.network.mask, "mask"),
-    ):
-        if part is not None:
-            part.load_state_dict(copy.deepcopy(training[name]))
-    trainer.epoch, trainer.step = training["epoch"], training["step"]
-    trainer.seconds = training["seconds"]
-    trainer.history = [EpochRecord.from_dict(values) for values in training["history"]]
-    processes = training["processes"]
-    rank, world = trainer.group.rank, trainer.group.world
-    if len(processes) == world:
-        sums = processes[rank]["sums"]
-        restore_randomness(processes[rank]["randomness"])
-    else:
-        notes.append(
-            f"{len(processes)} processes wrote the checkpoint, {world} go on: the same up to "
-            "rounding, not to the bit"
-        )
-        parts = torch.stack([process["sums"] for process in processes])
-        sums = parts.sum(0) if rank == 0 else torch.zeros_like(parts[0])
-    trainer.tally.sums.copy_(sums)
-    return notes
+    return (
+        f"epochs was {before} and is {config.epochs}: the learning rate goes on as in a run of "
+        f"{config.epochs} epochs, at {rate:.4g}{target}"
+    )
 
 
 def _spell(value: Any) -> str:

@@ -6,15 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from strzoo.training.results import EpochRecord, StepDone
+from strzoo.training.results import EpochDone, EpochRecord, Event, StepDone
 
 log = logging.getLogger(__name__)
 
 
 class Board:
-    """Writes scalars below `folder`; without tensorboard, or if `enabled` is False, does nothing.
+    """Writes the scalars of a run's events; without tensorboard, or if `enabled` is False, does
+    nothing.
 
     Args:
+        folder: where the event files go.
         step: the global step that a resumed run goes on from; later scalars of the interrupted
             run are dropped.
     """
@@ -32,20 +34,25 @@ class Board:
             return
         self._writer = SummaryWriter(str(folder), purge_step=step or None)
 
-    def add_step(self, report: StepDone, position: int, total: float | None) -> None:
-        """Scalars of a moment in an epoch; `total` is the steered sparsity, if there is one."""
+    def __call__(self, event: Event) -> None:
+        """Write what `event` reports."""
+        if isinstance(event, StepDone):
+            self._add_step(event)
+        elif isinstance(event, EpochDone):
+            self._add_epoch(event.record)
+
+    def _add_step(self, report: StepDone) -> None:
         scalars = {
             "step/loss": report.loss,
             "step/top1": report.top1,
             "step/learning_rate": report.learning_rate,
             "step/images_per_second": report.images_per_second,
         }
-        if total is not None:
-            scalars["step/sparsity"] = total
-        self._add(scalars, position)
+        if report.sparsity is not None:
+            scalars["step/sparsity"] = report.sparsity
+        self._add(scalars, report.position)
 
-    def add_epoch(self, record: EpochRecord) -> None:
-        """Scalars of an epoch, layer by layer too."""
+    def _add_epoch(self, record: EpochRecord) -> None:
         scalars = {
             "train/loss": record.train_loss,
             "train/top1": record.train_top1,

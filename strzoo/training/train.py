@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from strzoo.devices import float32_mode
+from strzoo.devices import choose_precision, find_device, float32_mode
 from strzoo.distributed import Group, join_group
-from strzoo.errors import StrzooError
 from strzoo.settings import Settings
-from strzoo.training.builders import choose_device, choose_precision
+from strzoo.training.builders import build_network
 from strzoo.training.config import TrainConfig
+from strzoo.training.datasets import open_datasets
 from strzoo.training.folder import RunFolder
 from strzoo.training.loop import Stopped, Trainer
-from strzoo.training.random_state import preserved_randomness
+from strzoo.training.random_state import preserved_randomness, seed_all
 from strzoo.training.recipes import load_recipe
-from strzoo.training.results import Event, RunStarted, TrainResult, choose_best
+from strzoo.training.results import EpochRecord, Event, RunStarted, TrainResult, choose_best
 from strzoo.training.signals import stop_requests
-from strzoo.training.state import check_resumable, read_state, restore_state
+from strzoo.training.state import check_resumable, read_state
 from strzoo.training.tensorboard import Board
 
 
@@ -43,6 +43,9 @@ def train(
         settings: where pretrained weights come from; from the environment by default.
         on_event: called as the run goes on, see `strzoo.training.results`.
 
+    Returns:
+        The epochs, the best of them, the run folder and its files.
+
     Raises:
         UsageError: the configuration does not fit the data, the network or the machine.
         StrzooError and its subclasses: something cannot be read or written, or the loss is not
@@ -50,81 +53,82 @@ def train(
     """
     if not isinstance(config, TrainConfig):
         config = load_recipe(config)
-    device = choose_device(config)
-    precision = choose_precision(config, device)
+    device = find_device(config.device)
+    precision = choose_precision(config.precision, device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(preserved_randomness())
         stack.enter_context(float32_mode(device, precision))
         group = stack.enter_context(join_group(device))
-        stack.enter_context(_fellows(group))
-        return _run(config, device, group, settings, on_event)
+        folder = RunFolder(config)
+        group.lead(lambda: stack.enter_context(folder.locked()))
+        return _run(config, folder, device, group, settings, on_event)
 
 
 def _run(
     config: TrainConfig,
+    folder: RunFolder,
     device: torch.device,
     group: Group,
     settings: Settings | None,
     on_event: Callable[[Event], object],
 ) -> TrainResult:
-    folder = group.lead(lambda: RunFolder(config))
-    resumed = group.lead(lambda: folder.find_resume(config))
+    resumed = group.lead(folder.find_resume)
     document = None if resumed is None else group.lead(lambda: read_state(resumed))
     notes: list[str] = []
     if document is not None and resumed is not None:
         notes += check_resumable(config, document, resumed)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
+    data = open_datasets(config, device, group.local_world)
+    seed_all(config.seed)
+    network = build_network(config, device, group=group, settings=settings)
+    notes += network.notes
+    board: Board | None = None
+
+    def report(event: Event) -> None:
+        if board is not None:
+            board(event)
+        on_event(event)
+
     trainer = Trainer(
-        config, device, group, local_processes=local, settings=settings, on_event=on_event
+        config, network, data, device=device, group=group, folder=folder, on_event=report
     )
+    state = trainer.state
     if document is not None and resumed is not None:
-        notes += restore_state(trainer, document, resumed)
+        notes += state.load_state_dict(document, group, resumed)
     del document
     if group.rank == 0:
-        folder.begin(config, device)
-        folder.write_history(trainer.history)
-        trainer.board = Board(
+        folder.begin(config, device, group.world)
+        folder.write_history(state.history)
+        board = Board(
             folder.path / "tensorboard", step=trainer.position, enabled=config.tensorboard
         )
-    on_event(
+    report(
         RunStarted(
-            folder.path, config.epochs, trainer.order.steps, trainer.data.description, str(device),
-            trainer.machine.precision, group.world, trainer.epoch, trainer.step, resumed,
-            tuple(notes),
+            folder.path, config.epochs, trainer.sampler.steps_per_epoch, data.description,
+            str(device), trainer.accelerator.precision, group.world, state.epoch, state.step,
+            resumed, tuple(notes),
         )
     )  # fmt: skip
     interrupted = None
     with stop_requests() as stop:
         try:
-            trainer.run(folder, stop, resumed=resumed)
+            trainer.run(stop)
         except Stopped:
             interrupted = stop.name or "another process"
         finally:
-            if trainer.board is not None:
-                trainer.board.close()
-    files = group.lead(lambda: _conclude(folder, trainer)) if interrupted is None else ()
-    history = tuple(trainer.history)
+            if board is not None:
+                board.close()
+    history = tuple(state.history)
+    files = group.lead(lambda: _conclude(folder, config, history)) if interrupted is None else ()
     return TrainResult(
         folder.path, interrupted is None, history, choose_best(history), resumed, interrupted, files
     )
 
 
-def _conclude(folder: RunFolder, trainer: Trainer) -> tuple[Path, ...]:
+def _conclude(
+    folder: RunFolder, config: TrainConfig, history: Sequence[EpochRecord]
+) -> tuple[Path, ...]:
     """Write the report and the learned budget; returns the files of the run."""
     from strzoo.training.summary import write_report
 
-    write_report(folder, trainer.config, trainer.history)
-    return tuple(sorted(path for path in folder.path.iterdir() if path.is_file()))
-
-
-@contextlib.contextmanager
-def _fellows(group: Group) -> Iterator[None]:
-    """Another process's end, which torch reports as a broken connection, as one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = " ".join(str(error).split())
-        signs = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
-        if group.world == 1 or not any(sign in text for sign in signs):
-            raise
-        raise StrzooError(f"another process of the run has ended: {text[:160]}") from error
+    write_report(folder, config, history)
+    return tuple(sorted(path for path in folder.path.glob("[!.]*") if path.is_file()))

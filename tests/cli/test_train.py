@@ -100,7 +100,7 @@ def test_a_run_leaves_all_its_files(run: Path) -> None:
     assert files == {
         "config.yaml", "environment.json", "initial.pth", "last.pth", "best_str.pth",
         "best_dense.pth", "results.csv", "layers.json", "budget.json", "report.md", "report.json",
-        "progress.png", "layers.png", "tensorboard",
+        "progress.png", "layers.png", "tensorboard", ".lock",
     }  # fmt: skip
     rows = list(csv.DictReader(io.StringIO((run / "results.csv").read_text())))
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from strzoo.data.batches import open_image, read_batch, read_labels, read_logits, split_images
+from strzoo.data.batches import open_image, read_batch, read_labels, split_images
+from strzoo.data.preprocessing import SMALL
 from strzoo.errors import StrzooError, UsageError
-from strzoo.evaluation.runner import SMALL
 
 X = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([3, 0, 9, 9, 1, 2])
@@ -114,24 +114,6 @@ def test_one_hot_needs_as_many_columns_as_classes() -> None:
     assert read_labels(rows).tolist() == Y.tolist()
     with pytest.raises(UsageError):
         read_labels(rows, 10)
-
-
-class Output:
-    def __init__(self, logits: torch.Tensor) -> None:
-        self.logits = logits
-
-
-def test_answers_are_found_in_whatever_a_network_returns() -> None:
-    logits, aux = torch.randn(6, 10), torch.randn(6, 10)
-    for output in (
-        logits, (logits, aux), [logits], {"logits": logits, "loss": aux[0, 0]}, {"out": logits},
-        Output(logits), logits[:, :, None, None], (torch.randn(6, 8, 4, 4), logits),
-    ):  # fmt: skip
-        assert torch.equal(read_logits(output, 6), logits)
-    odd: list[Any] = [None, {}, (), torch.randn(6, 8, 4, 4), torch.randn(5, 10), Y, "x"]
-    for other in odd:
-        with pytest.raises(UsageError, match=r"the network returns .* for 6 images"):
-            read_logits(other, 6)
 
 
 def gradient(mode: str) -> Image.Image:

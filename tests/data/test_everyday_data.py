@@ -299,7 +299,7 @@ def test_samples_without_a_plain_label_are_named(files: dict[str, bytes], tmp_pa
 
 def test_junk_is_passed_over_everywhere(tmp_path: Path) -> None:
     from strzoo.data.calibration import load_samples
-    from strzoo.evaluation.runner import SMALL
+    from strzoo.data.preprocessing import SMALL
 
     kept = ["ape/1.jpg", "dog/1.jpg"]
     junk = [

@@ -21,8 +21,8 @@ from strzoo.data.array_pickle import load_arrays
 from strzoo.data.calibration import load_samples
 from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.layouts import find_samples
+from strzoo.data.preprocessing import IMAGENET, SMALL
 from strzoo.errors import IntegrityError, StrzooError
-from strzoo.evaluation.runner import IMAGENET, SMALL
 from strzoo.settings import Limits
 from tests.data.test_layouts import GROUND_TRUTH, VAL, _write_cifar, labels, write
 

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.loading import normalise
-from strzoo.evaluation.runner import IMAGENET
+from strzoo.data.preprocessing import IMAGENET
 from strzoo.zoo.registry import Preprocessing
 from tests.helpers.photographs import jpeg, photographs
 

@@ -13,7 +13,7 @@ import numpy as np, onnx, torch
 from onnx import parser
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import load_batches
-from strzoo.evaluation.runner import SMALL
+from strzoo.data.preprocessing import SMALL
 from strzoo.onnx.sessions import open_session
 
 class Box: pass

@@ -280,7 +280,7 @@ def test_bad_arguments_and_models_are_named(tmp_path: Path, shared: Settings) ->
         strzoo.compile(model, size=(3, 4, 5, 6))
     with pytest.raises(UsageError, match="takes images of 3 channels, 1 are given"):
         strzoo.compile(model, size=(1, 32, 32), cache=False)
-    with pytest.raises(UsageError, match="cannot compile a dict; give a model id"):
+    with pytest.raises(UsageError, match="a dict is no model; give a model id"):
         strzoo.compile({})  # type: ignore[arg-type]
     with pytest.raises(StrzooError, match=r"missing\.onnx does not exist"):
         strzoo.compile(tmp_path / "missing.onnx")

@@ -9,8 +9,8 @@ import pytest
 import strzoo
 from strzoo.engine.frontend.read import read_graph
 from strzoo.engine.hardware import host_hardware
+from strzoo.engine.layout.problems import list_problems
 from strzoo.engine.layout.tiling import candidates
-from strzoo.engine.lowering.choices import list_problems
 from strzoo.engine.passes import simplify
 from strzoo.engine.tuning import tune_tilings
 from strzoo.settings import Settings

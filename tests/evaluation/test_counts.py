@@ -15,9 +15,9 @@ from torch import nn
 
 import strzoo
 from strzoo.data.images import BrokenImageError
+from strzoo.data.preprocessing import IMAGENET, SMALL
 from strzoo.errors import IntegrityError, StrzooError, UsageError
-from strzoo.evaluation import EvalResult
-from strzoo.evaluation.runner import IMAGENET, SMALL
+from strzoo.evaluation.results import EvalResult
 from tests.helpers.expectations import CLASSES, check
 from tests.helpers.photographs import (
     crop_photographs,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import strzoo
-from strzoo.evaluation.runner import IMAGENET, SMALL
+from strzoo.data.preprocessing import IMAGENET, SMALL
 from tests.helpers.expectations import check
 from tests.helpers.photographs import (
     crop_photographs,
@@ -44,13 +44,15 @@ def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
     assert found["model.onnx"].precision == "fp32 (CPUExecutionProvider)"
     # The logits themselves, through the same door as `evaluate`.
     logits = {}
-    from strzoo.evaluation.runner import open_runner
+    from strzoo.evaluation.opener import open_runner
+    from strzoo.evaluation.runner import RunnerOptions
+    from strzoo.hub.resolve import resolve
 
     pixels = torch.from_numpy(
         np.stack([np.asarray(p.resize((64, 64))) for p in crop_photographs(3, seed=8)])
     )
     for name in names:
-        with open_runner(tmp_path / name) as runner:
+        with open_runner(resolve(tmp_path / name), RunnerOptions()) as runner:
             logits[name] = runner.forward(runner.prepare(pixels))
     largest = float(logits["str.pth"].abs().max())
     for other in logits.values():

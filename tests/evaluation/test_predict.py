@@ -11,9 +11,9 @@ from PIL import Image
 
 import strzoo
 from strzoo.data.images import BrokenImageError
+from strzoo.data.preprocessing import SMALL
 from strzoo.errors import OfflineError, StrzooError, UsageError
 from strzoo.evaluation.predict import ImageLike, Prediction
-from strzoo.evaluation.runner import SMALL
 from strzoo.settings import Settings
 from tests.helpers.photographs import crop_photographs, reference_input, small_network
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from strzoo.evaluation import EvalResult
+from strzoo.evaluation.results import EvalResult
 
 COUNT = 37
 CLASSES = [f"class{i}" for i in range(10)]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strzoo.models import create_model
+from strzoo.models.create import create_model
 from strzoo.zoo.budgets import Budget
 
 ARCH = {"resnet18": "ResNet18", "resnet50": "ResNet50", "mobilenetv1": "MobileNetV1"}

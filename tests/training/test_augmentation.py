@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from strzoo.evaluation.runner import IMAGENET
+from strzoo.data.preprocessing import IMAGENET
 from strzoo.training.augmentation import RandomTransform, Shifts, draw_box
 
 STEPS = dataclasses.replace(IMAGENET, resize=9, crop=8)

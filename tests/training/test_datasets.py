@@ -75,9 +75,12 @@ def test_workers_change_nothing_and_an_epoch_changes_the_crops(tmp_path: Path) -
     order = [3, 20, 0, 7, 11]
     first = list(alone.batches(order, 2, epoch=4))
     second = list(helped.batches(order, 2, epoch=4))
-    assert [indices.tolist() for _, indices in first] == [[3, 20], [0, 7], [11]]
+    # 12 bright images, then 12 dark ones.
+    assert [labels.tolist() for _, labels in first] == [[0, 1], [0, 0], [0]]
     for (a, _), (b, _) in zip(first, second, strict=True):
         assert torch.equal(a, b)
+    singly = [next(iter(alone.batches([i], 1, epoch=4)))[0] for i in order]
+    assert torch.equal(torch.cat([images for images, _ in first]), torch.cat(singly))
     other = next(iter(alone.batches(order, 2, epoch=5)))[0]
     assert not torch.equal(first[0][0], other)
 
@@ -148,13 +151,16 @@ def test_cifar_is_fed_whole_and_normalised(tmp_path: Path) -> None:
         dataset="cifar10", num_classes=10, data=str(tmp_path), augmentation="none", epochs=10
     )
     data = open_datasets(config, CPU)
+    assert data.validation is not None
     assert (len(data.train), len(data.validation)) == (20, 4)
-    assert data.train.labels[::4, 0].tolist() == [0, 1, 2, 3, 4]
-    images, indices = next(iter(data.train.batches([5, 19], 2, epoch=0)))
+    _, labels = next(iter(data.train.batches(range(0, 20, 4), 5, epoch=0)))
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+    images, labels = next(iter(data.train.batches([5, 19], 2, epoch=0)))
     mean = np.array([0.4914, 0.4822, 0.4465], np.float32)[:, None, None]
     std = np.array([0.2470, 0.2435, 0.2616], np.float32)[:, None, None]
     assert np.allclose(images[1].numpy(), (pixels[19] / 255 - mean) / std, atol=1e-6)
-    assert indices.tolist() == [5, 19]
+    assert np.allclose(images[0].numpy(), (pixels[5] / 255 - mean) / std, atol=1e-6)
+    assert labels.tolist() == [1, 9]
     with pytest.raises(UsageError, match="is CIFAR-10; use dataset=cifar10"):
         open_datasets(dataclasses.replace(config, dataset="cifar100", num_classes=100), CPU)
     with pytest.raises(UsageError, match="cifar10 has 10 classes, the model has 1000"):

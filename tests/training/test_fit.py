@@ -113,9 +113,9 @@ def test_a_shared_threshold_is_optimised_once() -> None:
 
 def test_what_cannot_train_says_why() -> None:
     data = strzoo.load_digits("test")
-    with pytest.raises(UsageError, match="360 images are fewer than one batch of 512"):
+    with pytest.raises(UsageError, match="360 images are too few for one batch: batch_size=512"):
         fit(_network(), data, FitConfig(batch_size=512))
-    with pytest.raises(UsageError, match="epochs is 0"):
+    with pytest.raises(UsageError, match="epochs=0 must be positive"):
         FitConfig(epochs=0)
-    with pytest.raises(StrzooError, match=r"the loss became .* lower learning_rate"):
+    with pytest.raises(StrzooError, match=r"the loss is not finite .* lower learning_rate"):
         fit(_network(), data, FitConfig(epochs=5, learning_rate=1e6))

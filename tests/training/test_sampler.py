@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strzoo.errors import UsageError
-from strzoo.training.sampler import BatchOrder
+from strzoo.training.sampler import BatchSampler
 
 
 @settings(deadline=None, max_examples=50)
@@ -18,31 +18,35 @@ def test_the_processes_of_any_number_share_each_step_of_one_process(
 ) -> None:
     batch = part * accumulate * processes
     images = batch * steps + left % batch
-    alone = BatchOrder(images, batch, seed=3)
-    shared = BatchOrder(images, batch, 3, processes, accumulate)
-    assert (alone.steps, shared.steps, shared.part) == (steps, steps, part)
-    whole = alone.share(epoch)
+    alone = BatchSampler(images, batch, seed=3)
+    shared = BatchSampler(images, batch, 3, processes, accumulate)
+    assert (alone.steps_per_epoch, shared.steps_per_epoch, shared.micro_batch) == (
+        steps,
+        steps,
+        part,
+    )
+    whole = alone.indices(epoch)
     # A permutation without the images that fill no batch.
     assert len(set(whole)) == len(whole) == batch * steps
     assert set(whole) <= set(range(images))
     each = batch // processes
-    shares = [shared.share(epoch, rank) for rank in range(processes)]
+    shares = [shared.indices(epoch, rank) for rank in range(processes)]
     for step in range(steps):
-        together = [i for share in shares for i in share[step * each : (step + 1) * each]]
+        together = [i for one in shares for i in one[step * each : (step + 1) * each]]
         assert together == whole[step * batch : (step + 1) * batch]
     # Going on in mid-epoch leaves out exactly the steps done.
-    assert shared.share(epoch, 0, steps - 1) == shares[0][(steps - 1) * each :]
+    assert shared.indices(epoch, 0, steps - 1) == shares[0][(steps - 1) * each :]
 
 
 def test_epochs_and_seeds_differ_and_come_back() -> None:
-    order = BatchOrder(100, 10)
-    assert order.share(0) == BatchOrder(100, 10).share(0)
-    assert order.share(0) != order.share(1)
-    assert order.share(0) != BatchOrder(100, 10, seed=1).share(0)
+    sampler = BatchSampler(100, 10)
+    assert sampler.indices(0) == BatchSampler(100, 10).indices(0)
+    assert sampler.indices(0) != sampler.indices(1)
+    assert sampler.indices(0) != BatchSampler(100, 10, seed=1).indices(0)
 
 
 def test_too_few_images_or_a_batch_that_cannot_be_shared_are_refused() -> None:
     with pytest.raises(UsageError, match="9 images are too few for one batch: batch_size=10"):
-        BatchOrder(9, 10)
+        BatchSampler(9, 10)
     with pytest.raises(UsageError, match="cannot be shared by 2 processes in accumulate=2 parts"):
-        BatchOrder(100, 10, processes=2, accumulate=2)
+        BatchSampler(100, 10, processes=2, accumulate=2)

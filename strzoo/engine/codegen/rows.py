@@ -13,6 +13,7 @@ from strzoo.engine.codegen.patches import PatchForm
 AHEAD_TILE = 7  # vectors: wider tiles give the processor time enough
 AHEAD = 512  # bytes: tables are read once per tile, often from a far cache
 FOUR = 4  # weights at a time
+REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
 # (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, order of
 # the rows, output plane, residual plane, first row, end of the rows, low, high)
 ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 10 + [I64] * 4 + [F32] * 2)

@@ -1,32 +1,32 @@
-"""Where values live: maps cut into regions, one for each lane of a vector, in one arena.
+"""Buffers: blocked storage of feature maps in one arena, and features of vectors.
 
-A map is a set of planes (channels). Each plane is cut into a grid of equal regions, as many as a
-vector has lanes, and a vector holds the pixel at one place of every region: neighbouring pixels
-are in neighbouring vectors, in the same lane. A window that moves by a pixel moves by whole
-vectors, so that every load is aligned. Only where it reaches over a region's edge are the
-neighbour's pixels needed, a vector whose lanes have moved by one region.
+A feature map is a set of planes (channels). Each plane is cut into a grid of equal blocks, one for
+each lane of a vector. A vector holds the pixel at one place of every block: neighbouring pixels are
+in neighbouring vectors, in the same lane. A window that moves by one pixel moves by whole vectors,
+so every load is aligned. Where a window reaches over the edge of a block, it needs the neighbouring
+block's pixels: the same vectors with their lanes moved by one block.
 
-A pixel may stand for several images that go together (`images`): their values are lanes side by
-side, and there are fewer regions. Regions that reach over the edge of the map hold zeros there if
+A pixel may hold several images that go together (`images`): their values are in lanes next to each
+other, and there are fewer blocks. Blocks that reach over the edge of the map hold zeros there if
 a window reads them.
 
-The vectors of a plane, row by row of the region, are cut into tiles of a few, and memory holds
+The vectors of a plane, row by row of the block, are cut into tiles of a few vectors. Memory holds
 tile after tile, in each all planes:
 
     [tile][channel][vectors of the tile]
 
-What a kernel reads and writes for one tile is then one stretch of memory, whatever the channel:
-the processor fetches it ahead, it fills the cache evenly, and threads that work on different tiles
-never touch each other's lines.
+What a kernel reads and writes for one tile is one stretch of memory for all channels. The processor
+prefetches it, it fills the cache evenly, and threads that work on different tiles never share a
+cache line.
 
-The arena has a piece for each thread, all alike, and a map's tiles are dealt out to the pieces,
-as many to each. So a thread writes where only it has written before, whatever maps have been there:
-a line that another core holds takes as long as twenty that it does not, if that core has another
-cache.
+The arena has one piece per thread, all of one size, and every piece holds an equal share of a
+buffer's tiles. A thread writes only where it has written before, whatever buffers were there. This
+matters because a cache line that another core has modified takes about twenty times as long to
+write where the cores share no cache.
 
-A map that a strided window reads is kept once more, split by phase, where its regions do not match
-the output's: the pixels whose row and column leave the same remainders form planes of their own,
-in which the window moves by one.
+The input of a strided window is stored a second time, split by phase, where its blocks do not match
+the output's: the pixels whose row and column leave the same remainders form planes of their own, in
+which the window moves by one pixel.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from dataclasses import dataclass
 import numpy as np
 
 ALIGNMENT = 16  # floats in a cache line
-SPARE = 1.05  # of the vectors, for regions that save a copy
+SPARE = 1.05  # more vectors than the fewest are accepted where that saves a copy
 
 
 @dataclass(frozen=True)
-class Regions:
-    """`grid` regions (down, across) of `block` pixels (rows, columns) each."""
+class Blocking:
+    """A plane cut into `grid` blocks (down, across) of `block` pixels (rows, columns) each."""
 
     grid: tuple[int, int]
     block: tuple[int, int]
@@ -55,23 +55,31 @@ class Regions:
     def covers(self, height: int, width: int) -> bool:
         return self.grid[0] * self.block[0] >= height and self.grid[1] * self.block[1] >= width
 
-    def shrunk(self, strides: tuple[int, int]) -> Regions | None:
-        """Those of which a strided window over these makes one pixel each of its outputs; None if
-        the strides do not divide the block."""
+    def shrunk(self, strides: tuple[int, int]) -> Blocking | None:
+        """The blocking of the output of a window with `strides` whose input has this blocking;
+        None if the strides do not divide the block."""
         if self.block[0] % strides[0] or self.block[1] % strides[1]:
             return None
-        return Regions(self.grid, (self.block[0] // strides[0], self.block[1] // strides[1]))
+        return Blocking(self.grid, (self.block[0] // strides[0], self.block[1] // strides[1]))
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The geometry of a map. `tile` counts vectors; 0 means a vector of features: planes of one
-    pixel with nothing between them. `phases` are those kept of each channel, `pieces` those of the
-    arena."""
+class Layout:
+    """How the planes of a buffer lie in memory.
+
+    Args:
+        height, width: pixels of a plane.
+        blocking: of a plane.
+        images: that go together, in lanes next to each other.
+        lanes: floats of a vector.
+        tile: vectors of a tile; 0 for features: planes of one pixel with nothing between them.
+        phases: planes stored for each channel.
+        pieces: of the arena.
+    """
 
     height: int
     width: int
-    regions: Regions
+    blocking: Blocking
     images: int
     lanes: int
     tile: int
@@ -80,7 +88,7 @@ class Frame:
 
     @property
     def vectors(self) -> int:
-        return self.regions.vectors
+        return self.blocking.vectors
 
     @property
     def tiles(self) -> int:
@@ -98,17 +106,17 @@ class Frame:
 
     @property
     def columns(self) -> int:
-        """Vectors of a tile that are side by side in the region."""
-        return min(self.tile, self.regions.block[1])
+        """Vectors of a tile that are next to each other in a row of the block."""
+        return min(self.tile, self.blocking.block[1])
 
     def floats(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Where pixels are in the plane's vectors, counted in floats."""
-        (high, wide), (_, across) = self.regions.block, self.regions.grid
-        region = rows // high * across + columns // wide
-        return (rows % high * wide + columns % wide) * self.lanes + region * self.images
+        """Places of pixels in the plane's vectors, counted in floats."""
+        (high, wide), (_, across) = self.blocking.block, self.blocking.grid
+        block = rows // high * across + columns // wide
+        return (rows % high * wide + columns % wide) * self.lanes + block * self.images
 
     def bytes(self, floats: np.ndarray, tile_bytes: int, pitch: int) -> np.ndarray:
-        """Where they are in memory, tiles `tile_bytes` apart, pieces `pitch`."""
+        """Their places in memory, with tiles `tile_bytes` apart and pieces `pitch` apart."""
         vector, lane = np.divmod(floats, self.lanes)
         tile, within = np.divmod(vector, self.tile)
         piece, tile = np.divmod(tile, self.piece_tiles)
@@ -116,12 +124,20 @@ class Frame:
 
 
 @dataclass
-class Map:
-    """A value in the arena, or a range of the channels of a larger one.
+class Buffer:
+    """A value in the arena, or a range of the channels of a larger buffer.
 
-    While a plan is made, the needs of its readers gather here: `clean`, where a window reads what
-    is no pixel, which must hold `fill`. `frame`, `place` (floats from the start of the arena) and
-    `pitch` (bytes from piece to piece of the arena) come last.
+    Args:
+        name: of the value.
+        channels, height, width: of one image.
+        clean: whether a window reads places that are no pixels, which must hold `fill`.
+        phases: planes stored for each channel.
+        packed: whether it is a vector of features.
+        inside: the buffer that this one is a part of, from its channel `channel` on.
+        own_layout: set by `lay_out` for buffers that are not inside another.
+        place: floats from the start of the arena to the buffer; set by `plan_memory`.
+        pitch: bytes from piece to piece of the arena; set by `plan_memory`.
+        born, dies: the first and the last instruction that uses it; set by `plan_memory`.
     """
 
     name: str
@@ -131,17 +147,17 @@ class Map:
     clean: bool = False
     fill: float = 0.0
     phases: int = 1
-    packed: bool = False  # a vector of features
-    inside: Map | None = None
-    channel: int = 0  # of `inside`, the first
-    frame: Frame | None = None
+    packed: bool = False
+    inside: Buffer | None = None
+    channel: int = 0
+    own_layout: Layout | None = None
     place: int = -1
     pitch: int = 0
     born: int = -1
     dies: int = -1
 
     @property
-    def root(self) -> Map:
+    def root(self) -> Buffer:
         return self if self.inside is None else self.inside.root
 
     @property
@@ -153,123 +169,98 @@ class Map:
         return self.clean or self.root.clean
 
     @property
-    def geometry(self) -> Frame:
-        frame = self.root.frame
-        assert frame is not None, f"{self.name} has no place yet"
-        return frame
+    def layout(self) -> Layout:
+        layout = self.root.own_layout
+        assert layout is not None, f"{self.name} has no layout yet"
+        return layout
 
     @property
     def plane(self) -> int:
         """Bytes from plane to plane within a tile."""
-        return self.geometry.plane
+        return self.layout.plane
 
     @property
     def tile_bytes(self) -> int:
-        """From tile to tile: all planes of the memory that the map is part of."""
-        return self.root.channels * self.geometry.phases * self.plane
+        """Bytes from tile to tile: all planes of the buffer that this one is a part of."""
+        return self.root.channels * self.layout.phases * self.plane
 
     def bytes(self, floats: np.ndarray) -> np.ndarray:
-        """From the first pixel of a plane to others of it; see `Frame.floats`."""
-        return self.geometry.bytes(floats, self.tile_bytes, self.root.pitch)
+        """Bytes from the first pixel of a plane to others of it; see `Layout.floats`."""
+        return self.layout.bytes(floats, self.tile_bytes, self.root.pitch)
 
     @property
     def address(self) -> int:
         """Arena byte offset of the first pixel of the first channel."""
-        return 4 * self.root.place + self.first_channel * self.geometry.phases * self.plane
+        return 4 * self.root.place + self.first_channel * self.layout.phases * self.plane
 
     @property
     def span(self) -> int:
-        """Floats that the map takes in each piece; of features, which are in the first, whole
-        vectors are written."""
-        frame = self.geometry
+        """Floats that the buffer takes in each piece. Features are in the first piece and take
+        whole vectors, because kernels write whole vectors."""
+        layout = self.layout
         if self.packed:
-            return -(-self.channels // ALIGNMENT) * ALIGNMENT * frame.images
-        return self.channels * frame.phases * frame.piece_tiles * frame.tile * frame.lanes
+            return -(-self.channels // ALIGNMENT) * ALIGNMENT * layout.images
+        return self.channels * layout.phases * layout.piece_tiles * layout.tile * layout.lanes
 
 
-class SharedFrames:
-    """Maps that one kernel runs over in step must have the same regions and the same tiles."""
+class SharedLayouts:
+    """Classes of buffers that one kernel walks over together, with one blocking and one tile."""
 
     def __init__(self) -> None:
         self._parent: dict[int, int] = {}
 
-    def _find(self, map_: Map) -> int:
-        key = id(map_.root)
+    def _find(self, buffer: Buffer) -> int:
+        key = id(buffer.root)
         self._parent.setdefault(key, key)
         while self._parent[key] != key:
             key = self._parent[key]
         return key
 
-    def join(self, *maps: Map) -> None:
-        keys = [self._find(map_) for map_ in maps]
+    def join(self, *buffers: Buffer) -> None:
+        keys = [self._find(buffer) for buffer in buffers]
         for key in keys[1:]:
             self._parent[key] = keys[0]
 
-    def classes(self, maps: list[Map]) -> list[list[Map]]:
-        """The maps that own their memory and are no vectors, those in step together."""
-        found: dict[int, list[Map]] = defaultdict(list)
-        for map_ in maps:
-            if map_.inside is None and not map_.packed:
-                found[self._find(map_)].append(map_)
+    def classes(self, buffers: list[Buffer]) -> list[list[Buffer]]:
+        """The buffers of feature maps that are not inside another, by class."""
+        found: dict[int, list[Buffer]] = defaultdict(list)
+        for buffer in buffers:
+            if buffer.inside is None and not buffer.packed:
+                found[self._find(buffer)].append(buffer)
         return list(found.values())
 
 
-def choose_regions(
+def choose_blocking(
     height: int,
     width: int,
     count: int,
     *,
     strided: bool = False,
-    wanted: Iterable[Regions] = (),
-) -> Regions:
-    """`count` regions, a power of two, that cover maps of that size.
+    wanted: Iterable[Blocking] = (),
+) -> Blocking:
+    """The blocking for feature maps of that size, with `count` blocks, a power of two.
 
-    Few vectors come first, then `wanted` regions, for which a strided window needs no copy, then
-    those whose blocks can be halved for the next one (`strided`), then short edges.
+    The order of preference: few vectors, then one of `wanted`, for which a strided window needs no
+    copy, then blocks that can be halved for the next window (`strided`), then short edges.
     """
     options = []
     for down in (1 << power for power in range(count.bit_length())):
         grid = (down, count // down)
-        options.append(Regions(grid, (-(-height // grid[0]), -(-width // grid[1]))))
-    fewest = min(regions.vectors for regions in options)
+        options.append(Blocking(grid, (-(-height // grid[0]), -(-width // grid[1]))))
+    fewest = min(blocking.vectors for blocking in options)
     known = {
-        regions
-        for regions in wanted
-        if regions.covers(height, width)
-        and regions.grid[0] * regions.grid[1] == count
-        and regions.vectors <= SPARE * fewest
+        blocking
+        for blocking in wanted
+        if blocking.covers(height, width)
+        and blocking.grid[0] * blocking.grid[1] == count
+        and blocking.vectors <= SPARE * fewest
     }
 
-    def cost(regions: Regions) -> tuple[float, ...]:
-        high, wide = regions.block
+    def cost(blocking: Blocking) -> tuple[float, ...]:
+        high, wide = blocking.block
         odd = strided and (high % 2 + wide % 2)
-        preferred = regions in known
-        vectors = fewest if preferred else regions.vectors
-        return (vectors, not preferred, odd, (high + 2) * (wide + 2), high, regions.grid[0])
+        preferred = blocking in known
+        vectors = fewest if preferred else blocking.vectors
+        return (vectors, not preferred, odd, (high + 2) * (wide + 2), high, blocking.grid[0])
 
     return min([*options, *known], key=cost)
-
-
-def allocate(maps: list[Map], start: int) -> int:
-    """Give every map a place in the first piece, from `start` floats on; where the next float would
-    go.
-
-    Maps that do not live at the same time share room: what was just read is still in the cache
-    when the next map is written there. The largest choose first.
-    """
-    placed: list[Map] = []
-    end = start
-    for map_ in sorted(maps, key=lambda m: (-m.span, m.born)):
-        others = sorted(
-            (m for m in placed if m.born <= map_.dies and map_.born <= m.dies),
-            key=lambda m: m.place,
-        )
-        place = start
-        for other in others:
-            if place + map_.span <= other.place:
-                break
-            place = max(place, -(-(other.place + other.span) // ALIGNMENT) * ALIGNMENT)
-        map_.place = place
-        placed.append(map_)
-        end = max(end, place + map_.span)
-    return end

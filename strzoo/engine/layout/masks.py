@@ -1,4 +1,4 @@
-"""Arrays that say which floats of a plane are pixels, and what an average divides by."""
+"""Arrays per float of a plane: whether it is a pixel, and what an average divides by."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import numpy as np
 
 from strzoo.engine.ir.graph import AveragePool
 from strzoo.engine.ir.windows import count_averaged
-from strzoo.engine.layout.buffers import Frame, Map
+from strzoo.engine.layout.buffers import Buffer, Layout
 
 
-def pixel_mask(frame: Frame) -> np.ndarray:
+def pixel_mask(layout: Layout) -> np.ndarray:
     """uint32 per float of a plane's vectors: all ones on a pixel, else zero."""
-    return _spread(np.full((frame.height, frame.width), 0xFFFFFFFF, np.uint32), frame)
+    return _spread(np.full((layout.height, layout.width), 0xFFFFFFFF, np.uint32), layout)
 
 
-def window_scales(layer: AveragePool, source: Map, target: Map) -> np.ndarray:
-    """fp32 per float of the target's vectors: one over the number of pixels averaged, zero where
-    there is no pixel."""
+def window_scales(layer: AveragePool, source: Buffer, target: Buffer) -> np.ndarray:
+    """fp32 per float of the target's vectors: 1 / the number of pixels averaged, 0 where there is
+    no pixel."""
     number = count_averaged(layer, (source.channels, source.height, source.width))
-    return _spread(1.0 / np.maximum(number, 1), target.geometry)
+    return _spread(1.0 / np.maximum(number, 1), target.layout)
 
 
-def _spread(pixels: np.ndarray, frame: Frame) -> np.ndarray:
-    flat = np.zeros(frame.vectors * frame.lanes, pixels.dtype)
-    places = frame.floats(*np.indices(pixels.shape))
-    for image in range(frame.images):
+def _spread(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+    flat = np.zeros(layout.vectors * layout.lanes, pixels.dtype)
+    places = layout.floats(*np.indices(pixels.shape))
+    for image in range(layout.images):
         flat[places + image] = pixels
     return flat

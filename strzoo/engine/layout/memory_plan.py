@@ -1,28 +1,37 @@
-"""What is known of a graph's maps while a plan is made; see `lowering`."""
+"""The record that layout and memory planning fill in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from strzoo.engine.layout.buffers import Map
+from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.taps import Taps
 
 
 @dataclass
-class Placement:
-    """The maps of a graph: by value, and the copies that strided or padded windows read.
+class MemoryPlan:
+    """The buffers of a graph.
 
-    `copies` maps (value, kind of copy) to the copy; `sources` a windowed layer to the map it
-    reads. `groups` numbers the sets of maps (by identity) that have their tiles in common, and
-    `whole_rows` holds the numbers of those whose tiles are rows of a region. `size` is that of the
-    arena, in floats.
+    Args:
+        images: that go together.
+        lanes: floats of a vector.
+        pieces: of the arena.
+        values: the buffer of each value.
+        copies: by value and kind, the copies that strided or padded windows read.
+        sources: by layer with a window, the buffer that it reads.
+        taps: by layer with a window, what the window reads.
+        positive: values without negative numbers.
+        groups: by id of a buffer, the number of its class of buffers with tiles in common.
+        whole_rows: numbers of the classes whose tiles must be rows of a block.
+        size: of the arena, in floats.
     """
 
     images: int
     lanes: int
-    values: dict[str, Map] = field(default_factory=dict)
-    copies: dict[tuple[str, tuple[object, ...]], Map] = field(default_factory=dict)
-    sources: dict[str, Map] = field(default_factory=dict)
+    pieces: int = 1
+    values: dict[str, Buffer] = field(default_factory=dict)
+    copies: dict[tuple[str, tuple[object, ...]], Buffer] = field(default_factory=dict)
+    sources: dict[str, Buffer] = field(default_factory=dict)
     taps: dict[str, Taps] = field(default_factory=dict)
     positive: set[str] = field(default_factory=set)
     groups: dict[int, int] = field(default_factory=dict)
@@ -30,5 +39,5 @@ class Placement:
     size: int = 0
 
     @property
-    def maps(self) -> list[Map]:
+    def buffers(self) -> list[Buffer]:
         return [*self.values.values(), *self.copies.values()]

@@ -1,4 +1,4 @@
-"""What a window reads, seen from one output pixel: phases of the input, and steps within them.
+"""Taps: what a window reads from one output pixel, as phases of the input and offsets in them.
 
 Output pixel (y, x) reads input row y * stride + k * dilation - pad, for each k of the kernel.
 With row = stride * q + phase that is row y + q of the planes that hold the rows of that phase.
@@ -19,7 +19,7 @@ class Taps:
         strides: of the window.
         phases: the (row, column) remainders that are read, in the order of their planes.
         phase: per tap, the index of its phase.
-        steps: per tap, rows and columns from the output pixel's place.
+        offsets: per tap, rows and columns from the output pixel's place.
         advance: rows and columns of the planes that are read, from one output pixel to the next:
             the strides, or ones where phases have planes of their own.
         rows, columns: of the largest phase plane.
@@ -29,7 +29,7 @@ class Taps:
     strides: tuple[int, int]
     phases: tuple[tuple[int, int], ...]
     phase: tuple[int, ...]
-    steps: tuple[tuple[int, int], ...]
+    offsets: tuple[tuple[int, int], ...]
     advance: tuple[int, int]
     rows: int
     columns: int
@@ -37,12 +37,12 @@ class Taps:
 
     @property
     def window(self) -> bool:
-        """Whether other pixels are read than the one at the output's own place."""
-        return self.advance != (1, 1) or any(step != (0, 0) for step in self.steps)
+        """Whether any pixel other than the one at the output's own place is read."""
+        return self.advance != (1, 1) or any(offset != (0, 0) for offset in self.offsets)
 
 
 def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]) -> Taps:
-    """The taps of `window` over a map of `source` (height, width) that gives `target`."""
+    """The taps of `window` over a map of size `source` (height, width) that gives size `target`."""
     axes = []
     for axis in (0, 1):
         positions = [
@@ -75,8 +75,8 @@ def window_taps(window: Window, source: tuple[int, int], target: tuple[int, int]
 
 
 def direct_taps(window: Window, source: tuple[int, int], target: tuple[int, int]) -> Taps:
-    """The taps in the map itself, where a region of it makes a region of the output: nothing is
-    split."""
+    """The taps in the input itself, where one block of it makes one block of the output; no phases
+    are split off."""
     strides = window.strides
     flat = replace(window, strides=(1, 1))
     span = ((target[0] - 1) * strides[0] + 1, (target[1] - 1) * strides[1] + 1)

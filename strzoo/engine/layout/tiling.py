@@ -1,9 +1,9 @@
-"""How work is cut up: the tile of a set of maps, and for each convolution the blocks of input
-channels and whether it runs sparse or dense.
+"""The cost model: tiles of buffers, and for each convolution its blocks of input channels and
+whether it runs sparse or dense.
 
-A choice costs what the kernel does, in cycles of one core: loads of the tile's pixels (cheap from
-the L1 cache, dearer from the L2), weights, starts and ends of rows, partial sums, copies.
-`COSTS` were fitted to timings of the kernels; the tuner measures instead of believing them.
+The cost of a choice is the sum of what the kernel does, in cycles of one core: loads of the tile's
+pixels (cheaper from the L1 cache than from the L2), weights, starts and ends of rows, partial sums,
+copies. `COSTS` were fitted to timings of the kernels. The tuner measures instead.
 """
 
 from __future__ import annotations
@@ -13,19 +13,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Convolution
-from strzoo.engine.layout.buffers import Regions
+from strzoo.engine.layout.buffers import Blocking
 from strzoo.engine.layout.patches import find_patch, fits_rows
 from strzoo.engine.layout.taps import Taps
-from strzoo.engine.lowering.weights import REACH
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Cycles: per vector multiplied from the L1 cache, the L2 cache or beyond, per weight, per row
-    and block, per vector of partial sums kept and fetched, per vector written, per vector of a
-    patch; per vector multiplied in a dense kernel at best, per vector that another core wrote."""
+    """Cycles of one core.
+
+    Args:
+        near, far, distant: per vector multiplied from the L1 cache, the L2 cache, or beyond.
+        weight: per weight and tile.
+        row: per row, block of channels and tile.
+        partial: per vector of partial sums that is stored and loaded again.
+        result: per vector written.
+        packed: per vector of a patch.
+        dense: per vector multiplied in a dense kernel, at least.
+        foreign: per vector that another core wrote.
+    """
 
     near: float = 0.6
     far: float = 1.3
@@ -40,17 +49,24 @@ class Costs:
 
 
 COSTS = Costs()
-DEFAULT_TILE = 8  # vectors, where no convolution has a say
+DEFAULT_TILE = 8  # vectors, of buffers that no convolution writes
 LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
+DEPTHWISE_TAPS = 25  # more do not fit the registers
+DEPTHWISE_DENSITY = 0.4
 
 
 @dataclass(frozen=True, order=True)
 class Tiling:
-    """`tile` vectors of pixels, `blocks` of input channels; `group` rows at once, 1 for the sparse
-    kernel."""
+    """How a convolution runs.
+
+    Args:
+        tile: vectors of pixels computed at once.
+        channel_blocks: into which the input channels are divided.
+        group: rows (output channels) computed at once; 1 is the sparse kernel.
+    """
 
     tile: int
-    blocks: int = 1
+    channel_blocks: int = 1
     group: int = 1
 
 
@@ -59,17 +75,18 @@ class Problem:
     """A convolution as the cost model sees it.
 
     Args:
-        regions: of the output.
+        blocking: of the output.
         taps: of the window.
         rows: output channels.
         planes: input planes (channels times phases).
-        nonzeros: weights that are not zero; `weights` all of them.
+        nonzeros: weights that are not zero.
+        weights: all weights.
         groups: of the convolution.
         threads: that share the layer.
-        whole_rows: tiles must be rows of a region, for this layer or another with the same tiles.
+        whole_rows: tiles must be rows of a block, for this layer or another with the same tiles.
     """
 
-    regions: Regions
+    blocking: Blocking
     taps: Taps
     rows: int
     planes: int
@@ -82,19 +99,31 @@ class Problem:
     @property
     def vectors(self) -> int:
         """Of an output plane."""
-        return self.regions.vectors
+        return self.blocking.vectors
 
     def read(self, tile: int) -> int:
         """Vectors of a plane that a tile reads."""
-        return find_patch(self.taps, tile, self.regions).vectors if self.taps.window else tile
+        return find_patch(self.taps, tile, self.blocking).vectors if self.taps.window else tile
+
+
+def is_depthwise(layer: Convolution) -> bool:
+    """Whether the depthwise kernel runs the layer: few taps, hardly pruned, no residual."""
+    weight = layer.weight
+    return bool(
+        layer.groups > 1
+        and weight.shape[1] == 1
+        and weight.shape[2] * weight.shape[3] <= DEPTHWISE_TAPS
+        and np.count_nonzero(weight) > DEPTHWISE_DENSITY * weight.size
+        and len(layer.inputs) == 1
+    )
 
 
 def pose_problem(
-    layer: Convolution, taps: Taps, regions: Regions, threads: int, *, whole_rows: bool
+    layer: Convolution, taps: Taps, blocking: Blocking, threads: int, *, whole_rows: bool
 ) -> Problem:
-    """Describe `layer`, whose output has those regions."""
+    """Describe `layer`, whose output has that blocking."""
     return Problem(
-        regions=regions,
+        blocking=blocking,
         taps=taps,
         rows=len(layer.weight),
         planes=layer.weight.shape[1] * layer.groups * len(taps.phases),
@@ -107,14 +136,14 @@ def pose_problem(
 
 
 def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
-    """Every way to run a layer in tiles of that size that is worth a look, at least one."""
+    """The tilings with that tile that are worth comparing, at least one."""
     channels = problem.planes // len(problem.taps.phases)
     found: list[Tiling] = []
     group = hardware.dense_rows(tile)
     read = problem.read(tile) * len(problem.taps.phases)
     for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         worth = blocks == 1 or (channels >= 4 * blocks and problem.groups == 1)
-        # More than an entry can tell apart must be blocked, worth it or not.
+        # A block of more vectors than an entry can name is not possible.
         if -(-channels // blocks) * read > REACH or (found and not worth):
             continue
         found.append(Tiling(tile, blocks))
@@ -124,8 +153,8 @@ def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
 
 
 def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs = COSTS) -> float:
-    """Cycles of one core for the whole layer; with more threads, of all cores together."""
-    tile, blocks, vectors = tiling.tile, tiling.blocks, problem.vectors
+    """Estimated cycles for the whole layer, of all cores together."""
+    tile, blocks, vectors = tiling.tile, tiling.channel_blocks, problem.vectors
     tiles = -(-vectors // tile)
     read = problem.read(tile)
     size = read * problem.planes * 4 * hardware.lanes / blocks
@@ -145,39 +174,39 @@ def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs 
     if problem.taps.window:
         total += problem.planes * tiles * read * costs.packed
     if problem.threads > 1:
-        total *= tiles * tile / vectors  # all wait for the thread that has no part of the last
+        total *= tiles * tile / vectors  # all threads wait for the one with the most tiles
     if problem.threads > 1 and tiles % problem.threads:
-        # The last tiles are shared, and what one thread wrote the others will read.
+        # Threads share the last tiles, and read what another thread wrote.
         total += costs.foreign * (problem.planes + problem.rows) * vectors / tiles
     return total
 
 
 def choose_tiling(problem: Problem, tile: int, hardware: Hardware) -> Tiling:
-    """The cheapest by the cost model; the same for the same problem."""
+    """The cheapest tiling by the cost model; equal problems get equal tilings."""
     options = candidates(problem, tile, hardware)
     return min(options, key=lambda t: (estimate(problem, t, hardware), t))
 
 
 def choose_tile(
     problems: Sequence[Problem],
-    regions: Regions,
+    blocking: Blocking,
     hardware: Hardware,
     threads: int,
     *,
     whole_rows: bool,
 ) -> int:
-    """The tile for maps with those regions that these convolutions write."""
+    """The tile of buffers with that blocking that these convolutions write."""
     if problems:
         return rank_tiles(problems, hardware)[0]
-    tiles = max(threads, -(-regions.vectors // DEFAULT_TILE))
-    most = max(1, -(-regions.vectors // tiles))
+    tiles = max(threads, -(-blocking.vectors // DEFAULT_TILE))
+    most = max(1, -(-blocking.vectors // tiles))
     if not whole_rows:
         return most
-    return max(size for size in range(1, most + 1) if fits_rows(size, regions))
+    return max(size for size in range(1, most + 1) if fits_rows(size, blocking))
 
 
 def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
-    """Tiles for maps that these convolutions write, the cheapest first."""
+    """Tiles of buffers that these convolutions write, the cheapest first."""
 
     def cost(tile: int) -> float:
         return sum(
@@ -185,9 +214,9 @@ def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
             for problem in problems
         )
 
-    regions = problems[0].regions
-    options = range(1, min(regions.vectors, hardware.widest_tile) + 1)
+    blocking = problems[0].blocking
+    options = range(1, min(blocking.vectors, hardware.widest_tile) + 1)
     if any(problem.whole_rows for problem in problems):
-        return sorted((t for t in options if fits_rows(t, regions)), key=lambda t: (cost(t), t))
-    sizes = {-(-regions.vectors // n) for n in range(1, regions.vectors + 1)}
+        return sorted((t for t in options if fits_rows(t, blocking)), key=lambda t: (cost(t), t))
+    sizes = {-(-blocking.vectors // n) for n in range(1, blocking.vectors + 1)}
     return sorted(sizes & set(options), key=lambda tile: (cost(tile), tile))

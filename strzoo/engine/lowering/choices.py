@@ -1,68 +1,21 @@
-"""What was chosen for each layer, and what its zeros are expected to gain."""
+"""The report on each layer: how it runs, and what its zeros are expected to gain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Convolution, Graph, Linear
-from strzoo.engine.layout.memory_planning import place_values
-from strzoo.engine.layout.tiling import (
-    Problem,
-    Tiling,
-    candidates,
-    choose_tiling,
-    estimate,
-    pose_problem,
-)
-from strzoo.engine.lowering.weights import is_depthwise
+from strzoo.engine.layout.problems import LayerProblem
+from strzoo.engine.layout.tiling import Problem, Tiling, candidates, choose_tiling, estimate
 from strzoo.engine.results import LayerChoice
 
 # Cycles per weight of a fully connected layer, whose weights come from memory: four bytes each if
-# dense, eight with their places.
+# dense, eight with their offsets.
 _DENSE_WEIGHT, _SPARSE_WEIGHT = 0.5, 1.0
-
-
-@dataclass(frozen=True)
-class LayerProblem:
-    """A convolution as the cost model sees it; a depthwise kernel has nothing to choose.
-
-    `tile` is the one that the rules chose, for all layers of the same `group`.
-    """
-
-    problem: Problem
-    depthwise: bool
-    tile: int
-    group: int
-
-
-def list_problems(
-    graph: Graph, hardware: Hardware, images: int, threads: int
-) -> dict[str, LayerProblem]:
-    """The convolutions of a plan (`planning.make_plan`), by layer; those of single pixels, which
-    run as fully connected layers, are not among them."""
-    placement = place_values(graph, images, hardware, threads, {})
-    found = {}
-    for layer in graph.layers:
-        if not isinstance(layer, Convolution) or layer.name not in placement.sources:
-            continue
-        target, taps = placement.values[layer.output], placement.taps[layer.name]
-        frame, group = target.geometry, placement.groups[id(target.root)]
-        whole_rows = group in placement.whole_rows
-        problem = pose_problem(layer, taps, frame.regions, threads, whole_rows=whole_rows)
-        found[layer.name] = LayerProblem(problem, is_depthwise(layer), frame.tile, group)
-    return found
-
-
-def choose_tilings(problems: Mapping[str, LayerProblem], hardware: Hardware) -> dict[str, Tiling]:
-    """The cheapest of each by the cost model."""
-    return {
-        name: choose_tiling(layer.problem, layer.tile, hardware) for name, layer in problems.items()
-    }
 
 
 def list_choices(
@@ -72,7 +25,7 @@ def list_choices(
     tilings: Mapping[str, Tiling],
     chosen: Mapping[str, str],
 ) -> tuple[LayerChoice, ...]:
-    """A record per layer with weights, in order. Args: `chosen` is the plan's."""
+    """One record per layer with weights, in order; `chosen` is the plan's."""
     found = []
     for layer in graph.layers:
         if not isinstance(layer, Convolution | Linear):
@@ -99,14 +52,9 @@ def list_choices(
 
 
 def _dense_cycles(problem: Problem, tile: int, hardware: Hardware) -> float:
-    """Of the best dense form; where there is none, of the sparse form with every weight."""
+    """Cycles of the best dense form; if there is none, of the sparse form with all weights."""
     dense = [t for t in candidates(problem, tile, hardware) if t.group > 1]
     if not dense:
         problem = replace(problem, nonzeros=problem.weights)
         dense = [choose_tiling(problem, tile, hardware)]
     return min(estimate(problem, tiling, hardware) for tiling in dense)
-
-
-def as_choice(value: Mapping[str, Any]) -> LayerChoice:
-    """The record that `dataclasses.asdict` made `value` of; a TypeError if it is another."""
-    return LayerChoice(**value)

@@ -1,4 +1,4 @@
-"""The steps of a convolution: depthwise, sparse, dense, or dense for most rows and sparse after."""
+"""The instructions of a convolution: depthwise, sparse, or dense with a sparse rest."""
 
 from __future__ import annotations
 
@@ -8,67 +8,76 @@ from strzoo.engine.codegen.convolution import ConvolutionKernel
 from strzoo.engine.codegen.patches import IN_PLACE
 from strzoo.engine.codegen.windows import DepthwiseKernel
 from strzoo.engine.ir.graph import Convolution
-from strzoo.engine.layout.buffers import Map
-from strzoo.engine.layout.patches import find_patch, list_moves
-from strzoo.engine.layout.tiling import Tiling, choose_tiling, pose_problem
-from strzoo.engine.lowering.context import Assembly, bounds_of, pieces_of, planes_of, window_fields
+from strzoo.engine.layout.buffers import Buffer
+from strzoo.engine.layout.patches import find_patch, list_copies
+from strzoo.engine.layout.tiling import Tiling, choose_tiling, is_depthwise, pose_problem
+from strzoo.engine.lowering.context import (
+    LoweringContext,
+    bounds_of,
+    pieces_of,
+    planes_of,
+    window_fields,
+)
 from strzoo.engine.lowering.weights import (
     DenseTable,
     Nonzeros,
     SparseTable,
     dense_table,
     find_nonzeros,
-    is_depthwise,
     sparse_table,
 )
 
-NARROW = 6  # vectors of a tile: their sums wait for each other
+NARROW = 6  # vectors of a tile; with so few sums, each waits for the one before
 LONG = 24  # weights of a row and block, for which a second set of sums pays
 
 
-class ConvolutionWriter:
-    """Writes the steps of one convolution, whose window moves over `source`."""
+class ConvolutionLowering:
+    """Lowers one convolution, whose window moves over `source`."""
 
-    def __init__(self, work: Assembly, layer: Convolution, source: Map, target: Map) -> None:
-        self.work, self.layer, self.source, self.target = work, layer, source, target
-        self.taps = work.placement.taps[layer.name]
-        self.residual = work.placement.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
-        self.tile = target.geometry.tile
-        # What the kernel reads of each plane: the tile in place, or a patch.
-        self.offsets = np.zeros(len(self.taps.steps), np.int64)
-        self.form, self.moves = IN_PLACE, None
+    def __init__(
+        self, context: LoweringContext, layer: Convolution, source: Buffer, target: Buffer
+    ) -> None:
+        self.context, self.layer, self.source, self.target = context, layer, source, target
+        self.taps = context.memory.taps[layer.name]
+        self.residual = context.memory.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
+        self.tile = target.layout.tile
+        # The kernel reads the tile of each plane in place, or a patch of it.
+        self.offsets = np.zeros(len(self.taps.offsets), np.int64)
+        self.form, self.copies = IN_PLACE, None
         if self.taps.window:
-            patch = find_patch(self.taps, self.tile, target.geometry.regions)
-            self.offsets = patch.offsets(self.taps, work.lanes)
-            self.moves = list_moves(self.taps, patch, source, target.geometry)
-            self.form = self.moves.form
-        self.plane = 4 * work.lanes * (self.form.size or self.tile)
+            patch = find_patch(self.taps, self.tile, target.layout.blocking)
+            self.offsets = patch.byte_offsets(self.taps, context.lanes)
+            self.copies = list_copies(self.taps, patch, source, target.layout)
+            self.form = self.copies.form
+        self.plane = 4 * context.lanes * (self.form.size or self.tile)
 
-    def write(self) -> None:
-        work, weight = self.work, self.layer.weight
+    def lower(self) -> None:
+        context, weight = self.context, self.layer.weight
         if is_depthwise(self.layer):
             self._depthwise()
             return
-        tiling = work.tilings.get(self.layer.name)
+        tiling = context.tilings.get(self.layer.name)
         if tiling is None or tiling.tile != self.tile:
-            regions = self.target.geometry.regions
-            problem = pose_problem(self.layer, self.taps, regions, work.threads, whole_rows=False)
-            tiling = choose_tiling(problem, self.tile, work.hardware)
+            blocking = self.target.layout.blocking
+            problem = pose_problem(
+                self.layer, self.taps, blocking, context.threads, whole_rows=False
+            )
+            tiling = choose_tiling(problem, self.tile, context.hardware)
         rows = len(weight)
         nonzeros = find_nonzeros(self.layer, self.taps, self.offsets)
         grouped = rows // tiling.group * tiling.group if tiling.group > 1 else 0
         if grouped:
             self._dense(tiling, grouped)
         if grouped < rows:
-            rest = Tiling(tiling.tile, tiling.blocks) if grouped else tiling
+            rest = Tiling(tiling.tile, tiling.channel_blocks) if grouped else tiling
             self._sparse(rest, nonzeros.rows_from(grouped), grouped)
         kind = f"dense, {tiling.group} rows" if grouped else "sparse"
-        blocks = f", {tiling.blocks} blocks" if tiling.blocks > 1 else ""
-        work.chosen[self.layer.name] = f"{kind}, tile {tiling.tile}{blocks}"
+        blocks = f", {tiling.channel_blocks} blocks" if tiling.channel_blocks > 1 else ""
+        context.chosen[self.layer.name] = f"{kind}, tile {tiling.tile}{blocks}"
 
     def _sparse(self, tiling: Tiling, nonzeros: Nonzeros, first: int) -> None:
-        table = sparse_table(nonzeros, tiling.blocks, self.plane, 4 * self.work.lanes)
-        self._step(tiling, table, nonzeros.rows, first, 1)
+        table = sparse_table(nonzeros, tiling.channel_blocks, self.plane, 4 * self.context.lanes)
+        self._add(tiling, table, nonzeros.rows, first, 1)
 
     def _dense(self, tiling: Tiling, rows: int) -> None:
         weight = self.layer.weight[:rows]
@@ -77,27 +86,27 @@ class ConvolutionWriter:
             self.taps,
             self.offsets,
             tiling.group,
-            tiling.blocks,
+            tiling.channel_blocks,
             self.plane,
         )
-        self._step(tiling, table, rows, 0, tiling.group)
+        self._add(tiling, table, rows, 0, tiling.group)
 
-    def _step(
+    def _add(
         self, tiling: Tiling, table: SparseTable | DenseTable, rows: int, first: int, group: int
     ) -> None:
-        work, target, frame = self.work, self.target, self.target.geometry
+        context, target, layout = self.context, self.target, self.target.layout
         bounds, low, high = bounds_of(self.layer.bounds)
-        blocked = tiling.blocks > 1
-        partial = rows * self.tile * work.lanes * 4 if blocked else 0
+        blocked = tiling.channel_blocks > 1
+        partial = rows * self.tile * context.lanes * 4 if blocked else 0
         largest = int(np.diff(table.block_planes).max())
-        _, slab = work.reserve(partial, self.plane * largest if self.form.size else 0)
+        _, slab = context.reserve(partial, self.plane * largest if self.form.size else 0)
         weights = order = 0
         twice = False
         if isinstance(table, SparseTable):
-            long = len(table.weights) >= LONG * rows * tiling.blocks
+            long = len(table.weights) >= LONG * rows * tiling.channel_blocks
             twice = long and self.tile <= NARROW
-            weights = work.constants.add(table.weights, spare=64)
-            order = work.constants.add(table.order)
+            weights = context.constants.add(table.weights, spare=64)
+            order = context.constants.add(table.order)
         skipped = first * target.plane
         residual = {"residual": 0, "residual_plane": 0, "residual_tile": 0}
         if self.residual is not None:
@@ -105,9 +114,9 @@ class ConvolutionWriter:
             residual["residual"] += skipped
         fields = planes_of("target", target)
         fields["target"] += skipped
-        last = frame.vectors - (frame.tiles - 1) * frame.tile
+        last = layout.vectors - (layout.tiles - 1) * layout.tile
         kernel = ConvolutionKernel(
-            work.lanes,
+            context.lanes,
             self.tile,
             last,
             group,
@@ -118,7 +127,7 @@ class ConvolutionWriter:
             target.must_be_clean,
             bounds,
         )
-        work.add(
+        context.add(
             self.layer.name,
             kernel,
             {
@@ -126,39 +135,39 @@ class ConvolutionWriter:
                 **fields,
                 **residual,
                 **pieces_of(target),
-                "tiles": frame.tiles,
+                "tiles": layout.tiles,
                 "rows": rows,
                 "parts": len(table.part_rows) - 1,
-                "part_rows": work.constants.add(table.part_rows),
-                "blocks": tiling.blocks,
-                "ends": work.constants.add(table.ends),
-                "entries": work.constants.add(table.entries, spare=64),
+                "part_rows": context.constants.add(table.part_rows),
+                "blocks": tiling.channel_blocks,
+                "ends": context.constants.add(table.ends),
+                "entries": context.constants.add(table.entries, spare=64),
                 "weights": weights,
                 "order": order,
-                "bias": work.constants.add(self.layer.bias[first : first + rows].astype("f4")),
-                "mask": work.mask(target),
-                "block_planes": work.constants.add(table.block_planes),
+                "bias": context.constants.add(self.layer.bias[first : first + rows].astype("f4")),
+                "mask": context.mask(target),
+                "block_planes": context.constants.add(table.block_planes),
                 "slab": slab,
-                **work.move_fields(self.moves),
+                **context.copy_fields(self.copies),
                 "low": low,
                 "high": high,
             },
         )
 
     def _depthwise(self) -> None:
-        work, layer = self.work, self.layer
-        walk, fields = window_fields(work, layer, self.source, self.target)
+        context, layer = self.context, self.layer
+        walk, fields = window_fields(context, layer, self.source, self.target)
         multiplier = len(layer.weight) // layer.groups
         bounds, low, high = bounds_of(layer.bounds)
-        work.chosen[layer.name] = "depthwise"
-        work.add(
+        context.chosen[layer.name] = "depthwise"
+        context.add(
             layer.name,
             DepthwiseKernel(walk, len(self.offsets), multiplier > 1, bounds),
             fields
             | {
                 "multiplier": multiplier,
-                "weights": work.constants.add(layer.weight.reshape(len(layer.weight), -1)),
-                "bias": work.constants.add(layer.bias.astype(np.float32)),
+                "weights": context.constants.add(layer.weight.reshape(len(layer.weight), -1)),
+                "bias": context.constants.add(layer.bias.astype(np.float32)),
                 "low": low,
                 "high": high,
             },

@@ -1,4 +1,4 @@
-"""Tables of nonzero weights, in the order in which the kernels read them."""
+"""Tables of weights, in the order in which the kernels read them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,12 @@ from functools import cached_property
 
 import numpy as np
 
+from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.taps import Taps
 
-REACH = 1 << 16  # vectors of a block of input channels
-DEPTHWISE_TAPS = 25  # more do not fit the registers
-DEPTHWISE_DENSITY = 0.4
 PARTS = 32  # of the rows of a layer, of equal work; what threads share is a number of parts
 PART_ROWS = 32  # of a sparse convolution, at least
-
-
-def is_depthwise(layer: Convolution) -> bool:
-    """Whether the depthwise kernel runs the layer: few taps, hardly pruned, no residual."""
-    weight = layer.weight
-    return bool(
-        layer.groups > 1
-        and weight.shape[1] == 1
-        and weight.shape[2] * weight.shape[3] <= DEPTHWISE_TAPS
-        and np.count_nonzero(weight) > DEPTHWISE_DENSITY * weight.size
-        and len(layer.inputs) == 1
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Shape
 from strzoo.engine.results import CompileReport
-from strzoo.engine.runtime.run import Program, Runner, count_beside
+from strzoo.engine.runtime.run import Program, Runner, count_concurrent
 from strzoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +36,18 @@ class Built:
     cached: bool
 
 
-class Builder(Protocol):
-    """Where a model's programs come from; see `compilation`."""
+class ProgramBuilder(Protocol):
+    """Builds the programs of a model.
+
+    Args:
+        name: of the model, for people.
+        source: SHA-256 of the file, or the bytes, that it comes from.
+        metadata: what an ONNX export says about itself (docs/onnx.md).
+        images: that go side by side in a vector where a batch has enough.
+        threads: that one call uses.
+        tuned: seconds that measuring could take; 0 for fixed rules.
+        hardware: the processor.
+    """
 
     name: str
     source: str
@@ -46,28 +57,33 @@ class Builder(Protocol):
     tuned: float
     hardware: Hardware
 
-    def build(self, images: int, threads: int) -> Built: ...
+    def build(self, images: int, threads: int) -> Built:
+        """The program for groups of `images` images that `threads` threads run together."""
 
-    def release(self, *, finished: bool) -> None: ...
+    def release(self, *, finished: bool) -> None:
+        """Let go of what can be had again; with `finished`, when all programs are built, of all."""
 
 
 class SparseModel:
     """A network compiled by `strzoo.compile`.
 
-    Call it with images [N, C, H, W], as a NumPy array or a torch tensor on the CPU, of any N; it
-    returns the network's output for them, fp32, of the same kind. Any number of threads may call
-    it at the same time; the same images in the same batch give the same bits.
+    Call it with images [N, C, H, W] of any N, as a NumPy array or a torch tensor on the CPU. It
+    returns the network's output for them in fp32, of the same kind. Any number of threads may call
+    it at the same time. The same images in the same batch give the same bits.
     """
 
-    def __init__(self, builder: Builder, batch: int = 1) -> None:
+    def __init__(
+        self, builder: ProgramBuilder, batch: int = 1, *, started: float | None = None
+    ) -> None:
+        started = time.perf_counter() if started is None else started
         self._builder = builder
         self._lock = threading.Lock()
         self._programs: dict[tuple[int, int], Built] = {}
         self._runner = Runner(builder.threads)
-        # Keys of the programs: one image at a time on all threads, groups each on one thread.
-        self._together, self._beside = (1, builder.threads), (builder.images, 1)
-        beside = count_beside(batch, builder.images, builder.threads)
-        key = self._beside if beside else self._together
+        # Keys of the programs: all threads work on one image, or each on a group of its own.
+        self._cooperative, self._concurrent = (1, builder.threads), (builder.images, 1)
+        many = count_concurrent(batch, builder.images, builder.threads)
+        key = self._concurrent if many else self._cooperative
         first = self._build(key)
         plan = first.program.plan
         self._input_shape, self._output_shape = plan.input_shape, plan.output_shape
@@ -84,7 +100,7 @@ class SparseModel:
             lanes=builder.hardware.lanes,
             tuned=builder.tuned,
             cached=first.cached,
-            seconds=0.0,
+            seconds=time.perf_counter() - started,
         )
 
     @property
@@ -104,17 +120,17 @@ class SparseModel:
 
     @property
     def report(self) -> CompileReport:
-        """What was chosen for each layer, and the expected gains."""
+        """How each layer runs, and the expected gains."""
         return self._report
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the ONNX export says about itself (docs/onnx.md): preprocessing, class names, ..."""
+        """What the ONNX export says about itself (docs/onnx.md), such as preprocessing."""
         return dict(self._builder.metadata)
 
     @property
     def source_sha256(self) -> str:
-        """Of the file, or the bytes, that the model was compiled from."""
+        """SHA-256 of the file, or the bytes, that the model was compiled from."""
         return self._builder.source
 
     def describe(self) -> str:
@@ -126,7 +142,7 @@ class SparseModel:
         return f"<SparseModel {self._builder.name}: {shapes}, {self.threads} threads>"
 
     def __call__(self, images: Images) -> Images:
-        """The output [N, ...] for `images` [N, C, H, W]; floats of other widths are converted.
+        """The output fp32 [N, ...] for `images` [N, C, H, W]; other floats are converted.
 
         Raises:
             UsageError: `images` has another shape or type, or is on another device.
@@ -134,11 +150,11 @@ class SparseModel:
         array, finish = self._accept(images)
         result = np.empty((len(array), *self._output_shape), np.float32)
         if len(array):
-            beside = count_beside(len(array), self._builder.images, self._builder.threads)
-            side = self._build(self._beside).program if beside else None
-            together = self._build(self._together).program if beside < len(array) else side
-            assert together is not None
-            self._runner.run(together, array, result, side)
+            many = count_concurrent(len(array), self._builder.images, self._builder.threads)
+            concurrent = self._build(self._concurrent).program if many else None
+            rest = self._build(self._cooperative).program if many < len(array) else concurrent
+            assert rest is not None
+            self._runner.run(rest, array, result, concurrent)
         return finish(result)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -156,7 +172,7 @@ class SparseModel:
             raise UsageError(f"{path} must end in {SUFFIX}")
         check_destination(path, force=force)
         plans = []
-        for key in dict.fromkeys((self._together, self._beside)):
+        for key in dict.fromkeys((self._cooperative, self._concurrent)):
             built = self._build(key)
             plans.append(
                 ThreadedPlan(built.program.plan, built.planned.threads, built.planned.layers)
@@ -182,14 +198,15 @@ class SparseModel:
         with self._lock:
             if key not in self._programs:
                 built = self._builder.build(*key)
-                # The program has the constants where it wants them: once is enough.
+                # The program has copied the constants to aligned memory; keep only that copy.
                 planned = replace(built.planned, plan=built.program.plan)
                 self._programs[key] = replace(built, planned=planned)
-                self._builder.release(finished={self._together, self._beside} <= {*self._programs})
+                all_built = {self._cooperative, self._concurrent} <= {*self._programs}
+                self._builder.release(finished=all_built)
             return self._programs[key]
 
     def _accept(self, images: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
-        """The images as a contiguous fp32 array, and what makes their kind of a result."""
+        """The images as contiguous fp32, and the function that turns a result into their kind."""
         expected = ", ".join(map(str, ("N", *self._input_shape)))
         torch = sys.modules.get("torch")
         finish: Callable[[np.ndarray], Any] = _itself

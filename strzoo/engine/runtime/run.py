@@ -1,4 +1,4 @@
-"""Run plans: arenas, threads, batches. One model may be called from many threads at once."""
+"""Running programs on batches. One model may be called from many threads at once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import numpy as np
 from strzoo.engine.codegen.dispatch import NAME
 from strzoo.engine.hardware import default_threads
 from strzoo.engine.runtime.memory import aligned
-from strzoo.engine.runtime.semaphore import Turnstile
+from strzoo.engine.runtime.semaphore import FairSemaphore
 from strzoo.engine.runtime.threads import Code, Team, yield_address
+from strzoo.errors import StrzooError
 
 if TYPE_CHECKING:
     from strzoo.engine.lowering.plan import Plan
 
-AT_ONCE = 32  # groups of each thread in one native call: only between calls can Python interrupt
+AT_ONCE = 32  # groups of each thread in one native call; signals are handled between calls
 
 
 class Program:
-    """A plan with its machine code: runs one group of images in memory of the caller's choice."""
+    """A plan with its machine code, which can run in any `Memory` made for the plan."""
 
     def __init__(self, plan: Plan, code: Code) -> None:
         self.code = code
@@ -30,26 +31,33 @@ class Program:
         self._rows[:, 0] = [code.addresses[kernel.name] for kernel in plan.kernels]
         self._constants = aligned(plan.constants.nbytes)
         self._constants[:] = plan.constants
-        self.plan = replace(plan, constants=self._constants)  # the caller's can go
+        self.plan = replace(
+            plan, constants=self._constants
+        )  # so that the caller's copy can be freed
         self._rows_address = self._rows.ctypes.data
         self._constants_address = self._constants.ctypes.data
         self._run = code.addresses[NAME]
 
-    def order(
+    def task(
         self,
         memory: Memory,
         images: np.ndarray,
         result: np.ndarray,
         thread: int = 0,
         threads: int = 1,
-        steps: slice = slice(None),
+        instructions: slice = slice(None),
     ) -> tuple[int, ...]:
-        """What a thread of a team is to do for one group: `images` [n, C, H, W], n at most the
-        plan's. The arrays must live until it is done.
+        """The task of one thread of a team for one group of images.
 
-        Steps can be run one after the other by several orders, as long as the barrier of `memory`
-        is left as it is in between."""
-        first, last, _ = steps.indices(len(self._rows))
+        Args:
+            memory: that the group's run works in.
+            images: [n, C, H, W] fp32, n at most the plan's images.
+            result: [n, ...] fp32. Both arrays must live until the task is done.
+            thread: number of the thread; `threads` share the group.
+            instructions: part of the plan. Several tasks can run its parts one after the other if
+                the barrier of `memory` is not reset in between.
+        """
+        first, last, _ = instructions.indices(len(self._rows))
         size = self._rows.strides[0]
         return (
             self._run,
@@ -59,17 +67,23 @@ class Program:
             *(thread, threads, len(images)),
         )
 
-    @property
-    def steps(self) -> np.ndarray:
-        return self._rows
+    def __len__(self) -> int:
+        """The number of instructions."""
+        return len(self._rows)
 
 
 class Memory:
-    """What one run at a time works in."""
+    """The memory that one run at a time works in: arena, scratch memory per thread, barrier."""
 
     def __init__(self, plan: Plan, threads: int) -> None:
-        self.arena = aligned(plan.arena)
-        self.scratch = [aligned(plan.scratch) for _ in range(threads)]
+        try:
+            self.arena = aligned(plan.arena)
+            self.scratch = [aligned(plan.scratch) for _ in range(threads)]
+        except (MemoryError, OSError, OverflowError, ValueError) as error:
+            raise StrzooError(
+                f"the model works in {plan.arena + threads * plan.scratch} bytes of memory, which "
+                "the system does not give; use smaller images, or free some memory"
+            ) from error
         self.barrier = np.zeros(8, np.int64)
         self.barrier[1] = yield_address()
         self.arena_address = self.arena.ctypes.data
@@ -77,8 +91,8 @@ class Memory:
         self.barrier_address = self.barrier.ctypes.data
 
 
-class Workshop:
-    """A team and its memory; lent to one call at a time."""
+class ExecutionContext:
+    """A team and its memory, used by one call at a time."""
 
     def __init__(self, threads: int, code: Code) -> None:
         self.team = Team(threads, code)
@@ -86,16 +100,16 @@ class Workshop:
         self._memories = weakref.WeakKeyDictionary()
 
     def memories(self, program: Program, count: int, threads: int) -> list[Memory]:
-        """`count` memories of the program's, for `threads` threads each; made when first used."""
+        """`count` memories for the program, for `threads` threads each; made when first used."""
         found = self._memories.setdefault(program, {}).setdefault(threads, [])
         while len(found) < count:
             found.append(Memory(program.plan, threads))
         return found[:count]
 
 
-def count_beside(batch: int, images: int, threads: int) -> int:
-    """Of `batch` images, how many go side by side: in groups of `images`, each on a thread of its
-    own, as many groups on every thread. No thread waits for another."""
+def count_concurrent(batch: int, images: int, threads: int) -> int:
+    """How many of `batch` images run concurrently: in groups of `images`, each on a thread of its
+    own, with equally many groups on every thread. No thread waits for another."""
     return batch // images // threads * threads * images
 
 
@@ -107,68 +121,69 @@ class Runner:
         self._open()
 
     def _open(self) -> None:
-        self._idle: list[Workshop] = []
-        self._room = Turnstile(max(1, default_threads() // self.threads))
+        self._idle: list[ExecutionContext] = []
+        self._free_cores = FairSemaphore(max(1, default_threads() // self.threads))
         self._process = os.getpid()
 
-    def _take(self, code: Code) -> Workshop:
+    def _acquire_context(self, code: Code) -> ExecutionContext:
         try:
             return self._idle.pop()
         except IndexError:
-            return Workshop(self.threads, code)
+            return ExecutionContext(self.threads, code)
 
     def run(
         self,
         program: Program,
         images: np.ndarray,
         result: np.ndarray,
-        beside: Program | None = None,
+        concurrent: Program | None = None,
     ) -> None:
-        """As many groups as threads go side by side (see `count_beside`), the rest one by one, all
-        threads working together.
+        """Run concurrently as many groups as `count_concurrent` says, each on one thread, and the
+        rest one by one on all threads.
 
         Args:
-            program: for groups that all threads work on together.
-            images: [N, C, H, W] contiguous fp32; `result` [N, ...] likewise.
-            beside: for groups side by side, by default `program`.
+            program: for groups that all threads work on.
+            images: [N, C, H, W] contiguous fp32.
+            result: [N, ...] contiguous fp32; written.
+            concurrent: for groups that run concurrently; by default `program`.
         """
-        beside = beside or program
-        count = count_beside(len(images), beside.plan.images, self.threads)
+        concurrent = concurrent or program
+        count = count_concurrent(len(images), concurrent.plan.images, self.threads)
         if self._process != os.getpid():
-            self._open()  # forked: the teams' threads are not here, nor who had a place
-        with self._room.place():  # a workshop is for one call at a time; the others wait
-            workshop = self._take(program.code)
+            self._open()  # a forked process has none of its parent's threads
+        with self._free_cores.held():
+            context = self._acquire_context(program.code)
             try:
-                step = self.threads * beside.plan.images * AT_ONCE
+                step = self.threads * concurrent.plan.images * AT_ONCE
                 for start in range(0, count, step):
                     part = slice(start, min(start + step, count))
-                    self._run_beside(workshop, beside, images[part], result[part])
+                    self._run_concurrently(context, concurrent, images[part], result[part])
                 for start in range(count, len(images), program.plan.images):
                     group = slice(start, start + program.plan.images)
-                    self._run_together(workshop, program, images[group], result[group])
+                    self._run_cooperatively(context, program, images[group], result[group])
             finally:
-                self._idle.append(workshop)
+                self._idle.append(context)
 
-    def _run_beside(
-        self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray
+    def _run_concurrently(
+        self, context: ExecutionContext, program: Program, images: np.ndarray, result: np.ndarray
     ) -> None:
         size = program.plan.images
-        memories = workshop.memories(program, self.threads, 1)
-        orders: list[list[tuple[int, ...]]] = [[] for _ in memories]
+        memories = context.memories(program, self.threads, 1)
+        tasks: list[list[tuple[int, ...]]] = [[] for _ in memories]
         for number, start in enumerate(range(0, len(images), size)):
             group = slice(start, start + size)
             thread = number % self.threads
-            orders[thread].append(program.order(memories[thread], images[group], result[group]))
-        workshop.team.run([np.array(own, np.int64) for own in orders])
+            tasks[thread].append(program.task(memories[thread], images[group], result[group]))
+        context.team.run([np.array(own, np.int64) for own in tasks])
 
-    def _run_together(
-        self, workshop: Workshop, program: Program, images: np.ndarray, result: np.ndarray
+    def _run_cooperatively(
+        self, context: ExecutionContext, program: Program, images: np.ndarray, result: np.ndarray
     ) -> None:
-        (memory,) = workshop.memories(program, 1, self.threads)
+        (memory,) = context.memories(program, 1, self.threads)
         memory.barrier[0] = 0
-        workshop.team.run(
+        context.team.run(
             [
-                np.array([program.order(memory, images, result, thread, self.threads)], np.int64)
+                np.array([program.task(memory, images, result, thread, self.threads)], np.int64)
                 for thread in range(self.threads)
             ]
         )

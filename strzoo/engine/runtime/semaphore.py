@@ -1,4 +1,4 @@
-"""Lets a few through at a time, the others in the order in which they came."""
+"""A semaphore that serves its waiting threads in the order in which they came."""
 
 from __future__ import annotations
 
@@ -8,43 +8,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turnstile:
-    """Who leaves hands the place to who has waited longest. With a plain semaphore a thread that
-    calls in a loop would take it again before a waiting one has woken up, every time."""
+class FairSemaphore:
+    """At most `count` threads hold it at a time.
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    A thread that releases it passes it on to the thread that has waited longest. A plain semaphore
+    would be taken again by a thread that calls in a loop before a waiting one has woken up.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
         self._lock = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        self._enter()
+    def held(self) -> Iterator[None]:
+        """Hold the semaphore during a `with` block."""
+        self._acquire()
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
-    def _enter(self) -> None:
+    def _acquire(self) -> None:
         mine = threading.Lock()
         mine.acquire()
         try:
             with self._lock:
-                if self._free:  # then nobody waits
+                if self._free:  # then no thread waits
                     self._free -= 1
                     return
                 self._waiting.append(mine)
             mine.acquire()
         except BaseException:
-            # Interrupted while it waited, or just when its turn came: then it is the next one's.
+            # If the interruption came when the semaphore had been passed on, pass it on again.
             with self._lock:
                 if mine in self._waiting:
                     self._waiting.remove(mine)
             if not mine.locked():
-                self._leave()
+                self._release()
             raise
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()

@@ -1,5 +1,8 @@
-"""Threads that carry out orders together, outside the interpreter: between calls they wait in
-native code (`emission.team`), so that a call neither wakes them twice nor waits for the GIL."""
+"""Teams of threads that run tasks outside the Python interpreter.
+
+Between calls the workers wait in native code (`codegen.threads`), so that a call neither wakes them
+twice nor waits for the GIL.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ from strzoo.engine.runtime.memory import aligned
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {
     "serve": (_ADDRESS,),
-    "send": (_ADDRESS, _NUMBER),
-    "finish": (_ADDRESS, _NUMBER),
-    "obey": (_ADDRESS, _NUMBER),
-    "lead": (_ADDRESS, _NUMBER, _ADDRESS, _NUMBER),
+    "submit": (_ADDRESS, _NUMBER),
+    "wait_all": (_ADDRESS, _NUMBER),
+    "run_tasks": (_ADDRESS, _NUMBER),
+    "run_team": (_ADDRESS, _NUMBER, _ADDRESS, _NUMBER),
 }
 
 
@@ -34,9 +37,11 @@ class Code(Protocol):
 
 
 class Team:
-    """`threads` threads; the caller is the first of them. For one caller at a time.
+    """A team of threads, the caller of `run` among them, for one caller at a time.
 
-    `code` has the functions of `emission.team`; orders can be for any other code as well.
+    Args:
+        threads: of the team.
+        code: has the functions of `codegen.threads`. Tasks can call any code.
     """
 
     def __init__(self, threads: int, code: Code) -> None:
@@ -47,21 +52,21 @@ class Team:
             name: ctypes.CFUNCTYPE(None, *kinds)(code.addresses[name])
             for name, kinds in _KINDS.items()
         }
-        self._boxes = aligned((threads - 1) * native.BOX).reshape(-1, native.BOX)
-        self._numbers = self._boxes.view(np.int64)
-        self._address = self._boxes.ctypes.data
-        self._orders: Sequence[np.ndarray] = ()
+        self._mailboxes = aligned((threads - 1) * native.MAILBOX).reshape(-1, native.MAILBOX)
+        self._numbers = self._mailboxes.view(np.int64)
+        self._address = self._mailboxes.ctypes.data
+        self._tasks: Sequence[np.ndarray] = ()
         self._affinity = Affinity()
         self._semaphores = [
-            Semaphore(self._boxes[index, native.SEMAPHORE :]) for index in range(threads - 1)
+            Semaphore(self._mailboxes[index, native.SEMAPHORE :]) for index in range(threads - 1)
         ]
         for index, semaphore in enumerate(self._semaphores):
             self._fill(index, native.HANDLE, semaphore.handle)
             self._fill(index, native.WAIT, semaphore.wait)
             self._fill(index, native.POST, semaphore.post)
             self._fill(index, native.YIELD, yield_address())
-            # The worker outlives the team by a moment, and with it all that it uses.
-            held = (self._functions["serve"], self._boxes, index, semaphore, code)
+            # The worker can outlive the team for a moment; it keeps alive what it uses.
+            held = (self._functions["serve"], self._mailboxes, index, semaphore, code)
             worker = threading.Thread(target=_work, args=held, name="strzoo-engine", daemon=True)
             worker.start()
             self._affinity.add(worker)
@@ -69,56 +74,60 @@ class Team:
     def _fill(self, worker: int, offset: int, value: int) -> None:
         self._numbers[worker, offset // 8] = value
 
-    def run(self, orders: Sequence[np.ndarray]) -> None:
-        """orders[i], [N, ORDER_FIELDS], by thread i, all at the same time."""
-        self._hand_out(orders)
-        own = orders[0]
-        self._functions["lead"](self._address, self.threads - 1, own.ctypes.data, len(own))
+    def run(self, tasks: Sequence[np.ndarray]) -> None:
+        """Run tasks[i], int64 [N, TASK_FIELDS], on thread i, all threads at the same time."""
+        self._hand_out(tasks)
+        own = tasks[0]
+        self._functions["run_team"](self._address, self.threads - 1, own.ctypes.data, len(own))
 
-    def time(self, orders: Sequence[np.ndarray]) -> list[float]:
-        """Run, and the seconds that each order of the first thread took."""
-        self._hand_out(orders)
-        self._functions["send"](self._address, self.threads - 1)
-        own, done = orders[0], 0
+    def time(self, tasks: Sequence[np.ndarray]) -> list[float]:
+        """As `run`; returns the seconds that each task of the first thread took."""
+        self._hand_out(tasks)
+        self._functions["submit"](self._address, self.threads - 1)
+        own, done = tasks[0], 0
         marks = [time.perf_counter()]
         try:
             while done < len(own):
-                self._functions["obey"](own[done:].ctypes.data, 1)
+                self._functions["run_tasks"](own[done:].ctypes.data, 1)
                 done += 1
                 marks.append(time.perf_counter())
         finally:
-            # Interrupted or not, the workers may be waiting for this thread.
-            self._functions["obey"](own[done:].ctypes.data, len(own) - done)
-            self._functions["finish"](self._address, self.threads - 1)
+            # After an interruption too: the workers may be waiting for this thread.
+            self._functions["run_tasks"](own[done:].ctypes.data, len(own) - done)
+            self._functions["wait_all"](self._address, self.threads - 1)
         return [after - before for before, after in pairwise(marks)]
 
-    def _hand_out(self, orders: Sequence[np.ndarray]) -> None:
-        self._orders = orders  # must live while they are carried out
+    def _hand_out(self, tasks: Sequence[np.ndarray]) -> None:
+        self._tasks = tasks  # must live while they run
         self._affinity.keep_off_this_core()
-        for worker, own in zip(range(self.threads - 1), orders[1:], strict=True):
-            self._fill(worker, native.ORDERS, own.ctypes.data)
+        for worker, own in zip(range(self.threads - 1), tasks[1:], strict=True):
+            self._fill(worker, native.TASKS, own.ctypes.data)
             self._fill(worker, native.COUNT, len(own))
 
     def __del__(self) -> None:
         if self._process == os.getpid():  # a forked process has the team but not its threads
             for worker in range(self.threads - 1):
                 self._fill(worker, native.COUNT, native.STOP)
-            self._functions["send"](self._address, self.threads - 1)
+            self._functions["submit"](self._address, self.threads - 1)
 
 
 def _work(
     serve: Callable[[int], None],
-    boxes: np.ndarray,
+    mailboxes: np.ndarray,
     index: int,
     _semaphore: Semaphore,
     _code: Code,
 ) -> None:
-    serve(boxes.ctypes.data + index * native.BOX)
+    serve(mailboxes.ctypes.data + index * native.MAILBOX)
 
 
 class Semaphore:
-    """One of the system's: addresses of the functions that wait for it and post it, and what they
-    take. `room` is where one can be that lives in the caller's memory (32 bytes)."""
+    """A semaphore of the operating system, for native code: the addresses of the functions that
+    wait for it and post it, and the handle that they take.
+
+    Args:
+        room: 32 bytes or more, for systems whose semaphores live in the caller's memory.
+    """
 
     def __init__(self, room: np.ndarray) -> None:
         self._room = room
@@ -127,7 +136,7 @@ class Semaphore:
             library.CreateSemaphoreW.restype = ctypes.c_void_p
             self.handle: int = library.CreateSemaphoreW(None, 0, 0x7FFFFFFF, None)
             wait, post, self._close = "WaitForSingleObject", "ReleaseSemaphore", "CloseHandle"
-        elif sys.platform == "darwin":  # which has no sem_init
+        elif sys.platform == "darwin":  # it lacks sem_init
             library = ctypes.CDLL(None)
             library.dispatch_semaphore_create.restype = ctypes.c_void_p
             self.handle = library.dispatch_semaphore_create(ctypes.c_long(0))
@@ -143,16 +152,16 @@ class Semaphore:
         self._library = library
 
     def __del__(self) -> None:
-        if hasattr(self, "_library"):  # it was made
+        if hasattr(self, "_library"):  # __init__ succeeded
             getattr(self._library, self._close)(ctypes.c_void_p(self.handle))
 
 
 class Affinity:
     """Keeps workers off the core of the thread that calls them.
 
-    Linux likes to wake a thread on the core of the one that wakes it, on virtual machines even
-    where another is idle; both then take turns until the load is balanced, and a call takes as
-    long as on one thread. Where threads cannot be placed, nothing is done.
+    Linux often wakes a thread on the core of the thread that wakes it, on virtual machines even if
+    another core is idle. Both then share that core until the load is balanced, and a call takes as
+    long as on one thread. On systems where threads cannot be placed, nothing is done.
     """
 
     def __init__(self) -> None:
@@ -168,7 +177,7 @@ class Affinity:
             self._workers.append(worker.native_id)
 
     def keep_off_this_core(self) -> None:
-        """Move the workers, if the calling thread runs where they may."""
+        """Move the workers if the calling thread runs on a core that they may use."""
         if self._this_core is None or len(self._workers) >= len(self._cores):
             return
         core = self._this_core()
@@ -184,7 +193,7 @@ class Affinity:
 
 
 def yield_address() -> int:
-    """A C function without arguments that lets other threads run."""
+    """The address of a C function without arguments that lets other threads run."""
     if os.name == "nt":
         return _function_address(ctypes.WinDLL("kernel32"), "SwitchToThread")  # type: ignore[attr-defined]
     return _function_address(ctypes.CDLL(None), "sched_yield")

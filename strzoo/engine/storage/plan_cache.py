@@ -23,8 +23,6 @@ from strzoo.version import VERSION
 
 log = logging.getLogger(__name__)
 
-FOLDER = "engine"
-
 
 @dataclass(frozen=True)
 class PlanKey:

@@ -7,22 +7,22 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from strzoo.engine.ir.graph import Window
-from strzoo.engine.layout.buffers import Frame, Map, Regions, choose_regions
-from strzoo.engine.layout.patches import find_patch, fits_rows, list_moves
+from strzoo.engine.layout.buffers import Blocking, Buffer, Layout, choose_blocking
+from strzoo.engine.layout.patches import find_patch, fits_rows, list_copies
 from strzoo.engine.layout.taps import direct_taps, window_taps
 
 FILL = -7.0
 
 
-def read_patch(memory, moves, tile, lanes, vectors):
+def read_patch(memory, copies, tile, lanes, vectors):
     """What the kernel does, lane by lane: the patch of one plane."""
-    kinds = moves.form.kinds
+    kinds = copies.form.kinds
     patch = np.full((vectors, lanes), np.nan)
     for number, kind in enumerate(kinds):
         index = tile * len(kinds) + number
-        for source, target in moves.moves[moves.ends[index] : moves.ends[index + 1]]:
+        for source, target in copies.copies[copies.ends[index] : copies.ends[index + 1]]:
             vector = np.append(memory[source // 4 : source // 4 + lanes], FILL)
-            patch[target // 4 // lanes] = vector[moves.form.lanes_of(kind, lanes)]
+            patch[target // 4 // lanes] = vector[copies.form.lanes_of(kind, lanes)]
     return patch
 
 
@@ -46,35 +46,35 @@ def test_every_tap_of_every_output_is_where_the_kernel_looks(
     )
     target_size = (height, width)
     assume(min(target_size) > 0)
-    # The source's regions are so many times the output's as the window strides.
-    small = choose_regions(
+    # The source's blocking are so many times the output's as the window strides.
+    small = choose_blocking(
         max(height, -(-size[0] // strides[0])), max(width, -(-size[1] // strides[1])),
         lanes // images,
     )  # fmt: skip
     block = (small.block[0] * strides[0], small.block[1] * strides[1])
     tiles = [t for t in range(1, min(28, small.vectors) + 1) if fits_rows(t, small)]
     tile = data.draw(st.sampled_from(tiles))
-    frame = Frame(size[0], size[1], Regions(small.grid, block), images, lanes, tile)
-    target = Frame(height, width, small, images, lanes, tile)
-    source = Map("source", 1, size[0], size[1], frame=frame, place=0)
+    layout = Layout(size[0], size[1], Blocking(small.grid, block), images, lanes, tile)
+    target = Layout(height, width, small, images, lanes, tile)
+    source = Buffer("source", 1, size[0], size[1], own_layout=layout, place=0)
 
     pixels = np.random.default_rng(0).standard_normal((*size, images))
-    memory = np.full(frame.tiles * tile * lanes, FILL)
+    memory = np.full(layout.tiles * tile * lanes, FILL)
     rows, columns = np.indices(size)
     for image in range(images):
-        memory[source.bytes(frame.floats(rows, columns) + image) // 4] = pixels[..., image]
+        memory[source.bytes(layout.floats(rows, columns) + image) // 4] = pixels[..., image]
     find_taps = direct_taps if strides != (1, 1) else window_taps
     taps = find_taps(window, size, target_size)
     patch = find_patch(taps, tile, small)
-    moves = list_moves(taps, patch, source, target)
-    offsets = patch.offsets(taps, lanes) // (4 * lanes)
+    copies = list_copies(taps, patch, source, target)
+    offsets = patch.byte_offsets(taps, lanes) // (4 * lanes)
     for index, (y, x) in itertools.product(range(target.tiles), np.ndindex(*target_size)):
         place = int(target.floats(np.array(y), np.array(x)))
         vector, lane = divmod(place, lanes)
         if vector // tile != index:
             continue
-        found = read_patch(memory, moves, index, lanes, patch.vectors)
-        here = found[offsets + moves.form.place(vector % tile)][:, lane : lane + images]
+        found = read_patch(memory, copies, index, lanes, patch.vectors)
+        here = found[offsets + copies.form.place(vector % tile)][:, lane : lane + images]
         for tap, (ky, kx) in enumerate(np.ndindex(*kernel)):
             row = y * strides[0] + ky * dilation - pads[0]
             column = x * strides[1] + kx * dilation - pads[1]
@@ -84,12 +84,12 @@ def test_every_tap_of_every_output_is_where_the_kernel_looks(
 
 
 def test_tiles_are_rows_of_a_region_or_equal_parts_of_one():
-    regions = Regions((4, 4), (3, 6))
-    assert [tile for tile in range(1, 19) if fits_rows(tile, regions)] == [1, 2, 3, 6, 12, 18]
+    blocking = Blocking((4, 4), (3, 6))
+    assert [tile for tile in range(1, 19) if fits_rows(tile, blocking)] == [1, 2, 3, 6, 12, 18]
 
 
 def test_planes_of_patches_are_an_odd_number_of_vectors_apart():
     # A 3x3 window over two rows of 14: 4 rows of 16, which all planes would have in one set.
     taps = window_taps(Window((3, 3), pads=(1, 1, 1, 1)), (56, 56), (56, 56))
-    patch = find_patch(taps, 28, Regions((4, 4), (14, 14)))
+    patch = find_patch(taps, 28, Blocking((4, 4), (14, 14)))
     assert (patch.height, patch.width, patch.vectors) == (4, 16, 65)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from strzoo.engine.ir.graph import Convolution, Window
 from strzoo.engine.layout.taps import direct_taps, window_taps
+from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.lowering.weights import (
     dense_table,
     find_nonzeros,
-    is_depthwise,
     sparse_table,
     split_rows,
 )
@@ -35,14 +35,14 @@ def test_a_window_of_stride_2_reads_each_phase_by_steps_of_one():
     taps = window_taps(Window((3, 1), (2, 1), (1, 0, 1, 0)), (6, 4), (3, 4))
     assert taps.phases == ((0, 0), (1, 0))
     assert taps.phase == (1, 0, 1)
-    assert taps.steps == ((-1, 0), (0, 0), (0, 0))
+    assert taps.offsets == ((-1, 0), (0, 0), (0, 0))
     assert (taps.rows, taps.advance, taps.outside) == (3, (1, 1), True)
 
 
 def test_a_window_that_strides_itself_reads_the_map_as_it_is():
     taps = direct_taps(Window((3, 3), (2, 2), (1, 1, 1, 1)), (6, 6), (3, 3))
     assert taps.phases == ((0, 0),)
-    assert taps.steps[0] == (-1, -1)
+    assert taps.offsets[0] == (-1, -1)
     assert (taps.advance, taps.window, taps.outside) == ((2, 2), True, True)
 
 
@@ -57,7 +57,7 @@ def test_the_sparse_table_rebuilds_the_weights(rows, shape, kernel, blocks, seed
     channels, groups = shape
     layer = make_layer(rows * groups, channels, kernel, seed, groups)
     taps = window_taps(layer.window, (9, 9), (10 - kernel[0], 10 - kernel[1]))
-    offsets = np.arange(len(taps.steps)) * VECTOR
+    offsets = np.arange(len(taps.offsets)) * VECTOR
     nonzeros = find_nonzeros(layer, taps, offsets)
     table = sparse_table(nonzeros, blocks, PLANE, VECTOR)
     rebuilt = np.zeros((rows * groups, channels, len(offsets)), np.float32)

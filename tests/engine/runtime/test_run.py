@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.ir.graph import Affine, Convolution, GlobalAveragePool, Graph, Shape, Window
-from strzoo.engine.lowering.plan import make_plan
 from strzoo.engine.passes import simplify
 from strzoo.engine.runtime import run as runtime
 from strzoo.engine.runtime.memory import aligned
 from strzoo.engine.runtime.run import Program, Runner
 from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
 from tests.helpers.engine.graphs import graphs
+from tests.helpers.engine.plans import make_plan
 from tests.helpers.engine.reference import run_graph
 
 pytest.importorskip("llvmlite")

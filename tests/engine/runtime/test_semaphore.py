@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from strzoo.engine.runtime.semaphore import Turnstile
+from strzoo.engine.runtime.semaphore import FairSemaphore
 
 
 def wait_until(condition):
@@ -17,28 +17,28 @@ def wait_until(condition):
 
 
 def test_places_go_to_who_has_waited_longest():
-    turnstile, order = Turnstile(1), []
+    semaphore, order = FairSemaphore(1), []
 
     def enter(number):
-        with turnstile.place():
+        with semaphore.held():
             order.append(number)
 
     threads = [threading.Thread(target=enter, args=(number,)) for number in range(5)]
-    with turnstile.place():
+    with semaphore.held():
         for count, thread in enumerate(threads, start=1):
             thread.start()
-            wait_until(lambda count=count: len(turnstile._waiting) == count)
-    with turnstile.place():  # comes after all of them
+            wait_until(lambda count=count: len(semaphore._waiting) == count)
+    with semaphore.held():  # comes after all of them
         order.append(5)
     assert order == [0, 1, 2, 3, 4, 5]
 
 
 def test_as_many_as_there_are_places_are_inside_at_once():
-    turnstile, inside, most = Turnstile(3), [], []
+    semaphore, inside, most = FairSemaphore(3), [], []
 
     def enter():
         for _ in range(50):
-            with turnstile.place():
+            with semaphore.held():
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.0001)
@@ -55,11 +55,11 @@ def test_as_many_as_there_are_places_are_inside_at_once():
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 def test_who_is_interrupted_while_waiting_keeps_no_place():
-    turnstile = Turnstile(1)
+    semaphore = FairSemaphore(1)
     leave, held = threading.Event(), threading.Event()
 
     def hold():
-        with turnstile.place():
+        with semaphore.held():
             held.set()
             leave.wait(30)
 
@@ -69,12 +69,12 @@ def test_who_is_interrupted_while_waiting_keeps_no_place():
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(KeyboardInterrupt), turnstile.place():
+        with pytest.raises(KeyboardInterrupt), semaphore.held():
             pytest.fail("there is no place")
     finally:
         signal.signal(signal.SIGALRM, before)
     leave.set()
     holder.join()
     for _ in range(3):
-        with turnstile.place():
+        with semaphore.held():
             pass

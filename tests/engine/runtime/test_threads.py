@@ -1,4 +1,4 @@
-"""Teams: orders reach every thread, asleep or not, and threads end with their team."""
+"""Teams: tasks reach every thread, asleep or not, and threads end with their team."""
 
 import ctypes
 import os
@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from strzoo.engine.codegen.threads import ORDER_FIELDS
+from strzoo.engine.codegen.threads import TASK_FIELDS
 from strzoo.engine.hardware import host_hardware
 from strzoo.engine.runtime import threads as module
 from strzoo.engine.runtime.threads import Team
 from strzoo.engine.storage.machine_code import compile_kernels
 
-# What an order calls, as `run_plan` is: addresses and numbers.
-KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (ORDER_FIELDS - 1))
+# What an task calls, as `run_plan` is: addresses and numbers.
+KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (TASK_FIELDS - 1))
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +28,15 @@ def code():
 
 
 class Notes:
-    """A function for orders that notes the last of their numbers, by the thread that calls it."""
+    """A function for tasks that notes the last of their numbers, by the thread that calls it."""
 
     def __init__(self):
         self.found: defaultdict[int, list[int]] = defaultdict(list)
         self._function = KIND(lambda *given: self.found[threading.get_ident()].append(given[-1]))
         self._address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
 
-    def orders(self, *numbers):
-        rows = np.zeros((len(numbers), ORDER_FIELDS), np.int64)
+    def tasks(self, *numbers):
+        rows = np.zeros((len(numbers), TASK_FIELDS), np.int64)
         rows[:, 0], rows[:, -1] = self._address, numbers
         return rows
 
@@ -53,7 +53,7 @@ def test_each_thread_carries_out_its_own_orders_in_turn(code):
         if turn % 4 == 0:
             time.sleep(0.003)  # the workers have gone to sleep
         numbers = [[100 * turn + 10 * thread + n for n in range(thread)] for thread in range(3)]
-        team.run([notes.orders(*own) for own in numbers])
+        team.run([notes.tasks(*own) for own in numbers])
         for ident, own in zip(idents, numbers, strict=True):
             expected[ident] += own
             assert notes.found[ident] == expected[ident]
@@ -62,7 +62,7 @@ def test_each_thread_carries_out_its_own_orders_in_turn(code):
 def test_a_team_of_one_needs_no_other_thread(code):
     before = threading.active_count()
     team, notes = Team(1, code), Notes()
-    team.run([notes.orders(7, 8)])
+    team.run([notes.tasks(7, 8)])
     assert notes.found == {threading.get_ident(): [7, 8]}
     assert threading.active_count() == before
 
@@ -70,7 +70,7 @@ def test_a_team_of_one_needs_no_other_thread(code):
 def test_orders_for_fewer_threads_are_refused_not_repeated(code):
     team, notes = Team(2, code), Notes()
     with pytest.raises(ValueError, match="shorter"):
-        team.run([notes.orders(1)])
+        team.run([notes.tasks(1)])
     assert not notes.found
 
 
@@ -94,7 +94,7 @@ def test_a_signal_does_not_wake_a_worker_for_good(code):
         for number in range(20):
             time.sleep(0.002)
             signal.pthread_kill(worker.ident, signal.SIGUSR1)
-            team.run([notes.orders(), notes.orders(number)])
+            team.run([notes.tasks(), notes.tasks(number)])
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert notes.found[worker.ident] == list(range(20))
@@ -114,10 +114,10 @@ def test_what_was_interrupted_while_timed_is_finished(code, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module.time, "perf_counter", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            team.time([notes.orders(1, 2, 3, 4), notes.orders(5, 6)])
+            team.time([notes.tasks(1, 2, 3, 4), notes.tasks(5, 6)])
     # The second was carried out before the interruption: none is left out, none repeated.
     assert notes.found == {threading.get_ident(): [1, 2, 3, 4], worker.ident: [5, 6]}
-    assert len(team.time([notes.orders(1, 2), notes.orders(3)])) == 2
+    assert len(team.time([notes.tasks(1, 2), notes.tasks(3)])) == 2
 
 
 @pytest.mark.skipif(
@@ -131,7 +131,7 @@ def test_workers_keep_off_the_core_of_their_caller(code):
     try:
         for core in sorted(cores)[:2] * 2:
             os.sched_setaffinity(0, {core})
-            team.run([notes.orders(), notes.orders(core)])
+            team.run([notes.tasks(), notes.tasks(core)])
             assert os.sched_getaffinity(worker) == cores - {core}
     finally:
         os.sched_setaffinity(0, cores)

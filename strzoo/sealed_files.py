@@ -8,6 +8,7 @@ All numbers are little-endian. The hash finds damage; it is no signature.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from strzoo.errors import IntegrityError, StrzooError
 from strzoo.files import atomic_path
 
 _HEAD = struct.Struct("<8sIIQ32s8x")
+_LARGEST_HEADER = 256 << 20  # bytes
 CONTENT = _HEAD.size  # where the content starts: on a cache line
 
 
@@ -39,6 +41,36 @@ def write_sealed(
         stream.write(_HEAD.pack(magic, format, 0, size, digest.digest()))
         for piece in pieces:
             stream.write(piece)
+
+
+def read_header(path: Path, magic: bytes, kind: str) -> dict[str, Any]:
+    """The JSON object that a sealed file's content starts with; the rest is neither read nor
+    checked.
+
+    Raises:
+        StrzooError: the file cannot be read.
+        IntegrityError: it is not of that kind, or damaged.
+    """
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(CONTENT + 8)
+            length = int.from_bytes(head[CONTENT:], "little")
+            text = stream.read(length) if length <= _LARGEST_HEADER else b""
+    except FileNotFoundError:
+        raise StrzooError(f"{path} does not exist") from None
+    except OSError as error:
+        raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
+    if not head.startswith(magic):
+        raise IntegrityError(f"{path} is not a {kind}")
+    try:
+        header = json.loads(text)
+        if not isinstance(header, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(
+            f"{path} is damaged: its header is not readable; compile the model again"
+        ) from error
+    return header
 
 
 def read_sealed(path: Path, magic: bytes, format: int, kind: str) -> np.ndarray:

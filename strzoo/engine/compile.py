@@ -1,0 +1,101 @@
+"""compile: any network as a `SparseModel`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from strzoo.engine.frontend.network import open_network, spell_size
+from strzoo.engine.hardware import default_threads, host_hardware
+from strzoo.engine.requirement import require_llvmlite
+from strzoo.errors import UsageError
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import PlanSource
+from strzoo.settings import Settings
+
+if TYPE_CHECKING:
+    from strzoo.engine.runtime.model import SparseModel
+
+log = logging.getLogger(__name__)
+
+
+def compile(
+    model: Model,
+    threads: int | None = None,
+    batch: int | None = None,
+    *,
+    size: int | tuple[int, ...] | None = None,
+    lanes: int | None = None,
+    tune: float = 0.0,
+    cache: bool = True,
+    settings: Settings | None = None,
+    on_step: Callable[[str], object] = log.info,
+) -> SparseModel:
+    """Compile `model` for this processor; zero weights cost no time.
+
+    The result is called with images [N, C, H, W] of any N and returns the network's output in fp32.
+    Plans and machine code are kept in the cache folder and found there again by content.
+
+    Args:
+        model: a model id, a checkpoint file, an ONNX file, its bytes or an `onnx.ModelProto`, a
+            torch network (BatchNorm as in evaluation mode), or a `.strz` file.
+        threads: that a call uses; by default all cores that this process may use, or what a
+            `.strz` file was made for.
+        batch: the batch size to be fast at; any other works too.
+        size: side, (height, width) or (channels, height, width) of the images, where the model
+            leaves it open; by default what it was made for.
+        lanes: images of a batch that go side by side in a vector, a power of two up to its width;
+            by default 1: pixels fill the vectors, which measured best where it was tried.
+        tune: seconds to spend on measuring how each layer runs best; 0 goes by fixed rules.
+        cache: whether to use the cache folder.
+        settings: cache folder, registries, network switches; from the environment by default.
+        on_step: called with one line that says what happens next.
+
+    Returns:
+        The compiled model.
+
+    Raises:
+        UsageError: an argument is not valid, or the network has operators that the engine lacks;
+            all of them are listed.
+        StrzooError: llvmlite is not installed, or the file cannot be read.
+        IntegrityError: a file is damaged, or a `.strz` file is for another processor or version.
+        UnknownNameError, OfflineError, NetworkError: as `strzoo.load`.
+    """
+    _check("threads", threads)
+    _check("batch", batch)
+    _check("lanes", lanes)
+    if not (math.isfinite(tune) and tune >= 0):
+        raise UsageError(f"tune is {tune}; it must be a number of seconds, 0 for fixed rules")
+    wanted = spell_size(size)
+    require_llvmlite()
+    from strzoo.engine.pipeline import NetworkBuilder, Options
+    from strzoo.engine.runtime.model import SparseModel
+    from strzoo.engine.runtime.plan_files import PlanFileBuilder
+
+    started = time.perf_counter()
+    source = resolve(model, settings=settings)
+    hardware = host_hardware()
+    if lanes is not None and (lanes & (lanes - 1) or lanes > hardware.lanes):
+        raise UsageError(
+            f"lanes is {lanes}; it must be a power of two up to {hardware.lanes}, the floats that "
+            "a vector has here"
+        )
+    folder = source.settings.cache_dir / "engine" if cache else None
+    builder: NetworkBuilder | PlanFileBuilder
+    if isinstance(source, PlanSource):
+        if tune:
+            raise UsageError(f"{source.path} is compiled already; tune when compiling the model")
+        builder = PlanFileBuilder.open(source.path, wanted, threads, hardware, folder)
+    else:
+        network = open_network(source, wanted, on_step)
+        options = Options(hardware, lanes or 1, threads or default_threads(), tune, folder)
+        builder = NetworkBuilder(network, options, on_step)
+    return SparseModel(builder, batch or 1, started=started)
+
+
+def _check(name: str, value: int | None) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise UsageError(f"{name} is {value!r}; it must be a whole number, at least 1")

@@ -1,0 +1,137 @@
+"""Copies between layouts: images to a buffer, buffer to buffer, and a buffer to results."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
+from strzoo.engine.ir.graph import AveragePool, Convolution, MaxPool
+from strzoo.engine.layout.buffers import Buffer
+from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
+
+
+def load_images(context: LoweringContext, target: Buffer) -> None:
+    """Copy the caller's images [n, C, H, W] to a buffer."""
+    rows, columns = np.indices((target.height, target.width))
+    size = 4 * target.height * target.width
+    source = {"source": 0, "source_plane": size, "source_image": size * target.channels}
+    places = (rows * target.width + columns) * 4
+    _pack(context, "input", "input", source, [places], target, target.channels)
+
+
+def store_results(context: LoweringContext, source: Buffer) -> None:
+    """Copy a buffer to the caller's results [n, ...]."""
+    size = 4 * source.height * source.width
+    target = {"target": 0, "target_plane": size, "target_image": size * source.channels}
+    _unpack(context, "output", "output", source, target)
+
+
+def flatten(context: LoweringContext, layer: str, source: Buffer, target: Buffer) -> None:
+    """Copy the pixels of each plane one after the other, as features."""
+    size = 4 * context.images * source.height * source.width
+    fields = {"target": target.address, "target_plane": size, "target_image": 0}
+    _unpack(context, layer, "arena", source, fields)
+
+
+def copy_pixels(
+    context: LoweringContext,
+    layer: str,
+    source: Buffer,
+    target: Buffer,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    phases: tuple[tuple[int, int], ...] = ((0, 0),),
+) -> None:
+    """Copy the pixels of `source` to `target`; with strides, those of each phase to its planes."""
+    if target.packed:
+        flatten(context, layer, source, target)
+        return
+    places = []
+    for y, x in phases:
+        rows = max(-(-(source.height - y) // strides[0]), 0)
+        columns = max(-(-(source.width - x) // strides[1]), 0)
+        row, column = np.indices((rows, columns))
+        places.append(_pixel_bytes(source, row * strides[0] + y, column * strides[1] + x))
+    fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
+    _pack(context, layer, "arena", fields, places, target, source.channels)
+
+
+def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | AveragePool) -> Buffer:
+    """The buffer that the layer's window reads; filled by a copy if it is not the input itself."""
+    value = context.memory.values[layer.inputs[0]]
+    source = context.memory.sources[layer.name]
+    if source is not value and id(source) not in context.copied:
+        context.copied.add(id(source))
+        taps = context.memory.taps[layer.name]
+        copy_pixels(context, layer.name, value, source, strides=taps.strides, phases=taps.phases)
+    return source
+
+
+def _pack(
+    context: LoweringContext,
+    layer: str,
+    origin: str,
+    source: dict[str, int],
+    places: list[np.ndarray],
+    target: Buffer,
+    planes: int,
+) -> None:
+    """Args: `places` holds for each phase the bytes [rows, columns] from the start of a plane of
+    the source to its pixels."""
+    layout = target.layout
+    floats = layout.vectors * layout.lanes
+    table = np.zeros((len(places), floats), np.int32)
+    mask = np.zeros((len(places), floats), np.uint32)
+    for phase, here in enumerate(places):
+        there = layout.floats(*np.indices(here.shape))
+        for image in range(layout.images):
+            table[phase, there + image] = here
+            mask[phase, there + image] = 0xFFFFFFFF
+    masked = target.must_be_clean and not mask.all()
+    context.add(
+        layer,
+        PackKernel(context.lanes, context.images, origin, masked, target.root.fill != 0),
+        source
+        | planes_of("target", target)
+        | pieces_of(target)
+        | {
+            "planes": planes,
+            "phases": len(places),
+            "tile": layout.tile,
+            "tiles": layout.tiles,
+            "target_vectors": layout.vectors,
+            "places": context.constants.add(table),
+            "mask": context.constants.add(mask) if masked else 0,
+            "fill": target.root.fill,
+        },
+    )
+
+
+def _unpack(
+    context: LoweringContext, layer: str, destination: str, source: Buffer, target: dict[str, int]
+) -> None:
+    rows, columns = np.indices((source.height, source.width))
+    places, planes, plane = _pixel_bytes(source, rows, columns), source.channels, source.plane
+    if source.packed:
+        # Features are planes of one pixel; all of them are copied as one plane.
+        places, planes = np.arange(source.channels) * plane, 1
+    context.add(
+        layer,
+        UnpackKernel(context.lanes, context.images, destination),
+        target
+        | {
+            "source": source.address,
+            "source_plane": plane,
+            "planes": planes,
+            "pixels": places.size,
+            "places": context.constants.add(places.astype(np.int32)),
+        },
+    )
+
+
+def _pixel_bytes(buffer: Buffer, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Bytes from the start of a plane to pixels of it."""
+    layout = buffer.layout
+    if not layout.tile:
+        return np.zeros_like(rows)
+    return buffer.bytes(layout.floats(rows, columns))

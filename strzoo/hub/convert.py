@@ -1,0 +1,89 @@
+"""convert: a model as another file: dense or STR, in our key layout or another library's."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from strzoo.checkpoint.convert import Conversion, to_dense, verify_conversion
+from strzoo.checkpoint.layouts import check_layout
+from strzoo.checkpoint.writing import check_form, save_checkpoint
+from strzoo.errors import UsageError
+from strzoo.files import check_destination
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import CardSource
+from strzoo.settings import Settings
+
+
+def convert(
+    source: Model,
+    destination: str | os.PathLike[str],
+    *,
+    format: str = "dense",
+    layout: str = "strzoo",
+    compact: bool = False,
+    half: bool = False,
+    verify: bool = False,
+    force: bool = False,
+    settings: Settings | None = None,
+) -> Conversion:
+    """Convert a model and write the result, whole or not at all.
+
+    Args:
+        source: a model id, a checkpoint file, a run folder, or a `Checkpoint`.
+        destination: ends in .pth, .pt or .safetensors.
+        format: "dense", or "str" to rewrite an STR checkpoint without its optimizer state.
+        settings: cache folder, registries, network switches; from the environment by default.
+        layout, compact, half, force: as `save_checkpoint`.
+        verify: read the result back, run both networks on one random image, and require equal
+            logits (within fp16 rounding for `half`) before the file gets its final name. The timm
+            layout needs timm installed for this.
+
+    Returns:
+        What was written: sizes in bytes, sparsity in percent.
+
+    Raises:
+        UnknownNameError, OfflineError, NetworkError: an id's file cannot be had.
+        UsageError: the combination is not possible.
+        StrzooError, IntegrityError: the source or the destination is refused.
+        VerificationError: the logits differ.
+    """
+    if format not in ("dense", "str"):
+        raise UsageError(f"format {format!r} is not one of dense, str")
+    opened = resolve(source, format=format, settings=settings)
+    if isinstance(opened, CardSource):  # what cannot be is said before anything is fetched
+        check_form(
+            Path(destination),
+            opened.architecture,
+            format=format,
+            layout=layout,
+            compact=compact,
+            force=force,
+        )
+    check_destination(destination, force=force)
+    read = opened.checkpoint
+    if format == "str" and read.format == "dense":
+        raise UsageError(
+            f"{opened.path or opened.name} is dense: its thresholds are gone, it cannot become STR"
+        )
+    result = read if format == "str" else to_dense(read)
+    if verify and (foreign := check_layout(layout, read.architecture)):
+        foreign.create(1)  # whether its library is here is said before anything is written
+    check = partial(verify_conversion, read, layout=layout, half=half) if verify else None
+    path = save_checkpoint(
+        result, destination, layout=layout, compact=compact, half=half, force=force, check=check
+    )
+    return Conversion(
+        path=path,
+        architecture=read.architecture,
+        source_format=read.format,
+        format=format,
+        layout=layout,
+        compact=compact,
+        half=half,
+        sparsity=result.sparsity(),
+        bytes=path.stat().st_size,
+        source_bytes=opened.path.stat().st_size if opened.path else 0,
+        verified=verify,
+    )

@@ -1,0 +1,113 @@
+"""resolve: the only place that asks what a MODEL argument is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from strzoo.errors import UsageError
+from strzoo.files import PLAN_MAGIC
+from strzoo.hub.source import (
+    CardSource,
+    CheckpointSource,
+    ModuleSource,
+    OnnxSource,
+    PlanSource,
+    Source,
+)
+from strzoo.settings import Settings
+from strzoo.zoo.registry import FORMATS, get_card
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from strzoo.checkpoint import Checkpoint
+
+# A text, so that nothing of it is imported to define it.
+Model: TypeAlias = (
+    "str | os.PathLike[str] | bytes | onnx.ModelProto | nn.Module | Checkpoint | Source"
+)
+
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".onnx", ".strz")
+# What a run folder is represented by, best first.
+_BEST = {None: ("best_str.pth", "best_dense.pth"), "dense": ("best_dense.pth", "best_str.pth")}
+
+
+def resolve(model: Model, *, format: str | None = None, settings: Settings | None = None) -> Source:
+    """What `model` means, as a `Source`; a `Source` is given back as it is.
+
+    Args:
+        model: a model id or unique prefix; a checkpoint, ONNX or .strz file; the folder of a
+            training run; a `Checkpoint`; an `nn.Module`; an `onnx.ModelProto` or the bytes of an
+            ONNX file.
+        format: "str" or "dense": which published file of an id is meant; by default dense.
+        settings: cache folder, registries, network switches; from the environment by default.
+
+    Raises:
+        UnknownNameError: the id is unknown.
+        UsageError: the format is not known, or `model` is nothing of the above.
+    """
+    if format not in (None, *FORMATS):
+        raise UsageError(f"format {format!r} is not one of {', '.join(FORMATS)}")
+    if isinstance(model, Source):
+        return model
+    settings = settings or Settings.from_env()
+    if isinstance(model, str | os.PathLike):
+        text = os.fspath(model)
+        if is_file(text):
+            return _open_file(Path(text), format, settings)
+        return CardSource(get_card(text, settings=settings), settings, format)
+    if isinstance(model, bytes | bytearray):
+        return OnnxSource(settings, content=bytes(model))
+    kind = type(model).__module__.split(".")[0]
+    if kind == "onnx" or (kind.startswith("onnx_") and hasattr(model, "SerializeToString")):
+        return OnnxSource(settings, proto=model)  # type: ignore[arg-type]
+    if "torch" in sys.modules:  # without torch nobody has a network
+        from strzoo.checkpoint import Checkpoint
+
+        if isinstance(model, sys.modules["torch"].nn.Module):
+            return ModuleSource(model, settings)
+        if isinstance(model, Checkpoint):
+            return CheckpointSource(settings, checkpoint=model)
+    raise UsageError(
+        f"a {type(model).__name__} is no model; give a model id, a checkpoint, ONNX or .strz "
+        "file, a run folder, a Checkpoint, a torch.nn.Module, an onnx.ModelProto or its bytes"
+    )
+
+
+def is_file(text: str) -> bool:
+    """Whether a MODEL argument means a file: it looks like a path, or exists."""
+    path = Path(text)
+    return path.suffix in _SUFFIXES or os.sep in text or path.exists()
+
+
+def _open_file(path: Path, format: str | None, settings: Settings) -> Source:
+    if path.is_dir():
+        path = _find_best(path, format)
+    if path.suffix == ".strz" or _starts_with(path, PLAN_MAGIC):
+        return PlanSource(path, settings)
+    if path.suffix == ".onnx":
+        return OnnxSource(settings, path=path)
+    return CheckpointSource(settings, path=path)
+
+
+def _find_best(folder: Path, format: str | None) -> Path:
+    """The best checkpoint in the folder of a training run."""
+    for name in _BEST.get(format, _BEST[None]):
+        if (folder / name).is_file():
+            return folder / name
+    raise UsageError(
+        f"{folder} is a folder without {' or '.join(_BEST[None])}; give a checkpoint file or the "
+        "folder of a training run"
+    )
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(magic)) == magic
+    except OSError:
+        return False  # the reader says what is wrong
