@@ -27,11 +27,7 @@ def emit_program(module: ir.Module) -> ir.Function:
         row = e.at(rows, e.mul(index, size))
         kernel = e.build.inttoptr(e.load(row, I64, 0), KERNEL.as_pointer())
         e.build.call(kernel, [row, *places, thread, threads, images])
-        together = e.build.and_(
-            e.build.icmp_signed("!=", e.load(row, I64, 8), number(0)),
-            e.build.icmp_signed(">", threads, number(1)),
-        )
-        with e.when(together):
+        with e.when(e.build.icmp_signed(">", threads, number(1))):
             _wait(e, barrier, e.mul(e.load(row, I64, 8), threads))
     e.finish()
     return function
