@@ -1,5 +1,8 @@
-"""Drops layers that return their input: pools of one pixel, bounds without limits, a Concat of one
-input. (The front end already drops Dropout and reshapes.)"""
+"""Drops layers that return their input.
+
+They are pools of one pixel, bounds without limits and a Concat of one input. (The front end already
+drops Dropout and reshapes.)
+"""
 
 from __future__ import annotations
 
