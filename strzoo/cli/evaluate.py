@@ -78,6 +78,7 @@ def make_preprocessing(source: Source, **given: Any) -> Preprocessing | None:
 )
 @click.option("--labels", type=_FILE, help="Label file of a flat folder [default: looked for].")
 @click.option("--real", type=_FILE, metavar="REAL.JSON", help="Use ReaL labels instead.")
+@click.option("--split", help="Of a data set with several [default: validation, else test].")
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64, on a GPU 256]")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoders [default: one per core].")
 @click.option("--format", type=click.Choice(["str", "dense"]), help="Use or make this form.")

@@ -44,6 +44,7 @@ def evaluate(
     *,
     labels: str | os.PathLike[str] | None = None,
     real: str | os.PathLike[str] | None = None,
+    split: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     format: str | None = None,
@@ -72,6 +73,8 @@ def evaluate(
             or batches of images [N, 3, H, W] and labels [N].
         labels: the label file of a flat folder; by default looked for in and beside it.
         real: a file of ReaL labels, to be used instead of the data set's.
+        split: which split of a data set with several, by its name; by default the one to evaluate
+            on (validation, else test).
         batch_size: images at once; by default 64 on the CPU, 256 on a GPU.
         workers: processes that decode; by default one per core. 0 decodes in this process.
         format: "str" or "dense"; by default dense for an id, and what a file holds.
@@ -128,7 +131,9 @@ def evaluate(
             return _evaluate_tensors(runner, data, batch_size or _BATCH["cuda"])
         group = stack.enter_context(join_group())
         classes = runner.count_classes()
-        samples = find_samples(data, classes, labels=labels, real=real)
+        samples = find_samples(
+            data, classes, labels=labels, real=real, split=split, limits=source.settings.limits
+        )
         if samples.small and not runner.states_preprocessing:
             usual = replace(
                 runner.preprocessing, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD

@@ -32,7 +32,6 @@ _THROUGH = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "D
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _IMAGENET = (1000, 1001)  # with a background class
 _BACKGROUND_NAMES = ("background", "__background__", "dummy", "none", "unlabeled", "/m/background")
-_SUM_TOLERANCE = 0.01  # of a row of probabilities in half precision, or quantised to 8 bits
 _MARGIN = 2.0  # standard deviations between the two rows of weights, to tell a background class
 _MOST_SHOWN = 12
 
@@ -238,19 +237,6 @@ def find_activation(model: onnx.ModelProto, output: str) -> str | None:
     return _ACTIVATIONS[node.op_type]
 
 
-def are_probabilities(rows: np.ndarray) -> bool:
-    """Whether rows of outputs [B, classes] are probabilities: none negative, each sums to one.
-
-    Raises nothing: rows that are not finite, of one class or of another shape are none.
-    """
-    values = np.asarray(rows, dtype=np.float64)
-    if values.ndim != 2 or 0 in values.shape or values.shape[1] < 2:
-        return False
-    if not np.isfinite(values).all() or values.min() < 0:
-        return False
-    return bool((np.abs(values.sum(axis=1) - 1) < _SUM_TOLERANCE).all())
-
-
 def find_background(
     model: onnx.ModelProto, count: int, class_names: Sequence[str] = ()
 ) -> tuple[str, str]:
@@ -270,11 +256,6 @@ def find_background(
         position = FIRST if scores[0] < scores[1] else LAST
         return position, f"by the weights, the {position} class was never trained for"
     return FIRST, "first, as TensorFlow's networks have it"
-
-
-def drop_background(rows: np.ndarray, position: str) -> np.ndarray:
-    """Rows [B, classes + 1] without the background class."""
-    return rows[:, 1:] if position == FIRST else rows[:, :-1]
 
 
 def _background_scores(model: onnx.ModelProto, count: int) -> tuple[float, float] | None:

@@ -205,6 +205,12 @@ class TrainConfig:
     device: str | None = key(
         None, "cpu, cuda or cuda:N; none: a GPU if there is one", resuming=FREE
     )
+    threads: int | None = key(
+        None,
+        "of a CPU; none: torch's number, and 1 for small images",
+        within=POSITIVE,
+        resuming=FREE,
+    )
     precision: str = key("auto", "auto is fp32 on the CPU and tf32 on a GPU", choices=PRECISIONS)
     channels_last: bool = key(True, "memory layout of weights and images")
     compile: bool = key(False, "torch.compile the network")

@@ -24,13 +24,25 @@ from strzoo.zoo.registry import Preprocessing
 
 @dataclass(frozen=True)
 class DataSets:
-    """What a run trains on, what it validates on (None: it does not), one line about them, and
-    what its checkpoints say about them."""
+    """What a run trains on, what it validates on (None: it does not), and one line about them.
+
+    `image_shape` is what the network sees of an image: channels, height, width. `preprocessing`
+    is that of validation, None for images that come as tensors. `class_names` are those of the
+    outputs, () if they are not known.
+    """
 
     train: Loader
     validation: Loader | None
     description: str
-    trained_on: TrainedOn | None = None
+    image_shape: tuple[int, ...]
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What checkpoints say about the data."""
+        channels, height, width = self.image_shape
+        return TrainedOn((channels, height, width), self.preprocessing, self.class_names)
 
 
 def open_datasets(config: TrainConfig, device: torch.device, processes: int = 1) -> DataSets:
@@ -65,7 +77,8 @@ def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
         train,
         held_out,
         f"{len(train)} digits, {len(held_out)} held out",
-        TrainedOn((3, *data.images.shape[2:]), None, tuple("0123456789")),
+        tuple(data.images.shape[1:]),
+        class_names=tuple("0123456789"),
     )
 
 
@@ -98,7 +111,9 @@ def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
         loaders[0],
         loaders[1],
         f"{samples.layout.split(',')[0]} in {path}",
-        TrainedOn((3, 32, 32), preprocessing, samples.class_names),
+        (3, 32, 32),
+        preprocessing,
+        samples.class_names,
     )
 
 
@@ -124,7 +139,7 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
     return DataSets(
         loaders[0], loaders[1],
         f"{len(train):,} images in {train.location}, {len(held_out):,} in {held_out.location}",
-        TrainedOn((3, side, side), preprocessing, _class_names(train, config.num_classes)),
+        (3, side, side), preprocessing, _class_names(train, config.num_classes),
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ class RunFolder:
             return self.last if self.last.exists() else None
         return None if self._resume is None else Path(self._resume).expanduser()
 
-    def begin(self, config: TrainConfig, device: torch.device, processes: int = 1) -> None:
+    def begin(self, config: TrainConfig, device: torch.device, processes: int) -> None:
         """Write config.yaml and environment.json.
 
         Args:
@@ -127,12 +127,12 @@ class RunFolder:
         }
         self.write_json("environment.json", document)
 
-    def save_initial(self, model: nn.Module, trained_on: TrainedOn | None) -> None:
+    def save_initial(self, model: nn.Module, trained_on: TrainedOn) -> None:
         """Write initial.pth: the network before the first step."""
         self._save(build_checkpoint(model, {"epoch": 0}, trained_on=trained_on), "initial.pth")
 
     def save_last(
-        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn | None
+        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn
     ) -> None:
         """Write last.pth: the network with all that a resumed run needs.
 
@@ -147,7 +147,7 @@ class RunFolder:
         self._save(build_checkpoint(model, metadata, trained_on=trained_on), LAST)
 
     def save_best(
-        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn | None
+        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn
     ) -> None:
         """Write best_str.pth (STR only) and best_dense.pth, which holds the effective weights.
 

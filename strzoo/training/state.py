@@ -34,7 +34,8 @@ class TrainState:
     """All that the next optimizer step depends on: what is trained, and how far it is.
 
     `epoch` counts the epochs that are done, `step` the optimizer steps done in the present one,
-    `seconds` and `metric` are of the present one, `images` is the size of the training set.
+    `seconds` and `metric` are of the present one, `images` is the size of the training set,
+    `threads` are those of the CPU.
     """
 
     config: TrainConfig
@@ -43,6 +44,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     metric: Metric
     images: int
+    threads: int
     average: WeightAverage | None = None
     controller: SparsityController | None = None
     mask: ZeroMask | None = None
@@ -71,6 +73,7 @@ class TrainState:
                 "step": self.step,
                 "seconds": self.seconds,
                 "images": self.images,
+                "threads": self.threads,
                 "processes": group.gather(own),
                 "history": [record.to_dict() for record in self.history],
                 "scaler": self.scaler.state_dict(),
@@ -118,7 +121,14 @@ class TrainState:
         self.epoch, self.step = training["epoch"], training["step"]
         self.seconds = training["seconds"]
         self.history = [EpochRecord.from_dict(values) for values in training["history"]]
-        return self._load_processes(training["processes"], group)
+        notes = self._load_processes(training["processes"], group)
+        threads = training.get("threads", self.threads)
+        if threads != self.threads and self.metric.sums.device.type == "cpu":
+            notes.append(
+                f"{threads} threads wrote the checkpoint, {self.threads} go on: the same up to "
+                "rounding, not to the bit"
+            )
+        return notes
 
     def _load_optimizer(self, state: Mapping[str, Any]) -> None:
         """Take the momentum; decay and the like are those of this run's configuration."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from strzoo.devices import choose_precision, find_device, float32_mode
+from strzoo.devices import choose_precision, cpu_threads, find_device, float32_mode
 from strzoo.distributed import Group, join_group
 from strzoo.settings import Settings
 from strzoo.training.builders import build_network
@@ -95,21 +95,21 @@ def _run(
     if document is not None and resumed is not None:
         notes += state.load_state_dict(document, group, resumed)
     del document
-    if group.rank == 0:
-        folder.begin(config, device, group.world)
-        folder.write_history(state.history)
-        board = Board(
-            folder.path / "tensorboard", step=trainer.position, enabled=config.tensorboard
-        )
-    report(
-        RunStarted(
-            folder.path, config.epochs, trainer.sampler.steps_per_epoch, data.description,
-            str(device), trainer.accelerator.precision, group.world, state.epoch, state.step,
-            resumed, tuple(notes),
-        )
-    )  # fmt: skip
     interrupted = None
-    with stop_requests() as stop:
+    with cpu_threads(trainer.threads), stop_requests() as stop:
+        if group.rank == 0:
+            folder.begin(config, device, group.world)
+            folder.write_history(state.history)
+            board = Board(
+                folder.path / "tensorboard", step=trainer.position, enabled=config.tensorboard
+            )
+        report(
+            RunStarted(
+                folder.path, config.epochs, trainer.sampler.steps_per_epoch, data.description,
+                str(device), trainer.accelerator.precision, group.world, state.epoch, state.step,
+                resumed, tuple(notes),
+            )
+        )  # fmt: skip
         try:
             trainer.run(stop)
         except Stopped:

@@ -11,9 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from strzoo.errors import UsageError
 from strzoo.onnx.outputs import (
-    are_probabilities,
     choose_output,
-    drop_background,
     find_activation,
     find_background,
 )
@@ -145,21 +143,6 @@ def test_the_end_of_the_graph_says_what_its_numbers_are(
     assert find_activation(model([*HEAD, *tail], [("p", FLOAT, ["N", 10])]), "p") == activation
 
 
-def test_probabilities_are_recognised_by_their_values() -> None:
-    logits = np.random.default_rng(0).standard_normal((5, 10))
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert are_probabilities(chances)
-    assert are_probabilities(chances.astype(np.float16))
-    assert are_probabilities(np.eye(4))
-    assert not are_probabilities(logits)
-    assert not are_probabilities(np.abs(logits))
-    assert not are_probabilities(1 / (1 + np.exp(-logits)))  # Sigmoid's do not sum to one
-    assert not are_probabilities(np.log(chances))
-    assert not are_probabilities(np.full((2, 3), np.nan))
-    assert not are_probabilities(np.ones((3, 1)))
-    assert not are_probabilities(np.zeros((0, 3)))
-
-
 @pytest.mark.parametrize("kind", ["Gemm", "transB", "MatMul", "Conv"])
 @pytest.mark.parametrize("position", ["first", "last"])
 def test_the_background_class_is_the_one_that_was_never_trained_for(
@@ -194,6 +177,3 @@ def test_the_background_class_is_the_one_that_was_never_trained_for(
 def test_tensorflows_order_is_assumed_where_nothing_tells() -> None:
     position, reason = find_background(model(HEAD, [("y", FLOAT, ["N", 1001])]), 1001)
     assert (position, reason) == ("first", "first, as TensorFlow's networks have it")
-    rows = np.arange(8).reshape(2, 4)
-    assert drop_background(rows, "first").tolist() == [[1, 2, 3], [5, 6, 7]]
-    assert drop_background(rows, "last").tolist() == [[0, 1, 2], [4, 5, 6]]

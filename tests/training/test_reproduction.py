@@ -105,7 +105,8 @@ def train(config: TrainConfig, images: Tensor, labels: Tensor) -> Run:
             run.third.update({n: p.detach().clone() for n, p in network.model.named_parameters()})
 
     cpu = torch.device("cpu")
-    data = DataSets(MemoryLoader(images, labels, config, cpu), None, "noise")
+    shape = tuple(images.shape[1:])
+    data = DataSets(MemoryLoader(images, labels, config, cpu), None, "noise", shape)
     trainer = Trainer(config, network, data, device=cpu, on_event=watch)
     names = {id(p): n for n, p in network.model.named_parameters()}
     trainer.run()

@@ -18,6 +18,7 @@ import torch
 
 import strzoo
 from strzoo.checkpoint.reading import read_document
+from strzoo.checkpoint.record import TrainedOn
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.training.config import TrainConfig
@@ -224,9 +225,9 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     folder = RunFolder(dataclasses.replace(SHORT, output=str(tmp_path / "run")))
     model = strzoo.create_model("resnet20")
     with folder.locked():
-        folder.save_last(model, {"epoch": 3}, None)
+        folder.save_last(model, {"epoch": 3}, TrainedOn((3, 8, 8)))
         with torch.no_grad():
             model.fc.weight[0] = torch.inf
         with pytest.raises(IntegrityError, match=r"fc\.weight has a value that is not finite"):
-            folder.save_last(model, {"epoch": 4}, None)
+            folder.save_last(model, {"epoch": 4}, TrainedOn((3, 8, 8)))
     assert read_document(folder.last)["epoch"] == 3

@@ -59,7 +59,7 @@ def _check_extent(size: Pair, kernel: Pair, strides: Pair, dilations: Pair, pads
 
 
 def read_pool_window(attributes: Attributes, size: Pair) -> tuple[Window, Pair]:
-    """As `read_window`, of a pool: no window may see padding alone."""
+    """As `read_window`, for a pool, no window of which may see only padding."""
     window, overhang = read_window(attributes, _pair(attributes, "kernel_shape"), size)
     if not count_averaged(AveragePool("", (), "", window), (1, *size)).all():
         raise Unsupported("windows that see nothing but padding")

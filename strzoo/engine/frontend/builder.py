@@ -67,7 +67,7 @@ class GraphBuilder:
         self._views[name] = View(name, shape, ("input", name))
 
     def mark_broken(self, node: onnx.NodeProto) -> None:
-        """What depends on `node` cannot be read, which is no further problem."""
+        """Let nodes that depend on `node` be skipped, because they are no further problem."""
         self._broken |= set(node.output)
 
     def view(self, name: str) -> View:
@@ -144,14 +144,14 @@ class GraphBuilder:
     def emit(
         self, kind: type[Layer], node: onnx.NodeProto, inputs: tuple[str, ...], **fields: Any
     ) -> str:
-        """Add the layer that `node` is; its output takes the name of the node's."""
+        """Add the layer for `node`; its output takes the name of the node's output."""
         output = self.fresh(node.output[0])
         self.append(kind(self.unique(describe_node(node)), inputs, output, **fields))
         self.bind(node, output, self.shapes[output])
         return output
 
     def emit_elementwise(self, kind: type[Layer], node: onnx.NodeProto, **fields: Any) -> None:
-        """As `emit`, of the first input; what changes each number alone keeps any shape."""
+        """As `emit`, of the first input, for layers that work on each number and keep any shape."""
         view = self.view(node.input[0])
         output = self.emit(kind, node, (view.value,), **fields)
         self.bind(node, output, view.shape)
@@ -180,5 +180,5 @@ class GraphBuilder:
 
 
 def describe_node(node: onnx.NodeProto) -> str:
-    """Its name; nodes need none, what they make has one."""
+    """Its name, or that of its output, because nodes need no name."""
     return node.name or (node.output[0] if node.output else "") or node.op_type

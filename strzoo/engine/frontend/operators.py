@@ -1,4 +1,4 @@
-"""The ONNX operators that compute: what layer each becomes. `reshaping` has those that only move.
+"""The ONNX operators that compute, as layers; `reshaping` has those that only change shapes.
 
 Every rule takes the builder and a node, and raises Unsupported if it cannot do that node.
 """
@@ -220,7 +220,7 @@ def read_softmax(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     view = builder.view(node.input[0])
     default = -1 if builder.opset >= 13 else 1
     axis = read_attributes(node).get("axis", default) % (len(view.shape) + 1)
-    # From opset 13 on it runs along one axis, before that over all from there on.
+    # From opset 13 on it is along one axis, before that over all axes from that one on.
     along = view.shape[axis - 1 : axis] if builder.opset >= 13 else view.shape[axis - 1 :]
     if axis == 0 or np.prod(along) != np.prod(view.shape):
         raise Unsupported("along another axis than the channels of a vector")
@@ -289,7 +289,7 @@ def _emit_affine(
 
 
 def _with_input(node: onnx.NodeProto, name: str) -> onnx.NodeProto:
-    """`node` as one of a single input: the constant of `c * x` may come first."""
+    """`node` with a single input, because the constant of `c * x` may come first."""
     return onnx.helper.make_node(node.op_type, [name], list(node.output), name=node.name)
 
 

@@ -1,4 +1,4 @@
-"""What stands in the way of reading a graph: collected node by node, reported at once."""
+"""Problems of a graph that cannot be read, collected node by node and reported together."""
 
 from __future__ import annotations
 

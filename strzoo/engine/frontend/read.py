@@ -1,4 +1,4 @@
-"""read_graph: an ONNX network as the engine's own graph, or one error with all it cannot do."""
+"""read_graph: an ONNX network as a graph, or one error that lists all that cannot be read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OPERATORS: dict[str, Rule] = {
     "Transpose": padding.read_transpose,
     "Unsqueeze": reshaping.read_unsqueeze,
 }
-# What a node that is not what it claims to be runs into.
+# What reading a malformed node can raise.
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
