@@ -75,8 +75,8 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("recipe", "changes", "said"),
     [
-        ("resnet50_str_90.23", (), "size of ImageNet-1k; no data given\nsteps: 5,004 per epoch"),
-        ("resnet50_dense", ("data=/nowhere",), "ImageNet-1k; /nowhere is not here\nsteps: 5,004"),
+        ("resnet50_str_90.23", (), "size of ImageNet-1k; no data given\nsteps: 5,005 per epoch"),
+        ("resnet50_dense", ("data=/nowhere",), "ImageNet-1k; /nowhere is not here\nsteps: 5,005"),
         # 50,000 // 128 steps.
         ("cifar10_resnet20_str", ("data=/nowhere",), "; /nowhere is not here\nsteps: 390 per"),
         (
