@@ -22,6 +22,12 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> TrainConfig:
     """A shipped recipe by name (or unique prefix), or one from a `.yaml` file, such as the
     `config.yaml` of a run.
 
+    Args:
+        name_or_path: a name of `list_recipes`, or the file.
+
+    Returns:
+        The configuration, with the recipe's name in it.
+
     Raises:
         UnknownNameError: no recipe has that name and it is not a path.
         StrzooError and its subclasses: the file cannot be read or is not a configuration.

@@ -40,7 +40,7 @@ def test_the_prune_rate_of_gmp_rises_by_the_cubic_and_stays() -> None:
 
 
 def test_schedules_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UsageError, match="'linear' is not one of constant, cosine"):
+    with pytest.raises(UsageError, match="'linear' is not one of cosine, constant"):
         LearningRate("linear")
     with pytest.raises(UsageError, match="base is nan"):
         LearningRate(base=math.nan)
