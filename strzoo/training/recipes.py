@@ -50,6 +50,12 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> TrainConfig:
     `config.yaml` of a run. A file whose `extends` names another recipe, shipped or a file beside
     it, changes some keys of that one.
 
+    Args:
+        name_or_path: a name of `list_recipes`, or the file.
+
+    Returns:
+        The configuration, with the recipe's name in it.
+
     Raises:
         UnknownNameError: no recipe has that name and it is not a path.
         StrzooError and its subclasses: the file cannot be read or is not a configuration.

@@ -54,7 +54,7 @@ def test_per_epoch_the_rates_are_those_of_the_published_code() -> None:
 
 
 def test_schedules_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UsageError, match="'linear' is not one of constant, cosine"):
+    with pytest.raises(UsageError, match="'linear' is not one of cosine, constant"):
         LearningRate("linear")
     with pytest.raises(UsageError, match="base is nan"):
         LearningRate(base=math.nan)
