@@ -89,6 +89,9 @@ def compare_paper_table(
         number: of the table, one of `list_paper_tables()`.
         runs: a run folder, or a folder of them; a run belongs to the rows that name its recipe.
 
+    Returns:
+        A line per row of the table: as printed, recomputed, and as measured in the runs.
+
     Raises:
         UnknownNameError: strzoo has no table of that number.
         StrzooError: `runs` is no folder, or holds no run.

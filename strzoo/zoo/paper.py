@@ -113,6 +113,12 @@ def list_paper_tables() -> list[str]:
 def load_paper_table(number: str | int) -> PaperTable:
     """A table of the paper by its number.
 
+    Args:
+        number: "1" or 1, say; one of `list_paper_tables()`.
+
+    Returns:
+        The rows as printed.
+
     Raises:
         UnknownNameError: strzoo has no table of that number.
     """
