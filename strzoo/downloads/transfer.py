@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from strzoo.downloads.background import BackgroundHash, BackgroundSync
 from strzoo.downloads.sources import DriveSource, LocalSource, SourceError, WebSource
 from strzoo.downloads.staging import Partial, check_space
 from strzoo.downloads.web import Answer, Deadline, TransientError, Web
@@ -108,16 +107,10 @@ class _Fetch:
     ) -> None:
         self.source, self.partial, self.web = source, partial, web
         self.expected, self.pinned, self.progress = expected, pinned, progress
-        self.hasher = BackgroundHash()
+        self.hasher = hashlib.sha256()
         self.offset = 0
 
     def run(self) -> str:
-        try:
-            return self._run()
-        finally:
-            self.hasher.close()
-
-    def _run(self) -> str:
         self._continue_partial()
         network, failures, furthest = self.web.network, 0, self.offset
         while True:
@@ -155,8 +148,7 @@ class _Fetch:
 
     def _restart(self) -> None:
         self.partial.reset()
-        self.hasher.close()
-        self.hasher, self.offset = BackgroundHash(), 0
+        self.hasher, self.offset = hashlib.sha256(), 0
 
     def _attempt(self) -> None:
         if self.offset and not self._resumable():
@@ -217,30 +209,19 @@ class _Fetch:
         if self.progress:
             self.progress(self.offset, total)
         with _open_data(self.partial) as data:
-            sync = BackgroundSync(data.fileno())
-            try:
-                self._drain(answer, total, limit, data, sync)
-            finally:
-                sync.close()
-            try:
-                sync.finish()
-            except OSError as error:
-                raise write_error(self.partial.data, error) from error
+            self._drain(answer, total, limit, data)
         if total is not None and self.offset < total:
             raise TransientError(f"sent {self.offset:,} of {total:,} bytes")
         if not self.offset:
             raise TransientError("sent an empty file")
 
-    def _drain(
-        self, answer: Answer, total: int | None, limit: int, data: BinaryIO, sync: BackgroundSync
-    ) -> None:
+    def _drain(self, answer: Answer, total: int | None, limit: int, data: BinaryIO) -> None:
         while block := answer.read():
             if self.offset == 0 and len(block) >= _MAGIC_LENGTH:
                 check_magic(block)  # early; the whole file is checked again at the end
             if self.offset + len(block) > limit:
                 raise IntegrityError(f"the server sends more than {limit:,} bytes")
             _write(data, block, self.partial.data)
-            sync.wrote(len(block))
             self.hasher.update(block)
             self.offset += len(block)
             if self.progress:
