@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError, StrzooError, UsageError, one_line
 
 PLAN_MAGIC = b"STRZPLAN"  # how a .strz file begins
 _REASONS = {
@@ -25,8 +25,33 @@ _REASONS = {
     errno.EROFS: "read-only file system; choose another folder",
     errno.ENOENT: "its folder does not exist; create it first",
     errno.ENOTDIR: "its folder is a file; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter folder",
+    errno.ELOOP: "a symbolic link leads in a circle; choose another folder",
     errno.EISDIR: "it is a folder; name a file",
 }
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, with `~` expanded.
+
+    Raises:
+        UsageError: it begins with the home of an unknown user, is too long for this system, or
+            holds a null character.
+    """
+    text = os.fspath(path)
+    try:
+        expanded = Path(text).expanduser()
+        os.lstat(expanded)
+    except RuntimeError as error:
+        raise UsageError(f"{one_line(text, 120)!r}: no such user; write the folder out") from error
+    except ValueError as error:
+        reason = "it holds a null character or half of a character"
+        raise UsageError(f"{one_line(text, 120)!r} is no path: {reason}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            shown = one_line(text, 120)
+            raise UsageError(f"{shown!r} is too long for a path; choose a shorter one") from error
+    return expanded
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> StrzooError:

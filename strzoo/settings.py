@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from strzoo.errors import UsageError
+from strzoo.files import user_path
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"", "0", "false", "no", "off"}
@@ -44,26 +45,26 @@ class Settings:
         `STRZOO_MIRROR` a mirror; arguments come before the environment's.
 
         Raises:
-            UsageError: `STRZOO_OFFLINE` is neither true nor false.
+            UsageError: `STRZOO_OFFLINE` is neither true nor false, or a folder or file is no path.
         """
         env = os.environ if env is None else env
         extra = [p for p in env.get("STRZOO_REGISTRY", "").split(os.pathsep) if p]
         mirror = env.get("STRZOO_MIRROR", "")
         return cls(
-            cache_dir=Path(cache_dir).expanduser() if cache_dir else _cache_dir(env),
+            cache_dir=user_path(cache_dir) if cache_dir else _cache_dir(env),
             offline=_switch(env, "STRZOO_OFFLINE") if offline is None else offline,
-            registries=tuple(Path(p).expanduser() for p in [*registries, *extra]),
+            registries=tuple(user_path(p) for p in [*registries, *extra]),
             mirrors=tuple([*mirrors, mirror] if mirror else mirrors),
         )
 
 
 def _cache_dir(env: Mapping[str, str]) -> Path:
     if home := env.get("STRZOO_HOME"):
-        return Path(home).expanduser()
+        return user_path(home)
     for variable in ("TORCH_HOME", "XDG_CACHE_HOME"):
         if base := env.get(variable):
-            return Path(base).expanduser() / "strzoo"
-    return Path("~/.cache/strzoo").expanduser()
+            return user_path(base) / "strzoo"
+    return user_path("~/.cache/strzoo")
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:

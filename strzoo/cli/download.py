@@ -15,6 +15,7 @@ from strzoo.cli.progress import download_bar, spell_bytes
 from strzoo.downloads.download import Fetched, default_format, obtain
 from strzoo.downloads.web import Network
 from strzoo.errors import CancelledError, StrzooError
+from strzoo.files import user_path
 from strzoo.settings import Settings
 from strzoo.zoo.registry import FORMATS, ModelCard, Registry, load_registry
 
@@ -66,7 +67,7 @@ def download(
     A file is there whole and verified, or not there. What was interrupted is resumed.
     """
     settings = dataclasses.replace(settings, mirrors=(*mirrors, *settings.mirrors))
-    jar = cookies_file or (GDOWN_COOKIES.expanduser() if cookies else None)
+    jar = cookies_file or (user_path(GDOWN_COOKIES) if cookies else None)
     network = Network(cookies=jar, total_time=timeout)
     wanted = choose_files(load_registry(settings), models, formats)
     start = time.monotonic()
