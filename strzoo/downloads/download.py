@@ -19,6 +19,7 @@ from strzoo.downloads.staging import Partial
 from strzoo.downloads.transfer import Progress, check_magic, copy_file, fetch, sync_file
 from strzoo.downloads.web import Cancel, Deadline, Network, Web
 from strzoo.errors import IntegrityError, NetworkError, OfflineError, StrzooError
+from strzoo.files import user_path
 from strzoo.settings import Settings
 from strzoo.zoo.registry import ModelCard, Registry, load_registry
 
@@ -112,7 +113,7 @@ def obtain(
     job = _Job(card, format, settings, network, deadline, cache, progress)
     if settings.offline and not any(isinstance(s, LocalSource) for s in sources):
         raise job.failure()
-    with cache.lock(card.filename(format), deadline):
+    with cache.tidied(), cache.lock(card.filename(format), deadline):
         cache.staging.clean()
         first = sources[:1] if local is not None else ()
         if fetched := job.try_all(first):
@@ -193,6 +194,7 @@ class _Job:
                     file = _accept(
                         self.cache, partial, self.card, self.format, sha256, source.label
                     )
+                    self.cache.staging.drop_kept(self.filename)
                     return Fetched(self.card, self.format, file, source.label)
                 except IntegrityError as error:
                     partial.discard()
@@ -242,13 +244,13 @@ def import_file(
     settings = settings or Settings.from_env()
     registry = load_registry(settings)
     wanted = registry.get(name) if name is not None else None
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_dir():
         raise SourceError(f"{path} is a folder; name the file")
     deadline = Deadline(Network().total_time)
     cache = Cache(settings.cache_dir, check)
     source = LocalSource(path, path.name, str(path))
-    with cache.staging.hold("import", "local") as partial:
+    with cache.tidied(), cache.staging.hold("import", "local") as partial:
         sha256 = copy_file(source, partial, deadline, progress)
         try:
             _check_head(partial.data)
