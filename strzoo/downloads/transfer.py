@@ -115,6 +115,13 @@ class _Fetch:
         self.offset = 0
 
     def run(self) -> str:
+        try:
+            return self._run()
+        finally:
+            if not self._resumable():  # the bytes prove nothing to the next process
+                self.partial.discard()
+
+    def _run(self) -> str:
         self._continue_partial()
         network, failures, furthest = self.web.network, 0, self.offset
         while True:
