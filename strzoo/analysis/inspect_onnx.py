@@ -76,6 +76,9 @@ def inspect_onnx(
         path: the file; weights in external files are read too.
         input_size: the first input's axes after the batch, where the file leaves them open.
 
+    Returns:
+        What the file holds, with its report.
+
     Raises:
         StrzooError: the file cannot be read.
         UsageError: the input size is needed, or contradicts the file.

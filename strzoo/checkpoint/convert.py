@@ -45,6 +45,12 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
 
     Exact: the network computes the same logits bit for bit. A dense checkpoint is returned
     as it is.
+
+    Args:
+        checkpoint: in either format.
+
+    Returns:
+        A dense checkpoint without metadata, as published converted files are.
     """
     if checkpoint.format == "dense":
         return checkpoint

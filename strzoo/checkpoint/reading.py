@@ -53,6 +53,9 @@ def read_checkpoint(path: str | os.PathLike[str], *, architecture: str | None = 
         path: the file.
         architecture: expected architecture; by default whatever the file holds.
 
+    Returns:
+        The checked weights with plain keys in our layout, and what was stored beside them.
+
     Raises:
         StrzooError: the file is missing or unreadable.
         IntegrityError: it is empty, a web page, damaged, tries to execute code, belongs to
@@ -107,6 +110,11 @@ def build_checkpoint(
     Args:
         source: a network made by `create_model` (sparse layers included), or its state dict.
         metadata: plain values to keep beside the weights, such as `epoch` or `best_acc1`.
+        path: the file the weights came from, for messages.
+        architecture: expected architecture; by default whatever the weights are.
+
+    Returns:
+        The weights with plain keys in our layout, complete and finite.
 
     Raises:
         IntegrityError: as `read_checkpoint`.
@@ -138,7 +146,7 @@ def build_checkpoint(
 
 
 def _sniff(path: Path) -> str:
-    """ "zip", "pickle" or "safetensors", from the first bytes."""
+    """The kind of a file from its first bytes: "zip", "pickle" or "safetensors"."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:

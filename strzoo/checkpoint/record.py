@@ -104,7 +104,7 @@ class Checkpoint:
 
     @property
     def threshold_granularity(self) -> str:
-        """ "layer", "filter" or "weight": what one threshold of this STR checkpoint covers."""
+        """What one threshold of this STR checkpoint covers: "layer", "filter" or "weight"."""
         for key, value in self.state_dict.items():
             if key.endswith(THRESHOLD):
                 weight = self.state_dict[key.removesuffix(THRESHOLD) + ".weight"]

@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import download_bar, spell_bytes
+from strzoo.downloads.cache import check_content
 from strzoo.downloads.download import Fetched, default_format, obtain
 from strzoo.downloads.web import Network
 from strzoo.errors import CancelledError, StrzooError
@@ -75,12 +77,22 @@ def download(
     failed: list[tuple[ModelCard, str, StrzooError]] = []
     for card, format in wanted:
         try:
-            with download_bar(card.filename(format), quiet=quiet) as progress:
+            name = card.filename(format)
+            with download_bar(name, quiet=quiet) as progress, remembered_interrupts() as cancel:
                 fetched.append(
-                    obtain(card, format, settings, network=network, local=source, progress=progress)
+                    obtain(
+                        card,
+                        format,
+                        settings,
+                        network=network,
+                        local=source,
+                        progress=progress,
+                        cancel=cancel,
+                        check=cancel.before(check_content),
+                    )
                 )
-        except CancelledError:
-            raise
+        except CancelledError as error:
+            raise KeyboardInterrupt from error
         except StrzooError as error:
             failed.append((card, format, error))
             if len(wanted) > 1:

@@ -61,6 +61,9 @@ def download(
             ends the download and leaves a partial to resume.
         cancel: a `threading.Event` or the like; once set, the download ends within a second.
 
+    Returns:
+        The file, under its final name in the cache folder.
+
     Raises:
         UnknownNameError, UsageError: no such model or format.
         NetworkError: no source could deliver it; the message says what each one said.
@@ -191,8 +194,9 @@ class _Job:
                 try:
                     sha256 = self._bring(source, partial)
                     self.deadline.check()
+                    card, format, deadline = self.card, self.format, self.deadline
                     file = _accept(
-                        self.cache, partial, self.card, self.format, sha256, source.label
+                        self.cache, partial, card, format, sha256, source.label, deadline
                     )
                     self.cache.staging.drop_kept(self.filename)
                     return Fetched(self.card, self.format, file, source.label)
@@ -227,6 +231,7 @@ def import_file(
     *,
     settings: Settings | None = None,
     progress: Progress | None = None,
+    cancel: Cancel | None = None,
     identify: Identify | None = None,
     check: Check = check_content,
 ) -> Fetched:
@@ -235,6 +240,9 @@ def import_file(
     Args:
         path: the file; its name does not matter.
         name: the model it must be; without it any published one is recognised.
+        settings: cache folder and registries; from the environment if not given.
+        progress: called as `progress(bytes_copied, bytes_of_the_file)`.
+        cancel: a `threading.Event` or the like; once set, the import ends soon.
 
     Raises:
         UnknownNameError: no model has that name.
@@ -247,7 +255,7 @@ def import_file(
     path = user_path(path)
     if path.is_dir():
         raise SourceError(f"{path} is a folder; name the file")
-    deadline = Deadline(Network().total_time)
+    deadline = Deadline(Network().total_time, cancel)
     cache = Cache(settings.cache_dir, check)
     source = LocalSource(path, path.name, str(path))
     with cache.tidied(), cache.staging.hold("import", "local") as partial:
@@ -258,7 +266,7 @@ def import_file(
         except IntegrityError as error:
             said = str(error).replace(str(partial.data), str(path))
             raise IntegrityError(said if str(path) in said else f"{path}: {said}") from error
-        file = _accept(cache, partial, card, format, sha256, str(path))
+        file = _accept(cache, partial, card, format, sha256, str(path), deadline)
     return Fetched(card, format, file, str(path))
 
 
@@ -283,7 +291,13 @@ def identify_content(
 
 
 def _accept(
-    cache: Cache, partial: Partial, card: ModelCard, format: str, sha256: str, source: str
+    cache: Cache,
+    partial: Partial,
+    card: ModelCard,
+    format: str,
+    sha256: str,
+    source: str,
+    deadline: Deadline,
 ) -> CachedFile:
     """Check everything that can be checked, then publish the partial under its final name."""
     file, filename = card.file(format), card.filename(format)
@@ -295,6 +309,7 @@ def _accept(
         raise IntegrityError(f"{filename} has {partial.size:,} bytes; its card says {file.bytes:,}")
     cache.expect(card, format, sha256)
     cache.check(partial.data, card, format, shown=filename)
+    deadline.check()  # reading a model takes a while
     sync_file(partial.data)
     return cache.publish(partial.data, card, format, sha256, source)
 

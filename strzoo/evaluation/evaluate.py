@@ -89,6 +89,9 @@ def evaluate(
             torch, or onnxruntime for an ONNX file.
         on_progress: called with the images done and to do (of this process) after each batch.
 
+    Returns:
+        Counts, accuracies in percent, the mean cross-entropy, and what was run on what.
+
     Raises:
         UsageError: an argument is not valid, the data is empty, of no known layout, or does not
             fit the network.

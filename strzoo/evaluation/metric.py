@@ -138,7 +138,7 @@ class Progress:
 
     def __init__(self, path: Path, identity: Sequence[str], rank: int) -> None:
         self._identity = json.dumps(list(identity))
-        self._base, self._rank = path, rank
+        self._base = path
         self.mine = path.with_name(f"{path.name}.{rank}")
 
     def files(self) -> list[Path]:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from strzoo.borders import read_file
 from strzoo.data.imagenet_classes import COUNT, list_classes
 from strzoo.data.images import BrokenImageError, decode, prepare, to_rgb
 from strzoo.data.trees import FolderTree
@@ -87,6 +88,9 @@ def predict(
         allow_urls: fetch http and https addresses.
         skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
 
+    Returns:
+        A `Prediction` per image, in the order given; probabilities from 0 to 1.
+
     Raises:
         UsageError: an argument is not valid, there are no images, or an address is not allowed.
         BrokenImageError: an image cannot be read; the message names it.
@@ -127,7 +131,8 @@ def _predict_batch(
             pixels.append(prepare(_open(source, settings), runner.preprocessing))
         except BrokenImageError as error:
             if not skip_broken:
-                raise BrokenImageError(f"cannot read {name}: {error}") from error
+                reason = str(error) if name in str(error) else f"cannot read {name}: {error}"
+                raise BrokenImageError(reason) from error
             errors[row] = str(error)
     rows: Iterator[Tensor] = iter(())
     if pixels:
@@ -210,9 +215,10 @@ def _open(image: ImageLike, settings: Settings) -> Image.Image:
     if text.startswith(("http://", "https://")):
         return decode(_fetch(text, settings))
     try:
-        return decode(Path(text).read_bytes())
-    except OSError as error:
-        raise StrzooError(f"cannot read {text}: {error.strerror or error}") from error
+        content = read_file(text)
+    except StrzooError as error:
+        raise BrokenImageError(str(error)) from error
+    return decode(content)
 
 
 def _as_pixels(array: np.ndarray) -> np.ndarray:

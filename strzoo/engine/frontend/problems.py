@@ -24,6 +24,8 @@ class Unknown(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Problem:
+    """An operator that the engine lacks, one of its nodes, and what is missing."""
+
     operator: str
     node: str
     reason: str

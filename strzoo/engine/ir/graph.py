@@ -97,7 +97,7 @@ class AveragePool(Layer):
 
 @dataclass(frozen=True)
 class GlobalAveragePool(Layer):
-    """[C, H, W] -> [C, 1, 1], or [C] if `flat`"""
+    """[C, H, W] -> [C, 1, 1], or [C] if `flat`."""
 
     flat: bool = False
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from strzoo.engine.codegen.dispatch import NAME, emit_program
+from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.threads import NAMES, emit_team
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.lowering.instructions import Kernel
 from strzoo.errors import StrzooError
 from strzoo.sealed_files import read_sealed, write_sealed
 from strzoo.version import VERSION
