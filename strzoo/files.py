@@ -14,7 +14,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from strzoo.errors import IntegrityError, StrzooError, UsageError, one_line
+from strzoo.borders import open_file
+from strzoo.errors import IntegrityError, StrzooError
 
 PLAN_MAGIC = b"STRZPLAN"  # how a .strz file begins
 _REASONS = {
@@ -29,29 +30,6 @@ _REASONS = {
     errno.ELOOP: "a symbolic link leads in a circle; choose another folder",
     errno.EISDIR: "it is a folder; name a file",
 }
-
-
-def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path that a user gave, with `~` expanded.
-
-    Raises:
-        UsageError: it begins with the home of an unknown user, is too long for this system, or
-            holds a null character.
-    """
-    text = os.fspath(path)
-    try:
-        expanded = Path(text).expanduser()
-        os.lstat(expanded)
-    except RuntimeError as error:
-        raise UsageError(f"{one_line(text, 120)!r}: no such user; write the folder out") from error
-    except ValueError as error:
-        reason = "it holds a null character or half of a character"
-        raise UsageError(f"{one_line(text, 120)!r} is no path: {reason}") from error
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            shown = one_line(text, 120)
-            raise UsageError(f"{shown!r} is too long for a path; choose a shorter one") from error
-    return expanded
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> StrzooError:
@@ -132,9 +110,9 @@ def refuse_foreign(path: str | os.PathLike[str], wanted: str) -> None:
     cannot be read is left to the reader that follows.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             head = stream.read(512)
-    except OSError:
+    except (OSError, IntegrityError):
         return
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise IntegrityError(

@@ -6,13 +6,13 @@ documented environment variables when it is called.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from strzoo.errors import IntegrityError, UsageError
-from strzoo.files import user_path
+from strzoo.errors import IntegrityError, UsageError, one_line
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"", "0", "false", "no", "off"}
@@ -127,6 +127,29 @@ class Settings:
             mirrors=tuple([*mirrors, mirror] if mirror else mirrors),
             limits=limits or Limits.from_env(env),
         )
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, with `~` expanded.
+
+    Raises:
+        UsageError: it begins with the home of an unknown user, is too long for this system, or
+            holds a null character.
+    """
+    text = os.fspath(path)
+    try:
+        expanded = Path(text).expanduser()
+        os.lstat(expanded)
+    except RuntimeError as error:
+        raise UsageError(f"{one_line(text, 120)!r}: no such user; write the folder out") from error
+    except ValueError as error:
+        reason = "it holds a null character or half of a character"
+        raise UsageError(f"{one_line(text, 120)!r} is no path: {reason}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            shown = one_line(text, 120)
+            raise UsageError(f"{shown!r} is too long for a path; choose a shorter one") from error
+    return expanded
 
 
 def _cache_dir(env: Mapping[str, str]) -> Path:

@@ -17,8 +17,7 @@ from strzoo.downloads.cache import check_content
 from strzoo.downloads.download import Fetched, default_format, obtain
 from strzoo.downloads.web import Network
 from strzoo.errors import CancelledError, StrzooError
-from strzoo.files import user_path
-from strzoo.settings import Settings
+from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import FORMATS, ModelCard, Registry, load_registry
 
 HEADER = ("model", "format", "path", "sha256", "hash", "from", "bytes")

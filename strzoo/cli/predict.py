@@ -9,7 +9,12 @@ from typing import Any
 
 import click
 
-from strzoo.cli.evaluate import engine_option, make_preprocessing, preprocessing_options
+from strzoo.cli.evaluate import (
+    engine_option,
+    make_preprocessing,
+    output_choice_options,
+    preprocessing_options,
+)
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
@@ -35,6 +40,7 @@ from strzoo.settings import Limits, Settings
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
 @engine_option
+@output_choice_options
 @preprocessing_options
 @click.option("--allow-urls", is_flag=True, help="Fetch http and https addresses.")
 @click.option("--skip-broken", is_flag=True, help="Report unreadable images and go on.")

@@ -19,8 +19,7 @@ from strzoo.downloads.staging import Partial
 from strzoo.downloads.transfer import Progress, check_magic, copy_file, fetch, sync_file
 from strzoo.downloads.web import Cancel, Deadline, Network, Web
 from strzoo.errors import IntegrityError, NetworkError, OfflineError, StrzooError
-from strzoo.files import user_path
-from strzoo.settings import Settings
+from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import ModelCard, Registry, load_registry
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ from strzoo.downloads.addresses import host, join_address, split_address
 from strzoo.downloads.headers import parse_count
 from strzoo.downloads.web import Answer, Network, TransientError, Web
 from strzoo.errors import NetworkError, StrzooError, UsageError, one_line
-from strzoo.files import user_path
-from strzoo.settings import Settings
+from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import ModelCard
 
 _GOOGLE = (".google.com", ".googleusercontent.com")

@@ -206,7 +206,8 @@ def test_a_mirror_that_is_no_address_is_a_usage_error(tmp_path, mirror):
 @pytest.mark.parametrize("field", ["cache_dir", "registries", "STRZOO_HOME", "XDG_CACHE_HOME"])
 def test_a_setting_that_is_no_path_is_a_usage_error(field, folder):
     environment = {field: folder} if field.isupper() else {}
-    given: dict[str, Any] = {} if field.isupper() else {field: [folder] if field == "registries" else folder}
+    value = [folder] if field == "registries" else folder
+    given: dict[str, Any] = {} if field.isupper() else {field: value}
     with pytest.raises(UsageError) as raised:
         Settings.from_env(environment, **given)
     assert str(raised.value).isprintable()

@@ -24,11 +24,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from strzoo.engine.storage.sealed_files import CONTENT
 
 from strzoo.engine.hardware import host_hardware
 from strzoo.engine.ir.graph import (
@@ -53,10 +53,12 @@ from strzoo.engine.layout.tiling import Tiling
 from strzoo.engine.storage import plan_files
 from strzoo.engine.storage.plan_files import PlanFile, ThreadedPlan, read_plans, write_plans
 from strzoo.errors import IntegrityError
+from strzoo.sealed_files import CONTENT
 from tests.helpers.engine.guarded import UNWRITTEN, Codes, run_guarded
 from tests.helpers.engine.plans import make_plan
 
 SECONDS = 20  # that a mutation may take
+GROUPS = {1: 1, 2: 3}  # threads of the plans for groups of one and of two images
 INTERESTING = (0, 1, 2, 3, 4, 7, 8, 15, 16, 64, 4096, 65535, 1 << 20, 1 << 31, 1 << 38, -1, -4)
 
 
@@ -118,16 +120,15 @@ def make_graphs() -> list[tuple[Graph, dict[str, Tiling]]]:
     return [(first, {"one": Tiling(4, 3), "dense": Tiling(2, 2)}), (second, {})]
 
 
-def make_files(folder: Path) -> list[Path]:
-    """The `.strz` files that are mutated."""
+def make_files(folder: Path, groups: Mapping[int, int]) -> None:
+    """Write the `.strz` files that are mutated, for groups of images and so many threads each."""
     hardware = host_hardware()
     for number, (graph, tilings) in enumerate(make_graphs()):
-        for images, threads in ((1, 1), (2, 3)):
+        for images, threads in groups.items():
             plan = make_plan(graph, hardware, images, tilings, threads)
             entry = ThreadedPlan(plan, threads, ())
             content = PlanFile("m", "0", threads, images, 0.0, hardware, (entry,))
             write_plans(folder / f"{number}_{images}.strz", content)
-    return sorted(folder.glob("*.strz"))
 
 
 class Mutator:
@@ -202,7 +203,7 @@ class Mutator:
             offset += 4 * int(random.integers(0, 1 << int(random.integers(1, 8))))
         width = int(random.choice([2, 4, 4]))
         offset = start + min(offset, size - width) // width * width
-        kind = {2: np.uint16, 4: np.int32}[width]
+        kind = np.dtype({2: "<u2", 4: "<i4"}[width])
         view = np.frombuffer(arrays, kind, 1, offset)
         limits = np.iinfo(kind)
         view[0] = np.clip(self._number(int(view[0]), plan, random), limits.min, limits.max)
@@ -255,7 +256,7 @@ PROGRESS = struct.Struct(f"<{1 + len(OUTCOMES)}q")  # number of the mutation, co
 def work(folder: Path, seed: int, start: int, stop: int, *, unchecked: bool = False) -> None:
     """Run mutations [start, stop); the file `progress` says how far it came."""
     if unchecked:  # to see that a fault is found
-        plan_files.check_plan = lambda plan, hardware: None  # type: ignore[assignment]
+        plan_files.check_plan = lambda plan, hardware: None
     mutators = [Mutator(path) for path in sorted(folder.glob("*.strz"))]
     codes = Codes(host_hardware(), folder / "codes")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -273,7 +274,12 @@ def work(folder: Path, seed: int, start: int, stop: int, *, unchecked: bool = Fa
 
 
 def fuzz(
-    count: int, seed: int = 0, start: int = 0, *, unchecked: bool = False
+    count: int,
+    seed: int = 0,
+    start: int = 0,
+    *,
+    groups: Mapping[int, int] = GROUPS,
+    unchecked: bool = False,
 ) -> tuple[Counter[str], list[str]]:
     """How many mutations were refused and accepted, and what went wrong."""
     counts: Counter[str] = Counter()
@@ -281,7 +287,7 @@ def fuzz(
     memory = "/dev/shm"  # files there are written fastest
     with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as name:
         folder = Path(name)
-        make_files(folder)
+        make_files(folder, groups)
         first, stop = start, start + count
         while first < stop and len(problems) < 20:
             (folder / "progress").write_bytes(PROGRESS.pack(first, *[0] * len(OUTCOMES)))

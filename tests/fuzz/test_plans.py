@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 
 
 def test_no_accepted_plan_leaves_its_memory() -> None:
-    counts, problems = fuzz(600, seed=1)
+    counts, problems = fuzz(200, seed=1, groups={1: 2})
     assert not problems
-    assert sum(counts.values()) == 600
-    assert counts["accepted"] > 60  # else nothing was tried
-    assert counts["refused"] > 200
+    assert sum(counts.values()) == 200
+    assert counts["accepted"] > 20  # else nothing was tried
+    assert counts["refused"] > 60
 
 
 def test_the_guard_pages_find_what_the_checks_prevent() -> None:
-    _, problems = fuzz(40, seed=1, unchecked=True)
+    _, problems = fuzz(1, seed=1, start=4, groups={1: 2}, unchecked=True)
     assert any("SIGSEGV" in problem or "SIGBUS" in problem for problem in problems)

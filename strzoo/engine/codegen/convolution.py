@@ -25,7 +25,7 @@ from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import KERNEL, Emitter, number
 from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
 from strzoo.engine.codegen.rows import rows_function
-from strzoo.engine.codegen.tiles import tile_start, tiled_extent
+from strzoo.engine.codegen.tiles import PIECES, tile_start, tiled, tiled_extent
 
 MOST_BLOCKS = 1024
 
@@ -68,26 +68,14 @@ class ConvolutionKernel:
         tile = vector * self.tile
         return (
             *op.HEAD,
-            op.Place("source", op.ARENA, self._source_extent),
-            op.Stride("source_plane"),
-            op.Stride("source_tile"),
-            op.Place(
-                "target",
-                op.ARENA,
-                lambda v: tiled_extent(v, "target", v["rows"], tile, written=True),
-            ),
-            op.Stride("target_plane"),
-            op.Stride("target_tile"),
-            op.Place(
+            *tiled("source", self._source_extent),
+            *tiled("target", lambda v: tiled_extent(v, "target", v["rows"], tile, written=True)),
+            *tiled(
                 "residual",
-                op.ARENA,
                 lambda v: tiled_extent(v, "residual", v["rows"], tile) if self.residual else 0,
             ),
-            op.Stride("residual_plane"),
-            op.Stride("residual_tile"),
             op.Count("tiles"),
-            op.Count("piece_tiles"),
-            op.Stride("pitch"),
+            *PIECES,
             op.Count("rows"),
             op.Count("parts", most=lambda v: v["rows"]),
             # Rows of equal work, which threads share.

@@ -11,7 +11,14 @@ from llvmlite import ir
 from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, I32, KERNEL, Emitter, number, vector_type
 from strzoo.engine.codegen.finishing import bounded, masked_all
-from strzoo.engine.codegen.tiles import TILES, over_my_tiles, tiled_extent, tiled_field
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILES,
+    over_my_tiles,
+    tiled,
+    tiled_extent,
+    tiled_field,
+)
 
 UNROLLED = 4  # vectors at once
 
@@ -47,19 +54,12 @@ class ElementwiseKernel:
         affine = self.kind == "affine"
         return (
             *op.HEAD,
-            op.Place("source", op.ARENA, extent("source")),
-            op.Stride("source_plane"),
-            op.Stride("source_tile"),
-            op.Place("other", op.ARENA, extent("other", read=self.kind == "add")),
-            op.Stride("other_plane"),
-            op.Stride("other_tile"),
-            op.Place("target", op.ARENA, extent("target", written=True)),
-            op.Stride("target_plane"),
-            op.Stride("target_tile"),
+            *tiled("source", extent("source")),
+            *tiled("other", extent("other", read=self.kind == "add")),
+            *tiled("target", extent("target", written=True)),
             op.Count("tile"),
             TILES,
-            op.Count("piece_tiles"),
-            op.Stride("pitch"),
+            *PIECES,
             op.Count("target_vectors"),
             op.Count("planes"),
             op.Table("scales", "<f4", lambda v: v["planes"] * affine),

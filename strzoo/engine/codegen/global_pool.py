@@ -10,7 +10,14 @@ from llvmlite import ir
 from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import KERNEL, Emitter
 from strzoo.engine.codegen.finishing import masked
-from strzoo.engine.codegen.tiles import TILES, over_my_planes, tiled_extent, tiled_field
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILES,
+    over_my_planes,
+    tiled,
+    tiled_extent,
+    tiled_field,
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,10 @@ class GlobalPoolKernel:
 
         return (
             *op.HEAD,
-            op.Place("source", op.ARENA, source),
-            op.Stride("source_plane"),
-            op.Stride("source_tile"),
+            *tiled("source", source),
             op.Count("tile"),
             TILES,
-            op.Count("piece_tiles"),
-            op.Stride("pitch"),
+            *PIECES,
             op.Place("target", op.ARENA, lambda v: 4 * self.images * v["planes"]),  # features
             op.Count("target_vectors"),  # of a plane of the source
             op.Count("planes"),

@@ -14,9 +14,11 @@ from llvmlite import ir
 from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, I32, I64, KERNEL, Emitter, number
 from strzoo.engine.codegen.tiles import (
+    PIECES,
     TILES,
     over_my_planes,
     over_my_tiles,
+    tiled,
     tiled_extent,
     tiled_field,
 )
@@ -64,13 +66,10 @@ class PackKernel:
             op.Place("source", self.origin, source),
             op.Stride("source_plane"),
             op.ImageStride("source_image", self.origin),
-            op.Place("target", op.ARENA, target),
-            op.Stride("target_plane"),
-            op.Stride("target_tile"),
+            *tiled("target", target),
             op.Count("tile"),
             TILES,
-            op.Count("piece_tiles"),
-            op.Stride("pitch"),
+            *PIECES,
             op.Count("target_vectors"),
             # For each float of each phase, bytes from the start of the source's plane to its value.
             op.Indices("places", "<i4", count_floats, unit=4),

@@ -19,6 +19,14 @@ def whole_tiles(v: op.Values) -> int:
 MOST_UNITS = 1 << 48  # tiles times planes: a thread's share is computed in 64 bits
 TILES = op.Count("tiles", whole_tiles)
 
+PIECES = (op.Count("piece_tiles"), op.Stride("pitch"))
+
+
+def tiled(name: str, extent: op.Size) -> tuple[op.Operand, ...]:
+    """A place in the arena with the strides of its planes and tiles."""
+    place = op.Place(name, op.ARENA, extent)
+    return place, op.Stride(f"{name}_plane"), op.Stride(f"{name}_tile")
+
 
 def tiled_extent(v: op.Values, name: str, planes: int, tile: int, *, written: bool = False) -> int:
     """Bytes from the place `name` to the end of what a kernel reads or writes there.

@@ -16,7 +16,14 @@ from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, KERNEL, Emitter, number
 from strzoo.engine.codegen.finishing import bounded, masked_all
 from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
-from strzoo.engine.codegen.tiles import TILES, share_of_tiles, tiled_extent, tiled_field
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILES,
+    share_of_tiles,
+    tiled,
+    tiled_extent,
+    tiled_field,
+)
 
 UNROLLED = 4  # vectors at once: enough independent sums to keep the multipliers busy
 PLANES = 8  # whose patches are copied together
@@ -77,14 +84,11 @@ class Walk:
             *op.HEAD,
             op.Place("source", op.ARENA, source),
             op.Stride("source_plane"),
-            op.Place("target", op.ARENA, self.extent),
-            op.Stride("target_plane"),
-            op.Stride("target_tile"),
+            *tiled("target", self.extent),
             op.Count("target_vectors", lambda v: (v["tiles"] - 1) * self.tile + self.last),
             op.Count("tile", lambda v: self.tile),
             TILES,
-            op.Count("piece_tiles"),
-            op.Stride("pitch"),
+            *PIECES,
             op.Count("planes"),  # output channels
             # For each tap, bytes from an output's place in the patches of a channel.
             op.Indices("offsets", "<i4", count_taps, unit=4),

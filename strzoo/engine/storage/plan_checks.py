@@ -82,8 +82,15 @@ class _Instruction:
 
     def check(self) -> None:
         """Raise a ValueError unless every operand is valid."""
-        for name, value in self._row.items():  # first, because extents are computed from them
-            self._check_number(self._operands[name], value)
+        # Numbers first, because extents are computed from them.
+        for name, value in self._row.items():
+            operand = self._operands[name]
+            if isinstance(operand, op.Real) or operand in op.HEAD:
+                continue
+            least = 1 if isinstance(operand, op.Count) else 0
+            unit = 4 if isinstance(operand, (op.Stride, op.Place)) else 1
+            if not least <= value <= _LARGEST or value % unit:
+                raise ValueError(f"{name} is {value}")
         for operand in self._operands.values():
             if isinstance(operand, op.Count):
                 self._check_count(operand)
@@ -93,15 +100,6 @@ class _Instruction:
                 self.table(operand.name)
             elif isinstance(operand, op.Place):
                 self._check_place(operand)
-
-    def _check_number(self, operand: op.Operand, value: int) -> None:
-        """What a number of that kind can be."""
-        if not isinstance(operand, op.Count | op.Stride | op.Place | op.Table):
-            return
-        least = 1 if isinstance(operand, op.Count) else 0
-        unit = 4 if isinstance(operand, op.Stride | op.Place) else 1
-        if not least <= value <= _LARGEST or value % unit:
-            raise ValueError(f"{operand.name} is {value}")
 
     def _check_count(self, operand: op.Count) -> None:
         value = self[operand.name]
