@@ -115,9 +115,9 @@ def test_a_confirmation_page_that_leads_to_no_address_is_refused(tmp_path, locat
 def test_a_server_without_end_is_left_within_the_time_and_little_memory(tmp_path, kind):
     """In a process that may use 700 MB of addresses, of which the interpreter takes a third."""
     block = bytes(1 << 20)
-    bomb = gzip.compress(bytes(1 << 28), 1)  # 256 MB in 1 MB
+    bomb = gzip.compress(bytes(1 << 24), 1) * 64  # 1 GB once decompressed
     answers = {
-        "redirect": [head(b"302 Found", b"Location: /x", b"Content-Encoding: gzip"), *[bomb] * 8],
+        "redirect": [head(b"302 Found", b"Location: /x", b"Content-Encoding: gzip"), bomb],
         "length": [OK + b"Content-Length: 4000000000\r\n\r\nPK\x03\x04" + block],
         "headers": itertools.chain([OK], itertools.repeat(b"X: " + b"a" * 60_000 + b"\r\n")),
         "body": itertools.chain([OK + b"\r\nPK\x03\x04" + block], itertools.repeat(block)),
@@ -130,7 +130,7 @@ def test_a_server_without_end_is_left_within_the_time_and_little_memory(tmp_path
         start = time.monotonic()
         child = start_child(stub, tmp_path / "cache", memory_limit=700 << 20, network=network)
         out, err = child.communicate(timeout=30)
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 15  # the start of the process included
     assert child.returncode in (3, 4), err
     assert out == ""
     assert "Traceback" not in err
