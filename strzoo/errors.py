@@ -50,3 +50,11 @@ class CancelledError(StrzooError):
     """The caller cancelled the work. Exit code 130."""
 
     exit_code = 130
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """Text from outside as a message may show it: on one line, printable, at most `limit`
+    characters."""
+    text = " ".join(text[: 4 * limit].split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
