@@ -55,7 +55,9 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
         threshold = checkpoint.state_dict.get(key.removesuffix(".weight") + THRESHOLD)
         state[key] = value if threshold is None else soft_threshold(value, threshold.sigmoid())
     # As in published converted files: epoch, arch and state_dict are all that is kept.
-    return Checkpoint(checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path)
+    return Checkpoint(
+        checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path, notes=checkpoint.notes
+    )
 
 
 def verify_conversion(
@@ -87,10 +89,11 @@ def verify_conversion(
 def _foreign(checkpoint: Checkpoint, path: Path, layout: str) -> nn.Module:
     """The other library's own network with the weights of `path`, loaded strictly."""
     spec = checkpoint.spec
-    foreign = check_layout(layout, spec.architecture)
+    foreign = check_layout(layout, spec.architecture, spec.options)
     assert foreign is not None
+    has = {**spec.record.options, **foreign.options}
     given = {name: value for name, value in spec.options.items() if name != "head_bias"}
-    if odd := [name for name, value in given.items() if value != spec.record.options[name]]:
+    if odd := [name for name, value in given.items() if value != has[name]]:
         raise UsageError(f"{foreign.creation} has no option {odd[0]!r}, which these weights need")
     model = foreign.create(spec.num_classes)
     model.load_state_dict(read_tensors(path), strict=True)

@@ -18,6 +18,7 @@ from strzoo.sparse.layers import soft_threshold
 log = logging.getLogger(__name__)
 
 THRESHOLD = ".sparseThreshold"
+_COUNTER = ".num_batches_tracked"
 
 
 def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = None) -> ModelSpec:
@@ -47,11 +48,18 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         if "head_bias" in record.options:
             # Libraries with a linear classifier always store a bias, ours none: zeros are no bias.
             found["head_bias"] = bias is not None and (head.dim() == 4 or bool(bias.any()))
-        return ModelSpec(record.name, head.shape[0], found)
+        if len(head) < 1:
+            raise IntegrityError(f"{record.head}.weight has shape {tuple(head.shape)}: no classes")
+        return ModelSpec(record.name, len(head), found)
     raise IntegrityError(
         f"the keys are of no known architecture; the first is {next(iter(state))!r}; known are "
         f"{', '.join(list_architectures())}"
     )
+
+
+def is_known(state: Mapping[str, Tensor]) -> bool:
+    """Whether plain keys in our layout are, as far as they go, those of a network of the zoo."""
+    return any(record.recognise(state, {}) is not None for record in known_architectures().values())
 
 
 def is_name_of(arch: Any, record: Architecture) -> bool:
@@ -115,6 +123,12 @@ def check_state(state: Mapping[str, Tensor], spec: ModelSpec) -> None:
         if key in wanted and tuple(value.shape) not in (shapes := _shapes(key, expected))
     ]
     problems.append(_first("misshapen", misshapen))
+    mistyped = [
+        f"{key} holds {value.dtype}, expected {wanted_type}"
+        for key, value in state.items()
+        if value.dtype != (wanted_type := torch.int64 if key.endswith(_COUNTER) else torch.float32)
+    ]
+    problems.append(_first("mistyped", mistyped))
     if found := [problem for problem in problems if problem]:
         raise IntegrityError(f"not a complete {spec.architecture}: {'; '.join(found)}")
     for key, value in state.items():

@@ -68,7 +68,7 @@ def convert(
             f"{opened.path or opened.name} is dense: its thresholds are gone, it cannot become STR"
         )
     result = read if format == "str" else to_dense(read)
-    if verify and (foreign := check_layout(layout, read.architecture)):
+    if verify and (foreign := check_layout(layout, read.architecture, read.spec.options)):
         foreign.create(1)  # whether its library is here is said before anything is written
     check = partial(verify_conversion, read, layout=layout, half=half) if verify else None
     path = save_checkpoint(
