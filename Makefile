@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean setup
+.PHONY: demo test lint counts clean setup
 
 setup: $(STAMP)
 
@@ -18,12 +18,17 @@ demo: setup
 	$(BIN)/strzoo demo
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(PYTEST_OPTIONS)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The dense counts of the published architectures that ship with strzoo.
+counts: setup
+	PYTHONPATH=. $(BIN)/python tools/write_counts.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -85,7 +85,8 @@ def _damaged(
 ) -> IntegrityError:
     cause = shorten_cause(error)
     return IntegrityError(
-        f"{_where(path, place)} is damaged or not {kind} ({cause})" + (f"; {hint}" if hint else "")
+        f"{_where(path, place)} is not {kind}, or is damaged ({cause})"
+        + (f"; {hint}" if hint else "")
     )
 
 
@@ -243,5 +244,8 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
             raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
         if stat.S_ISLNK(mode):
             raise IntegrityError(f"{what} refers to {path}, a link: only files beside it are read")
-    check_regular(mode, path)
+    try:
+        check_regular(mode, path)
+    except IntegrityError as error:
+        raise IntegrityError(f"{what} refers to {error}") from error
     return path

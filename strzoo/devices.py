@@ -13,6 +13,7 @@ from strzoo.distributed import read_launcher
 from strzoo.errors import StrzooError, UsageError
 from strzoo.version import VERSION
 
+_PIXELS_WORTH_SHARING = 1 << 15  # 128 images of 16x16
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,6 +101,32 @@ def float32_mode(device: torch.device, precision: str) -> Iterator[None]:
         raise StrzooError("out of GPU memory; use a smaller batch or model") from error
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def choose_threads(threads: int | None, pixels: int) -> int:
+    """The CPU threads for a network that computes that many pixels at once.
+
+    Args:
+        threads: as asked for; None chooses torch's own number, and one thread where there is too
+            little work to share: several would only wait for each other.
+        pixels: images of a batch times their height times their width.
+    """
+    if threads is not None:
+        return threads
+    if pixels < _PIXELS_WORTH_SHARING:
+        return 1
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads while the context lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_device(device: torch.device) -> str:

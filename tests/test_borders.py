@@ -46,7 +46,9 @@ def test_the_place_that_the_reader_set_is_named_and_interrupts_pass() -> None:
             place.at = "line 7"
             raise ValueError("bad")
 
-    with pytest.raises(IntegrityError, match=r"a\.csv, line 7, is damaged or not a list \(bad\)"):
+    with pytest.raises(
+        IntegrityError, match=r"a\.csv, line 7, is not a list, or is damaged \(bad\)"
+    ):
         read()
     with pytest.raises(KeyboardInterrupt), reading("a.csv", "a list"):
         raise KeyboardInterrupt
@@ -120,7 +122,7 @@ def test_text_is_read_in_every_unicode_encoding_without_its_mark(
 
 def test_text_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_bytes(b"abc\xff\xfe")
-    with pytest.raises(IntegrityError, match=r"not a list \(.*position 3.*UTF-8 or UTF-16"):
+    with pytest.raises(IntegrityError, match=r"not a list.*position 3.*UTF-8 or UTF-16"):
         read_text(tmp_path / "labels.txt", "a list")
 
 

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strzoo.analysis.dense_counts import INPUT_SIZE, NAMES, write_counts
+from strzoo.analysis.dense_counts import INPUT_SIZE
 from strzoo.analysis.results import DenseCounts, LayerCount
 from strzoo.errors import StrzooError, VerificationError
-from strzoo.models.create import create_model
 from strzoo.sparse.sparsify import TRANSPOSED, sparse_layers, to_dense_
 from strzoo.sparse.sparsify import prunable_layers as prunable_layers
 
@@ -161,8 +160,3 @@ def _count_by_fvcore(
             ) from error
         modules = {name: Counter(ops) for name, ops in analysis.by_module_and_operator().items()}
         return modules, by_operator, Counter(analysis.unsupported_ops())
-
-
-if __name__ == "__main__":
-    for architecture in NAMES:
-        write_counts(count_dense(create_model(architecture), name=architecture))

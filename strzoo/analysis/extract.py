@@ -33,6 +33,10 @@ def extract_budget(
             `input_size`.
         name, architecture: for the budget; by default those of the report.
         method: what made the model sparse, for the budget.
+        settings: cache folder and registries; from the environment by default.
+
+    Returns:
+        Sparsity in percent by layer, and of all layers together.
 
     Raises:
         StrzooError: the sparsity of `target` is not known, or as `report`.

@@ -80,6 +80,14 @@ def report_budget(
 ) -> Report:
     """The report of `budget` applied to its architecture (1000 classes).
 
+    Args:
+        budget: sparsity in percent by layer.
+        input_size: channels, height, width of one image.
+        name: for the report; by default the budget's.
+
+    Returns:
+        As `report`; nonzeros follow from the budget.
+
     Raises:
         UnknownNameError: the budget's layers are not the architecture's.
     """

@@ -54,6 +54,9 @@ def verify(
         against: for a file, the id of the model it should be; recognised by content if None.
         settings: cache folder and registries; from the environment by default.
 
+    Returns:
+        A comparison per published figure, with its verdict.
+
     Raises:
         UnknownNameError: the id is unknown.
         UsageError: `against` is given for an id.

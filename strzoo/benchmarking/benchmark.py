@@ -92,6 +92,9 @@ def benchmark(
         settings: cache folder, registries, network switches; from the environment by default.
         progress: called with the runs done and their number.
 
+    Returns:
+        A row per model, engine and batch size; latencies in milliseconds, sizes in bytes.
+
     Raises:
         UsageError: an unknown engine, no models, a value that is not positive.
         StrzooError: an engine is not installed or cannot run a model.

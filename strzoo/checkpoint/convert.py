@@ -45,6 +45,12 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
 
     Exact: the network computes the same logits bit for bit. A dense checkpoint is returned
     as it is.
+
+    Args:
+        checkpoint: in either format.
+
+    Returns:
+        A dense checkpoint without metadata, as published converted files are.
     """
     if checkpoint.format == "dense":
         return checkpoint
@@ -56,7 +62,13 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
         state[key] = value if threshold is None else soft_threshold(value, threshold.sigmoid())
     # As in published converted files: epoch, arch and state_dict are all that is kept.
     return Checkpoint(
-        checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path, notes=checkpoint.notes
+        checkpoint.spec,
+        "dense",
+        state,
+        {"epoch": 0},
+        checkpoint.path,
+        checkpoint.trained_on,
+        checkpoint.notes,
     )
 
 

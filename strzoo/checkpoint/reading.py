@@ -62,6 +62,9 @@ def read_checkpoint(
             trained, and an average of them only if there are no others.
         limits: what the file may take; by default those of the environment.
 
+    Returns:
+        The checked weights with plain keys in our layout, and what was stored beside them.
+
     Raises:
         StrzooError: the file is missing or unreadable.
         UsageError: there is no such entry.
@@ -71,7 +74,7 @@ def read_checkpoint(
     """
     path = Path(path)
     with reading(path, "a checkpoint", hint="fetch it again"):
-        raw = _read_raw(path, entry, limits or Limits.from_env())
+        raw = read_raw(path, entry, limits or Limits.from_env())
         try:
             made = _build(raw, path, architecture, limits or Limits.from_env())
         except IntegrityError as error:
@@ -85,7 +88,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict of a file as it is, keys and layout untouched. Errors as `read_checkpoint`."""
     path = Path(path)
     with reading(path, "a checkpoint", hint="fetch it again"):
-        return dict(_read_raw(path, None, Limits.from_env()).state)
+        return dict(read_raw(path, None, Limits.from_env()).state)
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -98,8 +101,8 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     with reading(path, "a checkpoint", hint="fetch it again"):
         limits = Limits.from_env()
-        kind = _sniff(path)
-        document = None if kind == "safetensors" else _READERS[kind](path, limits)
+        kind = sniff(path)
+        document = None if kind == "safetensors" else READERS[kind](path, limits)
         if document is None or not isinstance(document.value, dict):
             raise IntegrityError(f"{path} is not a checkpoint in the published form (.pth)")
         budget = Budget(os.fspath(path), document.size)
@@ -113,6 +116,7 @@ def build_checkpoint(
     *,
     path: Path | None = None,
     architecture: str | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> Checkpoint:
     """A checked `Checkpoint` from a network of this zoo, or from a raw state dict.
 
@@ -120,6 +124,12 @@ def build_checkpoint(
         source: a network made by `create_model` (sparse layers included), wrapped, compiled or
             pruned by torch.nn.utils as it may be, or its state dict.
         metadata: plain values to keep beside the weights, such as `epoch` or `best_acc1`.
+        path: the file the weights came from, for messages.
+        architecture: expected architecture; by default whatever the weights are.
+        trained_on: the data; by default what `metadata["strzoo"]` says.
+
+    Returns:
+        The weights with plain keys in our layout, complete and finite.
 
     Raises:
         IntegrityError: as `read_checkpoint`.
@@ -132,24 +142,10 @@ def build_checkpoint(
         metadata.setdefault("strzoo", declare(network))
     else:
         state = source
-    return _build(_only_tensors(state, metadata), path, architecture, Limits.from_env())
+    return _build(only_tensors(state, metadata), path, architecture, Limits.from_env())
 
 
-@dataclass(frozen=True)
-class _Raw:
-    """Tensors by the keys of a file, the values beside them, and what was done to get them.
-
-    `advice` ends the message of an error; `published` says that the file has the published form.
-    """
-
-    state: Mapping[str, Tensor]
-    metadata: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-    advice: str = ""
-    published: bool = False
-
-
-def _build(raw: _Raw, path: Path | None, architecture: str | None, limits: Limits) -> Checkpoint:
+def _build(raw: Raw, path: Path | None, architecture: str | None, limits: Limits) -> Checkpoint:
     metadata = dict(raw.metadata)
     own, arch = metadata.pop("strzoo", None), metadata.get("arch")
     cleaned = clean_state(raw.state, limits, published=raw.published)
@@ -173,103 +169,6 @@ def _other_architecture(found: str, where: str, said: Any) -> IntegrityError:
         f"the weights are a {found}'s, but {where} says {said!r}; known architectures are "
         f"{', '.join(list_architectures())}"
     )
-
-
-def _sniff(path: Path) -> str:
-    """ "zip", "pickle", "tar" or "safetensors", from the first bytes."""
-    with open_file(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        head = stream.read(512)
-    if size == 0:
-        raise IntegrityError(f"{path} is empty; fetch it again")
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
-    if head.startswith(b"\x80") and head[1:2] in b"\x02\x03\x04\x05":
-        return "pickle"
-    refuse_foreign(path, "a checkpoint")
-    if head[257:262] == b"ustar":
-        return "tar"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        return "safetensors"
-    raise IntegrityError(
-        f"{path} is not a checkpoint: it starts with {head[:8]!r}; expected a torch .pth "
-        "(zip, pickle or tar) or a safetensors file"
-    )
-
-
-_READERS = {"zip": read_zip, "pickle": read_pickles, "tar": read_tar}
-
-
-def _read_raw(path: Path, entry: str | None, limits: Limits) -> _Raw:
-    kind = _sniff(path)
-    if kind == "safetensors":
-        state, metadata = read_safetensors(path, limits)
-        if entry is not None:
-            raise UsageError(f"{path} has no entries: leave out {entry!r}")
-        return _only_tensors(state, metadata)
-    document = _READERS[kind](path, limits)
-    try:
-        weights = find_weights(document.value, entry)
-        own = _own_metadata(weights.attributes)
-        metadata = {**own, **weights.metadata}
-        raw = _only_tensors(weights.state, metadata, Budget(os.fspath(path), document.size))
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-    except IntegrityError as error:
-        raise IntegrityError(f"{path}: {error}") from error
-    return _describe(document, weights, raw)
-
-
-def _own_metadata(attributes: Any) -> dict[str, Any]:
-    """What we note in the `_metadata` of a state dict in another library's layout."""
-    found = attributes.get("_metadata") if isinstance(attributes, dict) else None
-    root = found.get("") if isinstance(found, Mapping) else None
-    own = root.get("strzoo") if isinstance(root, Mapping) else None
-    return {"strzoo": own} if isinstance(own, dict) else {}
-
-
-def _describe(document: Document, weights: Weights, raw: _Raw) -> _Raw:
-    """`raw` with notes on where the weights were. The published form needs none."""
-    notes, advice = [], ""
-    published = weights.path == ("state_dict",) and "arch" in weights.metadata
-    if weights.path and not published:
-        shown = " > ".join(repr(name[:40]) for name in weights.path)
-        average = ", an average" if set(weights.path) & set(AVERAGED) else ""
-        notes.append(f"weights from entry {shown}{average}")
-    if weights.others:
-        others = ", ".join(map(repr, weights.others))
-        notes.append(
-            f"entry {others} holds weights too and was not taken; convert --entry takes it"
-        )
-    if document.is_script:
-        notes.append("weights of a TorchScript file; its code was left out")
-        advice = "; it is a TorchScript file: load it with torch and save its state_dict()"
-    elif weights.network:
-        notes.append(f"weights of a whole network, {weights.network[:80]}; its code was left out")
-    return _Raw(raw.state, raw.metadata, (*notes, *raw.notes), advice, published)
-
-
-def _only_tensors(
-    state: Mapping[Any, Any], metadata: Mapping[str, Any], budget: Budget | None = None
-) -> _Raw:
-    """The tensors of a state dict; values that are none are left out, and noted."""
-    if not state:
-        raise IntegrityError("the state dict is empty")
-    found: dict[str, Tensor] = {}
-    odd = []
-    for key, value in state.items():
-        if isinstance(key, str) and isinstance(value, Tensor):
-            found[key] = value
-        elif isinstance(key, str) and isinstance(value, Stored) and budget is not None:
-            found[key] = budget.restore(key, value)
-        elif key not in metadata:
-            odd.append((str(key)[:60], getattr(value, "kind", type(value).__name__)))
-    if not found:
-        key, kind = odd[0] if odd else ("its first", "plain value")
-        raise IntegrityError(f"entry {key!r} is a {kind}, not a tensor, and no other is one")
-    more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
-    notes = (f"left out {odd[0][0]!r} ({odd[0][1]}){more}: no tensor",) if odd else ()
-    return _Raw(found, metadata, notes)
 
 
 def _restore_all(value: Any, budget: Budget, depth: int, done: dict[int, Any]) -> Any:

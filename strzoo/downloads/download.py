@@ -60,6 +60,9 @@ def download(
             ends the download and leaves a partial to resume.
         cancel: a `threading.Event` or the like; once set, the download ends within a second.
 
+    Returns:
+        The file, under its final name in the cache folder.
+
     Raises:
         UnknownNameError, UsageError: no such model or format.
         NetworkError: no source could deliver it; the message says what each one said.

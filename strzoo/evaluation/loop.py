@@ -197,8 +197,9 @@ class Loop:
             try:
                 ready = self._prepared(self._fill(piece))
                 with self.watch.measure("forward"):
-                    logits = self.runner.forward(ready)[: len(piece)]
-                    parts.append(rank(logits, labels[start : start + len(piece)], self._subset))
+                    scores = self.runner.run(ready)[: len(piece)]
+                    some = labels[start : start + len(piece)]
+                    parts.append(rank(scores, some, self._subset, self.runner.reader))
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not self._is_out_of_memory(error):
                     raise

@@ -110,6 +110,10 @@ def get_transforms(
 
     Args:
         name: a MODEL (an id or a file), a card, or a preprocessing.
+        settings: cache folder and registries; from the environment by default.
+
+    Returns:
+        A callable from a PIL image to a float32 tensor [3, crop, crop].
 
     Raises:
         UnknownNameError: the id is unknown.

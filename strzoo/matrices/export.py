@@ -110,6 +110,9 @@ def export_matrices(
         settings: cache folder, registries, network switches; from the environment by default.
         progress: called with the layers done and their number.
 
+    Returns:
+        What was written: a record per layer, the same as in `index.json`.
+
     Raises:
         UsageError: an unknown format, no layer to write, or wrong images.
         StrzooError: the folder exists or cannot be written, or the network does not run.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from strzoo.errors import UsageError
 from strzoo.sparse.magnitude_mask import check_prune_rate as check_prune_rate
-from strzoo.sparse.magnitude_mask import keep_largest
+from strzoo.sparse.magnitude_mask import keep_largest, magnitude_mask_of
 from strzoo.sparse.magnitude_mask import magnitude_mask as magnitude_mask
 from strzoo.sparse.soft_threshold import soft_threshold as soft_threshold
 
@@ -101,7 +101,7 @@ class STRLayer(SparseLayer):
 
     @property
     def granularity(self) -> str:
-        """ "layer" (a shared threshold too), "filter" or "weight": what one threshold covers."""
+        """What one threshold covers: "layer" (a shared one too), "filter" or "weight"."""
         if self.sparseThreshold.numel() == 1:
             return "layer"
         return "weight" if self.sparseThreshold.shape == self.weight.shape else "filter"
@@ -136,7 +136,11 @@ class MagnitudeLayer(SparseLayer):
         del self.prune_rate
 
     def set_prune_rate(self, prune_rate: float) -> None:
-        """Drop this fraction of the weights from the next forward on."""
+        """Drop this fraction of the weights, in [0, 1], from the next forward on.
+
+        Raises:
+            UsageError: it is outside [0, 1].
+        """
         self.prune_rate = check_prune_rate(prune_rate)
 
 
@@ -148,9 +152,28 @@ class _DNW(MagnitudeLayer):
 
 
 class _GMP(MagnitudeLayer):
+    """The rate changes in every step: to a compiler it is a tensor, because a Python number would
+    be a constant of the graph, compiled anew for each."""
+
     method = "gmp"
+    _dropped: Tensor
+
+    def init_sparsity(self, prune_rate: float = 0.0) -> None:
+        count = torch.zeros((), dtype=torch.long, device=self.weight.device)
+        self.register_buffer("_dropped", count, persistent=False)
+        self.set_prune_rate(prune_rate)
+
+    def drop_sparsity(self) -> None:
+        super().drop_sparsity()
+        del self._dropped
+
+    def set_prune_rate(self, prune_rate: float) -> None:
+        super().set_prune_rate(prune_rate)
+        self._dropped.fill_(round(self.prune_rate * self.weight.numel()))
 
     def effective_weight(self) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self.weight * magnitude_mask_of(self.weight, self._dropped)
         return keep_largest(self.weight, self.prune_rate, straight_through=False)
 
 

@@ -1,4 +1,4 @@
-"""Selection by magnitude: which weights DNW and GMP drop, and how the gradient passes."""
+"""The magnitude mask: which weights DNW and GMP drop, and how the gradient passes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
 
     Ties are broken so that the count is exact: a rate k/n drops k weights, whatever they are.
     Selection (linear time), not a sort.
+
+    Args:
+        weight: any shape and floating dtype.
+        prune_rate: in [0, 1].
 
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
@@ -40,6 +44,19 @@ def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
     return mask.view_as(weight)
 
 
+def magnitude_mask_of(weight: Tensor, dropped: Tensor) -> Tensor:
+    """`magnitude_mask` for a count that is a tensor: a compiled graph serves every count.
+
+    Args:
+        weight: any shape and floating dtype.
+        dropped: how many of the smallest |w| to drop, an int64 scalar on `weight`'s device.
+    """
+    order = weight.detach().abs().reshape(-1).argsort()
+    rank = torch.arange(order.numel(), device=weight.device)
+    kept = (rank >= dropped).to(weight.dtype)
+    return torch.zeros_like(kept).scatter(0, order, kept).view(weight.shape)
+
+
 def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -> Tensor:
     """`weight` with its round(prune_rate * n) smallest entries by magnitude set to zero.
 
@@ -48,6 +65,9 @@ def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -
         prune_rate: in [0, 1].
         straight_through: the gradient reaches every weight unchanged (DNW), not the kept ones
             alone (GMP).
+
+    Returns:
+        A tensor of `weight`'s shape and dtype.
 
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
@@ -68,8 +88,9 @@ def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -
 def find_bound(weight: Tensor, prune_rate: float) -> float | None:
     """The number at or below which exactly round(prune_rate * n) >= 1 magnitudes lie.
 
-    None where there is no such number (ties), or where to know it would cost more than a mask
-    does: on a GPU, that would be to wait for it.
+    Returns:
+        None where there is no such number (ties), and where finding it costs more than a mask
+        does: on a GPU it would have to be waited for.
     """
     if weight.device.type != "cpu" or is_traced():
         return None
@@ -95,7 +116,7 @@ def check_prune_rate(rate: float) -> float:
 
 
 class _HardThreshold(torch.autograd.Function):
-    """Zero up to a bound, the weight beyond it; its gradient reaches every weight (DNW)."""
+    """Zero up to a bound, the weight above it; the gradient reaches every weight (DNW)."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bound: float) -> Tensor:

@@ -6,9 +6,11 @@ Parameters, hooks, device, names, and references to the layer held elsewhere sta
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,8 +63,9 @@ def sparsify_(
 ) -> nn.Module:
     """Make every `nn.Conv2d` and `nn.Linear` of `model` a sparse layer, in place.
 
-    Subclasses with their own forward, and the linears inside torch's attention modules, are
-    left dense and logged: a sparse weight there would be ignored.
+    Subclasses with a forward of their own, and the linears inside torch's attention modules, are
+    left dense, and the log says why: a sparse weight there would be ignored. If anything raises,
+    `model` is as it was.
 
     Args:
         model: any module. Weights keep their values.
@@ -70,7 +73,13 @@ def sparsify_(
         skip: layer names or glob patterns (`"fc"`, `"*.downsample.*"`), or a function of
             (name, layer) that says True for the layers to leave alone.
         threshold: for STR: "layer", "filter", "weight", or "global" (one shared by all).
-        s_init: for STR: initial threshold parameter.
+        s_init: for STR: initial threshold parameter s. The default is the paper's for ResNet50
+            and 100 epochs of ImageNet: the threshold sigmoid(s) is exactly zero, so training
+            starts dense, and stays dense until weight decay has brought s above about -10. Each
+            step of SGD decays s by the factor exp(-learning_rate * decay / (1 - momentum)), so a
+            training of some thousand steps ends without a single zero. Start a short one at
+            -8 (threshold 0.0003) with a `threshold_decay` above the weights' decay, or give
+            it a target sparsity, which begins from any s.
         g: for STR: maps the parameter to the threshold.
         prune_rate: for DNW and GMP: the fraction of weights to drop, one for all layers (0 by
             default), or per layer as a mapping, a `Budget`, or the name or file of one.
@@ -88,14 +97,16 @@ def sparsify_(
         raise UsageError("prune_rate is for dnw and gmp; STR learns its sparsity")
     if method != "str" and (threshold != "layer" or s_init != DEFAULT_S_INIT):
         raise UsageError(f"threshold and s_init are for str; {method} takes prune_rate")
+    s_init = _finite(s_init)
     if isinstance(prune_rate, str):
         prune_rate = load_budget(prune_rate)
     layers = _convertible(model, METHODS[method], skip)
     options = _options(method, layers, threshold, s_init, g, prune_rate)
-    for name, layer in layers.items():
-        layer.__class__ = METHODS[method][type(layer)]
-        assert isinstance(layer, SparseLayer)
-        layer.init_sparsity(**options[name])
+    with _all_or_none(layers.values()):
+        for name, layer in layers.items():
+            layer.__class__ = METHODS[method][type(layer)]
+            assert isinstance(layer, SparseLayer)
+            layer.init_sparsity(**options[name])
     return model
 
 
@@ -105,19 +116,55 @@ def to_dense_(model: nn.Module) -> nn.Module:
     The model computes exactly what it computed before. Each converted layer gets a new
     `weight` parameter (a weight tied to another layer is untied: their sparse forms differ).
 
+    Args:
+        model: any module.
+
     Returns:
         `model`; unchanged if it has no sparse layers.
+
+    Raises:
+        UsageError: a sparse layer is of a class that strzoo does not know; `model` is as it was.
     """
-    for layer in [m for m in model.modules() if isinstance(m, SparseLayer)]:
-        with torch.no_grad():
-            effective = layer.effective_weight().clone()
+    layers = [m for m in model.modules() if isinstance(m, SparseLayer)]
+    for layer in layers:
         if type(layer) not in _DENSE:
-            raise UsageError(f"{type(layer).__name__} has no dense counterpart")
-        trainable = layer.weight.requires_grad
-        layer.drop_sparsity()
-        layer.weight = nn.Parameter(effective, requires_grad=trainable)
-        layer.__class__ = _DENSE[type(layer)]
+            raise UsageError(
+                f"{type(layer).__name__} has no dense counterpart; known are "
+                f"{', '.join(sparse.__name__ for sparse in _DENSE)}"
+            )
+    with _all_or_none(layers):
+        for layer in layers:
+            with torch.no_grad():
+                effective = layer.effective_weight().clone()
+            trainable = layer.weight.requires_grad
+            layer.drop_sparsity()
+            layer.weight = nn.Parameter(effective, requires_grad=trainable)
+            layer.__class__ = _DENSE[type(layer)]
     return model
+
+
+def _finite(s_init: Any) -> float:
+    with contextlib.suppress(TypeError, ValueError):
+        if math.isfinite(value := float(s_init)):
+            return value
+    raise UsageError(f"s_init is {s_init!r}; it must be a finite number")
+
+
+@contextlib.contextmanager
+def _all_or_none(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Put the class, parameters and attributes of every layer back if the block raises."""
+    before = [
+        (layer, type(layer), dict(vars(layer)), dict(layer._parameters), dict(layer._buffers))
+        for layer in layers
+    ]
+    try:
+        yield
+    except BaseException:
+        for layer, kind, attributes, parameters, buffers in before:
+            layer.__class__ = kind
+            vars(layer).clear()
+            vars(layer).update(attributes, _parameters=parameters, _buffers=buffers)
+        raise
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -173,14 +220,15 @@ def _convertible(
             closed.append(f"{name}." if name else "")
         if isinstance(module, SparseLayer) or not any(isinstance(module, t) for t in table):
             continue
-        if type(module) in table and not any(name.startswith(prefix) for prefix in closed):
+        reason = _why_dense(module, table, any(name.startswith(prefix) for prefix in closed))
+        if reason is None:
             candidates[name] = module
         else:
-            log.warning("%s (%s) is left dense", name, type(module).__name__)
+            log.warning("%s (%s) is left dense: %s", name, type(module).__name__, reason)
     if callable(skip):
         chosen = {n: m for n, m in candidates.items() if not skip(n, m)}
     else:
-        skipped = _matched(skip, candidates)
+        skipped = match_names(skip, candidates)
         chosen = {n: m for n, m in candidates.items() if n not in skipped}
     if not chosen:
         raise UsageError(
@@ -190,7 +238,28 @@ def _convertible(
     return chosen
 
 
-def _matched(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+def _why_dense(
+    module: nn.Module, table: Mapping[type[nn.Module], type[SparseLayer]], inside_attention: bool
+) -> str | None:
+    """Why a convolution or linear layer cannot be made sparse; None if it can."""
+    kind = type(module)
+    if inside_attention:
+        return "the attention module around it reads its weight directly, past its forward"
+    if kind in table:
+        return None
+    base = next(known for known in table if isinstance(module, known))
+    return (
+        f"{kind.__module__}.{kind.__qualname__} is a subclass of torch's {base.__name__} and may "
+        f"compute otherwise; replace it by torch.nn.{base.__name__} to make it sparse"
+    )
+
+
+def match_names(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of the layer names that match a pattern (a name, or a glob).
+
+    Raises:
+        UnknownNameError: a pattern matches none.
+    """
     names = list(names)
     matched: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:

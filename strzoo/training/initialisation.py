@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from strzoo.errors import UsageError
+from strzoo.training.config import FANS, INITIALISATIONS
 
-KINDS = ("kaiming_normal", "signed_constant", "unsigned_constant")
-MODES = ("fan_in", "fan_out")
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -39,8 +38,8 @@ class Initialisation:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("initialisation", self.kind, KINDS),
-            ("mode", self.mode, MODES),
+            ("initialisation", self.kind, INITIALISATIONS),
+            ("mode", self.mode, FANS),
         ):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -34,46 +33,6 @@ class PruneRates:
 
     source: str
     layers: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class LayerPruning:
-    """One layer: number of weights, and sparsity wanted and actual, in percent."""
-
-    layer: str
-    weights: int
-    wanted: float
-    actual: float
-
-
-@dataclass(frozen=True)
-class PruningTable:
-    """What was applied to each layer; totals are over these layers, in percent."""
-
-    source: str
-    layers: tuple[LayerPruning, ...]
-
-    @property
-    def weights(self) -> int:
-        return sum(layer.weights for layer in self.layers)
-
-    @property
-    def wanted(self) -> float:
-        return sum(layer.weights * layer.wanted for layer in self.layers) / self.weights
-
-    @property
-    def actual(self) -> float:
-        return sum(layer.weights * layer.actual for layer in self.layers) / self.weights
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema": 1,
-            "source": self.source,
-            "weights": self.weights,
-            "wanted": self.wanted,
-            "actual": self.actual,
-            "layers": [asdict(layer) for layer in self.layers],
-        }
 
 
 def resolve_rates(
@@ -147,7 +106,12 @@ def measure_rates(checkpoint: Checkpoint) -> dict[str, float]:
 
 
 def apply_rates(model: nn.Module, rates: PruneRates) -> None:
-    """Set each layer's prune rate from the next forward on (DNW: once, before training)."""
+    """Set each layer's prune rate from the next forward on (DNW: once, before training).
+
+    Args:
+        model: with DNW or GMP layers.
+        rates: of exactly these layers.
+    """
     for name, layer in magnitude_layers(model).items():
         layer.set_prune_rate(rates.layers[name])
 
@@ -158,23 +122,10 @@ def apply_gmp_rates(
     """Set each GMP layer's rate for this moment: `gmp_rate` of its final one. Cheap; each step.
 
     Args:
+        model: with GMP layers.
+        rates: their final rates.
         epoch: epochs done, a fraction in mid-epoch.
         start, end: epochs between which the rates rise from 0 to the final ones.
     """
     for name, layer in magnitude_layers(model).items():
         layer.set_prune_rate(gmp_rate(rates.layers[name], epoch, start, end))
-
-
-@torch.no_grad()
-def tabulate_pruning(model: nn.Module, rates: PruneRates) -> PruningTable:
-    """Wanted and actual sparsity of each pruned layer, in network order."""
-    rows = []
-    for name, layer in magnitude_layers(model).items():
-        weight = layer.effective_weight()
-        zeros = weight.numel() - int(torch.count_nonzero(weight))
-        rows.append(
-            LayerPruning(
-                name, weight.numel(), 100 * rates.layers[name], 100 * zeros / weight.numel()
-            )
-        )
-    return PruningTable(rates.source, tuple(rows))

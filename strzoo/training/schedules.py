@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from strzoo.errors import UsageError
-
-KINDS = ("constant", "cosine", "multistep", "exponential")
+from strzoo.training.config import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class LearningRate:
     every: float = 2.4
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UsageError(f"schedule {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.kind not in SCHEDULES:
+            raise UsageError(f"schedule {self.kind!r} is not one of {', '.join(SCHEDULES)}")
         for name in ("base", "epochs", "gamma", "every"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

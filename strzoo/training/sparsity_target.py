@@ -1,9 +1,10 @@
 """Make STR meet a total sparsity while the sparsity of each layer stays learned.
 
-In plain STR weight decay raises all thresholds and gradients hold each layer's back; the sparsity
-is where the two come to rest. Here the amount of that decay is not a hyperparameter: at every
-decision it is the amount that brings the *total* sparsity to where a schedule wants it. The
-gradients still say which layer yields. Method, limits, measurements: docs/target-sparsity.md.
+In plain STR weight decay raises all thresholds and gradients lower those of layers that need their
+weights; the sparsity is where the two are equal. Here the amount of that decay is not a
+hyperparameter: at every decision it is the amount that brings the *total* sparsity to what a
+schedule wants. Gradients still decide about the layers. Method, limits, measurements:
+docs/target-sparsity.md.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import torch
 from torch import nn
 
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.training.threshold_projection import Shift, ThresholdShifter
+from strzoo.training.threshold_projection import Projected, ThresholdProjection
 
-# A decision looks at a sample of the weights several times: every step of a long training would be
-# too dear. Between two of them gradients move the thresholds freely: more than 50 steps is too far.
+# A decision reads a sample of the weights several times, which costs too much in every step of a
+# long training. Between two decisions gradients move the thresholds: 50 steps is the most.
 _DECISIONS = 250
 _LONGEST_INTERVAL = 50
-# A sample errs by some hundredths of a point. So near the target every weight is counted, or the
-# last settling would move the thresholds with no step left in which the network could adapt to it.
+# A sample errs by some hundredths of a point. Near the target every weight is counted: otherwise
+# the last decision would move the thresholds with no step left for the network to adapt.
 _NEAR = 1e-3
 
 
@@ -71,8 +72,8 @@ class TargetSparsity:
             raise UsageError(f"keep is {self.keep}; it must lie in [0, 1)")
 
     def at(self, progress: float, initial: float = 0.0) -> float:
-        """The sparsity wanted at `progress`, from `initial` at the start."""
-        if progress >= self.end:
+        """The sparsity wanted at `progress` (0 to 1), if it was `initial` at the start."""
+        if progress >= self.end or initial >= 1:
             return self.target
         if progress <= self.start:
             return initial
@@ -82,9 +83,10 @@ class TargetSparsity:
 
 
 @dataclass(frozen=True)
-class Steering:
-    """One decision: sparsity wanted and reached (fractions of all weights; reached is an estimate
-    except in `settle`), and the decay: every threshold parameter was multiplied by exp(-offset)."""
+class ControlStep:
+    """One decision, after optimizer step `step`: sparsity wanted and reached (fractions of all
+    weights; reached is an estimate except in `settle`), and the decay: every threshold parameter
+    was multiplied by exp(-offset)."""
 
     step: int
     wanted: float
@@ -93,7 +95,7 @@ class Steering:
 
 
 class SparsityController:
-    """Steers the total sparsity of an STR network along a `TargetSparsity`.
+    """Keeps the total sparsity of an STR network on a `TargetSparsity`.
 
     Call `step` after each optimizer step, and `settle` at the end of each epoch, before the network
     is evaluated or saved; both change the thresholds, so a resumed run must call them at the same
@@ -116,26 +118,26 @@ class SparsityController:
         if total_steps < 1:
             raise UsageError(f"a training of {total_steps} steps cannot reach a sparsity")
         self.schedule = schedule
-        self.total_steps = total_steps
+        self.total_steps = self._planned_steps = total_steps
         chosen = min(max(1, total_steps // _DECISIONS), _LONGEST_INTERVAL)
         self.interval = schedule.interval or chosen
-        self._shifter = ThresholdShifter(model, keep=schedule.keep)
-        self._shifter.check_reachable(schedule.target)
+        self._projection = ThresholdProjection(model, keep=schedule.keep)
+        self._projection.check_reachable(schedule.target)
         self._initial: float | None = None
         self._step = 0
-        self.last: Steering | None = None
+        self.last: ControlStep | None = None
 
     def wanted(self, step: int) -> float:
         """The sparsity that the schedule wants after `step` optimizer steps."""
-        return self.schedule.at(step / self.total_steps, self._initial or 0.0)
+        return self.schedule.at(step / self._planned_steps, self._initial or 0.0)
 
     @property
     def holding(self) -> bool:
         """Whether the rise is over, so that every settled state is at the target."""
-        return self._step >= self.schedule.end * self.total_steps
+        return self._step >= self.schedule.end * self._planned_steps
 
-    def step(self, step: int) -> Steering | None:
-        """Steer if this step is one to decide in; the last one is, exactly.
+    def step(self, step: int) -> ControlStep | None:
+        """Decide if this step is one to decide in; the last one is, exactly.
 
         Args:
             step: optimizer steps done so far, from 1. Before the first (but not when resuming)
@@ -153,58 +155,63 @@ class SparsityController:
         near = abs(self.schedule.target - self.wanted(step)) < _NEAR
         return self._decide(exact=near)
 
-    def settle(self) -> Steering:
+    def settle(self) -> ControlStep:
         """Bring the sparsity to the scheduled value exactly (to one weight, ties aside), now."""
         return self._decide(exact=True)
 
-    def _decide(self, exact: bool) -> Steering:
+    def _decide(self, exact: bool) -> ControlStep:
         if self._initial is None:
-            self._initial = self._shifter.begin()
+            self._initial = self._projection.begin()
         wanted = self.wanted(self._step)
-        shift: Shift = self._shifter.move_to(wanted, exact=exact)
-        self.last = Steering(self._step, wanted, shift.sparsity, shift.offset)
+        found = self._projection.move_to(wanted, exact=exact)
+        self.last = ControlStep(self._step, wanted, found.sparsity, found.offset)
         return self.last
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next decision depends on besides the network."""
         return {
             "schedule": asdict(self.schedule),
-            "total_steps": self.total_steps,
+            "total_steps": self._planned_steps,
             "initial": self._initial,
             "step": self._step,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
+        """Go on from what `state_dict` gave. A longer training keeps the rise that was planned,
+        and holds the target for the rest.
 
         Raises:
-            IntegrityError: it belongs to another schedule or length of training.
+            IntegrityError: it belongs to another schedule or a longer training.
         """
-        mine = {"schedule": asdict(self.schedule), "total_steps": self.total_steps}
-        for name, value in mine.items():
-            if state.get(name) != value:
-                raise IntegrityError(
-                    f"the sparsity controller was saved with {name} {state.get(name)}, this run "
-                    f"has {value}; resume with the same target and length"
-                )
+        mine, steps = asdict(self.schedule), state.get("total_steps", 0)
+        if state.get("schedule") != mine or steps > self.total_steps:
+            raise IntegrityError(
+                f"the sparsity controller was saved with schedule {state.get('schedule')} of "
+                f"{steps} steps, this run has {mine} of {self.total_steps}; resume with the same "
+                "target, and no fewer epochs"
+            )
+        self._planned_steps = steps
         self._initial = state["initial"]
         self._step = state["step"]
 
 
 @torch.no_grad()
-def project_sparsity(model: nn.Module, sparsity: float, *, keep: float = 0.0) -> Shift:
+def project_sparsity(model: nn.Module, sparsity: float, *, keep: float = 0.0) -> Projected:
     """Decay all thresholds of an STR network by what makes its total sparsity this.
 
-    For a network that no controller steers, such as the moving average of one.
+    For a network that has no controller, such as the moving average of one.
 
     Args:
         model: with STR layers.
         sparsity: fraction of zeros wanted among all convolution and linear weights.
         keep: as in `TargetSparsity`.
 
+    Returns:
+        The decay, and the fraction of zeros reached.
+
     Raises:
         UsageError: no STR layers, or that sparsity cannot be met.
     """
-    shifter = ThresholdShifter(model, keep=keep)
-    shifter.check_reachable(sparsity)
-    return shifter.move_to(sparsity, exact=True)
+    projection = ThresholdProjection(model, keep=keep)
+    projection.check_reachable(sparsity)
+    return projection.move_to(sparsity, exact=True)

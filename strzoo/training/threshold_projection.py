@@ -1,4 +1,7 @@
-"""Decay the threshold parameters of all STR layers by as much as a total sparsity asks for."""
+"""Decay the threshold parameters of all STR layers by as much as a total sparsity asks for.
+
+Method: docs/target-sparsity.md.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _FARTHEST = 1e7  # beyond any offset and any s
 
 
 @dataclass(frozen=True)
-class Shift:
+class Projected:
     """Every s was multiplied by exp(-`offset`); `sparsity` is the fraction of zeros after it (an
     estimate from a sample unless the move was exact)."""
 
@@ -41,11 +44,11 @@ class _Part:
     scale: float  # weights per magnitude
 
     def zeros(self, offset: float, cap: float = math.inf) -> Tensor:
-        """How many of the magnitudes are at or below the threshold after such a shift."""
-        return (self.magnitudes <= self.layer.g(_shifted(self.s, offset, cap))).sum()
+        """How many of the magnitudes are at or below the threshold after such a decay."""
+        return (self.magnitudes <= self.layer.g(_decayed(self.s, offset, cap))).sum()
 
 
-def _shifted(s: Tensor, offset: float, cap: float) -> Tensor:
+def _decayed(s: Tensor, offset: float, cap: float) -> Tensor:
     """s * exp(-offset): s after weight decay, ds = -s dt, for a time `offset`; at most `cap`.
 
     Decay alone never passes 0, a threshold of 1/2. Above -_KNEE it goes on at the pace that it has
@@ -58,14 +61,14 @@ def _shifted(s: Tensor, offset: float, cap: float) -> Tensor:
     return moved.clamp(max=cap).maximum(wide.clamp(max=_LOWEST)).to(s.dtype)
 
 
-class ThresholdShifter:
+class ThresholdProjection:
     """Applies one amount of weight decay to every threshold parameter of a network.
 
-    Decay is the force that raises thresholds in plain STR, and acts alike on all of them; which
-    layer yields to it is for the gradients to say. Negative amounts lower the thresholds.
+    Decay is what raises thresholds in plain STR, by the same factor for all of them; gradients
+    decide which layers stay dense. Negative amounts lower the thresholds.
 
     A layer that would be left with fewer than `keep` of its weights (one at least) gets less, or
-    has its thresholds lowered, so that this many stay alive. A threshold that several layers
+    has its thresholds lowered, so that this many stay nonzero. A threshold that several layers
     share is exempt: it is one number for all of them.
 
     Args:
@@ -116,13 +119,16 @@ class ThresholdShifter:
         return self.move_to(_FIRST_SPARSITY, exact=True).sparsity
 
     @torch.no_grad()
-    def move_to(self, sparsity: float, *, exact: bool) -> Shift:
+    def move_to(self, sparsity: float, *, exact: bool) -> Projected:
         """Decay every s by the amount that makes the total sparsity this fraction.
 
         Args:
-            sparsity: the fraction wanted; if the weights that are zero in themselves are more
-                already, thresholds fall to where they do nothing.
+            sparsity: the fraction wanted. Weights that are exactly zero stay zero under every
+                threshold; if they are more already, thresholds fall as far as that makes fewer.
             exact: count all weights, to one of them (ties aside); else a sample of each layer.
+
+        Returns:
+            What was done.
 
         Raises:
             StrzooError: even the largest thresholds leave too many weights.
@@ -134,7 +140,7 @@ class ThresholdShifter:
             offset, zeros, caps = self._solve(parts, wanted, 0.0, tolerance=tolerance)
         else:
             whole = self._parts(sampled=False)
-            # The sample's own error now is about its error after the shift.
+            # The sample's error now is about its error after the decay.
             error = self._count(parts, 0.0, {}) - self._count(whole, 0.0, {})
             guess, _, _ = self._solve(parts, wanted + error, 0.0, tolerance=tolerance)
             offset, zeros, caps = self._solve(whole, wanted, guess, tolerance=0.5)
@@ -144,8 +150,8 @@ class ThresholdShifter:
             s = layer.sparseThreshold
             if id(s) not in moved:
                 moved.add(id(s))
-                s.copy_(_shifted(s, offset, caps.get(id(s), math.inf)))
-        return Shift(offset, zeros / self._total)
+                s.copy_(_decayed(s, offset, caps.get(id(s), math.inf)))
+        return Projected(offset, zeros / self._total)
 
     def _solve(
         self, parts: Sequence[_Part], wanted: float, guess: float, *, tolerance: float
@@ -189,7 +195,7 @@ class ThresholdShifter:
         return parts
 
     def _count(self, parts: Sequence[_Part], offset: float, caps: dict[int, float]) -> float:
-        """Zeros in the whole network after such a shift; one wait for the device."""
+        """Zeros in the whole network after such a decay; one wait for the device."""
         counts = [part.zeros(offset, caps.get(part.key, math.inf)) for part in parts]
         counts += [(_weight(layer) == 0).sum() for layer in self._dense]
         found = torch.stack(counts).tolist()
@@ -246,8 +252,8 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _stride(weight: Tensor) -> int:
-    """Every how manieth weight of a layer to look at; prime to the size of the kernel, so that the
-    sample holds every position of it."""
+    """The distance between sampled weights of a layer; coprime to the size of the kernel, so that
+    the sample holds every position of it."""
     stride = max(1, weight.numel() // _SAMPLE)
     while math.gcd(stride, weight[0, 0].numel()) > 1:
         stride += 1
@@ -257,9 +263,11 @@ def _stride(weight: Tensor) -> int:
 def _find_root(
     count: Callable[[float], float], wanted: float, guess: float, tolerance: float
 ) -> tuple[float, float]:
-    """x with count(x) nearest to `wanted`, and that count, for a count that rises with x.
+    """The x with count(x) nearest to `wanted`, and that count, for a count that rises with x.
 
-    A bracket grows from `guess`; it shrinks by interpolation and halving in turn.
+    The count has a floor, what no x makes zero less (weights that are exactly zero). If `wanted`
+    lies below it, x is the largest one found at the floor: no threshold moves further than it has
+    an effect. A bracket grows from `guess`; it shrinks by interpolation and halving in turn.
 
     Raises:
         StrzooError: the count stays below `wanted` for every x.
@@ -277,10 +285,13 @@ def _find_root(
             "weights are larger than any threshold (the sigmoid ends at 1); lower the learning "
             "rate or raise weight_decay"
         )
-    while below > wanted + tolerance and low > -_FARTHEST:
+    floor = count(-_FARTHEST) if below > wanted + tolerance else 0.0
+    while below > max(wanted, floor) + tolerance:
         high, above = low, below
         low, width = low - width, 4 * width
         below = count(low)
+    if floor > wanted:
+        return _find_edge(count, floor + tolerance, low, high)
     for turn in range(100):
         if abs(above - wanted) <= tolerance:
             return high, above
@@ -294,3 +305,18 @@ def _find_root(
         else:
             high, above = middle, found
     return (low, below) if wanted - below <= above - wanted else (high, above)
+
+
+def _find_edge(
+    count: Callable[[float], float], most: float, low: float, high: float
+) -> tuple[float, float]:
+    """The largest x up to `high` with count(x) <= `most`, and that count; `low` is such an x."""
+    below = count(low)
+    while high - low > 1e-3 * max(1.0, abs(low)):
+        middle = (low + high) / 2
+        found = count(middle)
+        if found <= most:
+            low, below = middle, found
+        else:
+            high = middle
+    return low, below

@@ -81,6 +81,12 @@ def list_budgets() -> list[str]:
 def load_budget(name_or_path: str | os.PathLike[str]) -> Budget:
     """A shipped budget by name (or unique prefix), or one from a `.json` file.
 
+    Args:
+        name_or_path: a name of `list_budgets`, or the file.
+
+    Returns:
+        Sparsity in percent by layer, and of all layers together.
+
     Raises:
         UnknownNameError: no shipped budget has that name and it is not a path.
         StrzooError, IntegrityError: the file cannot be read or is not a budget.
@@ -102,7 +108,15 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
 
 
 def write_budget(budget: Budget, path: str | os.PathLike[str], *, force: bool = False) -> Path:
-    """Write `budget` to `path` as JSON; `read_budget` gives the same budget back.
+    """Write `budget` to `path` as JSON; `load_budget` gives the same budget back.
+
+    Args:
+        budget: what to write.
+        path: ends in .json.
+        force: overwrite an existing file.
+
+    Returns:
+        `path`.
 
     Raises:
         StrzooError: the destination exists (without `force`) or cannot be written.
@@ -118,6 +132,12 @@ def to_document(budget: Budget) -> dict[str, object]:
 
 def compare_budgets(first: Budget, second: Budget) -> tuple[BudgetDifference, ...]:
     """The two budgets layer by layer, in network order.
+
+    Args:
+        first, second: of the same architecture.
+
+    Returns:
+        A difference per layer, in percentage points.
 
     Raises:
         UnknownNameError: they do not have the same layers; the first odd one is named.

@@ -277,12 +277,27 @@ def load_registry(settings: Settings | None = None) -> Registry:
 
 
 def list_models(pattern: str = "*", *, settings: Settings | None = None) -> list[str]:
-    """Ids of the models whose id matches the glob `pattern`, in published order."""
+    """Ids of the models that the registry has, in published order.
+
+    Args:
+        pattern: a glob over ids.
+        settings: cache folder and registries; from the environment by default.
+
+    Returns:
+        The ids; [] if none matches.
+    """
     return fnmatch.filter(load_registry(settings).ids, pattern)
 
 
 def get_card(name: str, *, settings: Settings | None = None) -> ModelCard:
-    """The card of the model that `name` means: an id, its Python spelling or a unique prefix.
+    """The card of the model that `name` means.
+
+    Args:
+        name: an id, its Python spelling or a unique prefix.
+        settings: cache folder and registries; from the environment by default.
+
+    Returns:
+        What is published about the model.
 
     Raises:
         UnknownNameError: no model or several match; the nearest are listed.

@@ -12,14 +12,14 @@ from torch import nn
 
 import strzoo
 from strzoo.analysis.counting import count_dense
-from strzoo.analysis.dense_counts import NAMES, shipped_counts
+from strzoo.analysis.dense_counts import shipped_counts
 from strzoo.analysis.rendering import to_csv, to_markdown
 from strzoo.errors import StrzooError, VerificationError
 from strzoo.settings import Settings
 from tests.helpers.published import str_state, write_published
 
 
-@pytest.mark.parametrize("architecture", NAMES)
+@pytest.mark.parametrize("architecture", ["mobilenetv1", "resnet50"])
 def test_the_shipped_counts_are_those_of_a_fresh_count(architecture: str) -> None:
     fresh = count_dense(strzoo.create_model(architecture), name=architecture)
     assert shipped_counts(architecture) == fresh

@@ -165,3 +165,114 @@ def test_a_budget_may_be_named_and_options_of_another_method_are_refused() -> No
         strzoo.sparsify_(nn.Linear(2, 2), "gmp", threshold="filter", prune_rate=0.5)
     with pytest.raises(UnknownNameError, match="no budget is named"):
         strzoo.sparsify_(nn.Linear(2, 2), "gmp", prune_rate="half")
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Classes, attributes and values of all modules."""
+    kinds = {name: (type(m), set(vars(m))) for name, m in model.named_modules()}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {"kinds": kinds, "tensors": {n: (id(t), t.clone()) for n, t in tensors}}
+
+
+def assert_unchanged(model: nn.Module, before: dict[str, Any]) -> None:
+    now = snapshot(model)
+    assert now["kinds"] == before["kinds"]
+    assert now["tensors"].keys() == before["tensors"].keys()
+    for name, (identity, value) in before["tensors"].items():
+        assert now["tensors"][name][0] == identity
+        assert torch.equal(now["tensors"][name][1], value)
+
+
+@pytest.mark.parametrize("method", ["str", "dnw", "gmp"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_conversion_that_fails_half_way_changes_nothing(
+    method: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    linear = {"str": strzoo.STRLinear, "dnw": strzoo.DNWLinear, "gmp": strzoo.GMPLinear}[method]
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error("out of memory")
+
+    before = snapshot(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(linear, "init_sparsity", fail)
+        with pytest.raises(error):
+            strzoo.sparsify_(model, method)
+    assert_unchanged(model, before)
+    strzoo.sparsify_(model, method)
+    before = snapshot(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(linear, "effective_weight", fail)
+        with pytest.raises(error):
+            strzoo.to_dense_(model)
+    assert_unchanged(model, before)
+    strzoo.to_dense_(model)
+    assert [type(m) for m in model] == [nn.Conv2d, nn.Flatten, nn.Linear]
+
+
+def test_a_sparse_layer_of_an_unknown_class_is_refused_before_anything_changes() -> None:
+    class OwnLinear(strzoo.STRLinear):
+        pass
+
+    model = nn.Sequential(strzoo.STRConv2d(3, 4, 3), OwnLinear(4, 2))
+    before = snapshot(model)
+    with pytest.raises(UsageError, match=r"OwnLinear has no dense counterpart; known are STRConv"):
+        strzoo.to_dense_(model)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("s_init", [float("nan"), float("inf"), "low", None])
+def test_an_initial_threshold_that_is_no_number_is_refused(s_init: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(UsageError, match=r"s_init is .*; it must be a finite number"):
+        strzoo.sparsify_(model, s_init=s_init)
+    assert type(model[0]) is nn.Linear
+
+
+def test_what_stays_dense_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    class Classifier(nn.Linear):
+        pass
+
+    model = nn.ModuleDict(
+        {
+            "body": nn.Linear(4, 4),
+            "classifier": Classifier(4, 2),
+            "look": nn.MultiheadAttention(4, 1),
+        }
+    )
+    with caplog.at_level(logging.WARNING, "strzoo"):
+        strzoo.sparsify_(model)
+    assert list(sparse_layers(model)) == ["body"]
+    own, inside = caplog.messages
+    assert own.startswith("classifier (Classifier) is left dense: ")
+    assert "Classifier is a subclass of torch's Linear and may compute otherwise" in own
+    assert inside.startswith("look.out_proj (NonDynamicallyQuantizableLinear) is left dense: ")
+    assert "the attention module around it reads its weight directly" in inside
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gmp_is_compiled_once_however_its_rate_changes(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10)).to(dtype)
+    strzoo.sparsify_(model, "gmp")
+    graphs = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    compiled = torch.compile(model, backend=backend)
+    images = torch.randn(4, 3, 8, 8, dtype=dtype)
+    for rate in (0.0, 0.1, 0.35, 0.5, 0.75, 0.9, 0.95, 1.0):
+        for layer in sparse_layers(model).values():
+            layer.set_prune_rate(rate)
+        model.zero_grad()
+        compiled(images).square().sum().backward()
+        found = [p.grad for p in model.parameters()]
+        model.zero_grad()
+        model(images).square().sum().backward()
+        torch.testing.assert_close(found, [p.grad for p in model.parameters()])
+    assert len(graphs) == 1
+    copied = copy.deepcopy(model)
+    assert copied.state_dict().keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}

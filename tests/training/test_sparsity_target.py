@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import distributed, nn
 
 import strzoo
@@ -175,6 +177,35 @@ def test_an_average_is_brought_to_the_target_by_projection() -> None:
     found = project_sparsity(average.module, 0.8)
     assert found.sparsity == pytest.approx(count_zeros(average.module))
     assert found.sparsity == pytest.approx(0.8, abs=0.001)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.floats(0, 0.99), st.floats(0.01, 0.97), st.sampled_from([-3200.0, -8.0, -2.0]),
+    st.sampled_from(["layer", "global", "filter"]), st.integers(0, 9),
+)  # fmt: skip
+def test_weights_that_are_exactly_zero_bound_the_sparsity_from_below(
+    zeros: float, target: float, s_init: float, threshold: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    # Both layers are large enough to be sampled on the way to the target.
+    layers = [nn.Linear(300, 120), nn.Linear(120, 300)]
+    model = nn.Sequential(*layers)
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.masked_fill_(torch.rand_like(layer.weight) < zeros, 0.0)
+    exactly = count_zeros(model)
+    strzoo.sparsify_(model, s_init=s_init, threshold=threshold)
+    # No layer may keep fewer than 0.2 % of its weights: 72 of 36,000.
+    controller = SparsityController(model, TargetSparsity(target, interval=1), 10)
+    for step in range(11):
+        controller.step(step)
+        assert all(torch.isfinite(s).all() for s in model.parameters())
+    assert count_zeros(model) == pytest.approx(max(target, exactly), abs=2e-4)
+    if exactly > target + 0.01:  # with nothing left to do, no threshold moves
+        before = [p.clone() for p in model.parameters()]
+        controller.settle()
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_large_layers_are_sampled_on_the_way_and_counted_near_the_target() -> None:
