@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,9 +79,13 @@ def finish_state(cleaned: Cleaned, spec: ModelSpec) -> tuple[dict[str, Tensor], 
             missing += value is None
             if value is None or value.numel() == 1:  # averages of networks have them as floats
                 state[key] = torch.zeros((), dtype=torch.int64) if value is None else _whole(value)
-        elif cleaned.as_matrices and value is not None and value.shape[:1] == shape[:1]:
-            if value.numel() == torch.Size(shape).numel():
-                state[key] = value.reshape(shape)
+        elif (
+            cleaned.as_matrices
+            and value is not None
+            and value.shape[:1] == shape[:1]
+            and value.numel() == math.prod(shape)
+        ):
+            state[key] = value.reshape(shape)
     if missing:
         notes.append(f"{missing} layers without num_batches_tracked: 0")
     return state, notes

@@ -94,8 +94,11 @@ def decode(
 
 def _check_shape(key: str, shape: object, mask: Tensor) -> int:
     """The elements of a tensor of that shape, which its mask must have too."""
-    plain = isinstance(shape, list) and len(shape) <= _MOST_AXES
-    if not (plain and all(type(n) is int and n >= 0 for n in shape)):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MOST_AXES
+        or not all(type(n) is int and n >= 0 for n in shape)
+    ):
         raise IntegrityError(f"{key}: {str(shape)[:60]} is not a shape")
     size = math.prod(shape)
     if mask.dtype != torch.uint8 or mask.dim() != 1 or mask.numel() != (size + 7) // 8:

@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from strzoo.borders import open_file
 from strzoo.checkpoint.pickles import read_pickle
@@ -90,7 +90,8 @@ def read_zip(path: Path, limits: Limits) -> Document:
     size, name = path.stat().st_size, os.fspath(path)
     memory = Memory(name, size)
     with open_file(path) as stream, open_file(path) as content:
-        with zipfile.ZipFile(_Window(stream, 0, size, _LARGEST_DIRECTORY)) as archive:
+        directory = _Window(stream, 0, size, _LARGEST_DIRECTORY)
+        with zipfile.ZipFile(cast(IO[bytes], directory)) as archive:
             members = {member.filename: member for member in archive.infolist()}
         found = [member for member in members if member.rpartition("/")[2] == "data.pkl"]
         if not found:
@@ -100,7 +101,9 @@ def read_zip(path: Path, limits: Limits) -> Document:
         def place(member: str) -> tuple[int, int]:
             return _locate(stream, members[folder + member], name)
 
-        order = _Window(stream, *place("byteorder")).read() if f"{folder}byteorder" in members else b""
+        order = (
+            _Window(stream, *place("byteorder")).read() if f"{folder}byteorder" in members else b""
+        )
         storages: dict[Any, Storage] = {}
 
         def persistent(pid: Any) -> Storage:
@@ -227,7 +230,7 @@ def read_tar(path: Path, limits: Limits) -> Document:
 def _list_tar(stream: _Window) -> dict[str, tuple[int, int]]:
     """Where the plain files of a tar archive begin and end."""
     found = {}
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:") as archive:
         for _ in range(_MOST_MEMBERS):
             member = archive.next()
             if member is None:

@@ -18,10 +18,14 @@ from strzoo.checkpoint.stored import Stored
 from strzoo.errors import IntegrityError, UsageError
 
 # The weights as trained come first, then averages of them.
-_TRAINED = "state_dict model_state_dict model net network module weights params".split()
+_TRAINED = (
+    *("state_dict", "model_state_dict", "model", "net", "network"),
+    *("module", "weights", "params"),
+)
 AVERAGED = (
-    "state_dict_ema model_state_dict_ema model_ema_state_dict ema_state_dict model_ema params_ema ema"
-).split()
+    *("state_dict_ema", "model_state_dict_ema", "model_ema_state_dict", "ema_state_dict"),
+    *("model_ema", "params_ema", "ema"),
+)
 ENTRIES = (*_TRAINED, *AVERAGED)
 _DEEPEST = 3  # entries inside each other
 _MOST_TENSORS = 1 << 17

@@ -1,4 +1,4 @@
-"""Weights that a file holds in parts, folded into `weight`: pruning masks, weight and spectral norm.
+"""Weights that a file holds in parts, folded into one: pruning masks, weight and spectral norm.
 
 The parts are those of torch.nn.utils: `weight_orig` and `weight_mask` (prune); `weight_g` and
 `weight_v`, or `parametrizations.weight.original0` and `original1` (weight_norm); `weight_orig`,
@@ -55,7 +55,9 @@ def _weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor | None:
     axes = [i for i, n in enumerate(magnitude.shape) if n == 1]
     if any(m not in (1, d) for m, d in zip(magnitude.shape, direction.shape, strict=True)):
         return None
-    length = torch.linalg.vector_norm(direction, dim=axes, keepdim=True) if axes else direction.abs()
+    length = (
+        torch.linalg.vector_norm(direction, dim=axes, keepdim=True) if axes else direction.abs()
+    )
     return direction * (magnitude / length)
 
 

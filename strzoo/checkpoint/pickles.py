@@ -8,9 +8,10 @@ opcodes.
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from strzoo.checkpoint.rebuilding import Global, Rebuilder, StandIn
 from strzoo.errors import IntegrityError
@@ -24,8 +25,9 @@ _LONG_TEXT = 1 << 12
 _WHOLE_KEY = 1 << 60
 _LONGEST_KEY = 16  # items of a tuple
 
+
 def read_pickle(
-    stream: IO[bytes],
+    stream: io.RawIOBase,
     name: str,
     limits: Limits,
     persistent: Callable[[Any], Any],
@@ -56,13 +58,13 @@ class _Interpreter:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, stream: IO[bytes]) -> Any:
+    def run(self, stream: io.RawIOBase) -> Any:
         operations = self._operations()
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
             if count > _MOST_OPCODES:
                 raise IntegrityError(
-                    f"{self.rebuilder.name} has a pickle of more than {_MOST_OPCODES:,} operations; no "
-                    "network of the zoo needs them"
+                    f"{self.rebuilder.name} has a pickle of more than {_MOST_OPCODES:,} "
+                    "operations, which no network of the zoo needs"
                 )
             if opcode.name == "STOP":
                 return self.stack.pop()
@@ -201,6 +203,6 @@ def _key(value: Any) -> Any:
         return value
     if isinstance(value, tuple) and len(value) <= _LONGEST_KEY:
         # Tuples inside tuples can take for ever to hash.
-        if all(not isinstance(v, tuple | frozenset) and _key(v) is v for v in value):
-            return value
+        flat = all(not isinstance(v, tuple | frozenset) and _key(v) is v for v in value)
+        return value if flat else StandIn("tuple")
     return StandIn(type(value).__name__)

@@ -1,4 +1,4 @@
-"""What a file holds before it is understood: tensors by its own keys, and the values beside them."""
+"""What a file holds before it is understood: tensors by its own keys, and values beside them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Raw:
 
 
 def sniff(path: Path) -> str:
-    """ "zip", "pickle", "tar" or "safetensors", from the first bytes."""
+    """The kind of a file from its first bytes: "zip", "pickle", "tar" or "safetensors"."""
     with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(512)
@@ -60,6 +60,13 @@ READERS = {"zip": read_zip, "pickle": read_pickles, "tar": read_tar}
 
 
 def read_raw(path: Path, entry: str | None, limits: Limits) -> Raw:
+    """The state dict in a file, or in its entry of that name, and what is beside it.
+
+    Raises:
+        UsageError: there is no such entry.
+        IntegrityError: it holds no state dict, or claims more than it holds.
+        Exception: of any kind, if it is damaged; the caller has the border.
+    """
     kind = sniff(path)
     if kind == "safetensors":
         state, metadata = read_safetensors(path, limits)

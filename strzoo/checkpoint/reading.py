@@ -9,32 +9,23 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from strzoo.borders import open_file, reading
+from strzoo.borders import reading
 from strzoo.checkpoint.cleaning import clean_state, finish_state
-from strzoo.checkpoint.containers import Document, read_pickles, read_tar, read_zip
-from strzoo.checkpoint.envelopes import AVERAGED, Weights, find_weights
+from strzoo.checkpoint.raw import READERS, Raw, only_tensors, read_raw, sniff
 from strzoo.checkpoint.rebuilding import StandIn
-from strzoo.checkpoint.recognise import (
-    THRESHOLD,
-    check_state,
-    declare,
-    infer_spec,
-    is_name_of,
-)
-from strzoo.checkpoint.record import Checkpoint
-from strzoo.checkpoint.safetensors_files import read_safetensors
+from strzoo.checkpoint.recognise import THRESHOLD, check_state, declare, infer_spec, is_name_of
+from strzoo.checkpoint.record import Checkpoint, TrainedOn
 from strzoo.checkpoint.stored import Budget, Stored
-from strzoo.errors import IntegrityError, UsageError
-from strzoo.files import refuse_foreign
+from strzoo.errors import IntegrityError
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.settings import Limits
 from strzoo.sparse.unwrap import plain_network
+from strzoo.strict_json import build_record, convert
 
 log = logging.getLogger(__name__)
 
@@ -142,10 +133,17 @@ def build_checkpoint(
         metadata.setdefault("strzoo", declare(network))
     else:
         state = source
-    return _build(only_tensors(state, metadata), path, architecture, Limits.from_env())
+    raw = only_tensors(state, metadata)
+    return _build(raw, path, architecture, Limits.from_env(), trained_on)
 
 
-def _build(raw: Raw, path: Path | None, architecture: str | None, limits: Limits) -> Checkpoint:
+def _build(
+    raw: Raw,
+    path: Path | None,
+    architecture: str | None,
+    limits: Limits,
+    trained_on: TrainedOn | None = None,
+) -> Checkpoint:
     metadata = dict(raw.metadata)
     own, arch = metadata.pop("strzoo", None), metadata.get("arch")
     cleaned = clean_state(raw.state, limits, published=raw.published)
@@ -159,9 +157,29 @@ def _build(raw: Raw, path: Path | None, architecture: str | None, limits: Limits
     if architecture is not None and not is_name_of(architecture, spec.record):
         raise _other_architecture(spec.architecture, "the request", architecture)
     state, finished = finish_state(cleaned, spec)
-    check_state(state, spec)
+    check_state(state, spec, _declared_dense(own))
     format = "str" if any(key.endswith(THRESHOLD) for key in state) else "dense"
-    return Checkpoint(spec, format, state, metadata, path, notes=(*notes, *finished))
+    trained_on = trained_on or _read_trained_on(own, spec.num_classes)
+    return Checkpoint(spec, format, state, metadata, path, trained_on, (*notes, *finished))
+
+
+def _declared_dense(own: Any) -> tuple[str, ...]:
+    """The layers without a threshold that the `strzoo` entry of a file names."""
+    names = own.get("dense_layers", []) if isinstance(own, Mapping) else []
+    found: tuple[str, ...] = convert(tuple[str, ...], names, "strzoo.dense_layers")
+    return found
+
+
+def _read_trained_on(own: Any, num_classes: int) -> TrainedOn | None:
+    if not isinstance(own, Mapping) or own.get("trained_on") is None:
+        return None
+    found = build_record(TrainedOn, own["trained_on"], "strzoo.trained_on")
+    if found.class_names and len(found.class_names) != num_classes:
+        raise IntegrityError(
+            f"strzoo.trained_on names {len(found.class_names)} classes, the network has "
+            f"{num_classes} outputs"
+        )
+    return found
 
 
 def _other_architecture(found: str, where: str, said: Any) -> IntegrityError:

@@ -90,7 +90,7 @@ class _DType:
     order: str = "="
 
     def numpy(self) -> np.dtype[Any]:
-        return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[call-overload]
+        return np.dtype(f"{self.order}{self.code}")
 
 
 class Rebuilder:
@@ -142,7 +142,7 @@ class Rebuilder:
         elif isinstance(target, StateDict):
             target.attributes = state
         elif isinstance(target, _DType):
-            return _DType(target.code, str(state[1]))
+            return _DType(target.code, state[1] if state[1] in ("<", ">") else "=")
         elif isinstance(target, _Array):
             _, shape, kind, fortran, content = state
             if not isinstance(kind, _DType):
@@ -224,7 +224,9 @@ def _dtype(rebuilder: Rebuilder, code: Any, *_: Any) -> Any:
     return _DType(code)
 
 
-def _tensor(rebuilder: Rebuilder, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Any:
+def _tensor(
+    rebuilder: Rebuilder, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any
+) -> Any:
     if any(isinstance(r, dict) and any(r.values()) for r in rest[2:]):  # conjugated or negated
         return StandIn("torch.Tensor")
     if not isinstance(storage, Storage):

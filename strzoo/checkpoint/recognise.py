@@ -42,13 +42,12 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         found = record.recognise(state, options)
         if found is None:
             continue
+        present, expected = _count_entries(state, record, found)
+        if 2 * present < expected:  # a few names in common make no such network
+            nearest = f" ({present} of {record.name}'s {expected} entries are among them)"
+            continue
         head, bias = state.get(f"{record.head}.weight"), state.get(f"{record.head}.bias")
         classes = len(head) if head is not None and head.dim() in (2, 4) else None
-        expected = ModelSpec(record.name, classes or 1, found).shapes()
-        present = sum(key in state for key in expected)
-        if 2 * present < len(expected):  # a few names in common make no such network
-            nearest = f" ({present} of {record.name}'s {len(expected)} entries are among them)"
-            continue
         if head is None or classes is None:
             raise IntegrityError(
                 f"the keys are {record.name}'s, but there is no usable {record.head}.weight"
@@ -67,7 +66,20 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
 
 def is_known(state: Mapping[str, Tensor]) -> bool:
     """Whether plain keys in our layout are, as far as they go, those of a network of the zoo."""
-    return any(record.recognise(state, {}) is not None for record in known_architectures().values())
+    for record in known_architectures().values():
+        if (found := record.recognise(state, {})) is not None:
+            present, expected = _count_entries(state, record, found)
+            if 2 * present >= expected:
+                return True
+    return False
+
+
+def _count_entries(
+    state: Mapping[str, Tensor], record: Architecture, options: Mapping[str, Any]
+) -> tuple[int, int]:
+    """How many entries of that network `state` has, and how many there are."""
+    expected = ModelSpec(record.name, 1, options).shapes()
+    return sum(key in state for key in expected), len(expected)
 
 
 def is_name_of(arch: Any, record: Architecture) -> bool:

@@ -6,12 +6,13 @@ compared with what the file holds, and what is never asked for (an optimizer's s
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
 import warnings
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,13 +91,16 @@ class Memory:
         if not (0 <= start <= self.size and 0 <= length <= self.size - start):
             raise ValueError(f"{length:,} bytes at {start:,} are not in the file")
         if self._mapped is None:
-            if self.content is not None:
-                self._mapped = torch.frombuffer(
-                    bytearray(self.content), dtype=torch.uint8
-                ).untyped_storage()
-            else:
-                self._mapped = torch.UntypedStorage.from_file(self.path, False, self.size)
-        return self._mapped[start : start + length]
+            self._mapped = self._map()
+        part: torch.UntypedStorage = self._mapped[start : start + length]
+        return part
+
+    def _map(self) -> torch.UntypedStorage:
+        if self.content is not None:
+            flat = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
+        else:  # a private map: what is written to it stays in memory
+            flat = torch.from_file(self.path, size=self.size, dtype=torch.uint8)
+        return flat.untyped_storage()
 
 
 @dataclass(eq=False)
@@ -118,7 +122,9 @@ class Storage:
     def bytes(self) -> int:
         return self.count * self.dtype.itemsize
 
-    def place(self, memory: Memory, stream: IO[bytes], base: int = 0, *, counts: bool = False) -> None:
+    def place(
+        self, memory: Memory, stream: io.RawIOBase, base: int = 0, *, counts: bool = False
+    ) -> None:
         """Its numbers follow in the stream, behind how many there are; go past them.
 
         Args:
@@ -127,7 +133,7 @@ class Storage:
             base: where in the file the stream begins.
             counts: whether that number is right and `count` still to be set.
         """
-        (count,) = struct.unpack("<q", stream.read(8))
+        (count,) = struct.unpack("<q", stream.read(8) or b"")
         if counts:
             self.count = count
         if count != self.count or count < 0:
@@ -182,7 +188,7 @@ class StoredTensor:
         end = (self.offset + last + 1) * self.dtype.itemsize if 0 not in self.shape else 0
         if end > self.storage.bytes:
             raise ValueError(
-                f"a tensor of shape {_short(self.shape)} goes beyond its {self.storage.bytes:,} bytes"
+                f"a tensor of shape {_short(self.shape)} in {self.storage.bytes:,} bytes"
             )
 
     def restore(self) -> Tensor:
@@ -281,7 +287,7 @@ class Budget:
         self.left -= value.bytes
         if self.left < 0:
             raise IntegrityError(
-                f"{self.name}: {key} claims {_size(value.bytes)}, more than a file of this size holds"
+                f"{self.name}: {key[:80]} claims {_size(value.bytes)}, more than such a file holds"
             )
         return value.restore()
 

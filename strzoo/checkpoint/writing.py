@@ -124,7 +124,7 @@ def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) 
     if layout != "strzoo":
         # torch loads such a state dict as any other; here it says what keys and shapes do not.
         bare: OrderedDict[str, Any] = OrderedDict(state)
-        bare._metadata = {"": {"version": 1, "strzoo": checkpoint.spec.as_dict()}}  # type: ignore[attr-defined]
+        bare._metadata = {"": {"version": 1, "strzoo": checkpoint.declaration()}}  # type: ignore[attr-defined]
         return bare
     return {
         **checkpoint.metadata,

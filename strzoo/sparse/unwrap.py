@@ -12,7 +12,6 @@ import copy
 import logging
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -74,10 +73,13 @@ def copy_network(model: nn.Module) -> nn.Module:
 
 def parametrised_names(module: nn.Module) -> tuple[str, ...]:
     """Names of the tensors of one module, not of those inside it, that are computed from others."""
-    names = [hook.name if isinstance(hook, WeightNorm | SpectralNorm) else hook._tensor_name
-             for hook in module._forward_pre_hooks.values() if isinstance(hook, _HOOKS)]
+    names = [
+        hook.name if isinstance(hook, WeightNorm | SpectralNorm) else hook._tensor_name
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, _HOOKS)
+    ]
     if parametrize.is_parametrized(module):
-        names += list(module.parametrizations)
+        names += _groups(module)
     return tuple(names)
 
 
@@ -105,13 +107,19 @@ def fold_parametrizations_(
             else:
                 prune.remove(module, hook._tensor_name)
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
+            for name in _groups(module):
                 _fold(module, name)
     return model
 
 
+def _groups(module: nn.Module) -> list[str]:
+    """Names of the tensors that torch.nn.utils.parametrize computes."""
+    return [name for name, _ in module.get_submodule("parametrizations").named_children()]
+
+
 def _fold(module: nn.Module, name: str) -> None:
-    module.parametrizations.eval()  # spectral norm takes a step of its iteration in training mode
+    # Spectral norm takes a step of its iteration in training mode.
+    module.get_submodule("parametrizations").eval()
     try:
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     except (RuntimeError, ValueError, NotImplementedError) as error:
