@@ -26,6 +26,7 @@ from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch's before 1.6
+_SMALL = 16 << 20  # bytes of a pickle that is read at once
 _LARGEST_COUNT = 1 << 60
 _MOST_MEMBERS = 64  # of a tar archive that are looked at
 _LARGEST_DIRECTORY = 32 << 20  # bytes of a zip's table of contents, some 300,000 members
@@ -117,7 +118,10 @@ def read_zip(path: Path, limits: Limits) -> Document:
                 storages[key] = storage
             return storages[key]
 
-        value = read_pickle(_Window(content, *place("data.pkl")), name, limits, persistent)
+        pickled = _Window(content, *place("data.pkl"))
+        start, end = place("data.pkl")
+        fast = io.BytesIO(pickled.read()) if end - start <= _SMALL else pickled
+        value = read_pickle(fast, name, limits, persistent)
     return Document(value, size, is_script=f"{folder}constants.pkl" in members)
 
 

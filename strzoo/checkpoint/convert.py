@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` wrote. `sparsity` in percent, `bytes` on disk."""
+    """What `convert` wrote. `sparsity` in percent, `bytes` on disk; `notes` as `Checkpoint.notes`
+    of the source."""
 
     path: Path
     architecture: str
@@ -35,9 +36,10 @@ class Conversion:
     bytes: int
     source_bytes: int
     verified: bool
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema": 1, **asdict(self), "path": str(self.path)}
+        return {"schema": 1, **asdict(self), "path": str(self.path), "notes": list(self.notes)}
 
 
 def to_dense(checkpoint: Checkpoint) -> Checkpoint:

@@ -27,7 +27,7 @@ _LONGEST_KEY = 16  # items of a tuple
 
 
 def read_pickle(
-    stream: io.RawIOBase,
+    stream: io.RawIOBase | io.BytesIO,
     name: str,
     limits: Limits,
     persistent: Callable[[Any], Any],
@@ -49,6 +49,13 @@ def read_pickle(
     return _Interpreter(Rebuilder(name, limits, nested), persistent).run(stream)
 
 
+class _Bare:
+    """What genops needs of a stream. It would ask one with a position for it at each opcode."""
+
+    def __init__(self, stream: io.RawIOBase | io.BytesIO) -> None:
+        self.read, self.readline = stream.read, stream.readline
+
+
 class _Interpreter:
     """The stack machine that `pickle` documents, without its power."""
 
@@ -58,9 +65,11 @@ class _Interpreter:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, stream: io.RawIOBase) -> Any:
+    def run(self, stream: io.RawIOBase | io.BytesIO) -> Any:
         operations = self._operations()
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
+        for count, (opcode, argument, _) in enumerate(
+            pickletools.genops(cast(IO[bytes], _Bare(stream)))
+        ):
             if count > _MOST_OPCODES:
                 raise IntegrityError(
                     f"{self.rebuilder.name} has a pickle of more than {_MOST_OPCODES:,} "
