@@ -139,14 +139,14 @@ def _locate(stream: IO[bytes], member: zipfile.ZipInfo, name: str) -> tuple[int,
 
 
 def _describe_archive(members: list[str]) -> str:
+    if any(m.rpartition("/")[2] == "model.json" for m in members):
+        return (
+            "is an exported program or a TorchScript file of torch before 1.4, which has no state "
+            "dict; load it with torch and save its state_dict()"
+        )
     inside = [m for m in members if m.endswith((".pth", ".pt", ".bin", ".ckpt", ".safetensors"))]
     if inside:
         return f"is a zip archive that holds {inside[0][:80]!r}; unpack it and give that file"
-    if any(m.rpartition("/")[2] == "model.json" for m in members):
-        return (
-            "is a TorchScript or exported program whose weights have no names; load it with torch "
-            "and save its state_dict()"
-        )
     first = f"; its first member is {members[0][:80]!r}" if members else ""
     return f"is a zip archive, but none that torch.save wrote: it has no data.pkl{first}"
 

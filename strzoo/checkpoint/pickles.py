@@ -19,7 +19,7 @@ from strzoo.settings import Limits
 
 # Each opcode may build an object that is larger than itself; an honest checkpoint with its
 # optimizer has some ten thousand.
-_MOST_OPCODES = 1 << 22
+_MOST_OPCODES = 1 << 21
 _LONG_TEXT = 1 << 12
 # Python hashes integers below to themselves: no two of them have the same hash.
 _WHOLE_KEY = 1 << 60

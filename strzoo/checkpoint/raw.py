@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ from strzoo.checkpoint.stored import Budget, Stored
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.files import refuse_foreign
 from strzoo.settings import Limits
+
+_SCRIPT_ADVICE = (
+    "; it is a TorchScript file (a frozen one has no weights by name): save the state_dict() of "
+    "the network that it was made from"
+)
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,17 @@ def read_raw(path: Path, entry: str | None, limits: Limits) -> Raw:
             raise UsageError(f"{path} has no entries: leave out {entry!r}")
         return only_tensors(state, metadata)
     document = READERS[kind](path, limits)
+    advice = _SCRIPT_ADVICE if document.is_script else ""
     try:
         weights = find_weights(document.value, entry)
         own = _own_metadata(weights.attributes)
         metadata = {**own, **weights.metadata}
-        raw = only_tensors(weights.state, metadata, Budget(os.fspath(path), document.size))
+        raw = only_tensors(weights.state, metadata, Budget(document.size))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except IntegrityError as error:
-        raise IntegrityError(f"{path}: {error}") from error
-    return _describe(document, weights, raw)
+        raise IntegrityError(f"{path}: {error}{advice}") from error
+    return _describe(document, weights, replace(raw, advice=advice))
 
 
 def _own_metadata(attributes: Any) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def _own_metadata(attributes: Any) -> dict[str, Any]:
 
 def _describe(document: Document, weights: Weights, raw: Raw) -> Raw:
     """`raw` with notes on where the weights were. The published form needs none."""
-    notes, advice = [], ""
+    notes = []
     published = weights.path == ("state_dict",) and "arch" in weights.metadata
     if weights.path and not published:
         shown = " > ".join(repr(name[:40]) for name in weights.path)
@@ -109,10 +115,9 @@ def _describe(document: Document, weights: Weights, raw: Raw) -> Raw:
         )
     if document.is_script:
         notes.append("weights of a TorchScript file; its code was left out")
-        advice = "; it is a TorchScript file: load it with torch and save its state_dict()"
     elif weights.network:
         notes.append(f"weights of a whole network, {weights.network[:80]}; its code was left out")
-    return Raw(raw.state, raw.metadata, (*notes, *raw.notes), advice, published)
+    return replace(raw, notes=(*notes, *raw.notes), published=published)
 
 
 def only_tensors(

@@ -96,8 +96,11 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
         document = None if kind == "safetensors" else READERS[kind](path, limits)
         if document is None or not isinstance(document.value, dict):
             raise IntegrityError(f"{path} is not a checkpoint in the published form (.pth)")
-        budget = Budget(os.fspath(path), document.size)
-        found: dict[str, Any] = _restore_all(document.value, budget, limits.nesting, {})
+        budget = Budget(document.size)
+        try:
+            found: dict[str, Any] = _restore_all(document.value, budget, limits.nesting, {})
+        except IntegrityError as error:
+            raise IntegrityError(f"{path}: {error}") from error
         return found
 
 
@@ -194,13 +197,13 @@ def _restore_all(value: Any, budget: Budget, depth: int, done: dict[int, Any]) -
     if id(value) in done:
         return done[id(value)]
     if depth < 0:
-        raise IntegrityError(f"{budget.name} holds values nested too deeply")
+        raise IntegrityError("it holds values nested too deeply")
     made: Any = value
     if isinstance(value, Stored):
         made = budget.restore("a tensor", value)
     elif isinstance(value, StandIn):
         raise IntegrityError(
-            f"{budget.name} holds a {value.kind}, where only tensors and plain values can be"
+            f"it holds a {value.kind[:80]}, where only tensors and plain values can be"
         )
     elif isinstance(value, dict):
         made = {k: _restore_all(v, budget, depth - 1, done) for k, v in value.items()}

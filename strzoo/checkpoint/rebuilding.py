@@ -44,7 +44,7 @@ _HARMFUL = {
     "posix": _HARMFUL_SYSTEM,
     "nt": _HARMFUL_SYSTEM,
 }
-_ITEM = 64  # bytes that an item of a copied list or set takes, about
+_ITEM = 128  # bytes that an item of a copied list or set takes, at most
 
 
 class Global(NamedTuple):
@@ -264,6 +264,15 @@ def _array(rebuilder: Rebuilder, *_: Any) -> _Array:
     return _Array()
 
 
+def _from_buffer(
+    rebuilder: Rebuilder, content: Any, kind: Any, shape: Any, order: Any = "C", *rest: Any
+) -> Any:
+    """numpy arrays in pickles of protocol 5."""
+    if not isinstance(kind, _DType) or order not in ("C", "F"):
+        return StandIn("numpy.ndarray")
+    return StoredArray(kind.numpy(), tuple(shape), order == "F", _as_bytes(content))
+
+
 def _storage(rebuilder: Rebuilder, content: Any) -> Any:
     """A storage that a plain pickle holds as the bytes of a file of its own."""
     return rebuilder.read_file(_as_bytes(content))
@@ -282,6 +291,7 @@ _KNOWN: dict[Global, Callable[..., Any]] = {
     Global("_codecs", "encode"): _encode,
     Global("numpy.core.multiarray", "scalar"): _scalar,
     Global("numpy.core.multiarray", "_reconstruct"): _array,
+    Global("numpy.core.numeric", "_frombuffer"): _from_buffer,
     Global("numpy", "dtype"): _dtype,
     Global("torch", "Size"): _size,
     Global("torch.serialization", "_get_layout"): _text,

@@ -20,6 +20,12 @@ log = logging.getLogger(__name__)
 
 THRESHOLD = ".sparseThreshold"
 _COUNTER = ".num_batches_tracked"
+# Networks that people take for MobileNetV1, by keys that only they have.
+_NAMESAKES = {
+    "torchvision's MobileNetV2": ("features.1.conv.0.0.weight", "classifier.1.weight"),
+    "torchvision's MobileNetV3": ("features.1.block.0.0.weight", "classifier.3.weight"),
+    "timm's MobileNetV2 or a later one": ("conv_stem.weight", "conv_head.weight"),
+}
 
 
 def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = None) -> ModelSpec:
@@ -58,6 +64,12 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         if classes < 1:
             raise IntegrityError(f"{record.head}.weight has shape {tuple(head.shape)}: no classes")
         return ModelSpec(record.name, classes, found)
+    for name, marks in _NAMESAKES.items():
+        if all(mark in state for mark in marks):
+            raise IntegrityError(
+                f"the keys are those of {name}, which is not in the zoo: its mobilenetv1 is another "
+                "network; strzoo.register_architecture adds your own"
+            )
     raise IntegrityError(
         f"the keys are of no known architecture{nearest}; the first is {next(iter(state))!r}; "
         f"known are {', '.join(list_architectures())}; strzoo.register_architecture adds your own"

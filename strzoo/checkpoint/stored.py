@@ -266,16 +266,10 @@ def restore(value: Any) -> Tensor:
 
 
 class Budget:
-    """How much the tensors of one file may take: its own size and a little more.
+    """How much the tensors of a file of `size` bytes may take: as much and a little more."""
 
-    Args:
-        name: of the file, for messages.
-        size: its bytes.
-        limits: `bytes` bounds what sparse tensors take when dense.
-    """
-
-    def __init__(self, name: str, size: int) -> None:
-        self.name, self.left = name, size + _SLACK
+    def __init__(self, size: int) -> None:
+        self.left = size + _SLACK
 
     def restore(self, key: str, value: Stored) -> Tensor:
         """The tensor of entry `key`.
@@ -287,7 +281,7 @@ class Budget:
         self.left -= value.bytes
         if self.left < 0:
             raise IntegrityError(
-                f"{self.name}: {key[:80]} claims {_size(value.bytes)}, more than such a file holds"
+                f"{key[:80]} claims {_size(value.bytes)}, more than a file of its size holds"
             )
         return value.restore()
 

@@ -12,6 +12,7 @@ import copy
 import logging
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -120,11 +121,19 @@ def _groups(module: nn.Module) -> list[str]:
 def _fold(module: nn.Module, name: str) -> None:
     # Spectral norm takes a step of its iteration in training mode.
     module.get_submodule("parametrizations").eval()
+    # torch takes the property away from the class, which copies of the module have in common.
+    shared = type(module)
+    own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)
     try:
-        parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        with torch.enable_grad():  # else torch makes it a buffer
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(
             f"the parametrization of {type(module).__name__}.{name} cannot be folded ({reason}); "
             "remove it with torch.nn.utils.parametrize.remove_parametrizations first"
         ) from error
+    frozen = module._buffers.pop(name, None)
+    if frozen is not None:
+        module.register_parameter(name, nn.Parameter(frozen, requires_grad=False))
