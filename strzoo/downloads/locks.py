@@ -51,6 +51,24 @@ def release(lock: BaseFileLock, *, remove: bool = False) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_stale(path: Path) -> bool:
+    """Whether a lock file is left of a process that was killed."""
+    try:
+        lock = try_lock(path)
+    except LocklessError:
+        return False
+    if lock is not None:
+        release(lock)
+    return lock is not None
+
+
+def drop_lock(path: Path) -> None:
+    """Remove a lock file unless a process holds it."""
+    with contextlib.suppress(LocklessError):
+        if (lock := try_lock(path)) is not None:
+            release(lock, remove=True)
+
+
 def _acquire(lock: BaseFileLock) -> bool:
     from filelock import Timeout
 
