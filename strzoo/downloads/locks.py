@@ -29,6 +29,9 @@ def try_lock(path: Path) -> BaseFileLock | None:
     lock = FileLock(path)
     if not _acquire(lock):
         return None
+    if not path.exists():  # its last holder removed it before letting go
+        release(lock)
+        return None
     probe = FileLock(path)
     if not _acquire(probe):
         return lock
