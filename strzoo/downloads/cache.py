@@ -103,7 +103,10 @@ class Cache:
                 self._reject(path, before.st_ino)
             return None
         except OSError as error:
-            raise StrzooError(f"cannot read {path}: {error.strerror}") from error
+            raise StrzooError(
+                f"cannot read {path}: {error.strerror}; mend that, or choose another folder with "
+                "--cache-dir or STRZOO_HOME"
+            ) from error
 
     def verify(self, card: ModelCard, format: str) -> CachedFile:
         """Compare hash and content of a cached file, changing nothing.
