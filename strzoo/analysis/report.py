@@ -129,8 +129,8 @@ def _report_card(source: CardSource, input_size: tuple[int, ...]) -> Report:
         note = "counted from the architecture: a dense model has no zeros to count"
         return _combine(card.id, counts, _Sparsity("architecture", nonzeros, notes=(note,)))
     note = (
-        f"no per-layer sparsity is published for {card.id} and its weights are not in "
-        f"{folder}; {hint}"
+        f"the paper prints no per-layer sparsity of {card.id}: it comes from the published file, "
+        f"which is not in {folder}; {hint}"
     )
     return _combine(card.id, counts, _Sparsity("architecture", notes=(note,)))
 

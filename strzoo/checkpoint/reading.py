@@ -32,9 +32,10 @@ from strzoo.checkpoint.recognise import (
     is_name_of,
 )
 from strzoo.checkpoint.record import Checkpoint, TrainedOn
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.files import refuse_foreign
 from strzoo.models.registry import list_architectures
+from strzoo.sparse.sparsify import str_layers
 from strzoo.strict_json import build_record, convert
 
 log = logging.getLogger(__name__)
@@ -121,10 +122,13 @@ def build_checkpoint(
 
     Raises:
         IntegrityError: as `read_checkpoint`.
+        UsageError: an STR layer has another threshold than sigmoid(s), which the published form
+            cannot say.
     """
     metadata = dict(metadata or {})
     state: Mapping[str, Any]
     if isinstance(source, nn.Module):
+        _check_thresholds(source)
         state = {key: value.detach().cpu() for key, value in source.state_dict().items()}
         metadata.setdefault("strzoo", declare(source))
     else:
@@ -167,6 +171,15 @@ def _read_trained_on(own: Any, num_classes: int) -> TrainedOn | None:
             f"{num_classes} outputs"
         )
     return found
+
+
+def _check_thresholds(model: nn.Module) -> None:
+    for name, layer in str_layers(model).items():
+        if layer.g is not torch.sigmoid:
+            raise UsageError(
+                f"{name} has a threshold other than sigmoid(s), the only one that a checkpoint can "
+                "hold; call strzoo.to_dense_ and keep the sparse weights"
+            )
 
 
 def _sniff(path: Path) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "train": ("strzoo.cli.train", "train", "Train a recipe: dense, STR, DNW or GMP."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
+    "paper": ("strzoo.cli.paper", "paper", "Show the paper's tables and what repeats them."),
     "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
     "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
     "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),

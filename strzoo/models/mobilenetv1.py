@@ -17,6 +17,7 @@ from strzoo.models.architecture import (
     import_library,
 )
 from strzoo.models.blocks import ConvLayer, classify, initialize
+from strzoo.sparse.filters import ChannelGroup
 
 # (output channels at width 1, stride) of the 13 depthwise-separable blocks.
 _BLOCKS = (
@@ -82,6 +83,19 @@ class MobileNetV1(nn.Module):
         self.model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1))
         self.fc = conv(channels, num_classes, 1, bias=head_bias)
         initialize(self)
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Which layers share channels, see `strzoo.sparse.filters`."""
+        groups = []
+        writer, norm = "model.0.0", "model.0.1"
+        for number in range(1, len(_BLOCKS) + 1):
+            block = f"model.{number}"
+            last = f"{block}.1"  # of the depthwise convolution
+            groups.append(
+                ChannelGroup((writer,), (norm, last), (f"{block}.3",), (last,), (f"{block}.0",))
+            )
+            writer, norm = f"{block}.3", f"{block}.4"
+        return [*groups, ChannelGroup((writer,), (norm,), ("fc",), (norm,))]
 
     def forward(self, x: Tensor) -> Tensor:
         return classify(self.fc, self.model(x))

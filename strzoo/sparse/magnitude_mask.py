@@ -13,8 +13,19 @@ from strzoo.errors import UsageError
 from strzoo.sparse.soft_threshold import is_traced
 
 
-def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
-    """0/1 mask, in `weight`'s dtype, that drops the round(prune_rate * n) smallest |w|.
+def count_dropped(prune_rate: float, weights: int, *, truncate: bool = False) -> int:
+    """How many of so many weights a rate drops: the nearest whole number, or with `truncate` the
+    one below, as the published code of DNW and GMP has it.
+
+    Raises:
+        UsageError: `prune_rate` is outside [0, 1].
+    """
+    dropped = check_prune_rate(prune_rate) * weights
+    return int(dropped) if truncate else round(dropped)
+
+
+def magnitude_mask(weight: Tensor, prune_rate: float, *, truncate: bool = False) -> Tensor:
+    """0/1 mask, in `weight`'s dtype, that drops the `count_dropped` smallest |w|.
 
     Ties are broken so that the count is exact: a rate k/n drops k weights, whatever they are.
     Selection (linear time), not a sort.
@@ -26,9 +37,8 @@ def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
     """
-    check_prune_rate(prune_rate)
     count = weight.numel()
-    dropped = round(prune_rate * count)
+    dropped = count_dropped(prune_rate, count, truncate=truncate)
     if dropped == 0:
         return torch.ones_like(weight)
     magnitude = weight.detach().abs().reshape(-1)
@@ -57,14 +67,17 @@ def magnitude_mask_of(weight: Tensor, dropped: Tensor) -> Tensor:
     return torch.zeros_like(kept).scatter(0, order, kept).view(weight.shape)
 
 
-def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -> Tensor:
-    """`weight` with its round(prune_rate * n) smallest entries by magnitude set to zero.
+def keep_largest(
+    weight: Tensor, prune_rate: float, *, straight_through: bool, truncate: bool = False
+) -> Tensor:
+    """`weight` with its `count_dropped` smallest entries by magnitude set to zero.
 
     Args:
         weight: any shape and floating dtype.
         prune_rate: in [0, 1].
         straight_through: the gradient reaches every weight unchanged (DNW), not the kept ones
             alone (GMP).
+        truncate: drop int(prune_rate * n) weights, not the nearest number.
 
     Returns:
         A tensor of `weight`'s shape and dtype.
@@ -72,11 +85,11 @@ def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
     """
-    if round(check_prune_rate(prune_rate) * weight.numel()) == 0:
+    if count_dropped(prune_rate, weight.numel(), truncate=truncate) == 0:
         return weight
-    bound = find_bound(weight, prune_rate)
+    bound = find_bound(weight, prune_rate, truncate=truncate)
     if bound is None:
-        mask = magnitude_mask(weight, prune_rate)
+        mask = magnitude_mask(weight, prune_rate, truncate=truncate)
         result: Tensor = _Masked.apply(weight, mask) if straight_through else weight * mask
     elif straight_through:
         result = _HardThreshold.apply(weight, bound)
@@ -85,8 +98,8 @@ def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -
     return result
 
 
-def find_bound(weight: Tensor, prune_rate: float) -> float | None:
-    """The number at or below which exactly round(prune_rate * n) >= 1 magnitudes lie.
+def find_bound(weight: Tensor, prune_rate: float, *, truncate: bool = False) -> float | None:
+    """The number at or below which exactly `count_dropped` >= 1 magnitudes lie.
 
     Returns:
         None where there is no such number (ties), and where finding it costs more than a mask
@@ -94,7 +107,7 @@ def find_bound(weight: Tensor, prune_rate: float) -> float | None:
     """
     if weight.device.type != "cpu" or is_traced():
         return None
-    dropped = round(prune_rate * weight.numel())
+    dropped = count_dropped(prune_rate, weight.numel(), truncate=truncate)
     magnitude = weight.detach().abs()
     if magnitude.dtype in (torch.float16, torch.bfloat16):
         magnitude = magnitude.float()

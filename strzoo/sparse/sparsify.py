@@ -28,6 +28,7 @@ from strzoo.sparse.layers import (
     STRConv2d,
     STRLayer,
     STRLinear,
+    resolve_g,
 )
 from strzoo.sparse.magnitude_mask import check_prune_rate
 from strzoo.zoo.budgets import Budget, load_budget
@@ -58,7 +59,8 @@ def sparsify_(
     skip: Skip = (),
     threshold: str = "layer",
     s_init: float = DEFAULT_S_INIT,
-    g: Callable[[Tensor], Tensor] = torch.sigmoid,
+    g: Callable[[Tensor], Tensor] | str = torch.sigmoid,
+    g_scale: float = 1.0,
     prune_rate: float | Mapping[str, float] | Budget | str | None = None,
 ) -> nn.Module:
     """Make every `nn.Conv2d` and `nn.Linear` of `model` a sparse layer, in place.
@@ -80,7 +82,8 @@ def sparsify_(
             training of some thousand steps ends without a single zero. Start a short one at
             -8 (threshold 0.0003) with a `threshold_decay` above the weights' decay, or give
             it a target sparsity, which begins from any s.
-        g: for STR: maps the parameter to the threshold.
+        g: for STR: maps the parameter to the threshold: "sigmoid", "exp" or a function.
+        g_scale: for STR: the threshold is so many times that.
         prune_rate: for DNW and GMP: the fraction of weights to drop, one for all layers (0 by
             default), or per layer as a mapping, a `Budget`, or the name or file of one.
 
@@ -101,7 +104,7 @@ def sparsify_(
     if isinstance(prune_rate, str):
         prune_rate = load_budget(prune_rate)
     layers = _convertible(model, METHODS[method], skip)
-    options = _options(method, layers, threshold, s_init, g, prune_rate)
+    options = _options(method, layers, threshold, s_init, resolve_g(g, g_scale), prune_rate)
     with _all_or_none(layers.values()):
         for name, layer in layers.items():
             layer.__class__ = METHODS[method][type(layer)]

@@ -34,7 +34,11 @@ class Accelerator:
     channels_last: bool
 
     def accumulate(
-        self, parts: Sequence[tuple[Tensor, Tensor]], loss_function: nn.Module, metric: Metric
+        self,
+        parts: Sequence[tuple[Tensor, Tensor]],
+        loss_function: nn.Module,
+        metric: Metric,
+        total: float,
     ) -> list[Tensor]:
         """Add the gradients of one process's share of a batch, which comes in parts.
 
@@ -42,6 +46,8 @@ class Accelerator:
             parts: images [B, 3, H, W] and labels [B].
             loss_function: the mean loss from logits and labels.
             metric: takes in logits, labels and losses.
+            total: images of all parts, on average over the processes, which average gradients:
+                a smaller part counts for as many images as it has.
 
         Returns:
             The loss of each part, detached.
@@ -55,7 +61,7 @@ class Accelerator:
                 with self.autocast():
                     logits = self.call(images)
                     loss: Tensor = loss_function(logits, labels)
-                self.scaler.scale(loss / len(parts)).backward()
+                self.scaler.scale(loss / (total / len(images))).backward()
             metric.add(logits, labels, loss)
             losses.append(loss.detach())
         return losses

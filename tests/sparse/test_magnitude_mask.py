@@ -52,3 +52,13 @@ def test_a_bound_separates_distinct_magnitudes_and_is_none_for_ties() -> None:
     assert find_bound(torch.tensor([3.0, -1.0, 1.0, -4.0]), 0.25) is None
     assert find_bound(torch.tensor([3.0, -1.0, 1.0, -4.0]), 0.5) == 1.0
     assert find_bound(torch.tensor([3.0, -1.0]), 1.0) == 3.0
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.55, 0.59, 0.999, 1.0])
+@pytest.mark.parametrize("tied", [False, True])
+def test_truncated_a_rate_drops_the_whole_number_below(rate: float, tied: bool) -> None:
+    weight = torch.ones(10) if tied else torch.arange(1.0, 11.0)
+    kept = keep_largest(weight, rate, straight_through=False, truncate=True)
+    assert int((kept == 0).sum()) == int(rate * 10)
+    if not tied:
+        assert torch.equal(kept[int(rate * 10) :], weight[int(rate * 10) :])
