@@ -67,7 +67,7 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
     for name, marks in _NAMESAKES.items():
         if all(mark in state for mark in marks):
             raise IntegrityError(
-                f"the keys are those of {name}, which is not in the zoo: its mobilenetv1 is another "
+                f"the keys are those of {name}, which is not in the zoo: mobilenetv1 is another "
                 "network; strzoo.register_architecture adds your own"
             )
     raise IntegrityError(
