@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from strzoo.checkpoint import compact
@@ -32,7 +31,7 @@ from strzoo.checkpoint.recognise import (
     is_name_of,
 )
 from strzoo.checkpoint.record import Checkpoint
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError, StrzooError, required
 from strzoo.files import refuse_foreign
 from strzoo.models.registry import list_architectures
 
@@ -230,6 +229,9 @@ def _split(path: Path, value: Any) -> tuple[Mapping[str, Any], dict[str, Any]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with required("safetensors", f"reading {path}"):
+        from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as stream:
             header = stream.metadata() or {}

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from urllib.parse import unquote, urljoin, urlsplit
 
 from strzoo.downloads.web import Answer, Network, TransientError, Web, host
-from strzoo.errors import NetworkError, StrzooError
+from strzoo.errors import NetworkError, StrzooError, required
 from strzoo.settings import Settings
 from strzoo.zoo.registry import ModelCard
 
@@ -184,8 +184,9 @@ def _next_address(answer: Answer, network: Network) -> str:
         RefusedError: the page is not a confirmation but says that the file is not to be had.
         NetworkError: it leads away from Google.
     """
-    from gdown.download import get_url_from_gdrive_confirmation
-    from gdown.exceptions import FileURLRetrievalError
+    with required("gdown", "reading Google Drive's confirmation page"):
+        from gdown.download import get_url_from_gdrive_confirmation
+        from gdown.exceptions import FileURLRetrievalError
 
     # gdown parses line by line: on one line, a form spread over several is understood, and a
     # page of a million lines takes no time.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from strzoo.errors import CancelledError, NetworkError, StrzooError
+from strzoo.errors import CancelledError, NetworkError, StrzooError, required
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Web:
     """One session with the outside: proxies from the environment, cookies only if asked for."""
 
     def __init__(self, network: Network, deadline: Deadline) -> None:
-        import requests
+        with required("requests", "downloading"):
+            import requests
 
         self.network, self.deadline = network, deadline
         self._session = requests.Session()
