@@ -14,6 +14,7 @@ from torch import Tensor
 from strzoo.data.images import BrokenImageError
 from strzoo.data.loading import Batch, decode_on_device, load_batches
 from strzoo.data.samples import Samples
+from strzoo.devices import is_out_of_memory, release_memory
 from strzoo.errors import StrzooError
 from strzoo.evaluation.metric import Answers, Metric, rank
 from strzoo.evaluation.results import Timing
@@ -21,7 +22,6 @@ from strzoo.evaluation.runner import Runner
 
 log = logging.getLogger(__name__)
 
-_CPU_OUT_OF_MEMORY = "can't allocate memory"
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,13 @@ class Loop:
                 with self.watch.measure("forward"):
                     logits = self.runner.forward(ready)[: len(piece)]
                     parts.append(rank(logits, labels[start : start + len(piece)], self._subset))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not self._is_out_of_memory(error):
+                start += len(piece)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
-                self._halve(len(piece))
+            else:
                 continue
-            start += len(piece)
+            self._halve(len(piece))  # out of the handler: the error holds the failed try's memory
         ranked, losses = (torch.cat([p[i] for p in parts]) for i in (0, 2))  # type: ignore[misc]
         own = [p[1] for p in parts if p[1] is not None]
         return ranked, torch.cat(own) if own else None, losses
@@ -221,10 +222,6 @@ class Loop:
             return piece
         return torch.cat([piece, piece[:1].expand(size - len(piece), *piece.shape[1:])])
 
-    @staticmethod
-    def _is_out_of_memory(error: RuntimeError) -> bool:
-        return isinstance(error, torch.OutOfMemoryError) or _CPU_OUT_OF_MEMORY in str(error)
-
     def _halve(self, size: int) -> None:
         if size == 1 or self.runner.fixed_batch:
             raise StrzooError(
@@ -233,8 +230,7 @@ class Loop:
             )
         self.chunk = size // 2
         log.warning("out of memory: going on with %d images at once", self.chunk)
-        if self.runner.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.runner.device)
 
     def _enter(
         self, batch: Batch, answers: tuple[Tensor, Tensor | None, Tensor], metric: Metric

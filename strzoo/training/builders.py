@@ -149,7 +149,8 @@ def find_dense(model: nn.Module, keep_dense: tuple[str, ...]) -> list[str]:
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over the three groups of `parameter_groups`.
+    """SGD over the three groups of `parameter_groups`; on a GPU its fused form, which updates
+    all parameters in a few kernels and takes the loss scaling of fp16 in without waiting.
 
     Args:
         model: the network; parameters without gradients are left out.
@@ -171,6 +172,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
         lr=config.peak_learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
+        fused=groups[0]["params"][0].is_cuda or None,
     )
 
 

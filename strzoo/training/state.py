@@ -25,6 +25,7 @@ from strzoo.training.results import EpochRecord
 from strzoo.training.sparsity_target import SparsityController
 
 SCHEMA = 1
+_COMPUTING = ("foreach", "fused")
 
 
 @dataclass
@@ -103,8 +104,12 @@ class TrainState:
         weights = {k.removeprefix("module."): v for k, v in document["state_dict"].items()}
         try:
             self.model.load_state_dict(weights)
+            # How the optimizer computes is this device's choice, not that of the file's.
+            ours = [{key: group[key] for key in _COMPUTING} for group in self._groups]
             # Loading keeps the tensors it is given; these belong to a file.
             self.optimizer.load_state_dict(copy.deepcopy(document["optimizer"]))
+            for values, own in zip(self._groups, ours, strict=True):
+                values.update(own)
         except (RuntimeError, ValueError, KeyError) as error:
             raise IntegrityError(f"{path} does not fit: {' '.join(str(error).split())}") from error
         self.scaler.load_state_dict(training["scaler"])
@@ -116,6 +121,11 @@ class TrainState:
         self.history = [EpochRecord.from_dict(values) for values in training["history"]]
         notes += self._load_processes(training["processes"], group)
         return notes
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        return groups
 
     def _optional_parts(self) -> dict[str, WeightAverage | SparsityController | ZeroMask | None]:
         return {"average": self.average, "controller": self.controller, "mask": self.mask}
