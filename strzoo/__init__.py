@@ -129,14 +129,17 @@ _HOMES = {
     "strzoo.training.results": ("TrainResult",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+_SUBPACKAGES = ("rnn",)  # imported when first used, as the names
 __all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'strzoo' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _SUBPACKAGES:
+        return import_module(f"strzoo.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'strzoo' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

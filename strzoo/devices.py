@@ -14,7 +14,8 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.version import VERSION
 
 # Of the CPU's allocator, and of libraries that allocate on a GPU past torch.
-_OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = ("can't allocate memory", "BLAS_STATUS_ALLOC_FAILED", "DNN_STATUS_ALLOC_FAILED")
+_PIXELS_WORTH_SHARING = 1 << 15  # 128 images of 16x16
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -115,6 +116,32 @@ def release_memory(device: torch.device) -> None:
     """Give back what torch holds of a GPU's memory without using it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def choose_threads(threads: int | None, pixels: int) -> int:
+    """The CPU threads for a network that computes that many pixels at once.
+
+    Args:
+        threads: as asked for; None chooses torch's own number, and one thread where there is too
+            little work to share: several would only wait for each other.
+        pixels: images of a batch times their height times their width.
+    """
+    if threads is not None:
+        return threads
+    if pixels < _PIXELS_WORTH_SHARING:
+        return 1
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads while the context lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_device(device: torch.device) -> str:

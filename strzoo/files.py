@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from strzoo.borders import open_file
 from strzoo.errors import IntegrityError, StrzooError
 
 PLAN_MAGIC = b"STRZPLAN"  # how a .strz file begins
@@ -107,9 +108,9 @@ def refuse_foreign(path: str | os.PathLike[str], wanted: str) -> None:
     cannot be read is left to the reader that follows.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             head = stream.read(512)
-    except OSError:
+    except (OSError, IntegrityError):
         return
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise IntegrityError(

@@ -1,8 +1,8 @@
-"""Files that vouch for their own content: a magic word, a format number, a SHA-256, the content.
+"""Files with a hash of their content: a magic word, a format number, a SHA-256, the content.
 
     8 bytes magic | u32 format | u32 zero | u64 length | 32 bytes SHA-256 | 8 zeros | content
 
-All numbers are little-endian. The hash finds damage; it is no signature.
+All numbers are little-endian. The hash finds damage; it is not a signature.
 """
 
 from __future__ import annotations

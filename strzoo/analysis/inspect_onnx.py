@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,13 @@ from typing import Any
 import onnx
 
 from strzoo.analysis.results import LayerReport, Report
+from strzoo.borders import reading
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.onnx.files import read_onnx, read_opset, real_inputs
-from strzoo.onnx.weights import CONVOLUTIONS, WeightedNode, weighted_nodes
+from strzoo.onnx.fused import expand_fused
+from strzoo.onnx.operators import FREE, POOLS, find_holders, name_operator, normalises
+from strzoo.onnx.weights import BIAS_INPUT, CONVOLUTIONS, WeightedNode, weighted_nodes
 
-_POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean")
-# No arithmetic: shapes, copies, types.
-_SHAPING = {"Flatten", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
-_COPYING = {"Cast", "Concat", "Expand", "Gather", "Identity", "Pad", "Range", "Dropout"}
-_CONSTANT = {"Constant", "ConstantOfShape", "QuantizeLinear", "DequantizeLinear"}
-_FREE = _SHAPING | _COPYING | _CONSTANT
-_ACTIVATIONS = {"Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu"}
-_ACTIVATIONS |= {"Relu", "Sigmoid", "Softmax", "Swish", "Tanh"}
-_NORMALISATION = "Normalization"  # how the names of all such operators end
 Shape = tuple[int | None, ...]
 
 
@@ -86,7 +80,14 @@ def inspect_onnx(
     """
     path = Path(path)
     model = read_onnx(path)
-    opened = _with_input_size(model, input_size)
+    with reading(path, "a readable ONNX model"):
+        return _inspect(path, model, input_size)
+
+
+def _inspect(
+    path: Path, model: onnx.ModelProto, input_size: tuple[int, ...] | None
+) -> OnnxInspection:
+    opened = expand_fused(_with_input_size(model, input_size), shapes_only=True)
     try:
         inferred = onnx.shape_inference.infer_shapes(opened, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -100,7 +101,9 @@ def inspect_onnx(
     batch = _batch(inferred)
     nodes = list(weighted_nodes(inferred))
     layers = tuple(_layer(node, shapes, batch) for node in nodes)
-    other, uncounted = _others(graph, shapes, batch, {n.node.output[0] for n in nodes})
+    counted = {n.node.output[0] for n in nodes}
+    other, uncounted = _others(graph, shapes, batch, counted)
+    holders = find_holders(opened.graph, counted)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     first = real_inputs(model)
     report = Report(
@@ -111,7 +114,8 @@ def inspect_onnx(
         _count_params(graph, nodes, shapes),
         other,
         uncounted,
-        _notes(graph, layers),
+        _notes(graph, layers, holders),
+        incomplete=tuple(holders),
     )
     return OnnxInspection(
         path,
@@ -121,7 +125,7 @@ def inspect_onnx(
         read_opset(model),
         {v.name: _interface(v) for v in first},
         {v.name: _interface(v) for v in model.graph.output},
-        dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        dict(Counter(name_operator(node) for node in model.graph.node).most_common()),
         dict(Counter(str(node.stored.dtype) for node in nodes)),
         metadata,
         report,
@@ -225,15 +229,12 @@ def _others(
         if not node.output or node.output[0] in layers:
             continue
         source = shapes.get(node.input[0], ()) if node.input else ()
-        if node.op_type in _POOLS and source and None not in source:
-            macs[node.op_type] += math.prod(d or 0 for d in source) // batch
-        elif node.op_type not in _FREE | _ACTIVATIONS and not _normalises(node):
-            uncounted[node.op_type] += 1
+        name = name_operator(node)
+        if name in POOLS and source and None not in source:
+            macs[name] += math.prod(d or 0 for d in source) // batch
+        elif name not in FREE and not normalises(node):
+            uncounted[name] += 1
     return dict(macs), dict(sorted(uncounted.items()))
-
-
-def _normalises(node: onnx.NodeProto) -> bool:
-    return node.op_type.endswith(_NORMALISATION)
 
 
 def _count_params(
@@ -241,23 +242,27 @@ def _count_params(
 ) -> int:
     """Weights and biases of the layers and of normalisations (not their running statistics)."""
     total = sum(node.weight.size for node in nodes)
-    positions = {"QLinearConv": (8,)}
     names = [
-        n.node.input[i]
+        n.node.input[BIAS_INPUT[n.type]]
         for n in nodes
-        for i in positions.get(n.type, (2,))
-        if len(n.node.input) > i and n.type not in ("MatMul", "MatMulInteger", "ConvInteger")
+        if len(n.node.input) > BIAS_INPUT.get(n.type, len(n.node.input))
     ]
     for node in graph.node:
-        if _normalises(node):
+        if normalises(node):
             names += node.input[1:3]
     for name in dict.fromkeys(names):
         total += math.prod(d or 0 for d in shapes.get(name, (0,))) if name else 0
     return total
 
 
-def _notes(graph: onnx.GraphProto, layers: tuple[LayerReport, ...]) -> tuple[str, ...]:
+def _notes(
+    graph: onnx.GraphProto, layers: tuple[LayerReport, ...], holders: Sequence[str]
+) -> tuple[str, ...]:
     notes = []
+    if holders:
+        notes.append(
+            f"no totals: {', '.join(holders[:8])} may hold weights that are not understood"
+        )
     if not any(node.op_type == "BatchNormalization" for node in graph.node):
         notes.append("no BatchNorm in the file: if it was folded, params count its biases alone")
     if unknown := [layer.name for layer in layers if not layer.output]:

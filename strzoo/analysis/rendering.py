@@ -31,11 +31,11 @@ def rows(report: Report) -> list[tuple[str, ...]]:
             "total",
             "",
             "",
-            f"{report.weights:,}",
+            _total(report, report.weights),
             _count(report.nonzeros),
             _percent(report.sparsity),
             "",
-            f"{report.dense_macs:,}",
+            _total(report, report.dense_macs),
             _count(report.sparse_macs),
         )
     )
@@ -46,10 +46,11 @@ def summary(report: Report) -> list[str]:
     """The lines below the table: totals in words, conventions, notes."""
     size = "x".join(map(str, report.input_size))
     lines = [
-        f"params {report.params:,} (with normalisation and biases); weights {report.weights:,}, "
+        f"params {_total(report, report.params)} (with normalisation and biases); weights "
+        f"{_total(report, report.weights)}, "
         f"nonzero {_count(report.nonzeros)}, sparsity {_percent(report.sparsity)}",
-        f"MACs dense {report.dense_macs:,}, sparse {_count(report.sparse_macs)}; FLOPs dense "
-        f"{2 * report.dense_macs:,}, sparse "
+        f"MACs dense {_total(report, report.dense_macs)}, sparse {_count(report.sparse_macs)}; "
+        f"FLOPs dense {_total(report, 2 * report.dense_macs)}, sparse "
         f"{_count(None if report.sparse_macs is None else 2 * report.sparse_macs)}",
         f"input {size}; {CONVENTION}",
         f"sparsity from: {report.source}",
@@ -94,6 +95,11 @@ def _layer_row(layer: LayerReport) -> tuple[str, ...]:
         f"{layer.dense_macs:,}",
         _count(layer.sparse_macs),
     )
+
+
+def _total(report: Report, value: int) -> str:
+    """A sum over the layers, where they are all known."""
+    return _count(None if report.incomplete else value)
 
 
 def _count(value: int | None) -> str:

@@ -85,7 +85,9 @@ class Report:
 
     `source` says where the sparsity comes from: "weights", "budget", or "architecture" when
     neither is at hand (then the sparse figures are None). `architecture` is a name that
-    `create_model` takes, or the class of the network; empty where it is not known.
+    `create_model` takes, or the class of the network; empty where it is not known. `incomplete`
+    names what may hold weights and was not understood: the layers are then not all, the sparse
+    totals are None, the others are sums over the known layers and are not printed.
     """
 
     model: str
@@ -97,6 +99,7 @@ class Report:
     uncounted: Mapping[str, int]
     notes: tuple[str, ...] = ()
     architecture: str = ""
+    incomplete: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -106,7 +109,7 @@ class Report:
     @property
     def nonzeros(self) -> int | None:
         """Convolution and linear weights that are not zero."""
-        if any(layer.nonzeros is None for layer in self.layers):
+        if self.incomplete or any(layer.nonzeros is None for layer in self.layers):
             return None
         return sum(layer.nonzeros or 0 for layer in self.layers)
 
@@ -114,7 +117,9 @@ class Report:
     def sparsity(self) -> float | None:
         """Percent of zeros among the convolution and linear weights."""
         nonzeros = self.nonzeros
-        return None if nonzeros is None else 100.0 * (self.weights - nonzeros) / self.weights
+        if nonzeros is None:
+            return None
+        return 100.0 * (self.weights - nonzeros) / self.weights if self.weights else 0.0
 
     @property
     def dense_macs(self) -> int:
@@ -130,6 +135,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
         sparse = self.sparse_macs
+        whole = not self.incomplete
         return {
             "schema": 1,
             "model": self.model,
@@ -138,13 +144,13 @@ class Report:
             "convention": CONVENTION,
             "input_size": list(self.input_size),
             "totals": {
-                "params": self.params,
-                "weights": self.weights,
+                "params": self.params if whole else None,
+                "weights": self.weights if whole else None,
                 "nonzeros": self.nonzeros,
                 "sparsity": self.sparsity,
-                "dense_macs": self.dense_macs,
+                "dense_macs": self.dense_macs if whole else None,
                 "sparse_macs": sparse,
-                "dense_flops": 2 * self.dense_macs,
+                "dense_flops": 2 * self.dense_macs if whole else None,
                 "sparse_flops": None if sparse is None else 2 * sparse,
             },
             "layers": [

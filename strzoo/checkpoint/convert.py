@@ -61,7 +61,9 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
         threshold = checkpoint.state_dict.get(key.removesuffix(".weight") + THRESHOLD)
         state[key] = value if threshold is None else soft_threshold(value, threshold.sigmoid())
     # As in published converted files: epoch, arch and state_dict are all that is kept.
-    return Checkpoint(checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path)
+    return Checkpoint(
+        checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path, checkpoint.trained_on
+    )
 
 
 def verify_conversion(

@@ -30,10 +30,11 @@ from strzoo.checkpoint.recognise import (
     infer_spec,
     is_name_of,
 )
-from strzoo.checkpoint.record import Checkpoint
+from strzoo.checkpoint.record import Checkpoint, TrainedOn
 from strzoo.errors import IntegrityError, StrzooError, required
 from strzoo.files import refuse_foreign
 from strzoo.models.registry import list_architectures
+from strzoo.strict_json import build_record, convert
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def build_checkpoint(
     *,
     path: Path | None = None,
     architecture: str | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> Checkpoint:
     """A checked `Checkpoint` from a network of this zoo, or from a raw state dict.
 
@@ -111,6 +113,7 @@ def build_checkpoint(
         metadata: plain values to keep beside the weights, such as `epoch` or `best_acc1`.
         path: the file the weights came from, for messages.
         architecture: expected architecture; by default whatever the weights are.
+        trained_on: the data; by default what `metadata["strzoo"]` says.
 
     Returns:
         The weights with plain keys in our layout, complete and finite.
@@ -131,7 +134,8 @@ def build_checkpoint(
         for key, value in clean.items()
     }
     declared = metadata.get("arch")
-    spec = infer_spec(clean, metadata.pop("strzoo", None), declared)
+    own = metadata.pop("strzoo", None)
+    spec = infer_spec(clean, own, declared)
     for expected, where in ((declared, "its arch field"), (architecture, "the request")):
         if expected is not None and not is_name_of(expected, spec.record):
             raise IntegrityError(
@@ -139,9 +143,29 @@ def build_checkpoint(
                 f"known architectures are {', '.join(list_architectures())}"
             )
     clean = fit_head(clean, spec)
-    check_state(clean, spec)
+    check_state(clean, spec, _declared_dense(own))
     format = "str" if any(key.endswith(THRESHOLD) for key in clean) else "dense"
-    return Checkpoint(spec, format, clean, metadata, path)
+    trained_on = trained_on or _read_trained_on(own, spec.num_classes)
+    return Checkpoint(spec, format, clean, metadata, path, trained_on)
+
+
+def _declared_dense(own: Any) -> tuple[str, ...]:
+    """The layers without a threshold that the `strzoo` entry of a file names."""
+    names = own.get("dense_layers", []) if isinstance(own, Mapping) else []
+    found: tuple[str, ...] = convert(tuple[str, ...], names, "strzoo.dense_layers")
+    return found
+
+
+def _read_trained_on(own: Any, num_classes: int) -> TrainedOn | None:
+    if not isinstance(own, Mapping) or own.get("trained_on") is None:
+        return None
+    found = build_record(TrainedOn, own["trained_on"], "strzoo.trained_on")
+    if found.class_names and len(found.class_names) != num_classes:
+        raise IntegrityError(
+            f"strzoo.trained_on names {len(found.class_names)} classes, the network has "
+            f"{num_classes} outputs"
+        )
+    return found
 
 
 def _sniff(path: Path) -> str:

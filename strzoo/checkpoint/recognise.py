@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from strzoo.errors import IntegrityError
 from strzoo.models.architecture import Architecture
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.models.spec import ModelSpec
-from strzoo.sparse.layers import soft_threshold
+from strzoo.sparse.layers import STRLayer, soft_threshold
+from strzoo.sparse.sparsify import prunable_layers
 
 log = logging.getLogger(__name__)
 
@@ -34,23 +35,30 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
     """
     options = dict(declared) if isinstance(declared, Mapping) else {}
     known = list(known_architectures().values())
+    nearest = ""
     named = [record for record in known if is_name_of(arch, record)]
     for record in [*named, *(record for record in known if record not in named)]:
         found = record.recognise(state, options)
         if found is None:
             continue
         head, bias = state.get(f"{record.head}.weight"), state.get(f"{record.head}.bias")
-        if head is None or head.dim() not in (2, 4):
+        classes = len(head) if head is not None and head.dim() in (2, 4) else None
+        expected = ModelSpec(record.name, classes or 1, found).shapes()
+        present = sum(key in state for key in expected)
+        if 2 * present < len(expected):  # a few names in common make no such network
+            nearest = f" ({present} of {record.name}'s {len(expected)} entries are among them)"
+            continue
+        if head is None or classes is None:
             raise IntegrityError(
                 f"the keys are {record.name}'s, but there is no usable {record.head}.weight"
             )
         if "head_bias" in record.options:
             # Libraries with a linear classifier always store a bias, ours none: zeros are no bias.
             found["head_bias"] = bias is not None and (head.dim() == 4 or bool(bias.any()))
-        return ModelSpec(record.name, head.shape[0], found)
+        return ModelSpec(record.name, classes, found)
     raise IntegrityError(
-        f"the keys are of no known architecture; the first is {next(iter(state))!r}; known are "
-        f"{', '.join(list_architectures())}"
+        f"the keys are of no known architecture{nearest}; the first is {next(iter(state))!r}; "
+        f"known are {', '.join(list_architectures())}; strzoo.register_architecture adds your own"
     )
 
 
@@ -60,10 +68,14 @@ def is_name_of(arch: Any, record: Architecture) -> bool:
 
 
 def declare(model: nn.Module) -> dict[str, Any]:
-    """The options of a network that are attributes of it: shapes cannot tell them."""
+    """What the shapes of a network's weights cannot tell: options that are attributes of it, and
+    under `dense_layers` those without a threshold in an STR network."""
     names = {name for record in known_architectures().values() for name in record.options}
     found = {name: getattr(model, name) for name in sorted(names) if hasattr(model, name)}
-    return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    plain = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    layers = prunable_layers(model)
+    dense = [name for name, layer in layers.items() if not isinstance(layer, STRLayer)]
+    return {**plain, "dense_layers": dense if len(dense) < len(layers) else []}
 
 
 def drop_thresholded_copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,10 +102,17 @@ def drop_thresholded_copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def check_state(state: Mapping[str, Tensor], spec: ModelSpec) -> None:
+def check_state(
+    state: Mapping[str, Tensor], spec: ModelSpec, dense_layers: Collection[str] = ()
+) -> None:
     """Raise an IntegrityError unless `state` has exactly the entries of the network, all finite.
 
     The message names the first missing, unexpected or misshapen key and counts the others.
+
+    Args:
+        state: plain keys in our layout.
+        spec: the network.
+        dense_layers: those that have no threshold although others have.
     """
     expected = spec.shapes()
     thresholds = {key for key in state if key.endswith(THRESHOLD)}
@@ -103,8 +122,9 @@ def check_state(state: Mapping[str, Tensor], spec: ModelSpec) -> None:
         wanted |= {
             layer + THRESHOLD
             for layer in layers
-            # The original code can leave the first and the last layer dense.
-            if layer not in (layers[0], layers[-1]) or layer + THRESHOLD in thresholds
+            # The original code can leave the first and the last layer dense without saying so.
+            if layer not in (layers[0], layers[-1], *dense_layers)
+            or layer + THRESHOLD in thresholds
         }
     missing = [key for key in _ordered(wanted, expected) if key not in state]
     unexpected = [key for key in state if key not in wanted]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,10 +13,49 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.checkpoint.recognise import THRESHOLD
-from strzoo.errors import IntegrityError
+from strzoo.data.preprocessing import check_preprocessing
+from strzoo.errors import IntegrityError, UsageError
 from strzoo.models.spec import ModelSpec
 from strzoo.sparse.layers import STRConv2d, STRLayer, soft_threshold
 from strzoo.sparse.sparsify import to_dense_
+from strzoo.zoo.registry import Preprocessing
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The data that a network was trained on; files keep it as `strzoo.trained_on`.
+
+    Args:
+        input_size: channels, height and width that the network saw, in pixels.
+        preprocessing: of its evaluation, from image files; None if it was trained on tensors.
+        class_names: of the outputs, in order; () if they are not known.
+
+    Raises:
+        IntegrityError: a value is out of range.
+    """
+
+    input_size: tuple[int, int, int]
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.input_size) < 1:
+            raise IntegrityError(f"input_size {self.input_size} must be positive")
+        if self.preprocessing is not None:
+            try:
+                check_preprocessing(self.preprocessing)
+            except UsageError as error:
+                raise IntegrityError(str(error)) from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as files hold them."""
+        found = asdict(self)
+        found["input_size"] = list(self.input_size)
+        found["class_names"] = list(self.class_names)
+        if self.preprocessing is not None:
+            found["preprocessing"]["mean"] = list(self.preprocessing.mean)
+            found["preprocessing"]["std"] = list(self.preprocessing.std)
+        return found
 
 
 @dataclass(frozen=True)
@@ -24,7 +63,8 @@ class Checkpoint:
     """A state dict with plain keys (no `module.`), checked to be complete and finite.
 
     `format` is "str" (weights and thresholds) or "dense". `metadata` holds the plain values
-    stored beside the weights (epoch, best_acc1, ...).
+    stored beside the weights (epoch, best_acc1, ...). `trained_on` is None for files that do not
+    say it.
     """
 
     spec: ModelSpec
@@ -32,6 +72,7 @@ class Checkpoint:
     state_dict: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    trained_on: TrainedOn | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state_dict", MappingProxyType(dict(self.state_dict)))
@@ -40,6 +81,18 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         return self.spec.architecture
+
+    def declaration(self) -> dict[str, Any]:
+        """The `strzoo` entry of its file: the network, and what weights alone do not tell."""
+        found = self.spec.as_dict()
+        if self.format == "str":
+            layers = self.spec.layers()
+            dense = [name for name in layers if name + THRESHOLD not in self.state_dict]
+            if dense:
+                found["dense_layers"] = dense
+        if self.trained_on is not None:
+            found["trained_on"] = self.trained_on.as_dict()
+        return found
 
     def effective_weights(self) -> dict[str, Tensor]:
         """The sparse weight of each convolution and linear layer, by layer name."""

@@ -125,7 +125,7 @@ def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) 
         "epoch": checkpoint.metadata.get("epoch", 0),
         "arch": checkpoint.spec.record.published,
         "state_dict": {f"module.{key}": value for key, value in state.items()},
-        "strzoo": checkpoint.spec.as_dict(),
+        "strzoo": checkpoint.declaration(),
     }
 
 
@@ -140,7 +140,7 @@ def _write_safetensors(
     tensors = dict(state)
     if compact:
         tensors, header = compact_format.encode(state)
-    header["strzoo"] = json.dumps(checkpoint.spec.as_dict())
+    header["strzoo"] = json.dumps(checkpoint.declaration())
     header["metadata"] = json.dumps(dict(checkpoint.metadata))
     if foreign := check_layout(layout, checkpoint.architecture):
         header["create_with"] = foreign.creation

@@ -36,6 +36,7 @@ COMMANDS = {
     "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),
     "compile": ("strzoo.cli.compile", "compile_command", "Compile for the sparse CPU engine."),
     "matrices": ("strzoo.cli.matrices", "matrices", "Write each layer's weights as a matrix."),
+    "rnn": ("strzoo.cli.rnn", "rnn", "FastGRNN with learned rank: train, report, export."),
     "demo": ("strzoo.cli.demo", "demo", "Train, convert, report and export on real digits."),
     "doctor": ("strzoo.cli.doctor", "doctor", "Show versions, devices, cache and disk."),
 }

@@ -35,6 +35,20 @@ engine_option = click.option(
 )
 
 
+def output_choice_options(command: Command) -> Command:
+    """--output and --background."""
+    for option in (
+        click.option(
+            "--background",
+            type=click.Choice(["first", "last", "none"]),
+            help="Where a class for none of them is [default: recognised in 1001 classes].",
+        ),
+        click.option("--output", help="The output that answers, of an ONNX file with several."),
+    ):
+        command = option(command)
+    return command
+
+
 def preprocessing_options(command: Command) -> Command:
     """--resize, --crop, --interpolation, --mean and --std."""
     triple: dict[str, Any] = {"nargs": 3, "type": float, "metavar": "R G B"}
@@ -64,6 +78,7 @@ def make_preprocessing(source: Source, **given: Any) -> Preprocessing | None:
 )
 @click.option("--labels", type=_FILE, help="Label file of a flat folder [default: looked for].")
 @click.option("--real", type=_FILE, metavar="REAL.JSON", help="Use ReaL labels instead.")
+@click.option("--split", help="Of a data set with several [default: validation, else test].")
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64, on a GPU 256]")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoders [default: one per core].")
 @click.option("--format", type=click.Choice(["str", "dense"]), help="Use or make this form.")
@@ -86,6 +101,7 @@ def make_preprocessing(source: Source, **given: Any) -> Preprocessing | None:
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
 @engine_option
+@output_choice_options
 @preprocessing_options
 @click.option("--skip-broken", is_flag=True, help="Count unreadable images as wrong, list them.")
 @click.option("--resume", type=_FILE, help="Keep what is done in this file, and go on from it.")

@@ -10,7 +10,6 @@ import click
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
-from strzoo.errors import StrzooError, UsageError
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,6 +88,7 @@ def export(
     fails, nothing is written and the exit code is 6.
     """
     from strzoo.cli.steps import show_steps
+    from strzoo.data.labels import read_class_names
     from strzoo.export.export_onnx import export_onnx
     from strzoo.onnx.graphs import DEFAULT_OPSET
 
@@ -102,7 +102,7 @@ def export(
             precision=precision,
             softmax=softmax,
             preprocessing=preprocessing,
-            class_names=None if class_names is None else read_names(class_names),
+            class_names=None if class_names is None else read_class_names(class_names),
             images=images,
             tolerance=tolerance,
             min_agreement=min_agreement,
@@ -114,30 +114,6 @@ def export(
         print_json(made.to_dict())
         return
     _print(made)
-
-
-def read_names(path: Path) -> list[str]:
-    """Class names from a text file, one per line, or from a JSON list.
-
-    Raises:
-        StrzooError: the file cannot be read.
-        UsageError: it is JSON but not a list of texts.
-    """
-    import json
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StrzooError(f"cannot read {path}: {error}") from error
-    if not text.lstrip().startswith("["):
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        names = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is not a JSON list of names: {error}") from error
-    if not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{path} is not a JSON list of names: not all are texts")
-    return list(names)
 
 
 def _print(made: OnnxExport) -> None:

@@ -9,11 +9,16 @@ from typing import Any
 
 import click
 
-from strzoo.cli.evaluate import engine_option, make_preprocessing, preprocessing_options
+from strzoo.cli.evaluate import (
+    engine_option,
+    make_preprocessing,
+    output_choice_options,
+    preprocessing_options,
+)
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
-from strzoo.settings import Settings
+from strzoo.settings import Limits, Settings
 
 
 @click.command()
@@ -35,6 +40,7 @@ from strzoo.settings import Settings
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
 @engine_option
+@output_choice_options
 @preprocessing_options
 @click.option("--allow-urls", is_flag=True, help="Fetch http and https addresses.")
 @click.option("--skip-broken", is_flag=True, help="Report unreadable images and go on.")
@@ -60,12 +66,13 @@ def predict(
 
     MODEL is an id, a checkpoint, an ONNX file or a .strz file.
     """
+    from strzoo.data.labels import read_class_names
     from strzoo.evaluation.predict import predict as run
     from strzoo.hub.resolve import resolve
 
     if images.count("-") > 1:
         raise UsageError("- is given twice; standard input holds one image")
-    given: list[str | bytes] = [sys.stdin.buffer.read() if i == "-" else i for i in images]
+    given: list[str | bytes] = [_read_input(settings.limits) if i == "-" else i for i in images]
     source = resolve(model, format=options["format"], settings=settings)
     preprocessing = make_preprocessing(
         source, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std
@@ -73,7 +80,7 @@ def predict(
     made = run(
         source,
         given,
-        class_names=_read_names(classes),
+        class_names=read_class_names(classes) if classes else (),
         preprocessing=preprocessing,
         **options,
     )
@@ -97,10 +104,7 @@ def predict(
         click.echo(f"strzoo: WARNING: {bad} of {len(made)} images are unreadable", err=True)
 
 
-def _read_names(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+def _read_input(limits: Limits) -> bytes:
+    content = sys.stdin.buffer.read(limits.bytes + 1)
+    limits.check("bytes", len(content), "standard input")
+    return content

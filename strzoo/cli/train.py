@@ -145,10 +145,10 @@ def _print_plan(made: TrainPlan, as_json: bool) -> None:
     )
     click.echo(f"device: {made.device}, {made.precision}")
     click.echo(f"data: {made.data}")
-    click.echo(
-        f"steps: {made.steps:,} per epoch, {made.total_steps:,} in {config.epochs} epochs; "
-        f"{made.part} images at once in each process"
-    )
+    steps = f"not known, in {config.epochs} epochs"
+    if made.steps is not None and made.total_steps is not None:
+        steps = f"{made.steps:,} per epoch, {made.total_steps:,} in {config.epochs} epochs"
+    click.echo(f"steps: {steps}; {made.part} images at once in each process")
     click.echo(f"learning rate: {made.learning_rate_rule}")
     rows = [
         (g.name, str(g.tensors), f"{g.parameters:,}", f"{g.weight_decay:g}") for g in made.groups

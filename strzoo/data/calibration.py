@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from strzoo.data.digits import load_digits
+from strzoo.data.images import BrokenImageError, check_resized, decode
 from strzoo.data.imageset import ImageSet
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.data.trees import IMAGE_SUFFIXES, FolderTree
+from strzoo.errors import UsageError
 from strzoo.zoo.registry import Preprocessing
 
 PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
 BUNDLED = ("photographs", "digits")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 _LARGEST = 512  # images taken from a folder or a data set; a calibration needs no more
 # Where a window is cut from a larger image: at its start, in the middle, at its end.
 _THREE_CROPS: tuple[float, ...] = (0.0, 0.5, 1.0)
@@ -58,7 +59,7 @@ def load_samples(
 
     Raises:
         UsageError: no such folder or set, no images in it, or tensors of another shape.
-        StrzooError, IntegrityError: an image cannot be read.
+        BrokenImageError, StrzooError: an image cannot be read.
     """
     if images is None:
         images = "digits" if max(input_size[1:]) < 16 else "photographs"
@@ -70,12 +71,12 @@ def load_samples(
     if text == "digits" and not as_bytes:
         return Samples("digits", _digits(input_size))
     if text == "photographs":
-        paths, crops = sorted(PHOTOGRAPHS.glob("*.jpg")), _THREE_CROPS
+        tree, crops = FolderTree(PHOTOGRAPHS), _THREE_CROPS
     elif text == "digits":
         raise UsageError("the digits are for networks without built-in preprocessing")
     else:
-        paths, crops = _list_images(Path(text)), _CENTRE_CROP
-    pixels = _read_pixels(paths, input_size, steps, crops)
+        tree, crops = _list_images(Path(text).expanduser()), _CENTRE_CROP
+    pixels = _read_pixels(tree, input_size, steps, crops)
     return Samples(text, pixels if as_bytes else normalise(pixels, steps))
 
 
@@ -121,27 +122,30 @@ def _digits(input_size: tuple[int, int, int]) -> Tensor:
     return images.expand(-1, channels, -1, -1).contiguous()
 
 
-def _list_images(folder: Path) -> list[Path]:
+def _list_images(folder: Path) -> FolderTree:
     if not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder of images; the bundled sets are {', '.join(BUNDLED)}"
         )
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise UsageError(f"{folder} has no images ({', '.join(SUFFIXES)})")
-    step = max(1, len(paths) // _LARGEST)  # spread over classes that lie one after the other
-    return paths[::step][:_LARGEST]
+    tree = FolderTree(folder)
+    if not tree.images:
+        raise UsageError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    return tree
 
 
 def _read_pixels(
-    paths: list[Path],
+    tree: FolderTree,
     input_size: tuple[int, int, int],
     steps: Preprocessing,
     crops: tuple[float, ...],
 ) -> Tensor:
     """uint8 [paths x crops, H, W, C]: the short side resized, a window at each crop position.
 
-    The first image of each path comes first, so that three images are three photographs.
+    Of many images some are taken, spread over all: classes lie one after the other. The first
+    window of each comes first, so that three images are three photographs.
+
+    Raises:
+        BrokenImageError: an image cannot be read; it is named.
     """
     channels, height, width = input_size
     if channels not in (1, 3):
@@ -149,10 +153,16 @@ def _read_pixels(
             f"photographs have 1 or 3 channels, the network takes {channels}: give a tensor"
         )
     windows: list[list[np.ndarray]] = [[] for _ in crops]
-    for path in paths:
-        image = _open(path, "L" if channels == 1 else "RGB")
-        ratio = max(height / image.height, width / image.width) * steps.resize / steps.crop
-        size = (max(width, round(image.width * ratio)), max(height, round(image.height * ratio)))
+    step = max(1, len(tree.images) // _LARGEST)
+    for name in tree.images[::step][:_LARGEST]:
+        try:
+            image = decode(tree.read(name))
+            ratio = max(height / image.height, width / image.width) * steps.resize / steps.crop
+            sides = (round(image.width * ratio), round(image.height * ratio))
+            size = check_resized(image.size, (max(width, sides[0]), max(height, sides[1])))
+        except BrokenImageError as error:
+            raise BrokenImageError(f"cannot read {tree.location}/{name}: {error}") from error
+        image = image if channels == 3 else image.convert("L")
         image = image.resize(size, Image.Resampling.BILINEAR)
         for position, kept in zip(sorted(crops, key=lambda c: abs(c - 0.5)), windows, strict=True):
             left = round((size[0] - width) * position)
@@ -160,13 +170,3 @@ def _read_pixels(
             window = np.asarray(image.crop((left, top, left + width, top + height)))
             kept.append(window.reshape(height, width, channels))
     return torch.from_numpy(np.stack([window for kept in windows for window in kept]))
-
-
-def _open(path: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except UnidentifiedImageError:
-        raise IntegrityError(f"{path} is not an image, or is damaged") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {path}: {error}") from error

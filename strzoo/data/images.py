@@ -7,13 +7,18 @@ byte, an alpha channel is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-from strzoo.errors import IntegrityError
+from strzoo.borders import shorten_cause
+from strzoo.errors import IntegrityError, StrzooError
+from strzoo.settings import Limits
 from strzoo.zoo.registry import Preprocessing
 
 INTERPOLATIONS = {
@@ -24,6 +29,9 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+_FEW_PIXELS = 1 << 24  # up to here nobody looks for a limit
 
 
 class BrokenImageError(IntegrityError):
@@ -40,38 +48,50 @@ def decode(content: bytes | np.ndarray) -> Image.Image:
         return Image.fromarray(content).convert("RGB")
     if not content:
         raise BrokenImageError("the file is empty")
+    with _decoding():
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return to_rgb(image)
+        except Image.UnidentifiedImageError:
+            start = content[:12]
+            raise BrokenImageError(f"no image format is known that starts with {start!r}") from None
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """A damaged file can make any decoder raise anything: it becomes a BrokenImageError."""
     try:
         with warnings.catch_warnings():
             # Corrupt EXIF, transparent palettes, large images: all decode as they should.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                return to_rgb(image)
-    except Image.UnidentifiedImageError:
-        start = content[:12]
-        raise BrokenImageError(f"no image format is known that starts with {start!r}") from None
-    except Exception as error:  # a damaged file can make any decoder raise anything
-        if isinstance(error, BrokenImageError | MemoryError):
-            raise
-        raise BrokenImageError(" ".join(str(error).split()) or type(error).__name__) from error
+            yield
+    except (StrzooError, MemoryError):
+        raise
+    except Exception as error:
+        raise BrokenImageError(shorten_cause(error)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` as 8-bit RGB.
+    """`image`, of any mode of PIL's, as 8-bit RGB.
 
     Raises:
-        BrokenImageError: its pixels are floating-point, which have no known range.
+        BrokenImageError: it cannot be decoded, or its pixels are floating-point, which have no
+            known range.
     """
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.mode == "F":
-        raise BrokenImageError("its pixels are floating-point; store it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey; PIL itself would clip it to white
-        values = np.asarray(image).astype(np.int64)
-        wide = image.mode != "I" or int(values.max(initial=0)) > 255
-        grey = (values >> 8 if wide else values).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    return image.convert("RGB")
+    with _decoding():
+        if image.mode == "RGB":
+            image.load()
+            return image
+        if image.mode == "F":
+            raise BrokenImageError("its pixels are floating-point; store it with 8 or 16 bits")
+        if image.mode.startswith("I"):  # 16-bit grey; PIL itself would clip it to white
+            values = np.asarray(image)
+            wide = image.mode != "I" or int(values.max(initial=0)) > 255
+            grey = (values >> 8 if wide else values).clip(0, 255).astype(np.uint8)
+            return Image.fromarray(grey).convert("RGB")
+        if image.mode == "LAB":
+            raise BrokenImageError("its pixels are CIELAB; store it as RGB")
+        return image.convert("RGB")
 
 
 def prepare(image: Image.Image, steps: Preprocessing) -> np.ndarray:
@@ -79,9 +99,12 @@ def prepare(image: Image.Image, steps: Preprocessing) -> np.ndarray:
 
     The rounding is torchvision's (`Resize`, `CenterCrop`); an image that is smaller than the
     crop after resizing gets a black border.
+
+    Raises:
+        BrokenImageError: it is so narrow that the resized image would not fit in the memory.
     """
+    size = resized_size(image.size, steps.resize)
     width, height = image.size
-    size = _resized(width, height, steps.resize)
     if size != (width, height):
         image = image.resize(size, INTERPOLATIONS[steps.interpolation])
     width, height = size
@@ -94,7 +117,30 @@ def prepare(image: Image.Image, steps: Preprocessing) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
-def _resized(width: int, height: int, short: int) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Width and height once the short side is `short`, as torchvision rounds them.
+
+    Raises:
+        BrokenImageError: more pixels than `check_resized` allows.
+    """
+    width, height = size
     if width <= height:
-        return short, int(short * height / width)
-    return int(short * width / height), short
+        made = short, int(short * height / width)
+    else:
+        made = int(short * width / height), short
+    return check_resized(size, made)
+
+
+def check_resized(size: tuple[int, int], made: tuple[int, int]) -> tuple[int, int]:
+    """`made`, the size that an image of `size` is resized to, if the limits of the environment
+    allow that many pixels: a line of 1 x 65500 becomes a gigapixel when its short side is 256.
+
+    Raises:
+        BrokenImageError: they do not.
+    """
+    if math.prod(made) > _FEW_PIXELS:
+        try:
+            Limits.from_env().check("pixels", math.prod(made), f"resized to {made[0]}x{made[1]} it")
+        except IntegrityError as error:
+            raise BrokenImageError(f"an image of {size[0]}x{size[1]} pixels: {error}") from error
+    return made

@@ -1,4 +1,4 @@
-"""Label files of flat ImageNet folders: the devkit's, Kaggle's, lists of wnids, ReaL.
+"""Label files of flat folders: the devkit's, Kaggle's, lists of wnids or classes, ReaL.
 
 Each is read into a function from an image's name to the network outputs that count as right.
 """
@@ -8,18 +8,21 @@ from __future__ import annotations
 import csv
 import json
 import re
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from strzoo.data.imagenet_classes import COUNT, find_index, index_by_devkit_id, is_wnid
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.borders import read_text, reading
+from strzoo.data.class_order import ClassOrder, imagenet_order, is_class_list
+from strzoo.data.imagenet_classes import COUNT, index_by_devkit_id, is_wnid
+from strzoo.data.trees import read_member
+from strzoo.errors import IntegrityError, UsageError
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12"
 KAGGLE = "LOC_val_solution.csv"
 REAL = "real.json"
+REAL_LABELS = "ReaL labels"
 # Where a label file is looked for, relative to the images' folder and to its parents.
 CANDIDATES = (
     KAGGLE,
@@ -40,15 +43,18 @@ ACCEPTED = (
     f"{GROUND_TRUTH} (the devkit, also inside {DEVKIT}.tar.gz), {KAGGLE} (Kaggle), or a text file "
     "with a wnid per image (val.txt, wnids.txt, labels.txt)"
 )
-_NUMBER = re.compile(r"(\d+)(?=\.[^.]*$)")
+_NUMBER = re.compile(r"([0-9]{1,18})(?=\.[^.]*$)")  # at the end of an image's name
+_KIND = "a label file"
 
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What a label file says: `find(name)` gives the right outputs of an image, or None."""
+    """What a label file says: `find(name)` gives the right outputs of an image, or None. `order` is
+    that of the classes."""
 
     description: str
     find: Callable[[str], Sequence[int] | None]
+    order: ClassOrder
 
 
 def find_label_file(folders: Sequence[Path]) -> Path | None:
@@ -60,46 +66,66 @@ def find_label_file(folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def read_label_file(path: Path, names: Sequence[str]) -> LabelFile:
+def read_label_file(path: Path, names: Sequence[str], order: ClassOrder | None = None) -> LabelFile:
     """The labels in `path` for images of these names.
+
+    Args:
+        path: the file; text of every Unicode encoding.
+        names: of the images.
+        order: of the classes that it names; by default ImageNet's, by wnid.
 
     Raises:
         StrzooError: the file cannot be read.
         IntegrityError: it is none of the accepted forms; the offending line is shown.
+        UsageError: it lists the classes, not the images.
     """
+    order = order or imagenet_order()
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        lines = _from_devkit(path)
+        with reading(path, _KIND):
+            text = read_member(path, GROUND_TRUTH).decode("ascii")
     else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StrzooError(f"cannot read {path}: {error}") from error
+        text = read_text(path, _KIND)
+    with reading(path, _KIND) as place:
         if path.suffix == ".json":
             return _real(path, text, names)
         if path.suffix == ".csv":
-            return _kaggle(path, text)
-        lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise IntegrityError(f"{path} is empty; accepted are {ACCEPTED}")
-    words = [line.split() for line in lines]
-    if all(len(row) == 1 for row in words):
-        values = [row[0] for row in words]
-        if all(value.isdigit() for value in values):
-            labels = [_devkit_index(path, n, value) for n, value in enumerate(values, 1)]
-            return LabelFile("the devkit's ground truth", _by_number(path, labels, names))
-        labels = [_wnid_index(path, n, value) for n, value in enumerate(values, 1)]
-        return LabelFile("a wnid text file", _by_number(path, labels, names))
-    table = {}
-    for number, row in enumerate(words, 1):
-        leaf = row[0].rsplit("/", 1)[-1]
-        # Caffe's lists hold the index in sorted order, the others the wnid.
-        index = int(row[1]) if len(row) > 1 and row[1].isdigit() else None
-        if index is None:
-            index = _wnid_index(path, number, row[1] if len(row) > 1 else row[0])
-        elif index >= COUNT:
-            raise IntegrityError(f"{path}, line {number}: class {index} is not below {COUNT}")
-        table[_stem(leaf)] = (index,)
-    return LabelFile("a wnid text file", lambda name: table.get(_stem(name)))
+            return _kaggle(path, text, order)
+        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if not lines:
+            raise IntegrityError(f"{path} is empty; accepted are {ACCEPTED}")
+        if all(len(line.split()) == 1 for _, line in lines):
+            return _list_of_labels(path, [(n, line.strip()) for n, line in lines], names, order)
+        known = {_stem(name) for name in names}
+        table = {}
+        for number, line in lines:
+            place.at = f"line {number}"
+            image, label = _split_line(line, known)
+            table[_stem(image)] = (_label_index(path, number, label, order),)
+    return LabelFile("a wnid text file", lambda name: table.get(_stem(name)), order)
+
+
+def _list_of_labels(
+    path: Path, lines: Sequence[tuple[int, str]], names: Sequence[str], order: ClassOrder
+) -> LabelFile:
+    """One label a line, for the images in their order."""
+    if all(_is_number(value) for _, value in lines) and order.imagenet:
+        labels = [_devkit_index(path, n, value) for n, value in lines]
+        return LabelFile("the devkit's ground truth", _by_number(path, labels, names), order)
+    if is_class_list(path, [value for _, value in lines]):
+        raise UsageError(
+            f"{path} lists the classes of the set, not the labels of its images; name the label "
+            "file with --labels"
+        )
+    labels = [_label_index(path, n, value, order) for n, value in lines]
+    return LabelFile("a wnid text file", _by_number(path, labels, names), order)
+
+
+def _split_line(line: str, known: set[str]) -> tuple[str, str]:
+    """Image and label of a line; names may hold spaces where tabs or the known names tell."""
+    cells = line.split("\t") if "\t" in line else line.split()
+    if _stem(cells[0].strip()) not in known and _stem(line.strip().rsplit(None, 1)[0]) in known:
+        cells = line.strip().rsplit(None, 1)
+    return cells[0].strip(), cells[min(1, len(cells) - 1)].strip()
 
 
 def read_real(path: Path, names: Sequence[str]) -> LabelFile:
@@ -108,17 +134,12 @@ def read_real(path: Path, names: Sequence[str]) -> LabelFile:
     Raises:
         StrzooError, IntegrityError: the file cannot be read, or is something else.
     """
-    try:
-        return _real(path, path.read_text(encoding="utf-8"), names)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StrzooError(f"cannot read {path}: {error}") from error
+    return _real(path, read_text(path, "a ReaL file"), names)
 
 
 def _real(path: Path, text: str, names: Sequence[str]) -> LabelFile:
-    try:
+    with reading(path, "valid JSON"):
         sets = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise IntegrityError(f"{path} is not valid JSON: {error}") from error
     right = isinstance(sets, list) and all(
         isinstance(s, list) and all(type(i) is int and 0 <= i < COUNT for i in s) for s in sets
     )
@@ -126,10 +147,11 @@ def _real(path: Path, text: str, names: Sequence[str]) -> LabelFile:
         raise IntegrityError(
             f"{path} is not a ReaL file: expected a list of lists of class numbers below {COUNT}"
         )
-    return LabelFile("ReaL labels", _by_number(path, [tuple(s) for s in sets], names, exact=True))
+    sets = [tuple(dict.fromkeys(s)) for s in sets]
+    return LabelFile(REAL_LABELS, _by_number(path, sets, names, exact=True), imagenet_order())
 
 
-def _kaggle(path: Path, text: str) -> LabelFile:
+def _kaggle(path: Path, text: str, order: ClassOrder) -> LabelFile:
     rows = list(csv.reader(text.splitlines()))
     if not rows or rows[0][:2] != ["ImageId", "PredictionString"]:
         raise IntegrityError(f"{path}: expected the columns ImageId, PredictionString")
@@ -139,19 +161,28 @@ def _kaggle(path: Path, text: str) -> LabelFile:
         if not wnids:
             raise IntegrityError(f"{path}, line {number}: no wnid in {','.join(row)[:60]!r}")
         # One entry per box; all boxes of an image are of its one class.
-        table[_stem(row[0])] = (_wnid_index(path, number, wnids[0]),)
-    return LabelFile("Kaggle's LOC_val_solution.csv", lambda name: table.get(_stem(name)))
+        table[_stem(row[0])] = (_label_index(path, number, wnids[0], order),)
+    return LabelFile("Kaggle's LOC_val_solution.csv", lambda n: table.get(_stem(n)), order)
 
 
-def _from_devkit(path: Path) -> list[str]:
+def read_class_names(path: Path) -> list[str]:
+    """Names of a network's classes from a text file, one a line, or from a JSON list.
+
+    Raises:
+        StrzooError: the file cannot be read.
+        IntegrityError: it is no text.
+        UsageError: it is JSON but not a list of texts.
+    """
+    text = read_text(path, "a list of class names")
+    if not text.lstrip().startswith("["):
+        return [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.name.endswith(GROUND_TRUTH) and (stream := archive.extractfile(member)):
-                    return stream.read().decode("ascii").split()
-    except (OSError, tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path} is damaged ({error}); fetch it again") from error
-    raise IntegrityError(f"{path} holds no {GROUND_TRUTH}")
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not a JSON list of names: {error}") from error
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{path} is not a JSON list of names: not all are texts")
+    return list(names)
 
 
 def _by_number(
@@ -177,11 +208,18 @@ def _by_number(
     return lambda name: sets[order[name]]
 
 
-def _wnid_index(path: Path, line: int, wnid: str) -> int:
-    try:
-        return find_index(wnid)
-    except UsageError as error:
-        raise IntegrityError(f"{path}, line {line}: {error}") from error
+def _label_index(path: Path, line: int, label: str, order: ClassOrder) -> int:
+    """The output of a class by its name, or by its index in the sorted order (Caffe's lists)."""
+    if label in order.index:
+        return order.index[label]
+    if _is_number(label):
+        if int(label) >= len(order.names):
+            raise IntegrityError(
+                f"{path}, line {line}: class {label} is not below {len(order.names)}"
+            )
+        return int(label)
+    whose = "the 1000 ImageNet classes" if order.imagenet else f"the {len(order.names)} classes"
+    raise IntegrityError(f"{path}, line {line}: {label[:60]!r} is not one of {whose}")
 
 
 def _devkit_index(path: Path, line: int, text: str) -> int:
@@ -189,6 +227,11 @@ def _devkit_index(path: Path, line: int, text: str) -> int:
     if index is None:
         raise IntegrityError(f"{path}, line {line}: {text} is not a devkit class (1 to {COUNT})")
     return index
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a small number in ASCII digits; int() takes more, and refuses some."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _stem(name: str) -> str:

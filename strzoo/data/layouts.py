@@ -8,31 +8,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from strzoo.data import cifar, parquet
-from strzoo.data.imagenet_classes import COUNT, index_by_wnid, is_wnid, list_classes
+from strzoo.borders import check_regular
+from strzoo.data import cifar, parquet, webdataset
+from strzoo.data.class_order import TRAINING, find_order, order_folders
+from strzoo.data.imagenet_classes import COUNT, is_wnid
 from strzoo.data.labels import (
     ACCEPTED,
     REAL,
+    REAL_LABELS,
     LabelFile,
     find_label_file,
     read_label_file,
     read_real,
 )
 from strzoo.data.samples import NO_LABEL, Samples, Source, label_sets, single_labels
-from strzoo.data.trees import FolderTree, TarTree, Tree, TreeSource
+from strzoo.data.splits import canonical_split, choose_split, find_split, list_shards
+from strzoo.data.trees import FolderTree, TarTree, Tree, TreeSource, is_junk
 from strzoo.errors import StrzooError, UsageError
+from strzoo.settings import Limits
 
-# Folders that hold the images to evaluate on inside a data set's root, the best first.
-_INNER = ("ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "val", "validation", "valid", "test")
-_TRAINING = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train", "training")
+# Where the folders of the splits are, below a data set's root.
+_BASES = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
+_BEST_FIRST = ("val", "validation", "valid", "dev", "test")
+_MOST_SPLITS = 8  # a folder of more folders holds classes
 _VAL_TAR = "ILSVRC2012_img_val.tar"
 _ACCEPTED = (
     "accepted are class folders by wnid or by the model's own classes, numeric folders, a flat "
-    f"folder or {_VAL_TAR} with {ACCEPTED} beside it, Hugging Face parquet shards, CIFAR files"
+    f"folder or {_VAL_TAR} with {ACCEPTED} beside it, Hugging Face parquet and WebDataset shards, "
+    "CIFAR files"
 )
 
 
@@ -42,6 +50,8 @@ def find_samples(
     *,
     labels: str | os.PathLike[str] | None = None,
     real: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    limits: Limits | None = None,
 ) -> Samples:
     """The labelled images in `data`, in a fixed order.
 
@@ -52,16 +62,24 @@ def find_samples(
         labels: the label file of a flat folder; by default it is looked for in and beside it.
         real: a ReaL file, whose labels replace the data set's. Images without a ReaL label are
             left out, as in its paper.
+        split: which part of the data; by default the validation, else the test split. Training
+            images are only evaluated if they are named here, or are all that `data` names.
+        limits: of what is read; by default those of the environment.
 
     Raises:
-        UsageError: nothing is there, the layout is not recognised, or the labels do not fit the
-            network.
+        UsageError: nothing is there, the layout or the split is not recognised, or the labels do
+            not fit the network.
         StrzooError, IntegrityError: something cannot be read.
     """
     path = Path(data).expanduser()
+    limits = limits or Limits.from_env()
     if not path.exists():
         raise UsageError(f"{path} does not exist; --data is a folder, a tar or a parquet file")
-    samples = _recognise(path, num_classes, Path(labels) if labels else None, real is not None)
+    place = Path(labels).expanduser() if labels else None
+    samples = _recognise(path, num_classes, place, real is not None, split, limits)
+    if split is None and find_split(Path(samples.location).name) == "train":
+        note = f"by its name {samples.location} holds training images"
+        samples = replace(samples, notes=(*samples.notes, note))
     if real is not None:
         if num_classes != COUNT:
             raise UsageError(f"ReaL labels are for {COUNT} classes, the model has {num_classes}")
@@ -80,25 +98,28 @@ def find_samples(
     return samples
 
 
-def find_training_samples(data: str | os.PathLike[str], num_classes: int) -> Samples:
+def find_training_samples(
+    data: str | os.PathLike[str], num_classes: int, limits: Limits | None = None
+) -> Samples:
     """The training images below `data`, one folder per class, in a fixed order.
 
     Args:
         data: a folder with `train` in it (or ILSVRC/Data/CLS-LOC/train).
         num_classes: outputs of the network. Folders become labels as in `find_samples`.
+        limits: of what is read; by default those of the environment.
 
     Raises:
         UsageError: there is no such folder, a class has no images, or there are not as many
             classes as the network has outputs.
     """
     path = Path(data).expanduser()
-    folder = next((path / inner for inner in _TRAINING if (path / inner).is_dir()), None)
+    folder = next((path / inner for inner in TRAINING if (path / inner).is_dir()), None)
     if folder is None:
         raise UsageError(
             f"{path} has no training images: expected {path / 'train'} with a folder per class"
         )
-    tree = FolderTree(folder)
-    classes = sorted(e.name for e in folder.iterdir() if e.is_dir() and e.name[0] != ".")
+    tree = FolderTree(folder, limits)
+    classes = tree.folders
     filled = {name.split("/")[0] for name in tree.images}
     if loose := sorted(filled - set(classes)):
         raise UsageError(f"{folder} has images outside class folders ({_few(loose)}); sort them in")
@@ -115,22 +136,105 @@ def find_training_samples(data: str | os.PathLike[str], num_classes: int) -> Sam
     return _from_folders(tree, classes, 0, num_classes, "")
 
 
-def _recognise(path: Path, num_classes: int, labels: Path | None, real: bool) -> Samples:
-    if path.is_file():
-        if path.suffix == ".parquet":
-            return parquet.read_shards([path])
-        if cifar.is_cifar(path):
-            return cifar.read_cifar(path)
-        return _from_tree(TarTree(path), [path.parent], num_classes, labels, real)
+def _recognise(
+    path: Path,
+    num_classes: int,
+    labels: Path | None,
+    real: bool,
+    split: str | None,
+    limits: Limits,
+) -> Samples:
+    if not path.is_dir():
+        check_regular(path.stat().st_mode, path)
+        return _from_file(path, num_classes, labels, real, split, limits)
     if cifar.is_cifar(path):
-        return cifar.read_cifar(path)
-    if shards := parquet.find_shards(path):
-        return parquet.read_shards(shards)
-    folder = next((path / inner for inner in _INNER if (path / inner).is_dir()), path)
-    places = [folder, *list(folder.parents)[: len(folder.parts) - len(path.parts)], path.parent]
+        return _from_cifar(path, split, limits)
+    if shards := list_shards(path, ".parquet"):
+        found, files = choose_split(shards, split, path)
+        return parquet.read_shards(
+            [path / f for f in files], num_classes, split=found, limits=limits
+        )
+    folder = _find_folder(path, split)
     if folder == path and (path / _VAL_TAR).is_file():
-        return _from_tree(TarTree(path / _VAL_TAR), places, num_classes, labels, real)
-    return _from_tree(FolderTree(folder), places, num_classes, labels, real)
+        return _from_tree(TarTree(path / _VAL_TAR, limits), [path, path.parent], num_classes,
+                          labels, real)  # fmt: skip
+    tars = [] if folder != path else list_shards(path, ".tar")
+    if tars and webdataset.is_webdataset(path / tars[0], limits):
+        found, files = choose_split(tars, split, path)
+        return webdataset.read_webdataset([path / f for f in files], split=found, limits=limits)
+    places = [folder, *list(folder.parents)[: len(folder.parts) - len(path.parts)], path.parent]
+    return _from_tree(FolderTree(folder, limits), places, num_classes, labels, real)
+
+
+def _from_file(
+    path: Path,
+    num_classes: int,
+    labels: Path | None,
+    real: bool,
+    split: str | None,
+    limits: Limits,
+) -> Samples:
+    if cifar.is_cifar(path):
+        return _from_cifar(path, split, limits)
+    if path.suffix.lower() == ".zip":
+        raise UsageError(f"{path} is a zip archive: unpack it and give the folder")
+    if split is not None:
+        choose_split([path.name], split, path.parent)
+    if path.suffix.lower() == ".parquet":
+        return parquet.read_shards([path], num_classes, limits=limits)
+    if webdataset.is_webdataset(path, limits):
+        return webdataset.read_webdataset([path], limits=limits)
+    return _from_tree(TarTree(path, limits), [path.parent], num_classes, labels, real)
+
+
+def _from_cifar(path: Path, split: str | None, limits: Limits) -> Samples:
+    chosen = canonical_split(split) if split else "test"
+    if chosen not in ("train", "test"):
+        raise UsageError(f"{path} is CIFAR, whose splits are test and train, not {split!r}")
+    return cifar.read_cifar(path, chosen, limits=limits)
+
+
+def _find_folder(path: Path, split: str | None) -> Path:
+    """The folder of the split to evaluate on; `path` itself if it has no folders of splits.
+
+    Raises:
+        UsageError: there is no such split, or only the training split is known.
+    """
+    for base in _BASES:
+        root = path / base
+        if not root.is_dir():
+            continue
+        inner = sorted(e.name for e in os.scandir(root) if not is_junk(e.name) and e.is_dir())
+        if split is not None:
+            wanted = {split, canonical_split(split)}
+            if named := [n for n in inner if n in wanted or canonical_split(n) in wanted]:
+                return root / named[0]
+            continue
+        if known := [n for n in inner if canonical_split(n) in ("validation", "test")]:
+            return root / min(known, key=_rank_folder)
+        if len(inner) > _MOST_SPLITS:
+            continue
+        training = [n for n in inner if canonical_split(n) == "train" and _has_folders(root / n)]
+        if training:
+            raise UsageError(
+                f"{path} has training images ({training[0]}) and none that are known to be for "
+                f"evaluation (folders: {_few(inner)}): choose a folder with --split"
+            )
+    if split is not None:
+        raise UsageError(f"{path} has no folder or shards of the split {split!r}")
+    return path
+
+
+def _rank_folder(name: str) -> tuple[bool, int, str]:
+    """Validation before test, the usual names before others."""
+    usual = _BEST_FIRST.index(name) if name in _BEST_FIRST else len(_BEST_FIRST)
+    return canonical_split(name) != "validation", usual, name
+
+
+def _has_folders(folder: Path) -> bool:
+    """Whether classes lie in it; a class that is called "train" holds images itself."""
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not is_junk(entry.name) for entry in entries)
 
 
 def _from_tree(
@@ -161,43 +265,22 @@ def _one_flat(tops: Sequence[str], num_classes: int) -> bool:
 def _from_folders(
     tree: Tree, tops: Sequence[str], depth: int, num_classes: int, archive: str
 ) -> Samples:
-    wnids = all(is_wnid(top) for top in tops)
-    numeric = all(top.isascii() and top.isdigit() for top in tops)
-    imagenet, names = num_classes == COUNT and (wnids or numeric), tuple(tops)
-    if imagenet and wnids:
-        layout, table = "class folders by wnid", dict(index_by_wnid())
-        if foreign := [top for top in tops if top not in table]:
-            raise UsageError(
-                f"{tree.location}: {len(foreign)} of {len(tops)} folders are not among the 1000 "
-                f"ImageNet classes ({', '.join(foreign[:3])})"
-            )
-    elif numeric and max(int(top) for top in tops) < num_classes:
-        layout, table = "numeric folders", {top: int(top) for top in tops}
-        imagenet = num_classes == COUNT
-    elif len(tops) == num_classes:
-        layout, table = "folders of the model's own classes", {t: i for i, t in enumerate(tops)}
-        imagenet = False
-    else:
-        raise UsageError(
-            f"{tree.location} has {len(tops)} class folders ({_few(tops)}), the model has "
-            f"{num_classes} classes, and the folders are neither wnids nor numbers below "
-            f"{num_classes}: they cannot be matched; {_ACCEPTED}"
-        )
-    labels = [table[name.split("/")[depth]] for name in tree.images]
-    present = tuple(sorted({table[top] for top in tops}))
-    if imagenet:
-        names = tuple(c.name for c in list_classes())
-    elif len(tops) != num_classes:
-        names = ()
+    try:
+        order = order_folders(tops, num_classes, tree.location)
+    except UsageError as error:
+        raise UsageError(f"{error}; {_ACCEPTED}") from error
+    labels = [order.index[name.split("/")[depth]] for name in tree.images]
+    present = tuple(sorted({order.index[top] for top in tops}))
     return Samples(
-        layout + archive,
+        order.layout + archive,
         tree.location,
         TreeSource(tree, tree.images),
         tree.images,
         single_labels(labels),
-        class_names=names,
+        class_names=order.names,
         subset=present if len(present) < num_classes else None,
-        imagenet=imagenet,
+        imagenet=order.imagenet,
+        notes=(*tree.notes, *order.notes),
     )
 
 
@@ -215,27 +298,25 @@ def _from_flat(
         beside = next((p / REAL for p in places if (p / REAL).is_file()), None)
         if real:  # its labels come next
             rows = np.full((len(images), 1), NO_LABEL, dtype=np.int64)
-            found = Samples(
-                f"flat folder{archive}", tree.location, TreeSource(tree, images), images, rows
-            )
-            return found
+            return _flat(tree, archive, rows)
         if beside is None:
             raise UsageError(
                 f"{tree.location} is not recognised: found {_show(tree)} without labels for "
                 f"{num_classes} classes; {_ACCEPTED}"
             )
         path = beside
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"{path} does not exist; a label file is {ACCEPTED}")
-    file = read_label_file(path, images)
-    empty = Samples(
-        f"flat folder{archive}",
-        tree.location,
-        TreeSource(tree, images),
-        images,
-        np.empty((0, 1), dtype=np.int64),
+    file = read_label_file(path, images, find_order([*places, path.parent], num_classes))
+    return _with_labels(_flat(tree, archive, np.empty((0, 1), dtype=np.int64)), file, path)
+
+
+def _flat(tree: Tree, archive: str, labels: np.ndarray) -> Samples:
+    """The images of a flat folder, whose labels come next."""
+    source = TreeSource(tree, tree.images)
+    return Samples(
+        f"flat folder{archive}", tree.location, source, tree.images, labels, notes=tree.notes
     )
-    return _with_labels(empty, file, path)
 
 
 def _with_labels(samples: Samples, file: LabelFile, path: Path) -> Samples:
@@ -249,18 +330,19 @@ def _with_labels(samples: Samples, file: LabelFile, path: Path) -> Samples:
             kept.append(index)
             sets.append(accepted)
     left_out = len(samples) - len(kept)
-    is_real = file.description == "ReaL labels"
+    notes = (f"{left_out} images have no ReaL label and are left out",) if left_out else ()
+    order = file.order
     return Samples(
         f"{samples.layout}, {file.description}",
         samples.location,
         samples.source if not left_out else _Chosen(samples.source, kept),
         tuple(samples.names[i] for i in kept),
         label_sets(sets),
-        class_names=tuple(c.name for c in list_classes()),
+        class_names=order.names,
         subset=samples.subset,
-        imagenet=True,
-        real=is_real,
-        notes=(f"{left_out} images have no ReaL label and are left out",) if left_out else (),
+        imagenet=order.imagenet,
+        real=file.description == REAL_LABELS,
+        notes=(*samples.notes, *order.notes, *notes),
     )
 
 

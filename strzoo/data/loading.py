@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from strzoo.data.images import BrokenImageError, decode, prepare
+from strzoo.data.images import BrokenImageError, decode, prepare, resized_size
 from strzoo.data.samples import Samples, Source
 from strzoo.errors import StrzooError, UsageError
 from strzoo.zoo.registry import Preprocessing
@@ -68,7 +68,7 @@ class _Decoding(Dataset[Batch]):
                 content = self._source.read(index)
                 if self._transform is not None:
                     rows[row] = self._transform(decode(content), index)
-                elif self._decoder == "device" and is_plain_jpeg(content):
+                elif self._decoder == "device" and is_plain_jpeg(content, self._steps):
                     # bytearray: the tensor must own memory that may be written to
                     batch.encoded[row] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
                 else:
@@ -81,14 +81,16 @@ class _Decoding(Dataset[Batch]):
         return batch
 
 
-def is_plain_jpeg(content: bytes | np.ndarray) -> bool:
-    """Whether an image is a JPEG of one or three channels, which devices decode alike."""
+def is_plain_jpeg(content: bytes | np.ndarray, steps: Preprocessing) -> bool:
+    """Whether an image is a JPEG of one or three channels, which devices decode alike, and not so
+    large or narrow that it may not be resized."""
     if not isinstance(content, bytes) or content[:2] != b"\xff\xd8":
         return False
     import io
 
     try:
         with Image.open(io.BytesIO(content)) as image:
+            resized_size(image.size, steps.resize)
             return image.format == "JPEG" and image.mode in ("RGB", "L")
     except Exception:  # decode() says what is wrong with it
         return False
@@ -205,9 +207,18 @@ def normalise(pixels: Tensor, steps: Preprocessing, *, channels_last: bool = Tru
     values = pixels.permute(0, 3, 1, 2).to(torch.float32)
     if not channels_last:
         values = values.contiguous()
-    mean = torch.tensor(steps.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(steps.std, device=pixels.device).view(1, 3, 1, 1)
-    return values.div_(255).sub_(mean).div_(std)
+    return (
+        values.div_(255)
+        .sub_(_channels(steps.mean, pixels.device))
+        .div_(_channels(steps.std, pixels.device))
+    )
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number a channel [1, 3, 1, 1], copied to a device once: it waits for the copy."""
+    with torch.inference_mode(False):  # so that training can use it too
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -> Batch:

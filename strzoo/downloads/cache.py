@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 from strzoo.downloads.staging import Staging
 from strzoo.downloads.web import Deadline
-from strzoo.errors import IntegrityError, NetworkError, StrzooError, required
+from strzoo.errors import IntegrityError, NetworkError, StrzooError
 from strzoo.files import sha256_file, write_error
 from strzoo.strict_json import build_record, read_json
 from strzoo.zoo.registry import ModelCard
@@ -189,8 +189,7 @@ class Cache:
             NetworkError: the deadline passed while waiting.
             CancelledError: the caller cancelled.
         """
-        with required("filelock", "downloading"):
-            from filelock import FileLock, Timeout
+        from filelock import FileLock, Timeout
 
         path = self.folder / "locks" / f"{filename}.lock"
         try:

@@ -1,1 +1,1 @@
-"""The sparse CPU engine: an ONNX graph becomes kernels that skip the zero weights."""
+"""The sparse CPU engine: compiles an ONNX graph to kernels that skip the zero weights."""

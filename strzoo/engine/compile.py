@@ -71,7 +71,7 @@ def compile(
         raise UsageError(f"tune is {tune}; it must be a number of seconds, 0 for fixed rules")
     wanted = spell_size(size)
     require_llvmlite()
-    from strzoo.engine.pipeline import NetworkBuilder, Options
+    from strzoo.engine.pipeline import NetworkBuilder
     from strzoo.engine.runtime.model import SparseModel
     from strzoo.engine.runtime.plan_files import PlanFileBuilder
 
@@ -91,8 +91,8 @@ def compile(
         builder = PlanFileBuilder.open(source.path, wanted, threads, hardware, folder)
     else:
         network = open_network(source, wanted, on_step)
-        options = Options(hardware, lanes or 1, threads or default_threads(), tune, folder)
-        builder = NetworkBuilder(network, options, on_step)
+        count = threads or default_threads()
+        builder = NetworkBuilder(network, hardware, lanes or 1, count, tune, folder, on_step)
     return SparseModel(builder, batch or 1, started=started)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +20,44 @@ from strzoo.engine.layout.problems import choose_tilings, list_problems
 from strzoo.engine.lowering.choices import list_choices
 from strzoo.engine.lowering.lower import lower
 from strzoo.engine.passes import simplify
-from strzoo.engine.runtime.model import Built
+from strzoo.engine.runtime.model import Built, describe_plans
 from strzoo.engine.runtime.run import Program
 from strzoo.engine.storage.machine_code import compile_kernels
 from strzoo.engine.storage.plan_cache import PlanCache, PlanKey
-from strzoo.engine.storage.plan_files import PlanFile, ThreadedPlan
+from strzoo.engine.storage.plan_files import ThreadedPlan
 from strzoo.engine.tuning import tune_tilings
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a network is compiled for.
+class NetworkBuilder:
+    """Builds the programs of a network when they are first needed; see `ProgramBuilder`.
 
     Args:
+        network: to compile.
         hardware: the processor.
         images: that go side by side in a vector where a batch has enough.
         threads: that one call uses.
         tune: seconds to spend on measuring how each layer runs best; 0 goes by fixed rules.
         folder: keeps plans and machine code; None keeps none.
+        on_step: called with one line that says what happens next.
     """
 
-    hardware: Hardware
-    images: int
-    threads: int
-    tune: float = 0.0
-    folder: Path | None = None
-
-
-class NetworkBuilder:
-    """Builds the programs of a network when they are first needed; see `ProgramBuilder`."""
-
     def __init__(
-        self, network: Network, options: Options, on_step: Callable[[str], object] = log.info
+        self,
+        network: Network,
+        hardware: Hardware,
+        images: int,
+        threads: int,
+        tune: float = 0.0,
+        folder: Path | None = None,
+        on_step: Callable[[str], object] = log.info,
     ) -> None:
-        self.images, self.threads, self.tuned = options.images, options.threads, options.tune
+        self.hardware, self.images, self.threads, self.tuned = hardware, images, threads, tune
         self.name, self.source = network.name, network.content
-        self.hardware = options.hardware
         self.metadata: dict[str, str] = {}
-        self._network, self._folder, self._on_step = network, options.folder, on_step
-        self._cache = PlanCache(options.folder, options.hardware)
+        self._network, self._folder, self._on_step = network, folder, on_step
+        self._cache = PlanCache(folder, hardware)
         self._graph: Graph | None = None
 
     def build(self, images: int, threads: int) -> Built:
@@ -91,7 +88,7 @@ class NetworkBuilder:
             plan = lower(graph, memory, hardware, tilings, threads)  # lowering/
             choices = list_choices(graph, hardware, problems, tilings, plan.chosen)
             planned = ThreadedPlan(plan, threads, choices)
-            self._cache.keep(key, lambda: self._describe(planned))  # storage/
+            self._cache.keep(key, lambda: describe_plans(self, (planned,)))  # storage/
         self._on_step("generating machine code")
         code = compile_kernels(planned.plan.kernels, hardware, self._folder)  # codegen/
         program = Program(planned.plan, code)  # runtime/
@@ -103,18 +100,6 @@ class NetworkBuilder:
             self._graph = None
         if finished and not self._network.kept:
             self._network = replace(self._network, read=_refuse)
-
-    def _describe(self, planned: ThreadedPlan) -> PlanFile:
-        return PlanFile(
-            self.name,
-            self.source,
-            planned.threads,
-            planned.plan.images,
-            self.tuned,
-            self.hardware,
-            (planned,),
-            self.metadata,
-        )
 
 
 def _refuse() -> Any:

@@ -1,4 +1,4 @@
-"""llvmlite is optional: whether it is here, and the one error if it is not."""
+"""Whether llvmlite, which is optional, is installed, and the error if it is not."""
 
 from __future__ import annotations
 

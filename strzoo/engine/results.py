@@ -1,4 +1,4 @@
-"""What a compiled model tells about itself: plain records."""
+"""The report on a compiled model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LayerChoice:
 
     Args:
         kind: "convolution", "depthwise" or "linear".
-        form: in words, such as "sparse 14, 2 blocks, packed" or "dense 4x6".
+        form: in words, such as "sparse, tile 14, 2 blocks" or "dense, 4 rows, tile 6".
         cycles, dense_cycles: of one core for a group, by the cost model; the latter for the best
             dense form of the same layer.
     """

@@ -189,7 +189,7 @@ class Run:
             decoder_check=check,
             broken=tuple((samples.names[i], metric.broken[i]) for i in sorted(metric.broken)),
             warnings=warnings,
-            notes=samples.notes,
+            notes=(*runner.reader.notes, *samples.notes),
             timing=_combine(timings),
             versions={**list_versions(), **dict(runner.versions)},
             names=samples.names,

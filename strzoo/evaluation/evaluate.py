@@ -44,6 +44,7 @@ def evaluate(
     *,
     labels: str | os.PathLike[str] | None = None,
     real: str | os.PathLike[str] | None = None,
+    split: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     format: str | None = None,
@@ -58,6 +59,8 @@ def evaluate(
     resume: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
     engine: str | None = None,
+    output: str | None = None,
+    background: str | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> EvalResult:
     """Top-1 and top-5 of `model` on `data`, counted exactly whatever the batch size, the number
@@ -70,6 +73,8 @@ def evaluate(
             or batches of images [N, 3, H, W] and labels [N].
         labels: the label file of a flat folder; by default looked for in and beside it.
         real: a file of ReaL labels, to be used instead of the data set's.
+        split: which split of a data set with several, by its name; by default the one to evaluate
+            on (validation, else test).
         batch_size: images at once; by default 64 on the CPU, 256 on a GPU.
         workers: processes that decode; by default one per core. 0 decodes in this process.
         format: "str" or "dense"; by default dense for an id, and what a file holds.
@@ -87,6 +92,9 @@ def evaluate(
         settings: cache folder, registries, network switches; from the environment by default.
         engine: "torch", "onnxruntime" or "sparse" (strzoo[engine]; docs/engine.md); by default
             torch, or onnxruntime for an ONNX file.
+        output: name of the output that answers, for an ONNX file with several.
+        background: "first", "last" or "none": where a class is that no data set has; by default
+            recognised in networks of 1001 classes.
         on_progress: called with the images done and to do (of this process) after each batch.
 
     Returns:
@@ -105,7 +113,16 @@ def evaluate(
     if decoder not in DECODERS:
         raise UsageError(f"decoder {decoder!r} is not one of {', '.join(DECODERS)}")
     options = RunnerOptions(
-        engine, format, device, precision, compile, channels_last, providers, preprocessing
+        engine,
+        format,
+        device,
+        precision,
+        compile,
+        channels_last,
+        providers,
+        preprocessing,
+        output,
+        background,
     )
     source = resolve(model, format=format, settings=settings)
     with contextlib.ExitStack() as stack:
@@ -114,7 +131,9 @@ def evaluate(
             return _evaluate_tensors(runner, data, batch_size or _BATCH["cuda"])
         group = stack.enter_context(join_group())
         classes = runner.count_classes()
-        samples = find_samples(data, classes, labels=labels, real=real)
+        samples = find_samples(
+            data, classes, labels=labels, real=real, split=split, limits=source.settings.limits
+        )
         if samples.small and not runner.states_preprocessing:
             usual = replace(
                 runner.preprocessing, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD
@@ -143,8 +162,9 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
                 (size if runner.fixed_batch else len(piece)) - len(piece), *piece.shape[1:]
             )
             inputs = torch.cat([piece, padding]).to(runner.device)
-            logits = runner.forward(inputs)[: len(piece)]
-            answers.append(rank(logits, some[:, None].to(logits.device), None))
+            scores = runner.run(inputs)[: len(piece)]
+            given_labels = some[:, None].to(scores.device)
+            answers.append(rank(scores, given_labels, None, runner.reader))
         for best, _, loss in answers:
             ranked.append(best.cpu().numpy())
             losses.append(loss.double().cpu().numpy())
@@ -167,6 +187,7 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
         batch_size=batch_size,
         ranked=as_tensor(answered),
         labels=as_tensor(right),
+        notes=runner.reader.notes,
         versions={**list_versions(), **dict(runner.versions)},
     )
 

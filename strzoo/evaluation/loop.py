@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from strzoo.evaluation.results import Timing
 from strzoo.evaluation.runner import Runner
 
 log = logging.getLogger(__name__)
-
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,12 @@ class Loop:
             self._consume(batches, metric)
 
     def _consume(self, batches: Iterator[Batch], metric: Metric) -> None:
-        pending: tuple[Batch, tuple[Tensor, Tensor | None, Tensor]] | None = None
+        pending: tuple[Batch, Callable[[], Answers]] | None = None
         for batch, inputs in self._staged(self._timed(batches)):
             self.watch.first = self.watch.first or time.perf_counter() - self.watch.called
             labels = torch.from_numpy(self.samples.labels[batch.indices.numpy()])
-            answers = self._answer(inputs, labels.to(self.runner.device, non_blocking=True))
+            labels = labels.to(self.runner.device, non_blocking=True)
+            answers = self._read_later(self._answer(inputs, labels))
             # The answers before these are read while the device works on these.
             if pending is not None:
                 self._enter(*pending, metric)
@@ -197,8 +198,9 @@ class Loop:
             try:
                 ready = self._prepared(self._fill(piece))
                 with self.watch.measure("forward"):
-                    logits = self.runner.forward(ready)[: len(piece)]
-                    parts.append(rank(logits, labels[start : start + len(piece)], self._subset))
+                    scores = self.runner.run(ready)[: len(piece)]
+                    some = labels[start : start + len(piece)]
+                    parts.append(rank(scores, some, self._subset, self.runner.reader))
                 start += len(piece)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -232,15 +234,28 @@ class Loop:
         log.warning("out of memory: going on with %d images at once", self.chunk)
         release_memory(self.runner.device)
 
-    def _enter(
-        self, batch: Batch, answers: tuple[Tensor, Tensor | None, Tensor], metric: Metric
-    ) -> None:
-        ranked, own, losses = answers
-        found = Answers(
-            ranked.cpu().numpy(), None if own is None else own.cpu().numpy(), losses.cpu().numpy()
-        )
+    def _read_later(self, answers: tuple[Tensor, Tensor | None, Tensor]) -> Callable[[], Answers]:
+        """Begin to copy answers to the host; the function waits for them alone, not for what the
+        device was given after them."""
+        host = [None if part is None else part.to("cpu", non_blocking=True) for part in answers]
+        copied = torch.cuda.Event() if self.runner.device.type == "cuda" else None
+        if copied is not None:
+            copied.record()
+
+        def read() -> Answers:
+            if copied is not None:
+                copied.synchronize()
+            ranked, own, losses = (None if part is None else part.numpy() for part in host)
+            assert ranked is not None
+            assert losses is not None
+            return Answers(ranked, own, losses)
+
+        return read
+
+    def _enter(self, batch: Batch, answers: Callable[[], Answers], metric: Metric) -> None:
+        found = answers()
         readable = [row for row in range(len(batch)) if row not in batch.broken]
-        if not bool(torch.isfinite(losses.cpu()[readable]).all()):
+        if not np.isfinite(found.losses[readable]).all():
             raise StrzooError(
                 f"{self.runner.name} in {self.runner.precision} gives outputs that are not finite; "
                 "try --precision fp32"

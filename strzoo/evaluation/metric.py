@@ -17,6 +17,7 @@ from torch import Tensor
 
 from strzoo.data.samples import NO_LABEL
 from strzoo.errors import IntegrityError, StrzooError
+from strzoo.evaluation.outputs import OutputReader
 from strzoo.evaluation.results import UNREAD
 from strzoo.files import atomic_path
 
@@ -104,7 +105,7 @@ class Answers:
 
 
 def rank(
-    logits: Tensor, labels: Tensor, subset: Tensor | None
+    logits: Tensor, labels: Tensor, subset: Tensor | None, reader: OutputReader | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Best classes, best classes of the subset, losses; on the device of the logits.
 
@@ -112,15 +113,18 @@ def rank(
     of their joint probability.
 
     Args:
-        logits: [B, C].
+        logits: [B, C], or logarithms of probabilities if `reader` says so.
         labels: int64 [B, L], filled up with -1.
         subset: int64 [S], sorted class numbers; None for all.
+        reader: of the network that gave them; by default they are logits.
     """
     logits = logits.float()
     ranked = _best(logits)
     own = None if subset is None else subset[_best(logits[:, subset])]
     given = logits.gather(1, labels.clamp(min=0)).masked_fill(labels == NO_LABEL, -torch.inf)
-    losses = torch.logsumexp(logits, 1) - torch.logsumexp(given, 1)
+    losses = -torch.logsumexp(given, 1)
+    if reader is None or not reader.gives_probabilities:
+        losses = losses + torch.logsumexp(logits, 1)
     return ranked, own, losses
 
 

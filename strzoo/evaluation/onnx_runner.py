@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor
 from strzoo.data.preprocessing import IMAGENET, check_preprocessing, fit_preprocessing
 from strzoo.engine.hardware import environment_threads
 from strzoo.errors import StrzooError, UsageError
+from strzoo.evaluation.outputs import LOGITS, SOFTMAX, WITH_BACKGROUND, OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
 from strzoo.hub.source import OnnxSource
+from strzoo.onnx.outputs import OutputChoice, choose_output, find_background
 from strzoo.onnx.sessions import CPU_PROVIDER, open_session
 
 if TYPE_CHECKING:
@@ -85,26 +88,28 @@ def _make_runner(
     side = height if isinstance(height, int) else None
     preprocessing = options.preprocessing or fit_preprocessing(stated or IMAGENET, side)
 
+    answer, reader = read_outputs(source, options)
+
     def forward(inputs: Tensor) -> Tensor:
         array = inputs.numpy()
         if last and not metadata.built_in:
             array = array.transpose(0, 2, 3, 1)
         array = np.ascontiguousarray(array, dtype=dtype)
         try:
-            output = np.asarray(session.run(None, {value.name: array})[0], dtype=np.float32)
+            output = session.run([answer.name], {value.name: array})[0]
         except Exception as error:  # its exceptions share no base class
             reason = " ".join(str(error).split())
             if "allocate" in reason.lower() or "out of memory" in reason.lower():
                 raise torch.OutOfMemoryError(reason[:200]) from error
             raise StrzooError(f"onnxruntime cannot run {path}: {reason[:200]}") from error
-        logits = torch.from_numpy(output.reshape(len(output), -1))
-        return logits.clamp(min=1e-30).log() if metadata.probabilities else logits
+        return torch.from_numpy(np.asarray(output, dtype=np.float32))
 
     import onnxruntime
 
     return Runner(
         name=source.name,
         forward=forward,
+        reader=reader,
         device=torch.device("cpu"),
         precision=f"{metadata.precision or precision} ({session.get_providers()[0]})",
         preprocessing=check_preprocessing(preprocessing),
@@ -117,6 +122,27 @@ def _make_runner(
         states_preprocessing=stated is not None or options.preprocessing is not None,
         versions=(("onnxruntime", onnxruntime.__version__),),
     )
+
+
+def read_outputs(source: OnnxSource, options: RunnerOptions) -> tuple[OutputChoice, OutputReader]:
+    """The output of a graph that answers, and how its numbers are read.
+
+    Raises:
+        UsageError: no output holds classes, several could, or there is none of that name.
+    """
+    model, names = source.read(), source.class_names
+    answer = choose_output(model, len(names) or None, options.output)
+    notes = []
+    if len(model.graph.output) > 1:
+        notes.append(f"output {answer.name!r} of {len(model.graph.output)}: {answer.reason}")
+    activation = answer.activation
+    if activation is not None:
+        notes.append(f"the outputs are probabilities: the graph ends in {activation}")
+    metadata = source.metadata
+    if metadata.model:  # an export of ours says what it ends in
+        activation, notes = SOFTMAX if metadata.probabilities else LOGITS, []
+    find = partial(find_background, model, WITH_BACKGROUND, names)
+    return answer, OutputReader(source.name, activation, options.background, tuple(notes), find)
 
 
 def _spell_provider(name: str, available: Sequence[str]) -> str:

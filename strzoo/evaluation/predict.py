@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from strzoo.data.batches import ImageLike, open_image, split_images
 from strzoo.data.imagenet_classes import COUNT, list_classes
-from strzoo.data.images import BrokenImageError, decode, prepare, to_rgb
+from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.trees import FolderTree
 from strzoo.errors import NetworkError, OfflineError, StrzooError, UsageError
 from strzoo.evaluation.opener import open_runner
@@ -23,9 +25,9 @@ from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
 
-# An encoded image, or one in memory; see `predict`.
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+log = logging.getLogger(__name__)
 
+_SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, Tensor, Mapping)
 _BATCH = 32
 _LARGEST_DOWNLOAD = 64 << 20  # bytes; no photograph comes near it
 _DOWNLOAD_SECONDS = 60.0
@@ -72,6 +74,8 @@ def predict(
     skip_broken: bool = False,
     settings: Settings | None = None,
     engine: str | None = None,
+    output: str | None = None,
+    background: str | None = None,
 ) -> list[Prediction]:
     """The `top` most likely classes of each image, with their probabilities.
 
@@ -79,11 +83,16 @@ def predict(
         model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint` or any network.
         images: one or several of: a file, a folder (all images below it), an address (only with
             `allow_urls`), encoded bytes, a PIL image, an array or tensor of pixels (uint8
-            [H, W, 3], [H, W] or [3, H, W]; or floats from 0 to 1 of these shapes).
+            [H, W, 3], [H, W] or [3, H, W], with or without an alpha channel; uint16, or floats
+            from 0 to 1, of these shapes; or a batch [N, ...] of them), a row of a data set
+            (`{"image": ...}`).
         top: classes per image.
         class_names: names of the network's classes; ImageNet's for 1000 classes, and an ONNX
             file's own, are known.
         format, device, precision, providers, preprocessing, settings, engine: as `strzoo.evaluate`.
+        output: name of the output that answers, for an ONNX file with several.
+        background: "first", "last" or "none": where a class is that no data set has; by default
+            recognised in networks of 1001 classes.
         allow_urls: fetch http and https addresses.
         skip_broken: give unreadable images a `Prediction` with `error`, instead of raising.
 
@@ -99,13 +108,20 @@ def predict(
     if top < 1:
         raise UsageError(f"top is {top}; it must be at least 1")
     options = RunnerOptions(
-        engine, format, device, precision, providers=providers, preprocessing=preprocessing
+        engine,
+        format,
+        device,
+        precision,
+        providers=providers,
+        preprocessing=preprocessing,
+        output=output,
+        background=background,
     )
     source = resolve(model, format=format, settings=settings)
     settings = source.settings
-    single = isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor)
-    given: list[ImageLike] = [images] if single else list(images)  # type: ignore[list-item, arg-type]
-    sources = list(_expand(given, allow_urls))
+    if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
+        images = list(images)  # a generator, say
+    sources = list(_expand(list(split_images(images)), allow_urls))
     if not sources:
         raise UsageError("there are no images to predict")
     with open_runner(source, options) as runner:
@@ -113,6 +129,8 @@ def predict(
         for start in range(0, len(sources), _BATCH):
             chosen = sources[start : start + _BATCH]
             results += _predict_batch(runner, chosen, top, class_names, skip_broken, settings)
+        for note in runner.reader.notes:
+            log.warning("%s: %s", runner.name, note)
     return results
 
 
@@ -130,7 +148,8 @@ def _predict_batch(
             pixels.append(prepare(_open(source, settings), runner.preprocessing))
         except BrokenImageError as error:
             if not skip_broken:
-                raise BrokenImageError(f"cannot read {name}: {error}") from error
+                reason = str(error) if name in str(error) else f"cannot read {name}: {error}"
+                raise BrokenImageError(reason) from error
             errors[row] = str(error)
     rows: Iterator[Tensor] = iter(())
     if pixels:
@@ -140,7 +159,7 @@ def _predict_batch(
             some = pixels[start : start + size]
             full = some + some[:1] * (size - len(some))
             inputs = runner.prepare(torch.from_numpy(np.stack(full)).to(runner.device))
-            parts.append(runner.forward(inputs)[: len(some)].float().cpu())
+            parts.append(runner.run(inputs)[: len(some)].cpu())
         rows = iter(torch.cat(parts))
     results = []
     for row, (name, _) in enumerate(sources):
@@ -160,7 +179,7 @@ def _guess(
     if names and len(names) != len(logits):
         raise UsageError(f"{len(names)} class names are given, the model has {len(logits)} classes")
     classes = list_classes() if len(logits) == COUNT and not class_names else ()
-    chances = logits.double().softmax(0)
+    chances = runner.reader.probabilities(logits)
     order = torch.sort(chances, descending=True, stable=True).indices[:top].tolist()
     return tuple(
         Guess(
@@ -200,44 +219,10 @@ def _expand(images: Sequence[ImageLike], allow_urls: bool) -> Iterator[tuple[str
 
 
 def _open(image: ImageLike, settings: Settings) -> Image.Image:
-    """Any image as RGB."""
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if isinstance(image, bytes):
-        return decode(image)
-    if isinstance(image, Tensor):
-        image = image.detach().cpu().numpy()
-    if isinstance(image, np.ndarray):
-        return decode(_as_pixels(image))
-    text = os.fspath(image)
-    if text.startswith(("http://", "https://")):
-        return decode(_fetch(text, settings))
-    try:
-        return decode(Path(text).read_bytes())
-    except OSError as error:
-        raise StrzooError(f"cannot read {text}: {error.strerror or error}") from error
-
-
-def _as_pixels(array: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] or [H, W] from any of the accepted arrays."""
-    shape = array.shape
-    if array.ndim == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or 0 in shape:
-        raise UsageError(f"an image of shape {shape} is neither [H, W, 3], [H, W] nor [3, H, W]")
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise UsageError(f"an image of {array.dtype} is neither uint8 nor floats from 0 to 1")
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):
-        raise UsageError(
-            f"an image of floats goes from {low:.3g} to {high:.3g}; expected pixels from 0 to 1, "
-            "not normalised ones"
-        )
-    return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
+    """Any image as RGB, one at an address included."""
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        return decode(_fetch(image, settings))
+    return open_image(image)
 
 
 def _fetch(url: str, settings: Settings) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from strzoo.data.loading import normalise
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.errors import UsageError
+from strzoo.evaluation.outputs import BACKGROUNDS, OutputReader
 from strzoo.evaluation.results import PRECISIONS
 from strzoo.zoo.registry import ModelCard, Preprocessing
 
@@ -30,6 +32,9 @@ class RunnerOptions:
         channels_last: memory layout of weights and images.
         providers: execution providers of onnxruntime.
         preprocessing: instead of the model's own.
+        output: name of the output that answers, of an ONNX file with several.
+        background: where a class that no data set has is: "first", "last" or "none"; by default
+            it is recognised in networks of 1001 classes.
 
     Raises:
         UsageError: a value is not valid.
@@ -43,12 +48,18 @@ class RunnerOptions:
     channels_last: bool = True
     providers: Sequence[str] = ()
     preprocessing: Preprocessing | None = None
+    output: str | None = None
+    background: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise UsageError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if self.engine not in (None, *ENGINES):
             raise UsageError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
+        if self.background not in (None, *BACKGROUNDS):
+            raise UsageError(
+                f"background {self.background!r} is not one of {', '.join(BACKGROUNDS)}"
+            )
         if self.preprocessing is not None:
             check_preprocessing(self.preprocessing)
 
@@ -58,8 +69,9 @@ class Runner:
     """A model ready to run.
 
     Args:
-        forward: takes inputs as `prepare` makes them and gives logits [B, num_classes] on
+        forward: takes inputs as `prepare` makes them and gives what the network puts out, on
             `device`; a RuntimeError, TypeError or ValueError if it cannot run them.
+        reader: makes class scores of it.
         preprocessing: of evaluation; `states_preprocessing` tells a stated one from a guess.
         takes_bytes: the network normalises by itself.
         fixed_batch: the one batch size it takes.
@@ -69,7 +81,8 @@ class Runner:
     """
 
     name: str
-    forward: Callable[[Tensor], Tensor]
+    forward: Callable[[Tensor], Any]
+    reader: OutputReader
     device: torch.device
     precision: str
     preprocessing: Preprocessing
@@ -81,7 +94,7 @@ class Runner:
     piece_pixels: int | None = None
     class_names: tuple[str, ...] = ()
     states_preprocessing: bool = False
-    eager: Callable[[Tensor], Tensor] | None = None
+    eager: Callable[[Tensor], Any] | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
     def prepare(self, pixels: Tensor) -> Tensor:
@@ -89,6 +102,15 @@ class Runner:
         if self.takes_bytes:
             return pixels
         return normalise(pixels, self.preprocessing, channels_last=self.channels_last)
+
+    def run(self, inputs: Tensor) -> Tensor:
+        """Class scores float32 [B, classes] on the device, for inputs as `prepare` makes them.
+
+        Raises:
+            UsageError: the network's output is not class scores.
+            RuntimeError, TypeError, ValueError: the network cannot run them.
+        """
+        return self.reader(self.forward(inputs))
 
     def most_at_once(self, batch: int) -> int:
         """How many images of a batch `forward` should be given at once."""
@@ -106,13 +128,13 @@ class Runner:
         pixels = torch.zeros(self.fixed_batch or 1, crop, crop, 3, dtype=torch.uint8)
         try:
             run = self.eager or self.forward
-            shape = run(self.prepare(pixels.to(self.device))).shape
+            shape = self.reader(run(self.prepare(pixels.to(self.device)))).shape
+        except UsageError:
+            raise
         except (RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UsageError(
                 f"{self.name} does not run on images of {crop}x{crop} pixels ({reason}); "
                 "give its size with --crop"
             ) from error
-        if len(shape) != 2:
-            raise UsageError(f"{self.name} gives outputs of shape {tuple(shape)}, not (N, classes)")
         return int(shape[1])

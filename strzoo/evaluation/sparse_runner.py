@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from strzoo.data.preprocessing import IMAGENET, check_preprocessing, fit_preprocessing
 from strzoo.engine.hardware import environment_threads
 from strzoo.errors import StrzooError, UsageError
+from strzoo.evaluation.onnx_runner import read_outputs
+from strzoo.evaluation.outputs import LOGITS, SOFTMAX, OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
 from strzoo.hub.source import OnnxSource, Source
 from strzoo.onnx.metadata import read_metadata
@@ -44,10 +45,11 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
     stated = source.stated_preprocessing or metadata.preprocessing
     preprocessing = given or fit_preprocessing(stated or IMAGENET, height)
 
-    def forward(inputs: Tensor) -> Tensor:
-        output = compiled(inputs)
-        logits = output.reshape(len(output), -1)
-        return logits.clamp(min=1e-30).log() if metadata.probabilities else logits
+    if isinstance(source, OnnxSource) and not metadata.model:
+        _, reader = read_outputs(source, options)
+    else:
+        activation = SOFTMAX if metadata.probabilities else LOGITS if metadata.model else None
+        reader = OutputReader(source.name, activation, options.background)
 
     import llvmlite
 
@@ -56,7 +58,8 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
     is_onnx = isinstance(source, OnnxSource)
     return Runner(
         name=source.name,
-        forward=forward,
+        forward=compiled,
+        reader=reader,
         device=torch.device("cpu"),
         precision="fp32 (sparse engine)",
         preprocessing=check_preprocessing(preprocessing),

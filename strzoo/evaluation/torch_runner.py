@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.devices import find_device, float32_mode
 from strzoo.errors import UsageError
+from strzoo.evaluation.outputs import OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
 from strzoo.hub.source import ModuleSource, Source
 
@@ -25,8 +27,8 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
         UsageError: the device or the precision is not possible here.
         StrzooError and its subclasses: the weights cannot be had or read.
     """
-    if options.providers:
-        raise UsageError("execution providers are for ONNX files")
+    if options.providers or options.output:
+        raise UsageError("execution providers and --output are for ONNX files")
     network = source.build_network(options.format)
     if isinstance(source, ModuleSource):
         own = next(iter(network.parameters()), torch.empty(0)).device
@@ -48,10 +50,9 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
     run = torch.compile(network) if options.compile else network
     dtype = _DTYPES.get(precision)
 
-    def forward(inputs: Tensor) -> Tensor:
+    def forward(inputs: Tensor) -> Any:
         with torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = run(inputs)
-        return logits
+            return run(inputs)
 
     given, stated = options.preprocessing, source.stated_preprocessing
     try:
@@ -59,6 +60,7 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
             yield Runner(
                 name=source.name,
                 forward=forward,
+                reader=OutputReader(source.name, background=options.background),
                 device=place,
                 precision=precision,
                 preprocessing=check_preprocessing(given or source.preprocessing),

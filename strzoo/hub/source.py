@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from strzoo.borders import check_regular, open_file, reading
 from strzoo.data.imagenet_classes import list_classes
 from strzoo.data.preprocessing import IMAGENET, SMALL, fit_preprocessing
 from strzoo.downloads.cache import Cache, CachedFile
@@ -187,7 +188,19 @@ class CheckpointSource(Source):
 
     @property
     def input_size(self) -> ImageSize:
-        return self.checkpoint.spec.input_size
+        trained_on = self.checkpoint.trained_on
+        return trained_on.input_size if trained_on else self.checkpoint.spec.input_size
+
+    @property
+    def stated_preprocessing(self) -> Preprocessing | None:
+        if self.card is None and self.checkpoint.trained_on is not None:
+            return self.checkpoint.trained_on.preprocessing
+        return super().stated_preprocessing
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        trained_on = self.checkpoint.trained_on if self.card is None else None
+        return (trained_on.class_names if trained_on else ()) or super().class_names
 
 
 class CardSource(CheckpointSource):
@@ -434,17 +447,15 @@ class PlanSource(_MetadataSource):
 
 
 def read_hash(path: Path) -> str:
-    """SHA-256 of a file.
+    """SHA-256 of a regular file.
 
     Raises:
         StrzooError: it cannot be read.
+        IntegrityError: it is a folder, a device or the like.
     """
-    try:
+    with reading(path, "a readable file"):
+        check_regular(path.stat().st_mode, path)
         return sha256_file(path)
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def file_stamp(path: Path) -> tuple[int, int, int]:
@@ -475,21 +486,19 @@ def hash_onnx(path: Path) -> str:
     digest = read_hash(path)
     if not _mentions(path, _EXTERNAL):
         return digest
-    from strzoo.onnx.files import read_onnx
+    from strzoo.onnx.files import list_external
 
-    tensors = read_onnx(path, weights=False).graph.initializer
-    names = {e.value for t in tensors for e in t.external_data if e.key == "location"}
-    for name in sorted(names):
-        digest += read_hash(path.parent / name)
-    return hashlib.sha256(digest.encode()).hexdigest() if names else digest
+    files = list_external(path)
+    digest += "".join(map(read_hash, files))
+    return hashlib.sha256(digest.encode()).hexdigest() if files else digest
 
 
 def _mentions(path: Path, word: bytes) -> bool:
     """Whether a file holds `word` anywhere."""
     before = b""
-    with open(path, "rb") as stream:
+    with reading(path, "an ONNX model"), open_file(path) as stream:
         while block := stream.read(1 << 20):
-            if word in block or word in before + block[: len(word)]:
+            if word in before + block:
                 return True
             before = block[-len(word) :]
     return False

@@ -1,60 +1,267 @@
-"""Reading ONNX files: damaged and foreign ones are refused in one line. Imports no torch."""
+"""Reading ONNX files: damaged and foreign ones are refused in one line. Imports no torch.
+
+What is read is a plain model: functions inlined, sparse initializers made dense, weights of files
+beside it read in. All of it is bounded by `Limits`; no file outside the model's folder is opened.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import inliner
+from onnx import inliner, numpy_helper
 
+from strzoo.borders import open_file, read_file, reading, resolve_inside
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.files import refuse_foreign
+from strzoo.settings import Limits
+
+_KIND = "a readable ONNX model"
+_NODE = 1000  # bytes that a node takes, roughly
+_EXTERNAL = b"location"  # a key that ONNX writes for every tensor whose values are in another file
+_BLOCK = 1 << 20
 
 
-def read_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
+def read_onnx(path: Path, *, weights: bool = True, limits: Limits | None = None) -> onnx.ModelProto:
     """The model in a file, with functions inlined and (with `weights`) external files read.
 
     Raises:
         StrzooError: the file, or one with its weights, cannot be read.
-        IntegrityError: it is not an ONNX model.
+        IntegrityError: it is not an ONNX model, refers to files outside its folder, or unfolds to
+            more than the limits allow.
     """
+    limits = limits or Limits.from_env()
     refuse_foreign(path, "an ONNX model")
-    try:
-        model = onnx.load(str(path), load_external_data=weights)
-    except FileNotFoundError as error:
-        missing = error.filename or path
-        raise StrzooError(f"{missing} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # protobuf's and onnx's own share no base class
-        reason = " ".join(str(error).split())[:160]
-        raise IntegrityError(f"{path} is not a readable ONNX model ({reason})") from error
-    return check_model(model, str(path))
-
-
-def parse_onnx(content: bytes, source: str) -> onnx.ModelProto:
-    """The model in `content`, the bytes of a file; `source` names it. Errors as `read_onnx`."""
-    try:
+    content = read_file(path, limits)
+    with reading(path, _KIND):
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # as above
-        reason = " ".join(str(error).split())[:160]
-        raise IntegrityError(f"{source} is not a readable ONNX model ({reason})") from error
-    return check_model(model, source)
+        del content
+        if weights:
+            _read_external(model, path, limits)
+    return check_model(model, str(path), limits)
 
 
-def check_model(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
-    """`model` with functions inlined; an IntegrityError if it holds no graph."""
+def parse_onnx(content: bytes, source: str, limits: Limits | None = None) -> onnx.ModelProto:
+    """The model in `content`, the bytes of a file; `source` names it. Errors as `read_onnx`."""
+    with reading(source, _KIND):
+        model = onnx.load_model_from_string(content)
+    return check_model(model, source, limits)
+
+
+def check_model(
+    model: onnx.ModelProto, source: str, limits: Limits | None = None
+) -> onnx.ModelProto:
+    """`model` with functions inlined and sparse initializers made dense.
+
+    Raises:
+        IntegrityError: it holds no graph, functions that call each other in a circle, or more
+            than the limits allow.
+    """
+    limits = limits or Limits.from_env()
     if not model.ir_version or not model.graph.node:
         raise IntegrityError(f"{source} is not an ONNX model: it has no graph")
-    return inliner.inline_local_functions(model) if model.functions else model
+    with reading(source, _KIND):
+        _check_sizes(model, source, limits)
+        if model.functions:
+            _check_functions(model, source, limits)
+            model = inliner.inline_local_functions(model)
+        if model.graph.sparse_initializer:
+            model = _make_dense(model, source, limits)
+    return model
+
+
+def list_external(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold weights of it, sorted; to be called before another
+    library opens it: all are regular files in its folder.
+
+    Raises:
+        StrzooError: it cannot be read, or a file that it refers to is not there.
+        IntegrityError: it refers to a file outside, a link or no regular file.
+    """
+    with reading(path, _KIND), open_file(path) as stream:
+        before = b""
+        while block := stream.read(_BLOCK):
+            if _EXTERNAL in before[-len(_EXTERNAL) :] + block:
+                break
+            before = block
+        else:
+            return []
+    with reading(path, _KIND):
+        tensors = _all_tensors(onnx.load_model_from_string(read_file(path)))
+        return sorted({_locate(t, path)[0] for t in tensors if t.data_location == t.EXTERNAL})
 
 
 def real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Graph inputs that are no initializers (old files list those too)."""
     weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     return [value for value in model.graph.input if value.name not in weights]
 
 
 def read_opset(model: onnx.ModelProto) -> dict[str, int]:
     """Version of each operator set by domain; the default one is "ai.onnx"."""
     return {o.domain or "ai.onnx": o.version for o in model.opset_import}
+
+
+def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    graphs = [model.graph]
+    nodes: list[onnx.NodeProto] = [node for f in model.functions for node in f.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes += graph.node
+            continue
+        for attribute in nodes.pop().attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("sparse_tensor"):
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            if attribute.HasField("g"):
+                graphs.append(attribute.g)
+            yield from attribute.tensors
+            graphs += attribute.graphs
+
+
+def _check_sizes(model: onnx.ModelProto, source: str, limits: Limits) -> None:
+    for tensor in model.graph.initializer:
+        count = math.prod(tensor.dims)
+        if min(tensor.dims, default=1) < 0:
+            raise IntegrityError(f"{source}: {tensor.name!r} has the shape {list(tensor.dims)[:8]}")
+        limits.check("elements", count, f"{source}: tensor {tensor.name[:60]!r}")
+
+
+def _locate(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int | None]:
+    """File, offset and length (None: what its shape needs) of an external tensor."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    numbers = []
+    for key in ("offset", "length"):
+        text = entries.get(key, "")
+        if text and not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise IntegrityError(f"{path}: {tensor.name[:60]!r} has the {key} {text[:40]!r}")
+        numbers.append(int(text) if text else None)
+    file = resolve_inside(path.parent, entries.get("location", ""), str(path))
+    return file, numbers[0] or 0, numbers[1]
+
+
+def _read_external(model: onnx.ModelProto, path: Path, limits: Limits) -> None:
+    """Read the tensors that are kept in files beside `path`."""
+    total = 0
+    for tensor in _all_tensors(model):
+        if tensor.data_location != tensor.EXTERNAL:
+            continue
+        file, offset, length = _locate(tensor, path)
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        needed = -(-math.prod(tensor.dims) * _bits(tensor.data_type, kind) // 8)
+        length = needed if length is None else length
+        total += length
+        limits.check("bytes", total, f"{path}, with the files beside it,")
+        with open_file(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if length != needed or offset + length > size:
+                raise IntegrityError(
+                    f"{path}: {tensor.name[:60]!r} needs {needed:,} bytes; {file.name} has "
+                    f"{max(size - offset, 0):,} from {offset:,} on, {length:,} of them its own"
+                )
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+        tensor.ClearField("external_data")
+        tensor.data_location = tensor.DEFAULT
+
+
+def _bits(kind: int, dtype: np.dtype) -> int:
+    """Bits of one stored number: those of four bits and fewer are packed."""
+    name = onnx.TensorProto.DataType.Name(kind)
+    digits = name.removesuffix("E2M1")
+    for suffix, bits in (("INT4", 4), ("FLOAT4", 4), ("INT2", 2)):
+        if digits.endswith(suffix):
+            return bits
+    return dtype.itemsize * 8
+
+
+Key = tuple[str, str, str]
+
+
+def _check_functions(model: onnx.ModelProto, source: str, limits: Limits) -> None:
+    """Functions may call each other, but not in a circle, and not to more nodes than fit."""
+    bodies: dict[Key, Iterable[onnx.NodeProto]] = {
+        (f.domain, f.name, getattr(f, "overload", "")): f.node for f in model.functions
+    }
+    counts: dict[Key, int] = {}
+    active: list[Key] = []
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> int:
+        total = 0
+        for node in nodes:
+            total += 1 + sum(
+                count(graph.node)
+                for a in node.attribute
+                for graph in (*([a.g] if a.HasField("g") else ()), *a.graphs)
+            )
+            key = (node.domain, node.op_type, getattr(node, "overload", ""))
+            if key not in bodies:
+                continue
+            if key in active:
+                raise IntegrityError(f"{source}: function {node.op_type[:60]!r} calls itself")
+            if key not in counts:
+                active.append(key)
+                limits.check("nesting", len(active), f"{source}: calls of functions")
+                counts[key] = count(bodies[key])
+                active.pop()
+            total += counts[key]
+            limits.check("bytes", total * _NODE, f"{source}, its functions written out,")
+        return total
+
+    count(model.graph.node)
+    for function in model.functions:  # those that are not called are inlined by nobody
+        count(function.node)
+
+
+def _make_dense(model: onnx.ModelProto, source: str, limits: Limits) -> onnx.ModelProto:
+    """A copy of `model` whose sparse initializers are plain ones."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    total = 0
+    for sparse in model.graph.sparse_initializer:
+        name = sparse.values.name
+        shape = tuple(sparse.dims)
+        size = math.prod(shape)
+        total += size
+        limits.check("elements", total, f"{source}: sparse tensor {name[:60]!r}")
+        made.graph.initializer.append(numpy_helper.from_array(read_sparse(sparse, source), name))
+    del made.graph.sparse_initializer[:]
+    return made
+
+
+def read_sparse(sparse: onnx.SparseTensorProto, source: str) -> np.ndarray:
+    """The dense array of a sparse tensor.
+
+    Raises:
+        IntegrityError: an index lies outside its shape, or values and indices do not match.
+        StrzooError: its values are in another file.
+    """
+    name, shape = sparse.values.name, tuple(sparse.dims)
+    for part in (sparse.values, sparse.indices):
+        if part.data_location == part.EXTERNAL:
+            raise StrzooError(f"{source}: the values of {name[:60]!r} are in another file")
+    values = numpy_helper.to_array(sparse.values).reshape(-1)
+    indices = numpy_helper.to_array(sparse.indices).astype(np.int64)
+    if indices.ndim == 2 and indices.shape[1] == len(shape):
+        inside = bool(((indices >= 0) & (indices < np.array(shape))).all())
+        flat = np.ravel_multi_index(tuple(indices.T), shape) if inside and len(indices) else (
+            np.zeros(0, np.int64)
+        )  # fmt: skip
+    else:
+        flat = indices.reshape(-1)
+        inside = indices.ndim == 1 and bool(((flat >= 0) & (flat < math.prod(shape))).all())
+    if not inside or len(flat) != len(values):
+        raise IntegrityError(f"{source}: the indices of sparse tensor {name[:60]!r} do not fit it")
+    dense = np.zeros(math.prod(shape), values.dtype)
+    dense[flat] = values
+    return dense.reshape(shape)

@@ -217,13 +217,28 @@ def _clean(model: onnx.ModelProto) -> None:
             del item.metadata_props[:]
         item.doc_string = ""
     names = {tensor.name: tensor.name.removeprefix(_PREFIX) for tensor in graph.initializer}
+    taken = {name for node in graph.node for name in [*node.input, *node.output]} - set(names)
     for tensor in graph.initializer:
+        if names[tensor.name] in taken:  # an activation has that name
+            names[tensor.name] = tensor.name
         tensor.name = names[tensor.name]
+    used: set[str] = set()
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)
         if len(node.input) > 1 and node.input[1].endswith(".weight"):
             node.name = node.input[1].removesuffix(".weight")
+        # A normalisation and a layer can share a weight's name, and one layer can run twice.
+        node.name = _unique(node.name or node.op_type.lower(), used)
+
+
+def _unique(name: str, used: set[str]) -> str:
+    """`name`, or with a number if a node has it already."""
+    found, number = name, 2
+    while found in used:
+        found, number = f"{name}_{number}", number + 1
+    used.add(found)
+    return found
 
 
 def _pool_globally(model: onnx.ModelProto) -> None:

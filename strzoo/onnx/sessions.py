@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError
 from strzoo.files import refuse_foreign
+from strzoo.onnx.files import list_external
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,14 +33,14 @@ def open_session(
 
     Raises:
         StrzooError: there is no such file.
-        IntegrityError: it is a web page or a plan, or onnxruntime cannot load it.
+        IntegrityError: it is a web page or a plan, refers to files outside its folder, or
+            onnxruntime cannot load it.
     """
     import onnxruntime
 
     if not isinstance(model, bytes):
-        if not Path(model).is_file():
-            raise StrzooError(f"{model} does not exist")
         refuse_foreign(model, "an ONNX model")
+        list_external(Path(model))  # refuses what lies outside its folder
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings would go to the terminal
     if threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,40 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
-LINEARS = ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul")
+from strzoo.errors import IntegrityError, StrzooError
+from strzoo.onnx.files import read_sparse
+from strzoo.settings import Limits
+
+# Those of com.microsoft are what onnxruntime writes into files that it has optimised: the same
+# layers with an activation or a scale behind them, or with the channels last.
+CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "NhwcConv",
+                "NhwcFusedConv")  # fmt: skip
+LINEARS = ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "FusedGemm", "FusedMatMul",
+           "TransposeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm")  # fmt: skip
+STANDARD_DOMAINS = ("", "ai.onnx")
+_MICROSOFT = "com.microsoft"
+# Layers of onnxruntime's own domain whose weights are stored as those of the standard ones.
+_FUSED = {"FusedConv", "NhwcConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul",
+          "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearConv"}  # fmt: skip
 # Where the weight is among a node's inputs, for the operators that take quantised tensors.
-_WEIGHT_INPUT = {"QLinearConv": 3, "QLinearMatMul": 3}
-_ZERO_POINT_INPUT = {"QLinearConv": 5, "QLinearMatMul": 5, "ConvInteger": 3, "MatMulInteger": 3}
+_WEIGHT_INPUT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
+_ZERO_POINT_INPUT = {
+    "QLinearConv": 5,
+    "QLinearMatMul": 5,
+    "ConvInteger": 3,
+    "MatMulInteger": 3,
+    "MatMulIntegerToFloat": 5,
+    "DynamicQuantizeMatMul": 3,
+    "QGemm": 5,
+}
+BIAS_INPUT = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv", "NhwcConv", "NhwcFusedConv"), 2),
+    **dict.fromkeys(("Gemm", "FusedGemm"), 2),
+    **{"QLinearConv": 8, "MatMulIntegerToFloat": 6, "DynamicQuantizeMatMul": 4, "QGemm": 6},
+}
 _THROUGH = ("Cast", "Identity", "Transpose", "Reshape", "QuantizeLinear")
+_VALUES = ("value_float", "value_floats", "value_int", "value_ints")
+_DEEPEST = 200  # nodes between a weight and its layer
 
 
 @dataclass(frozen=True)
@@ -38,32 +67,76 @@ class WeightedNode:
         return int(self.weight.size - np.count_nonzero(self.weight))
 
 
-class _Constants:
+Found = tuple[NDArray[Any], NDArray[Any], str]
+
+
+class Constants:
     """Values of the tensors that do not depend on the input."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._nodes = {name: node for node in graph.node for name in node.output}
+        self._found: dict[str, Found | None] = {}
 
-    def find(self, name: str) -> tuple[NDArray[Any], NDArray[Any], str] | None:
-        """Real values, stored values and name of the initializer behind `name`, or None."""
+    def find(self, name: str, depth: int = 0) -> Found | None:
+        """Real values, stored values and name of the initializer behind `name`, or None.
+
+        Raises:
+            IntegrityError: a weight is computed from itself, or through too many nodes.
+        """
+        if depth > _DEEPEST:
+            raise IntegrityError(f"{name[:60]!r} is computed from itself, or by too many nodes")
+        if name not in self._found:
+            self._found[name] = self._find(name, depth)
+        return self._found[name]
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether `name` depends on no input, through whatever operators."""
+        waiting, seen = [name], set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name in self._tensors or not name:
+                continue
+            seen.add(name)
+            node = self._nodes.get(name)
+            if node is None or len(seen) > _DEEPEST:
+                return False
+            waiting += node.input
+        return True
+
+    def size(self, name: str) -> int:
+        """How many numbers the constant `name` holds; 0 if it is none."""
         if name in self._tensors:
-            array = numpy_helper.to_array(self._tensors[name])
+            return math.prod(self._tensors[name].dims)
+        node = self._nodes.get(name)
+        if node is None or node.op_type != "Constant":
+            return 0
+        return next((math.prod(a.t.dims) for a in node.attribute if a.name == "value"), 1)
+
+    def rank(self, name: str) -> int:
+        """How many axes the constant `name` has; 0 if it is none."""
+        if name in self._tensors:
+            return len(self._tensors[name].dims)
+        node = self._nodes.get(name)
+        if node is None or node.op_type != "Constant":
+            return 0
+        return next((len(a.t.dims) for a in node.attribute if a.name == "value"), 1)
+
+    def _find(self, name: str, depth: int) -> Found | None:
+        if name in self._tensors:
+            array = _decode(self._tensors[name])
             return array, array, name
         node = self._nodes.get(name)
-        if node is None:
+        if node is None or node.domain not in (*STANDARD_DOMAINS, _MICROSOFT):
             return None
         if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    array = numpy_helper.to_array(attribute.t)
-                    return array, array, name
-            return None
+            read = _read_constant(node)
+            return None if read is None else (read, read, name)
         if node.op_type == "DequantizeLinear":
-            return self._dequantised(node)
+            return self._dequantised(node, depth)
         if node.op_type not in _THROUGH:
             return None
-        behind = self.find(node.input[0])
+        behind = self.find(node.input[0], depth + 1)
         if behind is None:
             return None
         real, stored, origin = behind
@@ -71,12 +144,13 @@ class _Constants:
             real = real.transpose([i for a in node.attribute for i in a.ints] or None)
         return real, stored, origin
 
-    def _dequantised(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any], str] | None:
-        behind, scale = self.find(node.input[0]), self.find(node.input[1])
+    def _dequantised(self, node: onnx.NodeProto, depth: int) -> Found | None:
+        behind, scale = (self.find(name, depth + 1) for name in node.input[:2])
         if behind is None or scale is None:
             return None
         _, stored, origin = behind
-        point = self.find(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        given = len(node.input) > 2 and node.input[2]
+        point = self.find(node.input[2], depth + 1) if given else None
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         zero = np.zeros_like(scale[0]) if point is None else point[0]
         if zero.ndim > 1:  # blocks of a scale each: repeat it over its block
@@ -95,13 +169,12 @@ def weighted_nodes(model: onnx.ModelProto) -> Iterator[WeightedNode]:
     A layer is named after its weight tensor (without ".weight" and what quantisation adds),
     else after its node.
     """
-    constants = _Constants(model.graph)
+    constants = Constants(model.graph)
     seen: set[str] = set()
     for index, node in enumerate(model.graph.node):
-        if node.op_type not in CONVOLUTIONS + LINEARS:
+        if not is_layer(node):
             continue
-        position = _WEIGHT_INPUT.get(node.op_type, 1)
-        found = constants.find(node.input[position]) if len(node.input) > position else None
+        found = constants.find(weight_input(node))
         if found is None or found[0].ndim < 2:
             continue
         real, stored, origin = found
@@ -114,6 +187,38 @@ def weighted_nodes(model: onnx.ModelProto) -> Iterator[WeightedNode]:
             name = f"{name}#{index}"
         seen.add(name)
         yield WeightedNode(name, node.op_type, node, real, stored)
+
+
+def is_layer(node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution or linear whose weights are understood."""
+    if node.domain == _MICROSOFT:
+        return node.op_type in _FUSED
+    return node.domain in STANDARD_DOMAINS and node.op_type in CONVOLUTIONS + LINEARS
+
+
+def weight_input(node: onnx.NodeProto) -> str:
+    """The name of a layer's weight, "" if it has none."""
+    position = _WEIGHT_INPUT.get(node.op_type, 1)
+    return node.input[position] if len(node.input) > position else ""
+
+
+def _decode(tensor: onnx.TensorProto) -> NDArray[Any]:
+    if tensor.data_location == tensor.EXTERNAL:
+        raise StrzooError(f"the weights {tensor.name[:60]!r} are in another file: give its path")
+    return np.asarray(numpy_helper.to_array(tensor))
+
+
+def _read_constant(node: onnx.NodeProto) -> NDArray[Any] | None:
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return _decode(attribute.t)
+        if attribute.name == "sparse_value":
+            sparse = attribute.sparse_tensor
+            Limits.from_env().check("elements", math.prod(sparse.dims), f"constant {node.name!r}")
+            return read_sparse(sparse, node.name or node.output[0])
+        if attribute.name in _VALUES:
+            return np.asarray(onnx.helper.get_attribute_value(attribute))
+    return None
 
 
 def _along(values: NDArray[Any], dimensions: int, axis: int) -> NDArray[Any]:

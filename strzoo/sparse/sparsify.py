@@ -228,7 +228,7 @@ def _convertible(
     if callable(skip):
         chosen = {n: m for n, m in candidates.items() if not skip(n, m)}
     else:
-        skipped = _matched(skip, candidates)
+        skipped = match_names(skip, candidates)
         chosen = {n: m for n, m in candidates.items() if n not in skipped}
     if not chosen:
         raise UsageError(
@@ -254,7 +254,12 @@ def _why_dense(
     )
 
 
-def _matched(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+def match_names(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of the layer names that match a pattern (a name, or a glob).
+
+    Raises:
+        UnknownNameError: a pattern matches none.
+    """
     names = list(names)
     matched: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:

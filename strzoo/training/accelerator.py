@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from strzoo.devices import autocast, choose_precision
 from strzoo.distributed import Group
+from strzoo.sparse.fused_threshold import FusedThresholds
 from strzoo.training.config import TrainConfig
 
 
@@ -43,6 +44,20 @@ class Accelerator:
         return context
 
 
+def _fuse_thresholds(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network with all its soft thresholds in one kernel, if they fit together."""
+    fused = FusedThresholds.build(model)
+    if fused is None:
+        return model
+
+    def call(images: Tensor) -> Tensor:
+        with fused.applied():
+            logits: Tensor = model(images)
+        return logits
+
+    return call
+
+
 def build_accelerator(
     model: nn.Module, config: TrainConfig, device: torch.device, group: Group
 ) -> Accelerator:
@@ -66,5 +81,7 @@ def build_accelerator(
     call: Any = wrapped or model
     if config.compile:
         call = torch.compile(call)
+    elif device.type == "cuda" and wrapped is None:  # DDP sends each gradient as it comes
+        call = _fuse_thresholds(model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return Accelerator(device, precision, call, wrapped, scaler)

@@ -49,10 +49,10 @@ class WeightAverage:
         moved = [pair for pair in pairs if self.updates > 1 and pair[0].is_floating_point()]
         # One operation for all tensors: on a GPU one for each would be a thousand small kernels.
         if copied:
-            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+            torch._foreach_copy_([mine for mine, _ in copied], [theirs for _, theirs in copied])
         if moved:
             weight = 1 - min(self.decay, self.updates / (self.updates + 9))
-            torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), weight)
+            torch._foreach_lerp_([mine for mine, _ in moved], [theirs for _, theirs in moved], weight)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on averaging: `module` and `updates`."""

@@ -10,17 +10,16 @@ from torch import nn
 
 from strzoo.distributed import Group
 from strzoo.errors import UsageError
-from strzoo.hub.resolve import resolve
-from strzoo.hub.source import CardSource
 from strzoo.models.create import create_model
 from strzoo.settings import Settings
-from strzoo.sparse.sparsify import prunable_layers, sparse_layers, sparsify_
+from strzoo.sparse.sparsify import sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.config import TrainConfig
-from strzoo.training.finetuning import Frozen, ZeroMask, load_pretrained
+from strzoo.training.finetuning import Frozen, ZeroMask
 from strzoo.training.initialisation import Initialisation, initialise_
 from strzoo.training.normalisation import share_statistics
 from strzoo.training.optimisation import parameter_groups
+from strzoo.training.pretrained import build_pretrained, check_mask, match_layers
 from strzoo.training.pruning import PruneRates, apply_gmp_rates, apply_rates, resolve_rates
 from strzoo.training.schedules import LearningRate
 from strzoo.training.sparsity_target import SparsityController, TargetSparsity
@@ -31,12 +30,14 @@ _GAMMAS = {"multistep": 0.1, "exponential": 0.97}
 @dataclass
 class Network:
     """The network of a run, and what is done to it besides the optimizer's steps: final prune
-    rates (DNW, GMP), zeros kept from a pretrained network, frozen parts."""
+    rates (DNW, GMP), zeros kept from a pretrained network, frozen parts. `notes` are worth
+    reading."""
 
     model: nn.Module
     rates: PruneRates | None = None
     mask: ZeroMask | None = None
     frozen: Frozen | None = None
+    notes: tuple[str, ...] = ()
 
     def train(self) -> None:
         """Training mode, except for what is frozen."""
@@ -77,8 +78,10 @@ def build_network(
         StrzooError and its subclasses: the pretrained weights or the budget cannot be had.
     """
     device = device or torch.device("cpu")
+    notes: tuple[str, ...] = ()
     if config.start_from is not None:
-        model = _pretrained(config, settings)
+        begun = build_pretrained(config, settings)
+        model, notes = begun.model, begun.notes
     else:
         model = create_model(
             config.architecture, num_classes=config.num_classes, **_options(config)
@@ -88,7 +91,7 @@ def build_network(
             initialise_(model, how)
     rates = None
     if config.method != "dense" and not sparse_layers(model):
-        skip = find_dense(model, config.keep_dense)
+        skip = match_layers(model, config.keep_dense)
         if config.method == "str":
             sparsify_(model, "str", skip=skip, threshold=config.threshold, s_init=config.s_init)
         else:
@@ -103,29 +106,12 @@ def build_network(
     model = model.to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    mask = ZeroMask(model) if config.start_from is not None and config.keep_mask else None
+    mask = None
+    if config.start_from is not None and config.keep_mask:
+        mask = ZeroMask(model)
+        check_mask(mask, config)
     frozen = Frozen(model, config.freeze) if config.freeze else None
-    return Network(model, rates, mask, frozen)
-
-
-def _pretrained(config: TrainConfig, settings: Settings | None) -> nn.Module:
-    assert config.start_from is not None
-    source = resolve(config.start_from, settings=settings)
-    format: str | None = "dense"
-    if config.method == "str":  # a file's own form; of an id the one with thresholds
-        format = None
-        if isinstance(source, CardSource):
-            assert source.card is not None
-            format = "str" if "str" in source.card.files else "dense"
-            source = resolve(config.start_from, format=format, settings=settings)
-    model = load_pretrained(source, num_classes=config.num_classes, format=format)
-    found = source.architecture
-    if found != config.architecture:
-        raise UsageError(
-            f"start_from={config.start_from} is a {found}, not a {config.architecture}; set "
-            f"architecture={found}"
-        )
-    return model
+    return Network(model, rates, mask, frozen, notes)
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:
@@ -134,18 +120,6 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     names = ("small_stem", "head_bias", "width")
     chosen = {n: getattr(config, n) for n in names}
     return {name: value for name, value in chosen.items() if value != getattr(plain, name)}
-
-
-def find_dense(model: nn.Module, keep_dense: tuple[str, ...]) -> list[str]:
-    """Layer names or glob patterns for `keep_dense`.
-
-    Args:
-        model: the network.
-        keep_dense: such names or patterns, or "first" and "last", which become layer names.
-    """
-    names = list(prunable_layers(model))
-    ends = {"first": names[0], "last": names[-1]}
-    return [ends.get(pattern, pattern) for pattern in keep_dense]
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:

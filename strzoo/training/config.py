@@ -135,7 +135,7 @@ class TrainConfig:
         (), "layers left dense: first, last, or glob patterns", resuming=FIXED
     )
 
-    epochs: int = _key(100, "passes over the training set", within=POSITIVE, resuming=FIXED)
+    epochs: int = _key(100, "passes over the training set", within=POSITIVE, resuming=GROWS)
     batch_size: int = _key(
         256, "images per step, over all processes and accumulated parts together",
         within=POSITIVE, resuming=FIXED,
@@ -194,6 +194,12 @@ class TrainConfig:
 
     device: str | None = _key(
         None, "cpu, cuda or cuda:N; none: a GPU if there is one", resuming=FREE
+    )
+    threads: int | None = _key(
+        None,
+        "of a CPU; none: torch's number, and 1 for small images",
+        within=POSITIVE,
+        resuming=FREE,
     )
     precision: str = _key("auto", "auto is fp32 on the CPU and tf32 on a GPU", choices=PRECISIONS)
     channels_last: bool = _key(True, "memory layout of weights and images")

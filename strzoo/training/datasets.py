@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from strzoo.checkpoint.record import TrainedOn
 from strzoo.data.cifar import ArraySource, is_cifar, read_cifar
 from strzoo.data.digits import load_digits
 from strzoo.data.layouts import find_samples, find_training_samples
 from strzoo.data.loading import normalise
 from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET, SMALL
+from strzoo.data.samples import Samples
 from strzoo.errors import UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.loaders import FileLoader, Loader, MemoryLoader
@@ -22,11 +24,25 @@ from strzoo.zoo.registry import Preprocessing
 
 @dataclass(frozen=True)
 class DataSets:
-    """What a run trains on, what it validates on (None: it does not), and one line about them."""
+    """What a run trains on, what it validates on (None: it does not), and one line about them.
+
+    `image_shape` is what the network sees of an image: channels, height, width. `preprocessing`
+    is that of validation, None for images that come as tensors. `class_names` are those of the
+    outputs, () if they are not known.
+    """
 
     train: Loader
     validation: Loader | None
     description: str
+    image_shape: tuple[int, ...]
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What checkpoints say about the data."""
+        channels, height, width = self.image_shape
+        return TrainedOn((channels, height, width), self.preprocessing, self.class_names)
 
 
 def open_datasets(config: TrainConfig, device: torch.device, processes: int = 1) -> DataSets:
@@ -57,7 +73,13 @@ def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
         data = load_digits(split)
         loaders.append(MemoryLoader(data.images, data.labels, config, device))
     train, held_out = loaders
-    return DataSets(train, held_out, f"{len(train)} digits, {len(held_out)} held out")
+    return DataSets(
+        train,
+        held_out,
+        f"{len(train)} digits, {len(held_out)} held out",
+        tuple(data.images.shape[1:]),
+        class_names=tuple("0123456789"),
+    )
 
 
 def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
@@ -85,7 +107,14 @@ def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
         pixels = torch.from_numpy(samples.source.pixels).permute(0, 3, 1, 2)
         labels = torch.from_numpy(samples.labels[:, 0])
         loaders.append(MemoryLoader(pixels, labels, config, device, finish))
-    return DataSets(loaders[0], loaders[1], f"{samples.layout.split(',')[0]} in {path}")
+    return DataSets(
+        loaders[0],
+        loaders[1],
+        f"{samples.layout.split(',')[0]} in {path}",
+        (3, 32, 32),
+        preprocessing,
+        samples.class_names,
+    )
 
 
 def _normalise_planes(
@@ -110,7 +139,14 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
     return DataSets(
         loaders[0], loaders[1],
         f"{len(train):,} images in {train.location}, {len(held_out):,} in {held_out.location}",
+        (3, side, side), preprocessing, _class_names(train, config.num_classes),
     )  # fmt: skip
+
+
+def _class_names(samples: Samples, num_classes: int) -> tuple[str, ...]:
+    """Names of the network's outputs; () if the folders name only some of them."""
+    names = samples.class_names
+    return names if len(names) == num_classes else ()
 
 
 def _check_classes(config: TrainConfig, classes: int) -> None:

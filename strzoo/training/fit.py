@@ -1,4 +1,4 @@
-"""fit: train any network on images in memory, in place.
+"""fit: train any network on any images, in place.
 
 SGD with momentum, linear warm-up and cosine learning rate, label smoothing: the recipe of the
 STR paper (appendix), shortened. The loop is that of `strzoo.train`, without a run folder.
@@ -7,19 +7,19 @@ STR paper (appendix), shortened. The loop is that of `strzoo.train`, without a r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
-from strzoo.data.imageset import ImageSet
+from strzoo.devices import cpu_threads
 from strzoo.sparse.sparsify import sparse_layers
 from strzoo.training.builders import Network
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import DataSets
-from strzoo.training.loaders import MemoryLoader
+from strzoo.training.fit_data import FitData, open_fit_data
 from strzoo.training.loop import Trainer
-from strzoo.training.random_state import preserved_randomness
+from strzoo.training.random_state import preserved_randomness, seed_all
 from strzoo.training.results import EpochDone, Event
 from strzoo.training.schedules import LearningRate
 
@@ -38,6 +38,12 @@ class FitConfig:
         warmup_epochs: linear warm-up before the cosine.
         label_smoothing: mass given to the other classes.
         seed: of the order of the images, and of dropout and the like.
+        augmentation: of a folder's images and of tensors: resized_crop_flip (folders),
+            pad_crop_flip, pad_crop or none.
+        image_size: pixels of a side that the network sees of a folder's images.
+        workers: processes that decode a folder's images (None: one per core) or load the items of
+            a data set (None: none).
+        threads: of the CPU; None is torch's number, and 1 for small images.
 
     Raises:
         UsageError: a value is out of range.
@@ -52,6 +58,10 @@ class FitConfig:
     warmup_epochs: int = 2
     label_smoothing: float = 0.1
     seed: int = 0
+    augmentation: str = "none"
+    image_size: int = 224
+    workers: int | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         self.to_train_config()
@@ -70,9 +80,7 @@ class FitConfig:
     def to_train_config(self) -> TrainConfig:
         """The same as a configuration of `strzoo.train`, but for the schedule."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return TrainConfig(
-            **{**values, "warmup_epochs": 0.0}, augmentation="none", channels_last=False
-        )
+        return TrainConfig(**{**values, "warmup_epochs": 0.0}, channels_last=False)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class EpochResult:
 
 def fit(
     model: nn.Module,
-    data: ImageSet,
+    data: FitData,
     config: FitConfig | None = None,
     *,
     on_epoch: Callable[[EpochResult], None] | None = None,
@@ -99,14 +107,22 @@ def fit(
     The same seed, data and machine give the same weights; the global random state is untouched.
 
     Args:
-        model: maps [N, 3, H, W] to [N, classes].
-        data: the training images.
+        model: maps images [N, 3, H, W] to logits [N, classes].
+        data: the training images: a folder (of class folders, or with such a folder `train` in
+            it), whose images are resized, cropped and normalised as ImageNet's; an `ImageSet`; a
+            pair of tensors, float [N, 3, H, W] and class numbers [N]; a torch `Dataset` of such
+            images and numbers; or a `DataLoader` or another iterable of batches with a length,
+            which then decides on batch size and order.
         config: hyperparameters.
         on_epoch: called after each epoch.
 
+    Returns:
+        The epochs, in order.
+
     Raises:
-        UsageError: fewer images than one batch.
-        StrzooError: the loss is no longer finite.
+        UsageError: the data is nothing of that kind, does not fit the network, or has fewer
+            images than one batch.
+        StrzooError and its subclasses: an image cannot be read, or the loss is no longer finite.
     """
     config = config or FitConfig()
     device = next(model.parameters()).device
@@ -125,17 +141,19 @@ def fit(
                 on_epoch(history[-1])
 
     settings = config.to_train_config()
-    images = MemoryLoader(data.images, data.labels, settings, device)
     with preserved_randomness():
+        seed_all(config.seed)
+        images, shape, batch = open_fit_data(model, data, settings, device)
         trainer = Trainer(
-            settings,
+            replace(settings, batch_size=batch),
             Network(model),
-            DataSets(images, None, f"{len(images)} images"),
+            DataSets(images, None, f"{len(images)} images", shape),
             device=device,
             schedule=config.schedule,
             on_event=report,
         )
-        trainer.run()
+        with cpu_threads(trainer.threads):
+            trainer.run()
     model.eval()
     return history
 

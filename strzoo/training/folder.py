@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import io
 import json
+import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
+from strzoo.checkpoint.record import TrainedOn
 from strzoo.devices import describe_device, list_versions
 from strzoo.errors import StrzooError, UsageError
 from strzoo.files import write_error, write_text
@@ -25,7 +29,10 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import dump_config
 from strzoo.training.results import EpochRecord
 
+log = logging.getLogger(__name__)
+
 LAST = "last.pth"
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -33,20 +40,49 @@ class RunFolder:
 
     Args:
         config: output and resume.
-
-    Raises:
-        UsageError: the folder holds a run that is not to be resumed.
-        StrzooError: it cannot be made or written.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.run_folder).expanduser()
         self.last = self.path / LAST
+        self._resume = config.resume
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other trainings out of it while the context lasts.
+
+        Where the file system cannot lock, nothing is kept out.
+
+        Raises:
+            UsageError: the folder holds a run that is not to be resumed.
+            StrzooError: another training uses it; it cannot be made or written.
+        """
         self._make()
-        own = config.resume not in (None, "auto") and (
-            Path(str(config.resume)).expanduser().parent.resolve() == self.path.resolve()
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StrzooError(
+                f"another training writes to {self.path}; wait for it, or choose another "
+                "output=FOLDER"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            log.warning("cannot lock %s (%s); no other training may write to it", self.path, error)
+        try:
+            # What a killed process left half-written.
+            for part in self.path.glob(".*.part"):
+                part.unlink(missing_ok=True)
+            self._refuse_other_run()
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                lock.release()
+
+    def _refuse_other_run(self) -> None:
+        own = self._resume not in (None, "auto") and (
+            Path(str(self._resume)).expanduser().parent.resolve() == self.path.resolve()
         )
-        if self.last.exists() and config.resume != "auto" and not own:
+        if self.last.exists() and self._resume != "auto" and not own:
             raise UsageError(
                 f"{self.path} holds a run; go on with resume=auto, or choose another output=FOLDER"
             )
@@ -57,21 +93,18 @@ class RunFolder:
             probe = self.path / f".probe.{os.getpid()}"
             probe.touch()
             probe.unlink()
-            # What a killed process left half-written.
-            for part in self.path.glob(".*.part"):
-                part.unlink(missing_ok=True)
         except FileExistsError:
             raise StrzooError(f"cannot write {self.path}: it is a file; choose output=") from None
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    def find_resume(self, config: TrainConfig) -> Path | None:
+    def find_resume(self) -> Path | None:
         """The checkpoint to go on from, if any."""
-        if config.resume == "auto":
+        if self._resume == "auto":
             return self.last if self.last.exists() else None
-        return None if config.resume is None else Path(config.resume).expanduser()
+        return None if self._resume is None else Path(self._resume).expanduser()
 
-    def begin(self, config: TrainConfig, device: torch.device, processes: int = 1) -> None:
+    def begin(self, config: TrainConfig, device: torch.device, processes: int) -> None:
         """Write config.yaml and environment.json.
 
         Args:
@@ -94,34 +127,40 @@ class RunFolder:
         }
         self.write_json("environment.json", document)
 
-    def save_initial(self, model: nn.Module) -> None:
+    def save_initial(self, model: nn.Module, trained_on: TrainedOn) -> None:
         """Write initial.pth: the network before the first step."""
-        self._save(build_checkpoint(model, {"epoch": 0}), "initial.pth")
+        self._save(build_checkpoint(model, {"epoch": 0}, trained_on=trained_on), "initial.pth")
 
-    def save_last(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    def save_last(
+        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn
+    ) -> None:
         """Write last.pth: the network with all that a resumed run needs.
 
         Args:
             model: the network.
             metadata: what to keep beside its weights.
+            trained_on: the data.
 
         Raises:
             IntegrityError: a weight is not finite; the file stays as it was.
         """
-        self._save(build_checkpoint(model, metadata), LAST)
+        self._save(build_checkpoint(model, metadata, trained_on=trained_on), LAST)
 
-    def save_best(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    def save_best(
+        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn
+    ) -> None:
         """Write best_str.pth (STR only) and best_dense.pth, which holds the effective weights.
 
         Args:
             model: the network.
             metadata: what to keep beside its weights.
+            trained_on: the data.
         """
-        made = build_checkpoint(model, metadata)
+        made = build_checkpoint(model, metadata, trained_on=trained_on)
         if made.format == "str":
             self._save(made, "best_str.pth")
         dense = to_dense_(copy.deepcopy(model))  # DNW and GMP too compute with fewer weights
-        self._save(build_checkpoint(dense, metadata), "best_dense.pth")
+        self._save(build_checkpoint(dense, metadata, trained_on=trained_on), "best_dense.pth")
 
     def _save(self, checkpoint: Checkpoint, name: str) -> None:
         save_checkpoint(checkpoint, self.path / name, force=True)

@@ -13,6 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from strzoo.devices import choose_threads
 from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.training.accelerator import build_accelerator
@@ -27,6 +28,7 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import DataSets
 from strzoo.training.folder import RunFolder
 from strzoo.training.gradients import Gradients
+from strzoo.training.hints import BusyMachine, warn_if_dense
 from strzoo.training.layer_state import measure_layers, total_sparsity
 from strzoo.training.metric import Metric, validate
 from strzoo.training.random_state import seed_all
@@ -95,15 +97,18 @@ class Trainer:
         average = build_average(model, config)
         controller = build_controller(model, config, total_steps)
         self.accelerator = build_accelerator(model, config, device, self.group)
+        pixels = self.sampler.micro_batch * math.prod(data.image_shape[1:])
+        self.threads = choose_threads(config.threads, pixels)
         self.state = TrainState(
             config, model, optimizer, self.accelerator.scaler, Metric(device),
-            self.sampler.images, average, controller, network.mask,
+            self.sampler.images, self.threads, average, controller, network.mask,
         )  # fmt: skip
         loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self._gradients = Gradients(self.accelerator, optimizer, loss_function, config)
+        self._busy = BusyMachine(device)
         self._stop = StopRequest()
         self._on_event = on_event
-        self._check_every = _CHECK_EVERY[device.type]
+        self.check_every = _CHECK_EVERY[device.type]
         seed_all(config.seed + self.group.rank)  # dropout and the like differ between processes
 
     @property
@@ -126,7 +131,7 @@ class Trainer:
         self._stop = stop or self._stop
         if self.position == 0:
             if folder is not None:
-                self.group.lead(lambda: folder.save_initial(self.model))
+                self.group.lead(lambda: folder.save_initial(self.model, self.data.trained_on))
             if state.controller is not None:
                 state.controller.step(0)
         try:
@@ -136,6 +141,8 @@ class Trainer:
         except Stopped:
             self.save()
             raise
+        if self.group.rank == 0:
+            warn_if_dense(self.model)
 
     def _train_epoch(self) -> None:
         state, sampler = self.state, self.sampler
@@ -147,7 +154,7 @@ class Trainer:
         clock = time.perf_counter()
         with contextlib.closing(batches):
             while batch := list(islice(batches, self.config.accumulate)):
-                self._take_step(batch)
+                self.take_step(batch)
                 clock, before = time.perf_counter(), clock
                 state.seconds += clock - before
                 self._report_step()
@@ -155,10 +162,10 @@ class Trainer:
                 if every and self.position % every == 0 and state.step < sampler.steps_per_epoch:
                     self.save()
 
-    def _take_step(self, batch: list[tuple[Tensor, Tensor]]) -> None:
+    def take_step(self, batch: list[tuple[Tensor, Tensor]]) -> None:
         """One optimizer step on this process's share of a global batch, in parts.
 
-        Nothing here waits for a GPU, except every `_check_every` steps the look at the loss, and
+        Nothing here waits for a GPU, except every `check_every` steps the look at the loss, and
         the decisions of a sparsity target.
         """
         state, accelerator = self.state, self.accelerator
@@ -185,41 +192,43 @@ class Trainer:
             raise Stopped
 
     def _check_loss(self) -> None:
-        """Look at the loss every `_check_every` steps, and in the last one of an epoch.
+        """Look at the loss every `check_every` steps, and in the last one of an epoch.
 
         Raises:
             StrzooError: it is not finite in some process.
         """
         last = self.state.step + 1 == self.sampler.steps_per_epoch
-        if (self.position + 1) % self._check_every and not last:
+        if (self.position + 1) % self.check_every and not last:
             return
         if self.group.any([not math.isfinite(self.state.metric.loss_sum)])[0]:
             raise self._divergence("the loss is not finite", self.position + 1)
 
     def _divergence(self, what: str, position: int) -> StrzooError:
         epoch, step = divmod(position - 1, self.sampler.steps_per_epoch)
-        kept = (
-            f"{self.folder.last} is from before; go on from it with resume=auto"
-            if self.folder is not None and self.folder.last.exists()
-            else "begin again"
-        )
-        rate = self.state.optimizer.param_groups[0]["lr"]
+        kept = "begin again"
+        if self.folder is not None and self.folder.last.exists():
+            kept = f"{self.folder.last} is from before; go on from it with resume=auto"
         return StrzooError(
-            f"{what} in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:.4g}: {kept}, "
-            "with a lower learning_rate or longer warmup_epochs"
+            f"{what} in epoch {epoch + 1}, step {step + 1}, at learning rate "
+            f"{self._rate:.4g}: {kept}, with a lower learning_rate or longer warmup_epochs"
         )
+
+    @property
+    def _rate(self) -> float:
+        rate: float = self.state.optimizer.param_groups[0]["lr"]
+        return rate
 
     def _report_step(self) -> None:
         state, steps = self.state, self.sampler.steps_per_epoch
         if self.position % self.config.log_every and state.step < steps:
             return
+        self._busy.check()
         loss, top1, _ = state.metric.compute()  # this process's share
         images = self.group.world * float(state.metric.sums[3])
         control = state.controller.last if state.controller is not None else None
         report = StepDone(
-            state.epoch + 1, state.step, steps, loss, top1,
-            state.optimizer.param_groups[0]["lr"], images / max(state.seconds, 1e-9),
-            None if control is None else 100 * control.sparsity,
+            state.epoch + 1, state.step, steps, loss, top1, self._rate,
+            images / max(state.seconds, 1e-9), None if control is None else 100 * control.sparsity,
         )  # fmt: skip
         self._on_event(report)
 
@@ -234,15 +243,14 @@ class Trainer:
         images = self.sampler.steps_per_epoch * self.config.batch_size
         record = EpochRecord(
             state.epoch + 1, self.position, train_loss, train_top1, train_top5, loss, top1,
-            top5, state.optimizer.param_groups[0]["lr"], total_sparsity(layers),
-            self._wanted_sparsity(), state.seconds, images / max(state.seconds, 1e-9),
-            self._is_candidate(), layers,
+            top5, self._rate, total_sparsity(layers), self._wanted_sparsity(), state.seconds,
+            images / max(state.seconds, 1e-9), self._is_candidate(), layers,
         )  # fmt: skip
         state.history.append(record)
         best = choose_best(state.history) is record
         if best and folder is not None:
             accuracy = summarise_accuracy(state.history)
-            self.group.lead(lambda: folder.save_best(model, accuracy))
+            self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.metric = Metric(self.device)
         self.save()
@@ -305,6 +313,6 @@ class Trainer:
         accuracy = summarise_accuracy(self.state.history)
         document = {**accuracy, **self.state.state_dict(self.group)}  # of all processes
         try:
-            self.group.lead(lambda: folder.save_last(self.model, document))
+            self.group.lead(lambda: folder.save_last(self.model, document, self.data.trained_on))
         except IntegrityError as error:
             raise self._divergence(str(error), self.position) from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from strzoo.devices import choose_precision, find_device
 from strzoo.distributed import Group, read_launcher
-from strzoo.errors import UsageError
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import prunable_layers, sparse_layers
 from strzoo.training.builders import (
@@ -66,13 +66,14 @@ class LayerPlan:
 @dataclass(frozen=True)
 class TrainPlan:
     """What `strzoo train --dry-run` shows. `images` is known from the data, or from its published
-    size if `data` says so."""
+    size if `data` says so; None if neither is there, and then the optimizer `steps` (of an epoch)
+    and `total_steps` are None too. `part` are the images that a process computes at once."""
 
     config: TrainConfig
     data: str
-    images: int
-    steps: int
-    total_steps: int
+    images: int | None
+    steps: int | None
+    total_steps: int | None
     part: int
     parameters: int
     device: str
@@ -93,8 +94,13 @@ def plan(
     """Build everything but train nothing.
 
     Args:
-        config: of the run. Without `data` the published size of the data set is assumed.
+        config: of the run. Without `data`, or where it is not on this machine, the published
+            size of the data set is assumed.
         processes: of the run; those of torchrun by default.
+        settings: where pretrained weights come from; from the environment by default.
+
+    Returns:
+        What the run would do.
 
     Raises:
         StrzooError: as `train` would before its first step.
@@ -102,8 +108,11 @@ def plan(
     device = find_device(config.device)
     count = read_launcher().world if processes is None else processes
     images, data = _count_images(config)
-    sampler = BatchSampler(images, config.batch_size, config.seed, count, config.accumulate)
-    total = config.epochs * sampler.steps_per_epoch
+    sampler = BatchSampler(
+        config.batch_size if images is None else images,
+        config.batch_size, config.seed, count, config.accumulate,
+    )  # fmt: skip
+    steps = sampler.steps_per_epoch
     with preserved_randomness():
         seed_all(config.seed)
         network = build_network(config, group=Group(0, 1), settings=settings)
@@ -127,13 +136,13 @@ def plan(
         )
         for name, layer in prunable_layers(model).items()
     )
-    build_controller(model, config, total)  # refuses a target out of reach
+    build_controller(model, config, config.epochs * steps)  # refuses a target out of reach
     return TrainPlan(
         config=config,
         data=data,
         images=images,
-        steps=sampler.steps_per_epoch,
-        total_steps=total,
+        steps=None if images is None else steps,
+        total_steps=None if images is None else config.epochs * steps,
         part=sampler.micro_batch,
         parameters=sum(p.numel() for p in model.parameters()),
         device=str(device),
@@ -156,16 +165,20 @@ def describe_rule(config: TrainConfig) -> str:
     return f"{peak}, although chosen for {config.lr_batch_size}; scale_lr=true scales it linearly"
 
 
-def _count_images(config: TrainConfig) -> tuple[int, str]:
-    if config.data is not None or config.dataset == "digits":
+def _count_images(config: TrainConfig) -> tuple[int | None, str]:
+    """Training images, None if nothing tells how many, and a line about them."""
+    given = config.data is not None and Path(config.data).expanduser().exists()
+    if given or config.dataset == "digits":
         found = open_datasets(config, torch.device("cpu"))
         return len(found.train), found.description
-    if config.dataset in _PUBLISHED_SIZES:
-        images = _PUBLISHED_SIZES[config.dataset]
-        return images, f"{images:,} images, the published size of {config.dataset}; no data given"
-    if config.num_classes == 1000:
-        return _IMAGENET, f"{_IMAGENET:,} images, the size of ImageNet-1k; no data given"
-    raise UsageError("dataset=folder needs data=FOLDER")
+    missing = "no data given" if config.data is None else f"{config.data} is not here"
+    published = config.dataset
+    images = _PUBLISHED_SIZES.get(published)
+    if config.dataset == "folder" and config.num_classes == 1000:
+        published, images = "ImageNet-1k", _IMAGENET
+    if images is None:
+        return None, f"{missing}: the number of images, and of steps, is not known"
+    return images, f"{images:,} images, the published size of {published}; {missing}"
 
 
 def _moments(

@@ -118,7 +118,7 @@ class SparsityController:
         if total_steps < 1:
             raise UsageError(f"a training of {total_steps} steps cannot reach a sparsity")
         self.schedule = schedule
-        self.total_steps = total_steps
+        self.total_steps = self._planned_steps = total_steps
         chosen = min(max(1, total_steps // _DECISIONS), _LONGEST_INTERVAL)
         self.interval = schedule.interval or chosen
         self._projection = ThresholdProjection(model, keep=schedule.keep)
@@ -129,12 +129,12 @@ class SparsityController:
 
     def wanted(self, step: int) -> float:
         """The sparsity that the schedule wants after `step` optimizer steps."""
-        return self.schedule.at(step / self.total_steps, self._initial or 0.0)
+        return self.schedule.at(step / self._planned_steps, self._initial or 0.0)
 
     @property
     def holding(self) -> bool:
         """Whether the rise is over, so that every settled state is at the target."""
-        return self._step >= self.schedule.end * self.total_steps
+        return self._step >= self.schedule.end * self._planned_steps
 
     def step(self, step: int) -> ControlStep | None:
         """Decide if this step is one to decide in; the last one is, exactly.
@@ -171,24 +171,26 @@ class SparsityController:
         """Everything the next decision depends on besides the network."""
         return {
             "schedule": asdict(self.schedule),
-            "total_steps": self.total_steps,
+            "total_steps": self._planned_steps,
             "initial": self._initial,
             "step": self._step,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
+        """Go on from what `state_dict` gave. A longer training keeps the rise that was planned,
+        and holds the target for the rest.
 
         Raises:
-            IntegrityError: it belongs to another schedule or length of training.
+            IntegrityError: it belongs to another schedule or a longer training.
         """
-        mine = {"schedule": asdict(self.schedule), "total_steps": self.total_steps}
-        for name, value in mine.items():
-            if state.get(name) != value:
-                raise IntegrityError(
-                    f"the sparsity controller was saved with {name} {state.get(name)}, this run "
-                    f"has {value}; resume with the same target and length"
-                )
+        mine, steps = asdict(self.schedule), state.get("total_steps", 0)
+        if state.get("schedule") != mine or steps > self.total_steps:
+            raise IntegrityError(
+                f"the sparsity controller was saved with schedule {state.get('schedule')} of "
+                f"{steps} steps, this run has {mine} of {self.total_steps}; resume with the same "
+                "target, and no fewer epochs"
+            )
+        self._planned_steps = steps
         self._initial = state["initial"]
         self._step = state["step"]
 

@@ -16,7 +16,8 @@ from strzoo.checkpoint.reading import read_document
 from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.averaging import WeightAverage
-from strzoo.training.config import FIXED, FREE, TrainConfig
+from strzoo.training.builders import build_schedule
+from strzoo.training.config import FIXED, FREE, GROWS, TrainConfig
 from strzoo.training.finetuning import ZeroMask
 from strzoo.training.metric import Metric
 from strzoo.training.parsing import KEYS, build_config, compare_configs
@@ -33,7 +34,8 @@ class TrainState:
     """All that the next optimizer step depends on: what is trained, and how far it is.
 
     `epoch` counts the epochs that are done, `step` the optimizer steps done in the present one,
-    `seconds` and `metric` are of the present one, `images` is the size of the training set.
+    `seconds` and `metric` are of the present one, `images` is the size of the training set,
+    `threads` are those of the CPU.
     """
 
     config: TrainConfig
@@ -42,6 +44,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     metric: Metric
     images: int
+    threads: int
     average: WeightAverage | None = None
     controller: SparsityController | None = None
     mask: ZeroMask | None = None
@@ -70,6 +73,7 @@ class TrainState:
                 "step": self.step,
                 "seconds": self.seconds,
                 "images": self.images,
+                "threads": self.threads,
                 "processes": group.gather(own),
                 "history": [record.to_dict() for record in self.history],
                 "scaler": self.scaler.state_dict(),
@@ -120,6 +124,12 @@ class TrainState:
         self.seconds = training["seconds"]
         self.history = [EpochRecord.from_dict(values) for values in training["history"]]
         notes += self._load_processes(training["processes"], group)
+        threads = training.get("threads", self.threads)
+        if threads != self.threads and self.metric.sums.device.type == "cpu":
+            notes.append(
+                f"{threads} threads wrote the checkpoint, {self.threads} go on: the same up to "
+                "rounding, not to the bit"
+            )
         return notes
 
     @property
@@ -179,14 +189,31 @@ def check_resumable(config: TrainConfig, document: Mapping[str, Any], path: Path
     notes = []
     for name, (was, now) in compare_configs(before, config).items():
         resuming = KEYS[name].metadata["resuming"]
-        if resuming == FIXED:
+        if resuming == FIXED or (resuming == GROWS and now < was):
             raise UsageError(
                 f"{path} was trained with {name}={_spell(was)}, now it is {_spell(now)}; keep it, "
                 "or begin a new run in another output folder"
             )
-        if resuming != FREE:
+        if resuming == GROWS:
+            notes.append(_describe_extension(config, was, document["training"]["epoch"]))
+        elif resuming != FREE:
             notes.append(f"{name} was {_spell(was)} and is {_spell(now)} from here on")
     return notes
+
+
+def _describe_extension(config: TrainConfig, before: int, epoch: int) -> str:
+    """What more epochs mean for the schedules, which are functions of the epoch."""
+    rate = build_schedule(config).at(epoch)
+    target = ""
+    if config.target_sparsity is not None:
+        target = (
+            f"; the sparsity rises as planned for {before} epochs, and the target is held from "
+            "then on"
+        )
+    return (
+        f"epochs was {before} and is {config.epochs}: the learning rate goes on as in a run of "
+        f"{config.epochs} epochs, at {rate:.4g}{target}"
+    )
 
 
 def _spell(value: Any) -> str:

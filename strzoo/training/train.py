@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from strzoo.devices import choose_precision, find_device, float32_mode
+from strzoo.devices import choose_precision, cpu_threads, find_device, float32_mode
 from strzoo.distributed import Group, join_group
 from strzoo.settings import Settings
 from strzoo.training.builders import build_network
@@ -59,18 +59,20 @@ def train(
         stack.enter_context(preserved_randomness())
         stack.enter_context(float32_mode(device, precision))
         group = stack.enter_context(join_group(device))
-        return _run(config, device, group, settings, on_event)
+        folder = RunFolder(config)
+        group.lead(lambda: stack.enter_context(folder.locked()))
+        return _run(config, folder, device, group, settings, on_event)
 
 
 def _run(
     config: TrainConfig,
+    folder: RunFolder,
     device: torch.device,
     group: Group,
     settings: Settings | None,
     on_event: Callable[[Event], object],
 ) -> TrainResult:
-    folder = group.lead(lambda: RunFolder(config))
-    resumed = group.lead(lambda: folder.find_resume(config))
+    resumed = group.lead(folder.find_resume)
     document = None if resumed is None else group.lead(lambda: read_state(resumed))
     notes: list[str] = []
     if document is not None and resumed is not None:
@@ -78,6 +80,7 @@ def _run(
     data = open_datasets(config, device, group.local_world)
     seed_all(config.seed)
     network = build_network(config, device, group=group, settings=settings)
+    notes += network.notes
     board: Board | None = None
 
     def report(event: Event) -> None:
@@ -92,21 +95,21 @@ def _run(
     if document is not None and resumed is not None:
         notes += state.load_state_dict(document, group, resumed)
     del document
-    if group.rank == 0:
-        folder.begin(config, device, group.world)
-        folder.write_history(state.history)
-        board = Board(
-            folder.path / "tensorboard", step=trainer.position, enabled=config.tensorboard
-        )
-    report(
-        RunStarted(
-            folder.path, config.epochs, trainer.sampler.steps_per_epoch, data.description,
-            str(device), trainer.accelerator.precision, group.world, state.epoch, state.step,
-            resumed, tuple(notes),
-        )
-    )  # fmt: skip
     interrupted = None
-    with stop_requests() as stop:
+    with cpu_threads(trainer.threads), stop_requests() as stop:
+        if group.rank == 0:
+            folder.begin(config, device, group.world)
+            folder.write_history(state.history)
+            board = Board(
+                folder.path / "tensorboard", step=trainer.position, enabled=config.tensorboard
+            )
+        report(
+            RunStarted(
+                folder.path, config.epochs, trainer.sampler.steps_per_epoch, data.description,
+                str(device), trainer.accelerator.precision, group.world, state.epoch, state.step,
+                resumed, tuple(notes),
+            )
+        )  # fmt: skip
         try:
             trainer.run(stop)
         except Stopped:
@@ -128,4 +131,4 @@ def _conclude(
     from strzoo.training.summary import write_report
 
     write_report(folder, config, history)
-    return tuple(sorted(path for path in folder.path.iterdir() if path.is_file()))
+    return tuple(sorted(path for path in folder.path.glob("[!.]*") if path.is_file()))

@@ -15,12 +15,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import strzoo
 from strzoo.checkpoint import check_published, identify
+from strzoo.checkpoint.record import TrainedOn
 from strzoo.errors import IntegrityError, StrzooError
-from strzoo.zoo.registry import get_card, load_registry
+from strzoo.zoo.registry import Preprocessing, get_card, load_registry
 from tests.helpers.published import dense_state, str_state, write_published
 
 
@@ -361,3 +362,70 @@ def test_a_published_file_is_recognised_by_its_content(str_file: Path) -> None:
     other = strzoo.build_checkpoint(str_state("mobilenetv1", 50.0))
     with pytest.raises(IntegrityError, match="none of the published models"):
         identify(other, load_registry())
+
+
+PREPROCESSING = Preprocessing(73, 64, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+TRAINED_ON = TrainedOn((3, 64, 64), PREPROCESSING, ("cat", "dog", "ähre"))
+
+
+@pytest.mark.parametrize("name", ["made.pth", "made.safetensors", "compact.safetensors"])
+def test_a_file_keeps_what_its_network_was_trained_on(name: str, tmp_path: Path) -> None:
+    model = strzoo.create_model("resnet20", num_classes=3)
+    for trained_on in (TRAINED_ON, TrainedOn((3, 8, 8)), None):
+        made = strzoo.build_checkpoint(model, {"epoch": 1}, trained_on=trained_on)
+        compact = name.startswith("compact")
+        file = strzoo.save_checkpoint(made, tmp_path / name, compact=compact, force=True)
+        assert strzoo.read_checkpoint(file).trained_on == trained_on
+    sparse = strzoo.build_checkpoint(strzoo.sparsify_(model, s_init=-3.0), trained_on=TRAINED_ON)
+    source = strzoo.save_checkpoint(sparse, tmp_path / "str.pth")
+    strzoo.convert(source, tmp_path / name, compact=compact, force=True)
+    assert strzoo.read_checkpoint(tmp_path / name).trained_on == TRAINED_ON
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_size": [3, 64]}, "expected 3 values, got 2"),
+        ({"input_size": [3, 0, 64]}, r"input_size \(3, 0, 64\) must be positive"),
+        ({"input_size": "large"}, r"trained_on\.input_size: expected .*int"),
+        ({"class_names": ["cat"]}, "names 1 classes, the network has 3 outputs"),
+        ({"class_names": [1, 2, 3]}, r"class_names\[0\]: expected str, got 1"),
+        ({"preprocessing": {"resize": 8}}, "missing field 'crop'"),
+        ({"unknown": 1}, "unknown field 'unknown'"),
+    ],
+)
+def test_a_file_that_says_nonsense_of_its_training_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    made = strzoo.build_checkpoint(
+        strzoo.create_model("resnet20", num_classes=3), trained_on=TRAINED_ON
+    )
+    file = strzoo.save_checkpoint(made, tmp_path / "made.pth")
+    document = torch.load(file, weights_only=True)
+    document["strzoo"]["trained_on"].update(change)
+    torch.save(document, file)
+    with pytest.raises(IntegrityError, match=message):
+        strzoo.read_checkpoint(file)
+
+
+def test_a_network_of_ones_own_is_not_taken_for_an_incomplete_one_of_the_zoo(
+    tmp_path: Path,
+) -> None:
+    class Own(nn.Module):
+        """Its first names are those of MobileNetV1."""
+
+        def __init__(self, head: str) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+            self.add_module(head, nn.Linear(8, 2))
+
+    for head in ("classifier", "fc"):
+        with pytest.raises(IntegrityError, match=r"known architecture .*mobilenetv1's.* entries"):
+            strzoo.save_checkpoint(Own(head), tmp_path / "own.pth")
+    with pytest.raises(IntegrityError, match=r"register_architecture adds your own"):
+        strzoo.build_checkpoint(nn.Sequential(nn.Linear(2, 2)))
+    # A file of the zoo that lacks an entry is still told which.
+    state = dict(strzoo.create_model("mobilenetv1", num_classes=2).state_dict())
+    del state["model.7.3.weight"]
+    with pytest.raises(IntegrityError, match=r"not a complete mobilenetv1: missing: model\.7\.3"):
+        strzoo.build_checkpoint(state)

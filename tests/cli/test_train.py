@@ -70,6 +70,29 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
+    ("recipe", "changes", "said"),
+    [
+        ("resnet50_str_90.23", (), "size of ImageNet-1k; no data given\nsteps: 5,004 per epoch"),
+        ("resnet50_dense", ("data=/nowhere",), "ImageNet-1k; /nowhere is not here\nsteps: 5,004"),
+        # 50,000 // 128 steps.
+        ("cifar10_resnet20_str", ("data=/nowhere",), "; /nowhere is not here\nsteps: 390 per"),
+        (
+            "cifar10_resnet20_str", ("dataset=folder", "num_classes=7"),
+            "no data given: the number of images, and of steps, is not known\n"
+            "steps: not known, in 160 epochs; 128 images at once",
+        ),
+    ],
+)  # fmt: skip
+def test_a_dry_run_needs_no_data(
+    recipe: str, changes: tuple[str, ...], said: str, cli: Cli
+) -> None:
+    done = cli("train", recipe, *changes, "--dry-run")
+    assert done.code == 0, done.err
+    assert said in done.out
+    assert "90.00" in done.out or "learned" in done.out or recipe == "resnet50_dense"
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         ((), 2, "name a recipe; strzoo train --list shows them"),
@@ -100,7 +123,7 @@ def test_a_run_leaves_all_its_files(run: Path) -> None:
     assert files == {
         "config.yaml", "environment.json", "initial.pth", "last.pth", "best_str.pth",
         "best_dense.pth", "results.csv", "layers.json", "budget.json", "report.md", "report.json",
-        "progress.png", "layers.png", "tensorboard",
+        "progress.png", "layers.png", "tensorboard", ".lock",
     }  # fmt: skip
     rows = list(csv.DictReader(io.StringIO((run / "results.csv").read_text())))
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]

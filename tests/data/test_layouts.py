@@ -252,7 +252,7 @@ def test_parquet_shards_of_the_validation_split_are_read(tmp_path: Path) -> None
     shard("validation-00000-of-00002.parquet", [7, 5, 999])
     shard("validation-00001-of-00002.parquet", [3])
     samples = find_samples(tmp_path, 1000)
-    assert samples.layout == "Hugging Face parquet (2 shards)"
+    assert samples.layout == "Hugging Face parquet (2 shards, validation)"
     assert labels(samples) == [7, 5, 999, 3]
     read = [samples.source.read(i) for i in (3, 0, 2, 1)]
     assert read == [PICTURE + bytes([t % 256]) for t in (3, 7, 999, 5)]

@@ -68,10 +68,10 @@ def test_class_names_are_imagenets_or_the_given_ones(str_file: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "error", "named"),
     [
-        (np.zeros((4, 5, 7), np.uint8), UsageError, "neither"),
+        (np.zeros((2, 5, 7), np.uint8), UsageError, "neither"),
         (np.full((8, 8, 3), 2.0), UsageError, "expected pixels from 0 to 1"),
         (np.full((8, 8, 3), np.nan), UsageError, "expected pixels from 0 to 1"),
-        (np.zeros((8, 8, 3), np.int32), UsageError, "neither uint8 nor floats"),
+        (np.zeros((8, 8, 3), np.int32), UsageError, "neither uint8, uint16 nor floats"),
         ("missing.jpg", UsageError, "missing.jpg does not exist"),
         ("https://example.invalid/a.jpg", UsageError, "pass --allow-urls"),
         (b"junk", BrokenImageError, "cannot read image 1"),

@@ -59,6 +59,13 @@ def test_a_folder_of_classes_is_trained_on_and_validated(tmp_path: Path) -> None
     result = strzoo.train(config)
     assert result.last is not None
     assert result.last.step == 24 // 8
+    for name in ("initial.pth", "last.pth", "best_dense.pth"):
+        trained_on = strzoo.read_checkpoint(tmp_path / "run" / name).trained_on
+        assert trained_on is not None
+        assert trained_on.input_size == (3, 16, 16)
+        assert trained_on.class_names == ("bright", "dark")
+        assert trained_on.preprocessing is not None
+        assert (trained_on.preprocessing.resize, trained_on.preprocessing.crop) == (18, 16)
     found = strzoo.evaluate(
         tmp_path / "run" / "best_dense.pth", data, workers=0,
         preprocessing=dataclasses.replace(strzoo.get_card("resnet50_dense").preprocessing,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ import torch
 
 import strzoo
 from strzoo.checkpoint.reading import read_document
+from strzoo.checkpoint.record import TrainedOn
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.parsing import dump_config
+from strzoo.training.results import StepDone
 from strzoo.training.sampler import BatchSampler
+from tests.conftest import CliResult
 from tests.helpers.runs import SHORT, differences, environment, final_state, run_program
 
 # Dies by SIGKILL at the end of epoch 2, step 3 (the last checkpoint is of step 1), ...
@@ -123,6 +128,56 @@ def test_a_finished_run_has_nothing_left_to_do_and_is_not_begun_again(uninterrup
         strzoo.train(config)
 
 
+def test_a_second_training_into_a_folder_in_use_is_refused_and_touches_nothing(
+    tmp_path: Path, cli: Callable[..., CliResult]
+) -> None:
+    config = dataclasses.replace(SHORT, output=str(tmp_path / "run"), epochs=1, warmup_epochs=0.0)
+    refused: list[CliResult] = []
+
+    def second(event: object) -> None:
+        if isinstance(event, StepDone) and event.step == 2:
+            part = tmp_path / "run" / ".last.pth.in-the-making.part"
+            part.touch()
+            for resume in ("none", "auto"):
+                refused.append(
+                    cli("train", "digits_str", f"output={tmp_path / 'run'}", f"resume={resume}")
+                )
+            assert part.exists()
+            part.unlink()
+
+    assert strzoo.train(config, on_event=second).finished
+    assert [(done.code, done.error) for done in refused] == 2 * [
+        (1, f"another training writes to {tmp_path / 'run'}; wait for it, or choose another "
+            "output=FOLDER")
+    ]  # fmt: skip
+    # It is free again afterwards.
+    assert strzoo.train(dataclasses.replace(config, resume="auto")).finished
+
+
+def test_a_finished_run_is_extended_and_holds_its_target(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    notes: list[str] = []
+    config = dataclasses.replace(SHORT, output=str(tmp_path / "run"), resume="auto")
+    for epochs in (4, 5):
+        result = strzoo.train(
+            dataclasses.replace(config, epochs=epochs),
+            on_event=lambda event: notes.extend(getattr(event, "notes", ())),
+        )
+        assert result.finished
+        assert [record.epoch for record in result.history] == list(range(1, epochs + 1))
+        assert all(record.candidate for record in result.history[2:])
+        for record in result.history[1:]:
+            assert record.sparsity == pytest.approx(80, abs=0.1)
+    # A cosine from 0.1 at epoch 1 to 0 at epoch 4 has fallen to 3/4 at epoch 2.
+    assert notes[0] == (
+        "epochs was 2 and is 4: the learning rate goes on as in a run of 4 epochs, at 0.075; the "
+        "sparsity rises as planned for 2 epochs, and the target is held from then on"
+    )
+    assert result.history[3].learning_rate < result.history[2].learning_rate < 0.075
+
+
 def test_what_would_make_the_state_meaningless_is_refused(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -130,7 +185,7 @@ def test_what_would_make_the_state_meaningless_is_refused(
     changes: list[tuple[dict[str, Any], str]] = [
         ({"batch_size": 128}, "batch_size=256, now it is 128"),
         ({"method": "dense", "target_sparsity": None}, "method=str, now it is dense"),
-        ({"epochs": 4}, "epochs=2, now it is 4"),
+        ({"epochs": 1, "warmup_epochs": 0.5}, "epochs=2, now it is 1"),
         ({"seed": 1}, "seed=0, now it is 1"),
     ]
     for change, message in changes:
@@ -169,9 +224,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step_and_the_last_che
 def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     folder = RunFolder(dataclasses.replace(SHORT, output=str(tmp_path / "run")))
     model = strzoo.create_model("resnet20")
-    folder.save_last(model, {"epoch": 3})
-    with torch.no_grad():
-        model.fc.weight[0] = torch.inf
-    with pytest.raises(IntegrityError, match=r"fc\.weight has a value that is not finite"):
-        folder.save_last(model, {"epoch": 4})
+    with folder.locked():
+        folder.save_last(model, {"epoch": 3}, TrainedOn((3, 8, 8)))
+        with torch.no_grad():
+            model.fc.weight[0] = torch.inf
+        with pytest.raises(IntegrityError, match=r"fc\.weight has a value that is not finite"):
+            folder.save_last(model, {"epoch": 4}, TrainedOn((3, 8, 8)))
     assert read_document(folder.last)["epoch"] == 3

@@ -1,1 +1,1 @@
-"""The kernel generators: each writes LLVM IR for one kind of step."""
+"""Code generation: each kernel generates the LLVM IR of one kind of instruction."""

@@ -1,11 +1,11 @@
-"""A small structured language over llvmlite's IR builder: loops, conditions, vectors, addresses.
+"""A structured layer over llvmlite's IR builder: loops, conditions, vectors, addresses.
 
-Every kernel has one signature, so that a step of a plan is a row of numbers and a function:
+Every kernel has one signature, so that an instruction is a function and a row of numbers:
 
     void kernel(op, arena, constants, scratch, input, output, thread, threads, images)
 
-`op` points to the step's row of i64 fields; places in the arena and in the constants are byte
-offsets, so that a plan can be saved and loaded as it is. All arithmetic is on i64 and fp32.
+`op` points to the instruction's row of i64 operands. Places in the arena and in the constants are
+byte offsets, so that a plan can be saved and loaded unchanged. All arithmetic is on i64 and fp32.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from llvmlite import ir
+
+from strzoo.engine.codegen.operands import Kernel, Operand, Place, Real, Table, row_operands
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32 = ir.FloatType()
@@ -38,19 +40,23 @@ def number(value: int) -> ir.Constant:
 
 
 def vector_type(lanes: int) -> ir.Type:
-    """A single lane is a plain float: LLVM scalarises <1 x float> poorly."""
+    """`lanes` floats; a single lane is a plain float, because LLVM handles <1 x float> poorly."""
     return ir.VectorType(F32, lanes) if lanes > 1 else F32
 
 
 class Emitter:
-    """Writes one function. `fields` maps the names of the op row to their positions."""
+    """Writes one function, if it is that of a kernel, with the kernel's operands."""
 
-    def __init__(self, function: ir.Function, lanes: int, fields: Sequence[str] = ()) -> None:
+    def __init__(self, function: ir.Function, lanes: int, kernel: Kernel | None = None) -> None:
         self.function = function
         self.module: ir.Module = function.module
         self.lanes = lanes
         self.build = ir.IRBuilder(function.append_basic_block("entry"))
-        self._fields = {name: position for position, name in enumerate(fields)}
+        self._operands: dict[str, Operand] = {}
+        self._positions: dict[str, int] = {}
+        if kernel is not None:
+            self._operands = {operand.name: operand for operand in kernel.operands}
+            self._positions = {o.name: index for index, o in enumerate(row_operands(kernel))}
         if function.function_type == KERNEL:
             for name, argument in zip(ARGUMENTS, function.args, strict=True):
                 argument.name = name
@@ -71,13 +77,26 @@ class Emitter:
     # Numbers
 
     def field(self, name: str) -> ir.Value:
-        """The i64 of that name in the op row."""
-        return self.load(self.op, I64, number(8 * self._fields[name]))
+        """The operand of that name, an i64."""
+        assert not isinstance(self._operands[name], Real), name
+        return self.load(self.op, I64, number(8 * self._positions[name]))
 
     def real_field(self, name: str) -> ir.Value:
-        """The same eight bytes read as a float64, rounded to fp32."""
-        value = self.load(self.op, ir.DoubleType(), number(8 * self._fields[name]))
+        """The operand of that name, a float64 rounded to fp32."""
+        assert isinstance(self._operands[name], Real), name
+        value = self.load(self.op, ir.DoubleType(), number(8 * self._positions[name]))
         return self.build.fptrunc(value, F32)
+
+    def base(self, name: str) -> ir.Value:
+        """The start of the area that the operand `name` is an offset into."""
+        operand = self._operands[name]
+        assert isinstance(operand, Place | Table), name
+        base: ir.Value = getattr(self, operand.area)
+        return base
+
+    def address(self, name: str) -> ir.Value:
+        """The address of what the operand `name` leads to."""
+        return self.at(self.base(name), self.field(name))
 
     def integer(self, value: int | ir.Value) -> ir.Value:
         return number(value) if isinstance(value, int) else value
@@ -89,7 +108,7 @@ class Emitter:
         return self.build.mul(a, self.integer(b))
 
     def share(self, count: ir.Value, index: ir.Value, parts: ir.Value) -> ir.Value:
-        """count * index / parts: where the part `index` of an even division starts."""
+        """count * index / parts: the start of part `index` of `count` things divided evenly."""
         return self.build.udiv(self.build.mul(count, index), parts)
 
     def smallest_integer(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -125,7 +144,7 @@ class Emitter:
         return self.load(base, vector_type(lanes or self.lanes), offset)
 
     def prefetch(self, place: ir.Value) -> None:
-        """Fetch the line at `place` to the nearest cache, to be read soon."""
+        """Fetch the cache line at `place`, which will be read soon, to the nearest cache."""
         kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
         function = self.intrinsic("llvm.prefetch.p0", kind)
         read, near, data = (ir.Constant(I32, value) for value in (0, 3, 1))
@@ -152,13 +171,13 @@ class Emitter:
         return self.module.globals.get(name) or ir.Function(self.module, kind, name)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """a * b + c; fused where the processor can, never a library call."""
+        """a * b + c; fused if the processor can do that, never a library call."""
         suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
         kind = ir.FunctionType(a.type, [a.type] * 3)
         return self.build.call(self.intrinsic(f"llvm.fmuladd.{suffix}", kind), [a, b, c])
 
     def largest(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """max(a, b); a NaN in `a` stays one (the comparison is false on it)."""
+        """max(a, b); a NaN in `a` is kept, because the comparison is false for it."""
         return self.build.select(self.build.fcmp_ordered(">", b, a), b, a)
 
     def smallest(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -182,8 +201,9 @@ class Emitter:
         initial: Sequence[ir.Value],
         step: int | ir.Value = 1,
     ) -> Iterator[tuple[ir.Value, list[ir.Value], list[ir.Value]]]:
-        """A loop that carries values. Yields the index, the values at the top of a turn, and a
-        list that the body fills with the next values; afterwards that list holds the results."""
+        """A loop that carries values. Yields the index, the values at the start of an iteration,
+        and a list that the body fills with the next values. After the loop that list holds the
+        results."""
         build = self.build
         first, last = self.integer(start), stop
         before = build.block

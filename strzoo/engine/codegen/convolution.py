@@ -2,59 +2,32 @@
 
     acc[j] = fma(w, x[offset + j], acc[j])        j = 0 .. tile - 1
 
-`x` is the input at the tile's first pixel and `offset` leads to another channel, row, column or
-phase: the same loop serves 1x1, 3x3, strided and grouped convolutions (over a patch, `j` stands
-for the place of the tile's output j). The tile's accumulators stay in vector registers while the
-nonzero weights of one row (output channel) stream by. The dense form does the same for several rows
-at once, so that one load serves them all.
+`x` is the input at the tile's first pixel, and `offset` leads to another channel, row, column or
+phase, so the same loop serves 1x1, 3x3, strided and grouped convolutions. (Over a patch, `j` stands
+for the place of the tile's output j.) The tile's accumulators stay in vector registers while the
+nonzero weights of one row (output channel) are read. The dense form does the same for several rows
+at once, so that they share each load.
 
-Input channels go by in blocks, so that what the block reads stays in the L1 cache; partial sums
-wait in scratch memory. What a window of several taps reads is first copied to scratch (`patches`).
+Input channels are processed in blocks, so that what a block reads stays in the L1 cache; partial
+sums are kept in scratch memory. What a window of several taps reads is first copied to scratch
+memory (`patches`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import KERNEL, Emitter, number
 from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
 from strzoo.engine.codegen.rows import rows_function
-from strzoo.engine.codegen.tiles import tile_start
+from strzoo.engine.codegen.tiles import PIECES, tile_start, tiled, tiled_extent
 
-FIELDS = (
-    "kernel",
-    "sync",
-    "source",  # arena: tile 0 of the input's plane 0
-    "source_plane",  # bytes from plane to plane
-    "source_tile",  # and from tile to tile
-    "target",
-    "target_plane",
-    "target_tile",
-    "residual",
-    "residual_plane",
-    "residual_tile",
-    "tiles",
-    "piece_tiles",
-    "pitch",
-    "rows",
-    "parts",
-    "part_rows",  # constants, i32 [parts + 1]: rows of equal work
-    "blocks",
-    "order",  # constants, i32 [blocks * rows]: the rows as they are computed (sparse)
-    "ends",  # constants, i32 [blocks * rows + 1]: where the entries of each start
-    "entries",  # constants, i16 per nonzero: vectors from the block's start (sparse)
-    "weights",  # constants, fp32 per nonzero (sparse)
-    "bias",
-    "mask",  # constants, all ones where a pixel is one
-    "block_planes",  # constants, i32 [blocks + 1]
-    "slab",  # scratch: where the patches of a block are
-    "copy_ends",  # constants: how patches are filled
-    "copies",
-    "low",
-    "high",
-)
+MOST_BLOCKS = 1024
 
 
 @dataclass(frozen=True)
@@ -63,28 +36,127 @@ class ConvolutionKernel:
 
     Args:
         lanes: floats in a vector.
-        tile: vectors in a tile; `last`: in the last one.
-        rows: rows computed at once: 1 is the sparse form, more the dense one.
+        tile, last: vectors in a tile, and in the last one.
+        rows: computed at once; 1 is the sparse form, more the dense one.
         patch: what the window of a tile reads, copied before use.
-        twice: two sets of sums, for every second weight, so that few sums do not wait for each
-            other.
-        blocked: several blocks of input channels.
-        residual, masked: what happens to a finished row.
-        bounds: "none", "relu" or "clamp".
+        twice: whether there are two sets of sums, for every second weight, so that few sums do not
+            wait for each other.
+        blocked: whether there are several blocks of input channels.
+        residual: whether a residual is added to a finished row.
+        masked: whether places that are no pixels must be zero.
+        bounds: of the results, "none", "relu" or "clamp".
     """
 
-    lanes: int
-    tile: int
-    last: int
-    rows: int = 1
+    lanes: int = op.between(*op.LANES)
+    tile: int = op.between(*op.TILE)
+    last: int = op.between(*op.TILE)
+    rows: int = op.between(1, 8, default=1)
     patch: PatchForm = IN_PLACE
     twice: bool = False
     blocked: bool = False
     residual: bool = False
     masked: bool = False
-    bounds: str = "none"
+    bounds: str = op.one_of(*op.BOUNDS, default="none")
 
-    fields = FIELDS
+    def fits(self, lanes: int, images: int) -> bool:
+        patch = self.patch.fits(lanes, images)
+        return self.lanes == lanes and self.last <= self.tile and patch
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        sparse, patch, vector = self.rows == 1, self.patch, 4 * self.lanes
+        tile = vector * self.tile
+        return (
+            *op.HEAD,
+            *tiled("source", self._source_extent),
+            *tiled("target", lambda v: tiled_extent(v, "target", v["rows"], tile, written=True)),
+            *tiled(
+                "residual",
+                lambda v: tiled_extent(v, "residual", v["rows"], tile) if self.residual else 0,
+            ),
+            op.Count("tiles"),
+            *PIECES,
+            op.Count("rows"),
+            op.Count("parts", most=lambda v: v["rows"]),
+            # Rows of equal work, which threads share.
+            op.Ends("part_rows", "<i4", lambda v: v["parts"] + 1, lambda v: v["rows"], self.rows),
+            op.Count("blocks", most=lambda v: MOST_BLOCKS),
+            # The rows of each block in the order in which they are computed.
+            op.Indices(
+                "order",
+                "<i4",
+                lambda v: v["blocks"] * v["rows"] if sparse else 0,
+                lambda v: v["rows"],
+            ),
+            # Where the entries of each row (sparse) or of each block (dense) start.
+            op.Ends("ends", "<i4", lambda v: v["blocks"] * (v["rows"] if sparse else 1) + 1),
+            # Sparse: for each weight, vectors from the block's first plane. Dense: see `_offsets`.
+            op.Table("entries", "<u2" if sparse else "u1", self._count_entries),
+            op.Table("weights", "<f4", lambda v: self._count_entries(v) if sparse else 0),
+            op.Table("bias", "<f4", lambda v: v["rows"]),
+            op.Table("mask", "<u4", lambda v: self.masked * self._count_floats(v)),
+            op.Ends("block_planes", "<i4", lambda v: v["blocks"] + 1),
+            op.Place("slab", op.SCRATCH, self._slab_extent),  # the patches of a block
+            *patch.operands(),
+            op.Real("low"),
+            op.Real("high"),
+            op.Fixed("partial", op.SCRATCH, lambda v: v["rows"] * tile if self.blocked else 0),
+        )
+
+    def _count_floats(self, v: op.Values) -> int:
+        """Floats of an output plane."""
+        return self.lanes * ((v["tiles"] - 1) * self.tile + self.last)
+
+    def _count_entries(self, v: op.Values) -> int:
+        """Items of the table of entries."""
+        count = int(v.table("ends")[-1])
+        if self.rows == 1:
+            return count
+        return 64 + v["rows"] // self.rows * count * self._entry.itemsize
+
+    @property
+    def _entry(self) -> np.dtype:
+        """An entry of the dense form."""
+        return np.dtype([("offset", "<i4"), ("weights", "<f4", (self.rows,))])
+
+    def _offsets(self, v: op.Values) -> list[int]:
+        """For each block, the largest number of bytes from its first plane to what an entry reads;
+        -1 if it has no entries."""
+        ends, entries, blocks = v.table("ends"), v.table("entries"), v["blocks"]
+        if self.rows == 1:
+            bounds = ends[:: v["rows"]]
+            parts = [entries[bounds[b] : bounds[b + 1]] for b in range(blocks)]
+            return [4 * self.lanes * int(part.max()) if len(part) else -1 for part in parts]
+        # 64 bytes that start with the number of inputs, then an entry for each group and input.
+        inputs = int(entries[:4].view("<i4")[0])
+        if inputs != ends[-1]:
+            raise ValueError(f"entries of {inputs} inputs instead of {ends[-1]}")
+        offsets = entries[64:].view(self._entry).reshape(-1, max(inputs, 1))["offset"]
+        if offsets.min(initial=0) < 0:
+            raise ValueError("an entry before the first plane")
+        parts = [offsets[:, ends[b] : ends[b + 1]] for b in range(blocks)]
+        return [int(part.max()) if part.size else -1 for part in parts]
+
+    def _reach(self, offset: int) -> int:
+        """Bytes that an entry with that offset reads, from the first plane of its block on."""
+        last = max(self.patch.place(output) for output in range(self.tile))
+        return offset + 4 * self.lanes * (last + 1) if offset >= 0 else 0
+
+    def _source_extent(self, v: op.Values) -> int:
+        planes = v.table("block_planes")
+        if self.patch.size:
+            return self.patch.read_extent(v, self.lanes, int(planes[-1]))
+        starts = [int(plane) * v["source_plane"] for plane in planes[:-1]]
+        offsets = zip(starts, self._offsets(v), strict=True)
+        read = max(start + self._reach(offset) for start, offset in offsets)
+        return tiled_extent(v, "source", 1, read)
+
+    def _slab_extent(self, v: op.Values) -> int:
+        if not self.patch.size:
+            return 0
+        planes = int(np.diff(v.table("block_planes")).max())
+        written = self.patch.written_extent(v, self.lanes, planes)
+        return max(written, *map(self._reach, self._offsets(v)))
 
     @property
     def name(self) -> str:
@@ -94,12 +166,12 @@ class ConvolutionKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        _Driver(self, Emitter(function, self.lanes, FIELDS)).write()
+        _Driver(self, Emitter(function, self.lanes, self)).write()
         return function
 
 
 class _Driver:
-    """Walks the tiles, parts and blocks that are this thread's."""
+    """Walks over this thread's share of tiles, parts of rows, and blocks."""
 
     def __init__(self, kernel: ConvolutionKernel, emitter: Emitter) -> None:
         self.kernel, self.emit = kernel, emitter
@@ -111,11 +183,11 @@ class _Driver:
         first = e.share(units, e.thread, e.threads)
         last = e.share(units, e.add(e.thread, 1), e.threads)
         stop = e.build.udiv(e.add(last, e.build.sub(parts, number(1))), parts)
-        part_rows = e.at(e.constants, e.field("part_rows"))
+        part_rows = e.address("part_rows")
         final = e.build.sub(tiles, number(1))
         with e.loop(e.build.udiv(first, parts), stop) as tile:
             start = e.mul(tile, parts)
-            # Of a tile that two threads share, each takes its parts of the rows.
+            # Two threads that share a tile compute different parts of its rows.
             low = e.largest_integer(e.build.sub(first, start), number(0))
             high = e.smallest_integer(e.build.sub(last, start), parts)
             row, end = (e.load_i32(part_rows, e.mul(bound, 4)) for bound in (low, high))
@@ -134,9 +206,7 @@ class _Driver:
         with e.when(e.build.icmp_signed("<", row, end)):
             packer = None
             if kernel.patch.size:
-                source = e.at(e.arena, e.field("source"))
-                tables = (e.at(e.constants, e.field(name)) for name in ("copy_ends", "copies"))
-                packer = PatchPacker(e, kernel.patch, source, e.field("source_plane"), *tables)
+                packer = PatchPacker(e, kernel.patch)
                 packer.aim(tile)
             self._blocks(size, tile, row, end, packer)
 
@@ -166,13 +236,13 @@ class _Driver:
         last: bool,
     ) -> None:
         e, kernel = self.emit, self.kernel
-        planes = e.at(e.constants, e.field("block_planes"))
+        planes = e.address("block_planes")
         start = e.load_i32(planes, e.mul(block, 4))
         if packer is None:
             place = e.add(e.field("source"), tile_start(e, "source", tile))
-            source = e.at(e.arena, e.add(place, e.mul(start, e.field("source_plane"))))
+            source = e.at(e.base("source"), e.add(place, e.mul(start, e.field("source_plane"))))
         else:
-            source = e.at(e.scratch, e.field("slab"))
+            source = e.address("slab")
             count = e.build.sub(e.load_i32(planes, e.add(e.mul(block, 4), 4)), start)
             packer.pack(count, start, source, e.constant(0.0))
         function = rows_function(kernel, e.module, size, first=first, last=last)
@@ -185,16 +255,16 @@ class _Driver:
         e.build.call(
             function,
             [
-                e.at(e.constants, ends),
-                e.at(e.constants, e.field("entries")),
-                e.at(e.constants, e.field("bias")),
+                e.at(e.base("ends"), ends),
+                e.address("entries"),
+                e.address("bias"),
                 source,
-                e.at(e.arena, target),
-                e.at(e.arena, residual if kernel.residual else number(0)),
-                e.at(e.constants, mask if kernel.masked else number(0)),
-                e.scratch,
-                e.at(e.constants, e.field("weights")),
-                e.at(e.constants, order),
+                e.at(e.base("target"), target),
+                e.at(e.base("residual"), residual if kernel.residual else number(0)),
+                e.at(e.base("mask"), mask if kernel.masked else number(0)),
+                e.base("partial"),
+                e.address("weights"),
+                e.at(e.base("order"), order),
                 e.field("target_plane"),
                 e.field("residual_plane"),
                 row,

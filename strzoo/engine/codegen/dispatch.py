@@ -1,4 +1,5 @@
-"""The function that runs a plan: step after step, each thread its share, a barrier in between."""
+"""The function that runs a plan: each thread runs its share of every instruction, with a barrier
+after each."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from llvmlite import ir
 from strzoo.engine.codegen.builder import BYTES, I64, KERNEL, Emitter, number
 
 NAME = "run_plan"
-SPINS = 4000  # turns of the barrier before the thread lets others have the core
+SPINS = 4000  # times that a thread looks at the barrier before it yields its core
 KIND = ir.FunctionType(ir.VoidType(), [BYTES, I64, I64, *KERNEL.args[1:6], BYTES, *KERNEL.args[6:]])
 
 
@@ -26,18 +27,14 @@ def emit_program(module: ir.Module) -> ir.Function:
         row = e.at(rows, e.mul(index, size))
         kernel = e.build.inttoptr(e.load(row, I64, 0), KERNEL.as_pointer())
         e.build.call(kernel, [row, *places, thread, threads, images])
-        together = e.build.and_(
-            e.build.icmp_signed("!=", e.load(row, I64, 8), number(0)),
-            e.build.icmp_signed(">", threads, number(1)),
-        )
-        with e.when(together):
+        with e.when(e.build.icmp_signed(">", threads, number(1))):
             _wait(e, barrier, e.mul(e.load(row, I64, 8), threads))
     e.finish()
     return function
 
 
 def _wait(e: Emitter, barrier: ir.Value, arrivals: ir.Value) -> None:
-    """Arrive, then wait until all have: the count of arrivals only grows during a run."""
+    """Arrive, then wait until all threads have; the count of arrivals only grows during a run."""
     counter = e.build.bitcast(barrier, I64.as_pointer())
     e.build.atomic_rmw("add", counter, number(1), "acq_rel")
 
@@ -48,8 +45,8 @@ def _wait(e: Emitter, barrier: ir.Value, arrivals: ir.Value) -> None:
 
 
 def spin_until(e: Emitter, arrived: Callable[[], ir.Value], yield_: ir.Value) -> None:
-    """Look until `arrived()` says so; every now and then call the function at `yield_`, so that
-    a thread without a core of its own gets one."""
+    """Loop until `arrived()` is true. Every `SPINS` times call the function at `yield_`, so that a
+    thread without a core of its own gets one."""
     build = e.build
     check, wait, rest, done = (
         e.function.append_basic_block(name) for name in ("check", "wait", "rest", "done")

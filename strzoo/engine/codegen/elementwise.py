@@ -1,54 +1,73 @@
-"""Kernels that work value by value: sums of two maps, scaled maps, clamps; and the softmax."""
+"""Kernels that compute value by value: sums of two buffers, scaling, clamps; and the softmax."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, I32, KERNEL, Emitter, number, vector_type
 from strzoo.engine.codegen.finishing import bounded, masked_all
-from strzoo.engine.codegen.tiles import over_my_tiles, tiled_field
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILES,
+    over_my_tiles,
+    tiled,
+    tiled_extent,
+    tiled_field,
+)
 
 UNROLLED = 4  # vectors at once
-
-ELEMENTWISE_FIELDS = (
-    "kernel",
-    "sync",
-    "source",
-    "source_plane",
-    "source_tile",
-    "other",
-    "other_plane",
-    "other_tile",
-    "target",
-    "target_plane",
-    "target_tile",
-    "tile",
-    "tiles",
-    "piece_tiles",
-    "pitch",
-    "target_vectors",
-    "planes",
-    "scales",  # constants, fp32 per plane
-    "shifts",
-    "mask",
-    "low",
-    "high",
-)
 
 
 @dataclass(frozen=True)
 class ElementwiseKernel:
-    """`kind`: "add" two maps, "affine" (scale * x + shift per plane), or "clamp" alone."""
+    """What distinguishes one compiled kernel from another.
 
-    lanes: int
-    kind: str
+    Args:
+        lanes: floats of a vector; for features, the images of a group.
+        kind: "add" (two buffers), "affine" (scale * x + shift per plane), or "clamp" alone.
+        masked: whether places that are no pixels must be zero.
+        bounds: of the results.
+    """
+
+    lanes: int = op.between(*op.LANES)
+    kind: str = op.one_of("add", "affine", "clamp")
     masked: bool = False
-    bounds: str = "none"
+    bounds: str = op.one_of(*op.BOUNDS, default="none")
 
-    fields = ELEMENTWISE_FIELDS
+    def fits(self, lanes: int, images: int) -> bool:
+        return self.lanes in (lanes, images)
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        def extent(name: str, *, read: bool = True, written: bool = False) -> op.Size:
+            def size(v: op.Values) -> int:
+                tile = 4 * self.lanes * v["tile"]
+                return tiled_extent(v, name, v["planes"], tile, written=written) if read else 0
+
+            return size
+
+        affine = self.kind == "affine"
+        return (
+            *op.HEAD,
+            *tiled("source", extent("source")),
+            *tiled("other", extent("other", read=self.kind == "add")),
+            *tiled("target", extent("target", written=True)),
+            op.Count("tile"),
+            TILES,
+            *PIECES,
+            op.Count("target_vectors"),
+            op.Count("planes"),
+            op.Table("scales", "<f4", lambda v: v["planes"] * affine),
+            op.Table("shifts", "<f4", lambda v: v["planes"] * affine),
+            op.Table("mask", "<u4", lambda v: self.lanes * v["target_vectors"] * self.masked),
+            op.Real("low"),
+            op.Real("high"),
+        )
 
     @property
     def name(self) -> str:
@@ -56,7 +75,7 @@ class ElementwiseKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, ELEMENTWISE_FIELDS)
+        e = Emitter(function, self.lanes, self)
         low, high = e.real_field("low"), e.real_field("high")
         with over_my_tiles(e) as (tile, plane, vectors):
             source, other, target = (
@@ -66,7 +85,7 @@ class ElementwiseKernel:
             scale = shift = None
             if self.kind == "affine":
                 scale, shift = (
-                    e.splat(e.load(e.constants, F32, e.add(e.field(name), e.mul(plane, 4))))
+                    e.splat(e.load(e.base(name), F32, e.add(e.field(name), e.mul(plane, 4))))
                     for name in ("scales", "shifts")
                 )
 
@@ -82,7 +101,7 @@ class ElementwiseKernel:
                     values = [e.fma(value, scale, shift) for value in values]
                 values = bounded(e, values, self.bounds, low, high)
                 if self.masked:
-                    bits = e.at(e.constants, e.add(e.field("mask"), e.add(position, place)))
+                    bits = e.at(e.base("mask"), e.add(e.field("mask"), e.add(position, place)))
                     values = masked_all(e, values, bits)
                 for j, value in enumerate(values):
                     e.store(value, e.at(target, place), step * j)
@@ -92,8 +111,6 @@ class ElementwiseKernel:
         return function
 
 
-SOFTMAX_FIELDS = ("kernel", "sync", "source", "target", "features")
-
 # exp(x) = 2^n * exp(r), |r| <= log(2) / 2, by its Taylor series: the first term left out is below
 # 2e-9 of the result.
 TERMS = 8
@@ -102,11 +119,20 @@ LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693145751953125, 1.428606820309
 
 @dataclass(frozen=True)
 class SoftmaxKernel:
-    """Over the features of each image; one thread does it all."""
+    """The softmax over the features of each of a group's `images`; one thread does all of it."""
 
-    images: int
+    images: int = op.between(*op.LANES)
 
-    fields = SOFTMAX_FIELDS
+    def fits(self, lanes: int, images: int) -> bool:
+        return self.images == images
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        places = (
+            op.Place(name, op.ARENA, lambda v: 4 * self.images * v["features"])
+            for name in ("source", "target")
+        )
+        return (*op.HEAD, *places, op.Count("features"))
 
     @property
     def name(self) -> str:
@@ -114,9 +140,9 @@ class SoftmaxKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.images, SOFTMAX_FIELDS)
+        e = Emitter(function, self.images, self)
         features, step = e.field("features"), 4 * self.images
-        source, target = (e.at(e.arena, e.field(name)) for name in ("source", "target"))
+        source, target = (e.address(name) for name in ("source", "target"))
         with e.when(e.build.icmp_signed("==", e.thread, number(0))):
             start = [e.load_vector(source)]
             with e.carrying(1, features, start) as (index, tops, following):
@@ -136,7 +162,7 @@ class SoftmaxKernel:
 
     def _exp(self, e: Emitter, x: ir.Value) -> ir.Value:
         build, lanes = e.build, self.images
-        x = e.largest(x, e.constant(-87.0))  # below, the result is as good as zero
+        x = e.largest(x, e.constant(-87.0))  # below it, the result is practically zero
         integers = I32 if lanes == 1 else ir.VectorType(I32, lanes)
 
         def whole(value: int) -> ir.Constant:

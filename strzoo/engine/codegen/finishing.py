@@ -1,4 +1,4 @@
-"""What happens to finished sums: bounds, and zeros where no pixel is."""
+"""The last operations on results: bounds, and zeros where there is no pixel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def masked_all(e: Emitter, values: list[ir.Value], mask: ir.Value) -> list[ir.Va
 
 
 def masked(e: Emitter, value: ir.Value, mask: ir.Value) -> ir.Value:
-    """The value where the mask's bits are ones, zero where they are not."""
+    """The value where the mask's bits are ones, else zero."""
     bits = ir.VectorType(ir.IntType(32), e.lanes)
     both = e.build.and_(e.build.bitcast(value, bits), e.build.bitcast(mask, bits))
     return e.build.bitcast(both, value.type)

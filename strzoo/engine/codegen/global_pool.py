@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import KERNEL, Emitter
 from strzoo.engine.codegen.finishing import masked
-from strzoo.engine.codegen.tiles import over_my_planes, tiled_field
-
-GLOBAL_FIELDS = (
-    "kernel",
-    "sync",
-    "source",
-    "source_plane",
-    "source_tile",
-    "tile",
-    "tiles",
-    "piece_tiles",
-    "pitch",
-    "target",  # vector: [planes][images of a group]
-    "target_vectors",  # of the source's line
-    "planes",
-    "mask",
-    "scale",  # 1 / pixels
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILES,
+    over_my_planes,
+    tiled,
+    tiled_extent,
+    tiled_field,
 )
 
 
 @dataclass(frozen=True)
 class GlobalPoolKernel:
-    """The mean of each plane: the pixels are added, vector by vector, then across the lanes."""
+    """The mean of each plane: the pixels are added vector by vector, then across the lanes.
 
-    lanes: int
-    images: int
+    Args:
+        lanes: floats of a vector.
+        images: of a group.
+    """
 
-    fields = GLOBAL_FIELDS
+    lanes: int = op.between(*op.LANES)
+    images: int = op.between(*op.LANES)
+
+    def fits(self, lanes: int, images: int) -> bool:
+        return (self.lanes, self.images) == (lanes, images)
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        def source(v: op.Values) -> int:
+            return tiled_extent(v, "source", v["planes"], 4 * self.lanes * v["tile"])
+
+        return (
+            *op.HEAD,
+            *tiled("source", source),
+            op.Count("tile"),
+            TILES,
+            *PIECES,
+            op.Place("target", op.ARENA, lambda v: 4 * self.images * v["planes"]),  # features
+            op.Count("target_vectors"),  # of a plane of the source
+            op.Count("planes"),
+            op.Table("mask", "<u4", lambda v: self.lanes * v["target_vectors"]),
+            op.Real("scale"),  # 1 / pixels
+        )
 
     @property
     def name(self) -> str:
@@ -43,8 +59,8 @@ class GlobalPoolKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, GLOBAL_FIELDS)
-        mask, step = e.at(e.constants, e.field("mask")), 4 * e.lanes
+        e = Emitter(function, self.lanes, self)
+        mask, step = e.address("mask"), 4 * e.lanes
         size, vectors = e.field("tile"), e.field("target_vectors")
         with over_my_planes(e) as plane:
             with e.carrying(0, e.field("tiles"), [e.constant(0.0)]) as (tile, sums, totals):
@@ -62,7 +78,7 @@ class GlobalPoolKernel:
                 total = e.build.fadd(*(_part(total, half * width, width, e) for half in (0, 1)))
             total = e.build.fmul(total, e.splat(e.real_field("scale"), self.images))
             place = e.mul(plane, 4 * self.images)
-            e.store(total, e.at(e.arena, e.add(e.field("target"), place)))
+            e.store(total, e.at(e.base("target"), e.add(e.field("target"), place)))
         e.finish()
         return function
 

@@ -1,48 +1,77 @@
 """The kernels of fully connected layers: nonzero weights, row by row, times a vector per image.
 
-The images of a group are the lanes; a single image goes weight by weight, with many sums at once.
+The images of a group are the lanes. For a single image, several sums are computed at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, I16, I32, I64, KERNEL, Emitter, number
 from strzoo.engine.codegen.finishing import bounded
 
-FIELDS = (
-    "kernel",
-    "sync",
-    "source",
-    "target",
-    "parts",
-    "part_rows",  # constants, i32 [parts + 1]: rows of equal work
-    "ends",  # constants, i32 [rows + 1] (sparse)
-    "entries",  # constants, i16 or i32 input per nonzero weight (sparse)
-    "weights",  # constants, fp32 per nonzero weight (sparse) or [rows, inputs] (dense)
-    "inputs",
-    "bias",
-    "low",
-    "high",
-)
-SUMS = 8  # independent ones, so that a multiplication need not wait for the one before
-AHEAD = 1024  # bytes: the weights are read once per run, from a far cache
+SUMS = 8  # independent ones, so that no multiplication waits for the one before
+AHEAD = 1024  # bytes to prefetch: the weights are read once per run, from a far cache
 
 
 @dataclass(frozen=True)
 class LinearKernel:
-    """`dense`: of a single image, every weight of a row, `lanes` inputs at once; else the nonzero
-    ones. `wide`: there are more inputs than 16 bits tell apart."""
+    """What distinguishes one compiled kernel from another.
 
-    images: int
-    lanes: int = 1
+    Args:
+        images: of a group.
+        lanes: inputs multiplied at once in the dense form; else 1.
+        dense: whether all weights are read, of a single image; else only the nonzero ones.
+        wide: whether there are more inputs than 16 bits can name.
+        bounds: of the results.
+    """
+
+    images: int = op.between(*op.LANES)
+    lanes: int = op.between(*op.LANES, default=1)
     dense: bool = False
     wide: bool = False
-    bounds: str = "none"
+    bounds: str = op.one_of(*op.BOUNDS, default="none")
 
-    fields = FIELDS
+    def fits(self, lanes: int, images: int) -> bool:
+        expected = (lanes, 1) if self.dense else (1, images)
+        return (self.lanes, self.images) == expected and self.images == images
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        dense, vector = self.dense, 4 * self.images
+
+        def count_rows(v: op.Values) -> int:
+            return int(v.table("part_rows")[-1])
+
+        def count_weights(v: op.Values) -> int:
+            return count_rows(v) * v["inputs"] if dense else int(v.table("ends")[-1])
+
+        def read(v: op.Values) -> int:
+            return vector * (v["inputs"] if dense else int(v.table("entries").max(initial=0)) + 1)
+
+        return (
+            *op.HEAD,
+            op.Place("source", op.ARENA, read),
+            op.Place("target", op.ARENA, lambda v: count_rows(v) * vector),
+            op.Count("parts"),
+            op.Ends("part_rows", "<i4", lambda v: v["parts"] + 1),  # rows of equal work
+            op.Ends("ends", "<i4", lambda v: 0 if dense else count_rows(v) + 1),
+            # The input of each nonzero weight.
+            op.Table(
+                "entries",
+                "<u4" if self.wide else "<u2",
+                lambda v: 0 if dense else count_weights(v),
+            ),
+            op.Table("weights", "<f4", count_weights),
+            op.Count("inputs"),
+            op.Table("bias", "<f4", count_rows),
+            op.Real("low"),
+            op.Real("high"),
+        )
 
     @property
     def name(self) -> str:
@@ -51,14 +80,14 @@ class LinearKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.images, FIELDS)
+        e = Emitter(function, self.images, self)
         parts = e.field("parts")
         first = e.share(parts, e.thread, e.threads)
         last = e.share(parts, e.add(e.thread, 1), e.threads)
-        source, target = e.at(e.arena, e.field("source")), e.at(e.arena, e.field("target"))
-        bias = e.at(e.constants, e.field("bias"))
+        source, target = e.address("source"), e.address("target")
+        bias = e.address("bias")
         low, high = e.real_field("low"), e.real_field("high")
-        bounds = e.at(e.constants, e.field("part_rows"))
+        bounds = e.address("part_rows")
         first, last = (e.load_i32(bounds, e.mul(part, 4)) for part in (first, last))
         with e.loop(first, last) as row:
             total = self._dense(e, source, row) if self.dense else self._sparse(e, source, row)
@@ -69,9 +98,7 @@ class LinearKernel:
         return function
 
     def _sparse(self, e: Emitter, source: ir.Value, row: ir.Value) -> ir.Value:
-        ends, entries, weights = (
-            e.at(e.constants, e.field(name)) for name in ("ends", "entries", "weights")
-        )
+        ends, entries, weights = (e.address(name) for name in ("ends", "entries", "weights"))
         start, stop = e.load_i32(ends, e.mul(row, 4)), e.load_i32(ends, e.add(e.mul(row, 4), 4))
         index = I32 if self.wide else I16
         size = index.width // 8
@@ -96,7 +123,8 @@ class LinearKernel:
 
     def _dense(self, e: Emitter, source: ir.Value, row: ir.Value) -> ir.Value:
         inputs = e.field("inputs")
-        weights = e.at(e.constants, e.add(e.field("weights"), e.mul(e.mul(row, inputs), 4)))
+        skipped = e.add(e.field("weights"), e.mul(e.mul(row, inputs), 4))
+        weights = e.at(e.base("weights"), skipped)
         turn = SUMS * self.lanes
         whole = e.mul(e.build.udiv(inputs, number(turn)), turn)
         zeros = [e.constant(0.0, self.lanes)] * SUMS

@@ -1,53 +1,81 @@
-"""Kernels that only move values: into maps and out of them.
+"""Kernels that only copy values: into blocked buffers (pack) and out of them (unpack).
 
-Where a value comes from is in a table that serves all planes, in the order in which values are
-written: vector by vector into a map (`PackKernel`), pixel by pixel out of one (`UnpackKernel`).
+A table that is the same for all planes says where each value comes from, in the order in which the
+values are written: vector by vector (`PackKernel`) or pixel by pixel (`UnpackKernel`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, I32, I64, KERNEL, Emitter, number
-from strzoo.engine.codegen.tiles import over_my_planes, over_my_tiles, tiled_field
-
-PACK_FIELDS = (
-    "kernel",
-    "sync",
-    "planes",
-    "phases",  # planes of the target for each of the source
-    "source",  # arena
-    "source_plane",
-    "source_image",  # bytes from image to image of the caller's
-    "target",
-    "target_plane",
-    "target_tile",
-    "tile",  # vectors of a tile of the target
-    "tiles",
-    "piece_tiles",
-    "pitch",
-    "target_vectors",
-    "places",  # constants, i32 [phases, floats]: bytes in the source's plane
-    "mask",  # constants, [phases, floats]: all ones where there is a pixel
-    "fill",
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILES,
+    over_my_planes,
+    over_my_tiles,
+    tiled,
+    tiled_extent,
+    tiled_field,
 )
 
 
 @dataclass(frozen=True)
 class PackKernel:
-    """Planes of a map. `origin`: "arena", or "input", the caller's images [n, C, H, W], of which a
-    group that is short of images repeats the last. `masked`: some floats are no pixels, but zeros,
-    or with `filled` the row's `fill`."""
+    """Copies pixels into the planes of a buffer.
 
-    lanes: int
-    images: int
-    origin: str = "arena"
+    Args:
+        lanes: floats of a vector.
+        images: of a group.
+        origin: "arena", or "input", the caller's images [n, C, H, W]; a group of fewer images than
+            `images` repeats its last one.
+        masked: whether some floats are no pixels; they become zero.
+        filled: whether they become the operand `fill` instead.
+    """
+
+    lanes: int = op.between(*op.LANES)
+    images: int = op.between(*op.LANES)
+    origin: str = op.one_of(op.ARENA, op.INPUT, default=op.ARENA)
     masked: bool = False
     filled: bool = False
 
-    fields = PACK_FIELDS
+    def fits(self, lanes: int, images: int) -> bool:
+        return (self.lanes, self.images) == (lanes, images)
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        def source(v: op.Values) -> int:
+            last = (v["planes"] - 1) * v["source_plane"] + int(v.table("places").max()) + 4
+            return last + 4 * (self.images - 1) * (self.origin == op.ARENA)
+
+        def target(v: op.Values) -> int:
+            planes, tile = v["planes"] * v["phases"], 4 * self.lanes * v["tile"]
+            return tiled_extent(v, "target", planes, tile, written=True)
+
+        def count_floats(v: op.Values) -> int:
+            return v["phases"] * v["target_vectors"] * self.lanes
+
+        return (
+            *op.HEAD,
+            op.Count("planes"),
+            op.Count("phases"),  # planes of the target for each of the source
+            op.Place("source", self.origin, source),
+            op.Stride("source_plane"),
+            op.ImageStride("source_image", self.origin),
+            *tiled("target", target),
+            op.Count("tile"),
+            TILES,
+            *PIECES,
+            op.Count("target_vectors"),
+            # For each float of each phase, bytes from the start of the source's plane to its value.
+            op.Indices("places", "<i4", count_floats, unit=4),
+            op.Table("mask", "<u4", lambda v: count_floats(v) * self.masked),
+            op.Real("fill"),
+        )
 
     @property
     def name(self) -> str:
@@ -56,10 +84,10 @@ class PackKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, PACK_FIELDS)
+        e = Emitter(function, self.lanes, self)
         phases, step = e.field("phases"), 4 * self.lanes
         size, vectors = e.field("tile"), e.field("target_vectors")
-        tables = [e.at(e.constants, e.field(name)) for name in ("places", "mask")]
+        tables = [e.address(name) for name in ("places", "mask")]
         with over_my_tiles(e) as (tile, plane, count):
             sources = self._sources(e, plane)
             first = e.mul(tile, size)
@@ -74,20 +102,21 @@ class PackKernel:
         return function
 
     def _sources(self, e: Emitter, plane: ir.Value) -> list[ir.Value]:
-        """Where the plane is of each image."""
+        """The address of the plane in each image."""
         offset = e.mul(plane, e.field("source_plane"))
         if self.origin == "arena":
             place = e.add(e.field("source"), offset)
-            return [e.at(e.arena, e.add(place, 4 * image)) for image in range(self.images)]
+            base = e.base("source")
+            return [e.at(base, e.add(place, 4 * image)) for image in range(self.images)]
         last = e.build.sub(e.images, number(1))
         given = [e.smallest_integer(number(image), last) for image in range(self.images)]
         size = e.field("source_image")
-        return [e.at(e.input, e.add(offset, e.mul(image, size))) for image in given]
+        return [e.at(e.base("source"), e.add(offset, e.mul(image, size))) for image in given]
 
     def _vector(
         self, e: Emitter, sources: list[ir.Value], places: ir.Value, mask: ir.Value, there: ir.Value
     ) -> None:
-        # Two floats at a time, as integers: to gather a vector takes longer.
+        # Two floats at a time, as integers: gathering a vector takes longer.
         fill = e.build.zext(e.build.bitcast(e.real_field("fill"), I32), I64)
         fill = e.build.or_(fill, e.build.shl(fill, number(32)))
         for lane in range(0, self.lanes, 2):
@@ -104,30 +133,49 @@ class PackKernel:
             e.store(value, there, 4 * lane)
 
 
-UNPACK_FIELDS = (
-    "kernel",
-    "sync",
-    "planes",
-    "source",
-    "source_plane",
-    "target",
-    "target_plane",
-    "target_image",  # bytes from image to image of the caller's
-    "pixels",
-    "places",  # constants, i32 per pixel: bytes in the source's plane
-)
-
-
 @dataclass(frozen=True)
 class UnpackKernel:
-    """Pixels of planes, one after the other: features, or the caller's results [n, ...]
-    (`destination`: "arena" or "output")."""
+    """Copies the pixels of planes, one after the other.
 
-    lanes: int
-    images: int
-    destination: str = "arena"
+    Args:
+        lanes: floats of a vector.
+        images: of a group.
+        destination: "arena" for features, or "output", the caller's results [n, ...].
+    """
 
-    fields = UNPACK_FIELDS
+    lanes: int = op.between(*op.LANES)
+    images: int = op.between(*op.LANES)
+    destination: str = op.one_of(op.ARENA, op.OUTPUT, default=op.ARENA)
+
+    def fits(self, lanes: int, images: int) -> bool:
+        return (self.lanes, self.images) == (lanes, images)
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        pixel = 4 * (self.images if self.destination == op.ARENA else 1)
+
+        def source(v: op.Values) -> int:
+            last = (v["planes"] - 1) * v["source_plane"] + int(v.table("places").max())
+            return last + 4 * self.images
+
+        def target(v: op.Values) -> int:
+            plane = pixel * v["pixels"]
+            if v["planes"] > 1 and v["target_plane"] != plane:
+                raise ValueError(f"planes of {plane} bytes are {v['target_plane']} bytes apart")
+            return v["planes"] * plane
+
+        return (
+            *op.HEAD,
+            op.Count("planes"),
+            op.Place("source", op.ARENA, source),
+            op.Stride("source_plane"),
+            op.Place("target", self.destination, target),
+            op.Stride("target_plane"),
+            op.ImageStride("target_image", self.destination),
+            op.Count("pixels"),
+            # For each pixel, bytes from the start of the source's plane.
+            op.Indices("places", "<i4", lambda v: v["pixels"], unit=4),
+        )
 
     @property
     def name(self) -> str:
@@ -135,16 +183,16 @@ class UnpackKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.lanes, UNPACK_FIELDS)
-        places = e.at(e.constants, e.field("places"))
+        e = Emitter(function, self.lanes, self)
+        places = e.address("places")
         with over_my_planes(e) as plane:
             here = e.add(e.field("source"), e.mul(plane, e.field("source_plane")))
             there = e.mul(plane, e.field("target_plane"))
-            source = e.at(e.arena, here)
+            source = e.at(e.base("source"), here)
             if self.destination == "arena":
-                target = e.at(e.arena, e.add(e.field("target"), there))
+                target = e.at(e.base("target"), e.add(e.field("target"), there))
             else:
-                target = e.at(e.output, there)
+                target = e.at(e.base("target"), there)
             with e.loop(0, e.field("pixels")) as pixel:
                 start = e.at(source, e.load_i32(places, e.mul(pixel, 4)))
                 for image in range(self.images):

@@ -1,7 +1,7 @@
 """Patches: what the windows of one tile read, copied vector by vector to scratch memory.
 
-Which vectors go where is in tables (`engine.patches`), sorted by how their lanes move: not at all,
-or from the neighbouring region. One move is made for all planes of a block before the next.
+Tables (`layout.patches`) list the copies, sorted by how their lanes move: not at all, or from a
+neighbouring block. Each copy is made for all planes of a block of channels before the next copy.
 """
 
 from __future__ import annotations
@@ -10,32 +10,35 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import I32, Emitter
 
 
 @dataclass(frozen=True)
 class PatchForm:
-    """Args:
-    size: vectors of a plane's patch; 0 where the input is read in place.
-    columns: outputs of a tile that are side by side; `down` and `across` are vectors of the patch
-        from one output to the one below and to the next.
-    images: lanes of a pixel.
-    grid_rows, grid_columns: regions.
-    up, below, before, after: regions that are reached beyond the own one.
-    outside: whether some vectors lie beyond all regions.
+    """The shape of a patch.
+
+    Args:
+        size: vectors of a plane's patch; 0 where the input is read in place.
+        columns: outputs of a tile that are next to each other.
+        down, across: vectors of the patch from one output to the one below and to the next.
+        images: lanes of a pixel.
+        grid_rows, grid_columns: blocks of a plane.
+        up, below, before, after: how many blocks beyond its own one the patch reaches.
+        outside: whether some vectors lie outside all blocks.
     """
 
-    size: int
-    columns: int
-    down: int
-    across: int
-    images: int = 1
-    grid_rows: int = 1
-    grid_columns: int = 1
-    up: int = 0
-    below: int = 0
-    before: int = 0
-    after: int = 0
+    size: int = op.between(0, 1 << 20)
+    columns: int = op.between(1, op.TILE[1])
+    down: int = op.between(1, 1 << 20)
+    across: int = op.between(1, 1 << 20)
+    images: int = op.between(*op.LANES, default=1)
+    grid_rows: int = op.between(*op.LANES, default=1)
+    grid_columns: int = op.between(*op.LANES, default=1)
+    up: int = op.between(0, op.LANES[1], default=0)
+    below: int = op.between(0, op.LANES[1], default=0)
+    before: int = op.between(0, op.LANES[1], default=0)
+    after: int = op.between(0, op.LANES[1], default=0)
     outside: bool = False
 
     @property
@@ -48,7 +51,7 @@ class PatchForm:
 
     @property
     def pattern(self) -> str:
-        """Names the places of outputs alone."""
+        """A name for the places of the outputs alone."""
         return f"{self.columns}c{self.down}d{self.across}a"
 
     @property
@@ -69,46 +72,75 @@ class PatchForm:
         return row * self.down + column * self.across
 
     def lanes_of(self, kind: tuple[int, int], lanes: int) -> list[int]:
-        """For each lane, the one that its value comes from; `lanes` where there is no region."""
+        """For each lane, the lane that its value comes from; `lanes` where there is no block."""
         found = []
         for lane in range(lanes):
-            region, image = divmod(lane, self.images)
-            down, across = divmod(region, self.grid_columns)
+            block, image = divmod(lane, self.images)
+            down, across = divmod(block, self.grid_columns)
             down, across = down + kind[0], across + kind[1]
             inside = 0 <= down < self.grid_rows and 0 <= across < self.grid_columns
             place = (down * self.grid_columns + across) * self.images + image
             found.append(place if inside else lanes)
         return found
 
+    def fits(self, lanes: int, images: int) -> bool:
+        """Whether the patch is one of vectors of `lanes` floats, `images` of which are a pixel."""
+        if not self.size:
+            return self == IN_PLACE
+        return (
+            self.images == images
+            and self.images * self.grid_rows * self.grid_columns == lanes
+            and max(self.up, self.below) <= self.grid_rows
+            and max(self.before, self.after) <= self.grid_columns
+        )
+
+    def operands(self) -> tuple[op.Operand, ...]:
+        """The tables of copies; without patches they are not read."""
+
+        def count_ends(v: op.Values) -> int:
+            return v["tiles"] * len(self.kinds) + 1 if self.size else 0
+
+        def count_numbers(v: op.Values) -> int:
+            return 2 * int(v.table("copy_ends")[-1]) if self.size else 0
+
+        ends = op.Ends("copy_ends", "<i4", count_ends)
+        return ends, op.Indices("copies", "<i4", count_numbers, unit=4)
+
+    def read_extent(self, v: op.Values, lanes: int, planes: int) -> int:
+        """Bytes of the source that the copies of `planes` planes read."""
+        sources = v.table("copies")[::2]
+        if not (len(sources) and planes):
+            return 0
+        return (planes - 1) * v["source_plane"] + int(sources.max()) + 4 * lanes
+
+    def written_extent(self, v: op.Values, lanes: int, planes: int) -> int:
+        """Bytes of scratch memory that the copies of `planes` planes write."""
+        targets = v.table("copies")[1::2]
+        if not (len(targets) and planes):
+            return 0
+        return 4 * lanes * (self.size * (planes - 1) + 1) + int(targets.max())
+
 
 IN_PLACE = PatchForm(0, 1, 1, 1)
 
 
 class PatchPacker:
-    """Fills patches. `ends` and `copies` are addresses of tables, `source` that of tile 0 of plane
-    0 in the arena."""
+    """Fills patches, for kernels with the operands source, source_plane, copy_ends and copies."""
 
-    def __init__(
-        self,
-        e: Emitter,
-        form: PatchForm,
-        source: ir.Value,
-        plane: ir.Value,
-        ends: ir.Value,
-        copies: ir.Value,
-    ) -> None:
-        self.e, self.form, self.source, self.plane = e, form, source, plane
-        self.ends, self.copies = ends, copies
+    def __init__(self, e: Emitter, form: PatchForm) -> None:
+        self.e, self.form = e, form
+        self.source, self.plane = e.address("source"), e.field("source_plane")
+        self.ends, self.copies = e.address("copy_ends"), e.address("copies")
 
     def aim(self, tile: ir.Value) -> None:
-        """The next patches are those of `tile`."""
+        """Let the next patches be those of `tile`."""
         e = self.e
         kinds = len(self.form.kinds)
         ends = e.at(self.ends, e.mul(tile, 4 * kinds))
         self.bounds = [e.load_i32(ends, 4 * kind) for kind in range(kinds + 1)]
 
     def pack(self, planes: ir.Value, first_plane: ir.Value, slab: ir.Value, fill: ir.Value) -> None:
-        """Planes [first_plane, first_plane + planes) to `slab`, one after the other."""
+        """Copy planes [first_plane, first_plane + planes) to `slab`, one after the other."""
         e, form = self.e, self.form
         size = 4 * e.lanes * form.size
         base = e.at(self.source, e.mul(first_plane, self.plane))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from strzoo.engine.codegen.builder import BYTES, F32, I16, I32, I64, Emitter, number
 from strzoo.engine.codegen.finishing import bounded, masked_all
-from strzoo.engine.codegen.patches import PatchForm
 
-AHEAD_TILE = 7  # vectors: wider tiles give the processor time enough
-AHEAD = 512  # bytes: tables are read once per tile, often from a far cache
+if TYPE_CHECKING:
+    from strzoo.engine.codegen.convolution import ConvolutionKernel
+
+AHEAD_TILE = 7  # vectors; wider tiles need no prefetching
+AHEAD = 512  # bytes to prefetch: tables are read once per tile, often from a far cache
 FOUR = 4  # weights at a time
 REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
 # (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, order of
@@ -19,33 +21,8 @@ REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits
 ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 10 + [I64] * 4 + [F32] * 2)
 
 
-class RowsOf(Protocol):
-    """What the loops need to know of a convolution kernel; see `ConvolutionKernel`."""
-
-    @property
-    def lanes(self) -> int: ...
-
-    @property
-    def rows(self) -> int: ...
-
-    @property
-    def twice(self) -> bool: ...
-
-    @property
-    def patch(self) -> PatchForm: ...
-
-    @property
-    def residual(self) -> bool: ...
-
-    @property
-    def masked(self) -> bool: ...
-
-    @property
-    def bounds(self) -> str: ...
-
-
 def rows_function(
-    kernel: RowsOf, module: ir.Module, tile: int, *, first: bool, last: bool
+    kernel: ConvolutionKernel, module: ir.Module, tile: int, *, first: bool, last: bool
 ) -> ir.Function:
     """The function that computes the rows [row, end) of one tile, made once per module."""
     finish = f"{kernel.bounds}{'r' * kernel.residual}{'m' * kernel.masked}" if last else ""
@@ -71,7 +48,7 @@ def rows_function(
 
 class _Rows:
     def __init__(
-        self, kernel: RowsOf, emitter: Emitter, tile: int, *, first: bool, last: bool
+        self, kernel: ConvolutionKernel, emitter: Emitter, tile: int, *, first: bool, last: bool
     ) -> None:
         self.kernel, self.emit, self.tile = kernel, emitter, tile
         self.first, self.last = first, last

@@ -2,9 +2,9 @@
 
 Each worker thread waits in `serve` for tasks in its mailbox.
 
-A task is a row of i64: the address of a `run_plan`, then its arguments. A mailbox is the memory that
-a worker and its caller share; HANDLE, WAIT and POST are a semaphore of the operating system. Its
-functions are called with more arguments than some systems' versions take, which C's calling
+A task is a row of i64: the address of a `run_plan`, then its arguments. A mailbox is the memory
+that a worker and its caller share; HANDLE, WAIT and POST are a semaphore of the operating system.
+Its functions are called with more arguments than some systems' versions take, which C's calling
 conventions allow:
 
     wait(handle, forever = -1)        post(handle, one = 1, nothing = null)

@@ -1,4 +1,4 @@
-"""Loops over what is a thread's: tiles and their planes, or planes alone."""
+"""Loops over a thread's share of tiles and planes, and the extent of what they touch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,63 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import Emitter, number
+
+
+def whole_tiles(v: op.Values) -> int:
+    """The tiles that `target_vectors` vectors make, the last of which may be short."""
+    return -(-v["target_vectors"] // v["tile"])
+
+
+MOST_UNITS = 1 << 48  # tiles times planes: a thread's share is computed in 64 bits
+TILES = op.Count("tiles", whole_tiles)
+
+PIECES = (op.Count("piece_tiles"), op.Stride("pitch"))
+
+
+def tiled(name: str, extent: op.Size) -> tuple[op.Operand, ...]:
+    """A place in the arena with the strides of its planes and tiles."""
+    place = op.Place(name, op.ARENA, extent)
+    return place, op.Stride(f"{name}_plane"), op.Stride(f"{name}_tile")
+
+
+def tiled_extent(v: op.Values, name: str, planes: int, tile: int, *, written: bool = False) -> int:
+    """Bytes from the place `name` to the end of what a kernel reads or writes there.
+
+    Args:
+        v: the instruction's operands.
+        name: of the place, whose strides are `name`_plane and `name`_tile.
+        planes: of each tile.
+        tile: bytes of one plane's tile.
+        written: whether every tile of every plane must have memory of its own.
+
+    Raises:
+        ValueError: tiles or planes overlap, or there are too many for 64-bit arithmetic.
+    """
+    plane, step, pitch = v[f"{name}_plane"], v[f"{name}_tile"], v["pitch"]
+    tiles, piece_tiles = v["tiles"], v["piece_tiles"]
+    if tiles * planes > MOST_UNITS:
+        raise ValueError(f"{tiles} tiles of {planes} planes")
+    end = (planes - 1) * plane + tile
+    last_piece, last = divmod(tiles - 1, piece_tiles)
+    whole = (min(tiles, piece_tiles) - 1) * step + end
+    if written and (
+        (planes > 1 and plane < tile)
+        or (min(tiles, piece_tiles) > 1 and step < end)
+        or (last_piece and pitch < whole)
+    ):
+        raise ValueError(f"tiles or planes of {name} overlap")
+    if not last_piece:
+        return whole
+    return max((last_piece - 1) * pitch + whole, last_piece * pitch + last * step + end)
 
 
 @contextmanager
 def share_of_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-    """(tile, first plane, end of the planes) for each tile that is this thread's, whole or in part.
+    """(tile, first plane, end of the planes) for each tile of which this thread has a part.
 
-    The row has the fields planes and tiles. Two threads may share a tile.
+    The operands planes and tiles say how many there are. Two threads may share a tile.
     """
     planes, tiles = e.field("planes"), e.field("tiles")
     units = e.mul(tiles, planes)
@@ -29,9 +78,9 @@ def share_of_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
 
 @contextmanager
 def over_my_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-    """(tile, plane, vectors of the tile), tile by tile.
+    """(tile, plane, vectors of the tile) for this thread's share, tile by tile.
 
-    The row has the fields tile and target_vectors as well.
+    It uses the operands tile and target_vectors as well.
     """
     size = e.field("tile")
     with share_of_tiles(e) as (tile, low, high):
@@ -50,13 +99,13 @@ def over_my_planes(e: Emitter) -> Iterator[ir.Value]:
 
 
 def tiled_field(e: Emitter, name: str, tile: ir.Value, plane: ir.Value) -> ir.Value:
-    """The address of a plane's tile, by the fields `name`, `name`_plane and `name`_tile."""
+    """The address of a plane's tile, by the operands `name`, `name`_plane and `name`_tile."""
     place = e.add(e.field(name), tile_start(e, name, tile))
-    return e.at(e.arena, e.add(place, e.mul(plane, e.field(f"{name}_plane"))))
+    return e.at(e.base(name), e.add(place, e.mul(plane, e.field(f"{name}_plane"))))
 
 
 def tile_start(e: Emitter, name: str, tile: ir.Value) -> ir.Value:
-    """Bytes from a map's first tile to `tile`, by the fields piece_tiles, pitch and `name`_tile."""
+    """Bytes from tile 0 to `tile`, by the operands piece_tiles, pitch and `name`_tile."""
     size = e.field("piece_tiles")
     piece = e.build.udiv(tile, size)
     within = e.build.sub(tile, e.mul(piece, size))

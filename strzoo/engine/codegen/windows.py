@@ -1,58 +1,54 @@
 """Kernels that slide a small window over each plane by itself: depthwise convolution and pools.
 
-They go tile by tile; what the windows of a tile read is first copied to scratch, for a few planes
-at once. Then every tap of an output is a vector that lies there aligned.
+They work tile by tile. What the windows of a tile read is first copied to scratch memory, for a few
+planes at once. Then every tap of an output is an aligned vector there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, KERNEL, Emitter, number
 from strzoo.engine.codegen.finishing import bounded, masked_all
-from strzoo.engine.codegen.patches import PatchForm, PatchPacker
-from strzoo.engine.codegen.tiles import share_of_tiles, tiled_field
+from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILES,
+    share_of_tiles,
+    tiled,
+    tiled_extent,
+    tiled_field,
+)
 
 UNROLLED = 4  # vectors at once: enough independent sums to keep the multipliers busy
 PLANES = 8  # whose patches are copied together
+TAPS = (1, 25)  # of a depthwise kernel; its code is unrolled
 
-WINDOW_FIELDS = (
-    "kernel",
-    "sync",
-    "source",
-    "source_plane",
-    "target",
-    "target_plane",
-    "target_tile",
-    "target_vectors",
-    "tile",  # vectors of a tile
-    "tiles",
-    "piece_tiles",
-    "pitch",
-    "planes",  # output channels
-    "offsets",  # constants, i32 per tap: bytes from an output's place in the patches of a channel
-    "mask",
-    "slab",  # scratch: where the patches are
-    "copy_ends",  # constants: how they are filled
-    "copies",
-    "fill",
-)
 Compute = Callable[[ir.Value, list[int], ir.Value], list[ir.Value]]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """How a window kernel goes: tiles of `tile` vectors, `last` in the last one, and the patches
-    of each of the `phases` that a channel of the source was split into."""
+    """How a window kernel walks over a buffer.
 
-    lanes: int
-    tile: int
-    last: int
-    patch: PatchForm
-    phases: int = 1
+    Args:
+        lanes: floats of a vector.
+        tile, last: vectors of a tile, and of the last one.
+        patch: what the window of a tile reads of a plane.
+        phases: planes into which a channel of the source is split.
+        masked: whether places that are no pixels must be zero.
+    """
+
+    lanes: int = op.between(*op.LANES)
+    tile: int = op.between(*op.TILE)
+    last: int = op.between(*op.TILE)
+    patch: PatchForm = IN_PLACE
+    phases: int = op.between(1, 1 << 10, default=1)
     masked: bool = False
 
     @property
@@ -60,26 +56,70 @@ class Walk:
         shape = f"{self.lanes}x{self.tile}_{self.last}_{self.patch.name}_{self.phases}"
         return shape + "m" * self.masked
 
+    def fits(self, lanes: int, images: int) -> bool:
+        """Whether the walk is one over vectors of `lanes` floats, `images` of which are a pixel."""
+        patches = self.patch.size > 0 and self.patch.fits(lanes, images)
+        return self.lanes == lanes and self.last <= self.tile and patches
+
+    def operands(self, count_taps: op.Size, *, multiplied: bool = False) -> tuple[op.Operand, ...]:
+        """Those of every window kernel, whose windows have `count_taps` taps. `multiplied` as in
+        `DepthwiseKernel`."""
+        vector = 4 * self.lanes
+        channel = vector * self.patch.size * self.phases  # bytes of the patches of a channel
+        together = 1 if multiplied else PLANES
+
+        def source(v: op.Values) -> int:
+            channels = v["planes"]
+            if multiplied:
+                channels = (channels - 1) // v["multiplier"] + 1
+            return self.patch.read_extent(v, self.lanes, channels * self.phases)
+
+        def slab(v: op.Values) -> int:
+            written = self.patch.written_extent(v, self.lanes, together * self.phases)
+            outputs = 1 + max(self.patch.place(output) for output in range(self.tile))
+            taps = int(v.table("offsets").max(initial=0)) + vector * outputs
+            return max(written, (together - 1) * channel + taps)
+
+        return (
+            *op.HEAD,
+            op.Place("source", op.ARENA, source),
+            op.Stride("source_plane"),
+            *tiled("target", self.extent),
+            op.Count("target_vectors", lambda v: (v["tiles"] - 1) * self.tile + self.last),
+            op.Count("tile", lambda v: self.tile),
+            TILES,
+            *PIECES,
+            op.Count("planes"),  # output channels
+            # For each tap, bytes from an output's place in the patches of a channel.
+            op.Indices("offsets", "<i4", count_taps, unit=4),
+            op.Table("mask", "<u4", lambda v: self.lanes * v["target_vectors"] * self.masked),
+            op.Place("slab", op.SCRATCH, slab),  # the patches
+            *self.patch.operands(),
+            op.Real("fill"),
+        )
+
+    def extent(self, v: op.Values) -> int:
+        """Bytes that the kernel writes from the place target on."""
+        return tiled_extent(v, "target", v["planes"], 4 * self.lanes * self.tile, written=True)
+
 
 class _Walker:
     """Calls `compute(address of the channel's patches, places of some outputs in it, their place
-    in the plane)` for all that is this thread's and stores what it returns. `begin(plane)` comes
-    before each plane of a tile. With a `multiplier`, so many planes read one channel."""
+    in the plane)` for this thread's share and stores what it returns. `begin(plane)` is called
+    before each plane of a tile. With a `multiplier`, that many planes read one channel."""
 
     def __init__(self, e: Emitter, walk: Walk, multiplier: ir.Value | None = None) -> None:
         self.e, self.walk, self.multiplier = e, walk, multiplier
 
     def go(self, begin: Callable[[ir.Value], None], compute: Compute) -> None:
         e, walk = self.e, self.walk
-        source = e.at(e.arena, e.field("source"))
-        tables = (e.at(e.constants, e.field(name)) for name in ("copy_ends", "copies"))
-        packer = PatchPacker(e, walk.patch, source, e.field("source_plane"), *tables)
-        patches, fill = e.at(e.scratch, e.field("slab")), e.splat(e.real_field("fill"))
+        packer = PatchPacker(e, walk.patch)
+        patches, fill = e.address("slab"), e.splat(e.real_field("fill"))
         size = 4 * walk.lanes * walk.patch.size * walk.phases
         final = e.build.sub(e.field("tiles"), number(1))
         with share_of_tiles(e) as (tile, low, high):
             packer.aim(tile)
-            # Planes that read the same channel are rare: each copies what it reads.
+            # Planes that read the same channel are rare, so each copies what it reads.
             together = PLANES if self.multiplier is None else 1
             with e.loop(low, high, together) as first:
                 last = e.smallest_integer(e.add(first, together), high)
@@ -116,30 +156,38 @@ class _Walker:
         if not self.walk.masked:
             return values
         e = self.e
-        return masked_all(e, values, e.at(e.constants, e.add(e.field("mask"), place)))
-
-
-DEPTHWISE_FIELDS = (
-    *WINDOW_FIELDS,
-    "multiplier",  # output channels of one input channel
-    "weights",  # constants, fp32 [planes, taps]
-    "bias",
-    "low",
-    "high",
-)
+        return masked_all(e, values, e.at(e.base("mask"), e.add(e.field("mask"), place)))
 
 
 @dataclass(frozen=True)
 class DepthwiseKernel:
-    """A convolution whose output channels read one input channel each; `taps` of the window.
-    `multiplied`: several output channels read the same one."""
+    """A convolution whose output channels read one input channel each.
+
+    Args:
+        walk: over the output.
+        taps: of the window.
+        multiplied: whether several output channels read the same input channel.
+        bounds: of the results.
+    """
 
     walk: Walk
-    taps: int
+    taps: int = op.between(*TAPS)
     multiplied: bool = False
-    bounds: str = "none"
+    bounds: str = op.one_of(*op.BOUNDS, default="none")
 
-    fields = DEPTHWISE_FIELDS
+    def fits(self, lanes: int, images: int) -> bool:
+        return self.walk.fits(lanes, images)
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        return (
+            *self.walk.operands(lambda v: self.taps, multiplied=self.multiplied),
+            op.Count("multiplier"),  # output channels of one input channel
+            op.Table("weights", "<f4", lambda v: v["planes"] * self.taps),
+            op.Table("bias", "<f4", lambda v: v["planes"]),
+            op.Real("low"),
+            op.Real("high"),
+        )
 
     @property
     def name(self) -> str:
@@ -147,18 +195,19 @@ class DepthwiseKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.walk.lanes, DEPTHWISE_FIELDS)
+        e = Emitter(function, self.walk.lanes, self)
         walker = _Walker(e, self.walk, e.field("multiplier") if self.multiplied else None)
-        offsets = e.at(e.constants, e.field("offsets"))
+        offsets = e.address("offsets")
         taps = [e.load_i32(offsets, 4 * tap) for tap in range(self.taps)]
         low, high = e.real_field("low"), e.real_field("high")
         factors: list[ir.Value] = []
         bias: list[ir.Value] = []
 
         def begin(plane: ir.Value) -> None:
-            weights = e.at(e.constants, e.add(e.field("weights"), e.mul(plane, 4 * self.taps)))
+            skipped = e.add(e.field("weights"), e.mul(plane, 4 * self.taps))
+            weights = e.at(e.base("weights"), skipped)
             factors[:] = [e.splat(e.load(weights, F32, 4 * tap)) for tap in range(self.taps)]
-            bias[:] = [e.splat(e.load(e.at(e.constants, e.field("bias")), F32, e.mul(plane, 4)))]
+            bias[:] = [e.splat(e.load(e.address("bias"), F32, e.mul(plane, 4)))]
 
         def compute(slab: ir.Value, places: list[int], place: ir.Value) -> list[ir.Value]:
             sums = bias * len(places)
@@ -172,21 +221,30 @@ class DepthwiseKernel:
         return function
 
 
-POOL_FIELDS = (
-    *WINDOW_FIELDS,
-    "taps",
-    "scales",  # constants, fp32 per pixel: 1 / the number averaged; 0 where there is no pixel
-)
-
-
 @dataclass(frozen=True)
 class PoolKernel:
-    """`kind`: "max", or "mean" over what counts."""
+    """The largest number of each window, or the mean of those that count.
+
+    Args:
+        walk: over the output.
+        kind: "max" or "mean".
+    """
 
     walk: Walk
-    kind: str
+    kind: str = op.one_of("max", "mean")
 
-    fields = POOL_FIELDS
+    def fits(self, lanes: int, images: int) -> bool:
+        return self.walk.fits(lanes, images)
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        mean = self.kind == "mean"
+        return (
+            *self.walk.operands(lambda v: v["taps"]),
+            op.Count("taps"),
+            # 1 / the number averaged, for each float of a plane; 0 where there is no pixel.
+            op.Table("scales", "<f4", lambda v: self.walk.lanes * v["target_vectors"] * mean),
+        )
 
     @property
     def name(self) -> str:
@@ -194,9 +252,9 @@ class PoolKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.walk.lanes, POOL_FIELDS)
+        e = Emitter(function, self.walk.lanes, self)
         walker = _Walker(e, self.walk)
-        offsets, taps = e.at(e.constants, e.field("offsets")), e.field("taps")
+        offsets, taps = e.address("offsets"), e.field("taps")
 
         def load(slab: ir.Value, places: list[int], tap: ir.Value) -> list[ir.Value]:
             there = e.at(slab, e.load_i32(offsets, e.mul(tap, 4)))
@@ -208,7 +266,7 @@ class PoolKernel:
                 loaded = load(slab, places, tap)
                 following += [merge(a, b) for a, b in zip(values, loaded, strict=True)]
             if self.kind == "mean":
-                scales = e.at(e.constants, e.add(e.field("scales"), place))
+                scales = e.at(e.base("scales"), e.add(e.field("scales"), place))
                 following = [
                     e.build.fmul(value, e.load_vector(scales, 4 * e.lanes * j))
                     for j, value in enumerate(following)

@@ -1,1 +1,1 @@
-"""ONNX in: the engine's own graph, or one error with all it cannot do."""
+"""The front end: reads an ONNX network as a graph, or lists all that it cannot read."""

@@ -8,9 +8,10 @@ import onnx
 
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.graph import AveragePool, Pads, Window
-from strzoo.engine.ir.windows import count_averaged, find_overhang, pad_same
+from strzoo.engine.ir.windows import count_averaged, find_overhang, pad_same, spread
 
 Attributes = dict[str, Any]
+_LARGEST_RATIO, _LARGEST_SIDE = 4, 256  # of a window to its map
 Pair = tuple[int, int]
 
 
@@ -35,6 +36,7 @@ def read_window(attributes: Attributes, kernel: Pair, size: Pair) -> tuple[Windo
     if min(*kernel, *strides, *dilations) < 1:
         raise Unsupported("a kernel, stride or dilation below 1")
     pads = _read_pads(attributes, kernel, strides, dilations, size)
+    _check_extent(size, kernel, strides, dilations, pads)
     overhang = (0, 0)
     if attributes.get("ceil_mode", 0):
         vertical, horizontal = (
@@ -46,8 +48,18 @@ def read_window(attributes: Attributes, kernel: Pair, size: Pair) -> tuple[Windo
     return Window(kernel, strides, pads, dilations), overhang
 
 
+def _check_extent(size: Pair, kernel: Pair, strides: Pair, dilations: Pair, pads: Pads) -> None:
+    """Refuse a window or a padding that is far larger than its map: it would see nothing but
+    padding, and the padded map could be of any size."""
+    for axis in range(2):
+        most = _LARGEST_RATIO * size[axis] + _LARGEST_SIDE
+        found = max(spread(kernel[axis], dilations[axis]), strides[axis], *pads[axis::2])
+        if found > most:
+            raise Unsupported(f"a window or padding of {found} pixels on {size[axis]} of its map")
+
+
 def read_pool_window(attributes: Attributes, size: Pair) -> tuple[Window, Pair]:
-    """As `read_window`, of a pool: no window may see padding alone."""
+    """As `read_window`, for a pool, no window of which may see only padding."""
     window, overhang = read_window(attributes, _pair(attributes, "kernel_shape"), size)
     if not count_averaged(AveragePool("", (), "", window), (1, *size)).all():
         raise Unsupported("windows that see nothing but padding")

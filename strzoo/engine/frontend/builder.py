@@ -14,6 +14,7 @@ from strzoo.engine.frontend.problems import Unknown, Unsupported
 from strzoo.engine.ir.graph import Flatten, Layer, Shape
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.errors import IntegrityError
+from strzoo.settings import Limits
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class View:
     value: str
     shape: Shape
     maker: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """`value` with `number` around it, as a window takes it without a padded map in between."""
+
+    value: str
+    pads: tuple[int, int, int, int]
+    number: float
 
 
 class GraphBuilder:
@@ -47,19 +57,27 @@ class GraphBuilder:
         self._flat: dict[str, str] = {}
         self._names: set[str] = set()
         self._broken: set[str] = set()
+        # What Pad and Transpose made, by ONNX name, for the node behind them: see `padding`. The
+        # zeros of a Pad are also a value, under whose name they are found here.
+        self.padded: dict[str, Padding] = {}
+        self.channels_last: dict[str, View] = {}
 
     def add_input(self, name: str, shape: Shape) -> None:
         self.shapes[name] = shape
         self._views[name] = View(name, shape, ("input", name))
 
     def mark_broken(self, node: onnx.NodeProto) -> None:
-        """What depends on `node` cannot be read, which is no further problem."""
+        """Let nodes that depend on `node` be skipped, because they are no further problem."""
         self._broken |= set(node.output)
 
     def view(self, name: str) -> View:
         """What `name`, computed from the images, stands for."""
         if name in self._views:
             return self._views[name]
+        if name in self.padded:
+            raise Unsupported("not with 0, before other than MaxPool", ("Pad", name))
+        if name in self.channels_last:
+            raise Unsupported("channels last, before other than Pad", ("Transpose", name))
         if name in self._broken:
             raise Unknown(name)
         if name in self.constants:
@@ -118,20 +136,22 @@ class GraphBuilder:
 
     def append(self, layer: Layer) -> None:
         """Add a layer, and its output as a value of its own."""
-        self.shapes[layer.output] = infer_shape(layer, [self.shapes[n] for n in layer.inputs])
+        shape = infer_shape(layer, [self.shapes[n] for n in layer.inputs])
+        Limits.from_env().check("elements", math.prod(shape), f"the result of {layer.name}")
+        self.shapes[layer.output] = shape
         self.layers.append(layer)
 
     def emit(
         self, kind: type[Layer], node: onnx.NodeProto, inputs: tuple[str, ...], **fields: Any
     ) -> str:
-        """Add the layer that `node` is; its output takes the name of the node's."""
+        """Add the layer for `node`; its output takes the name of the node's output."""
         output = self.fresh(node.output[0])
         self.append(kind(self.unique(describe_node(node)), inputs, output, **fields))
         self.bind(node, output, self.shapes[output])
         return output
 
     def emit_elementwise(self, kind: type[Layer], node: onnx.NodeProto, **fields: Any) -> None:
-        """As `emit`, of the first input; what changes each number alone keeps any shape."""
+        """As `emit`, of the first input, for layers that work on each number and keep any shape."""
         view = self.view(node.input[0])
         output = self.emit(kind, node, (view.value,), **fields)
         self.bind(node, output, view.shape)
@@ -160,5 +180,5 @@ class GraphBuilder:
 
 
 def describe_node(node: onnx.NodeProto) -> str:
-    """Its name; nodes need none, what they make has one."""
+    """Its name, or that of its output, because nodes need no name."""
     return node.name or (node.output[0] if node.output else "") or node.op_type

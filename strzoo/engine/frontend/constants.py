@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from strzoo.engine.frontend.attributes import read_attributes
+from strzoo.engine.frontend.folding import CAST, COMPUTING, MOVING, check_size
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.onnx.files import read_sparse
+from strzoo.settings import Limits
 
 # The batch in the shape arithmetic, where it may be any number: no file holds this value.
 BATCH = -(2**31) + 11
 
-# Folded where all inputs are constant. Nothing here makes a result much larger than its inputs.
-_MOVING = {"Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-_COMPUTING = {"Add", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub"}
 _VALUES = ("value_float", "value_floats", "value_int", "value_ints")
-FOLDABLE = _MOVING | _COMPUTING | {"Cast", "Constant"}
+# Folded where all inputs are constant.
+FOLDABLE = {*MOVING, *COMPUTING, "Cast", "Constant"}
 
 
 class Constants:
@@ -26,6 +28,7 @@ class Constants:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._arrays: dict[str, np.ndarray] = {}
+        self._folded = 0  # bytes of what was computed
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays or name in self._tensors
@@ -46,26 +49,28 @@ class Constants:
         """
         if node.op_type not in FOLDABLE or node.domain not in ("", "ai.onnx"):
             return False
-        names = [name for name in node.input if name]
-        if any(name not in self for name in names):
+        if any(name and name not in self for name in node.input):
             return False
-        self[node.output[0]] = self._compute(node, {name: self[name] for name in names}, opset)
+        inputs = [self[name] if name else None for name in node.input]
+        made = self._compute(node, inputs, opset)
+        if made.base is None:  # a view takes no memory
+            self._folded += made.nbytes
+            Limits.from_env().check("bytes", 2 * self._folded, "what is computed of constants")
+        self[node.output[0]] = made
         return True
 
     def _compute(
-        self, node: onnx.NodeProto, inputs: dict[str, np.ndarray], opset: int
+        self, node: onnx.NodeProto, inputs: Sequence[np.ndarray | None], opset: int
     ) -> np.ndarray:
         if node.op_type == "Constant":
             return _read_constant(node)
-        if node.op_type == "Identity":
-            return inputs[node.input[0]]
-        moved = node.op_type in _MOVING or (node.op_type == "Cast" and _to_integer(node))
-        if not moved and any(_holds_batch(array) for array in inputs.values()):
+        # What moves numbers may move the batch size, but not take a shape or an index from it.
+        moved = node.op_type in MOVING or (node.op_type == "Cast" and _to_integer(node))
+        looked_at = inputs if not moved else [] if node.op_type == "Concat" else inputs[1:]
+        if any(array is not None and _holds_batch(array) for array in looked_at):
             raise Unsupported("it computes with the batch size")
-        from onnx.reference import ReferenceEvaluator  # few files need it
-
-        results: Any = ReferenceEvaluator(node, opsets={"": opset}).run(None, inputs)
-        return np.asarray(results[0])
+        rule = CAST if node.op_type == "Cast" else (MOVING | COMPUTING)[node.op_type]
+        return rule(read_attributes(node), inputs, opset)
 
 
 def decode(tensor: onnx.TensorProto) -> np.ndarray:
@@ -85,10 +90,13 @@ def _read_constant(node: onnx.NodeProto) -> np.ndarray:
     for attribute in node.attribute:
         if attribute.name == "value":
             return decode(attribute.t)
+        if attribute.name == "sparse_value":
+            check_size(attribute.sparse_tensor.dims, np.dtype(np.float32), "a sparse constant")
+            return read_sparse(attribute.sparse_tensor, "the model")
         if attribute.name in _VALUES:
             kind = np.float32 if "float" in attribute.name else np.int64
             return np.asarray(onnx.helper.get_attribute_value(attribute), dtype=kind)
-    raise Unsupported("a constant that is sparse or text")
+    raise Unsupported("a constant that is text")
 
 
 def _holds_batch(array: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""The ONNX operators that compute: what layer each becomes. `reshaping` has those that only move.
+"""The ONNX operators that compute, as layers; `reshaping` has those that only change shapes.
 
 Every rule takes the builder and a node, and raises Unsupported if it cannot do that node.
 """
@@ -10,6 +10,7 @@ import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes, read_pool_window, read_window
 from strzoo.engine.frontend.builder import GraphBuilder, View
+from strzoo.engine.frontend.padding import widen
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.graph import (
     Add,
@@ -25,6 +26,7 @@ from strzoo.engine.ir.graph import (
     Softmax,
     Window,
 )
+from strzoo.engine.ir.windows import count_averaged
 from strzoo.errors import IntegrityError
 
 
@@ -39,6 +41,8 @@ def read_convolution(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     source = builder.map_value(node.input[0])
     _, height, width = builder.shapes[source]
     window, _ = read_window(attributes, kernel, (height, width))
+    if (padding := builder.padded.get(source)) is not None:
+        source, window = padding.value, widen(window, padding.pads)
     bias = _optional_weight(builder, node, 2)
     builder.emit(
         Convolution,
@@ -102,6 +106,24 @@ def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     return _emit_affine(builder, node, node.input[1 - index], scale, shift)
 
 
+def read_sum(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    """Of any number of values: one addition after the other."""
+    total = node.input[0]
+    if len(node.input) == 1:
+        view = builder.view(total)
+        return builder.bind(node, view.value, view.shape)
+    for number, name in enumerate(node.input[1:], 1):
+        last = number == len(node.input) - 1
+        output = node.output[0] if last else builder.fresh(f"{node.output[0]}_{number}")
+        add = onnx.helper.make_node("Add", [total, name], [output], node.name)
+        if total in builder.constants and name in builder.constants:
+            builder.constants.fold(add, builder.opset)
+        else:
+            read_arithmetic(builder, add)
+        total = output
+    return None
+
+
 def read_concat(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     views = [builder.view(name) for name in node.input]
     rank = len(views[0].shape)
@@ -115,9 +137,18 @@ def read_concat(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def read_max_pool(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    source = builder.map_value(node.input[0])
-    _, height, width = builder.shapes[source]
+    padding = builder.padded.get(node.input[0])
+    if padding is not None and padding.number != 0:
+        source, pads = padding.value, padding.pads
+        _, height, width = builder.shapes[source]
+        height, width = height + pads[0] + pads[2], width + pads[1] + pads[3]
+    else:
+        source, pads = builder.map_value(node.input[0]), (0, 0, 0, 0)
+        _, height, width = builder.shapes[source]
     window, _ = read_pool_window(read_attributes(node), (height, width))
+    window = widen(window, pads)
+    if not count_averaged(AveragePool("", (), "", window), builder.shapes[source]).all():
+        raise Unsupported("windows that see nothing but padding")
     builder.emit(MaxPool, node, (source,), window=window)
 
 
@@ -189,7 +220,7 @@ def read_softmax(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     view = builder.view(node.input[0])
     default = -1 if builder.opset >= 13 else 1
     axis = read_attributes(node).get("axis", default) % (len(view.shape) + 1)
-    # From opset 13 on it runs along one axis, before that over all from there on.
+    # From opset 13 on it is along one axis, before that over all axes from that one on.
     along = view.shape[axis - 1 : axis] if builder.opset >= 13 else view.shape[axis - 1 :]
     if axis == 0 or np.prod(along) != np.prod(view.shape):
         raise Unsupported("along another axis than the channels of a vector")
@@ -258,7 +289,7 @@ def _emit_affine(
 
 
 def _with_input(node: onnx.NodeProto, name: str) -> onnx.NodeProto:
-    """`node` as one of a single input: the constant of `c * x` may come first."""
+    """`node` with a single input, because the constant of `c * x` may come first."""
     return onnx.helper.make_node(node.op_type, [name], list(node.output), name=node.name)
 
 

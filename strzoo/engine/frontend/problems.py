@@ -1,9 +1,11 @@
-"""What stands in the way of reading a graph: collected node by node, reported at once."""
+"""Problems of a graph that cannot be read, collected node by node and reported together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_MOST_OPERATORS, _LONGEST_NAME, _LONGEST_REASON = 16, 60, 120
 
 
 class Unsupported(Exception):  # noqa: N818  it never leaves the engine's front end
@@ -32,13 +34,27 @@ class Problem:
 
 
 def describe_problems(problems: Iterable[Problem]) -> str:
-    """One line: each operator once, with the names of its nodes and the reason if there is one."""
-    places: dict[tuple[str, str], list[str]] = {}
+    """One line of bounded length: each operator once, with one place, its reason and its count.
+
+    The place is that of the first node with a reason: an operator that is not known at all has
+    none, one that is known says what is wrong with this node.
+    """
+    by_operator: dict[str, list[Problem]] = {}
     for problem in problems:
-        nodes = places.setdefault((problem.operator, problem.reason), [])
-        if problem.node not in nodes:
-            nodes.append(problem.node)
-    return "; ".join(
-        f"{operator} at {', '.join(nodes)}" + (f" ({reason})" if reason else "")
-        for (operator, reason), nodes in places.items()
-    )
+        found = by_operator.setdefault(problem.operator, [])
+        if problem not in found[-1:]:
+            found.append(problem)
+    shown = []
+    for operator, found in list(by_operator.items())[:_MOST_OPERATORS]:
+        first = found[0]
+        count = len({problem.node for problem in found})
+        said = [first.reason[:_LONGEST_REASON]] if first.reason else []
+        said += [f"{count} nodes"] if count > 1 else []
+        details = f" ({'; '.join(said)})" if said else ""
+        shown.append(f"{_cut(operator)} at {_cut(first.node)}{details}")
+    left = len(by_operator) - len(shown)
+    return "; ".join(shown) + (f"; and {left} more operators" if left > 0 else "")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

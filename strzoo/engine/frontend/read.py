@@ -1,21 +1,24 @@
-"""read_graph: an ONNX network as the engine's own graph, or one error with all it cannot do."""
+"""read_graph: an ONNX network as a graph, or one error that lists all that cannot be read."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 
-from strzoo.engine.frontend import operators, reshaping
+from strzoo.engine.frontend import operators, padding, reshaping
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.constants import Constants
 from strzoo.engine.frontend.problems import Problem, Unknown, Unsupported, describe_problems
 from strzoo.engine.ir.graph import Graph, Shape
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.onnx.files import check_model, parse_onnx, read_onnx, read_opset, real_inputs
+from strzoo.onnx.fused import expand_fused
+from strzoo.settings import Limits
 
 Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 Rule = Callable[[GraphBuilder, onnx.NodeProto], None]
@@ -37,6 +40,7 @@ OPERATORS: dict[str, Rule] = {
     "Identity": reshaping.read_identity,
     "MatMul": operators.read_matmul,
     "MaxPool": operators.read_max_pool,
+    "Pad": padding.read_pad,
     "Mul": operators.read_arithmetic,
     "ReduceMean": operators.read_mean,
     "Relu": operators.read_relu,
@@ -45,9 +49,11 @@ OPERATORS: dict[str, Rule] = {
     "Softmax": operators.read_softmax,
     "Squeeze": reshaping.read_squeeze,
     "Sub": operators.read_arithmetic,
+    "Sum": operators.read_sum,
+    "Transpose": padding.read_transpose,
     "Unsqueeze": reshaping.read_unsqueeze,
 }
-# What a node that is not what it claims to be runs into.
+# What reading a malformed node can raise.
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -88,14 +94,16 @@ def read_graph(
 
 
 def open_model(model: Source, source: str | None = None) -> tuple[onnx.ModelProto, str]:
-    """The model, checked and with functions inlined, and its name. Errors as `read_graph`."""
+    """The model, checked, with functions inlined and fused operators written out, and its name.
+    Errors as `read_graph`."""
     if isinstance(model, onnx.ModelProto):
         name = source or model.graph.name or "the model"
-        return check_model(model, name), name
+        return expand_fused(check_model(model, name)), name
     if isinstance(model, bytes):
-        return parse_onnx(model, source or "the model"), source or "the model"
+        name = source or "the model"
+        return expand_fused(parse_onnx(model, name)), name
     path = Path(model)
-    return read_onnx(path), source or str(path)
+    return expand_fused(read_onnx(path)), source or str(path)
 
 
 def _read(model: onnx.ModelProto, size: tuple[int, int] | None, name: str) -> Graph:
@@ -190,6 +198,11 @@ def _read_input(
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
         raise UsageError(f"input {value.name!r} takes {kind}; the sparse engine takes float32")
     dims = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
+    if len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3, 4):
+        raise UsageError(
+            f"input {value.name!r} has the channels last ([N, H, W, {dims[3]}]); the sparse engine "
+            "takes [N, C, H, W]: export the network so (tf2onnx has --inputs-as-nchw)"
+        )
     if len(dims) != 4 or not dims[1]:
         shown = ", ".join("?" if d is None else str(d) for d in dims)
         raise UsageError(f"input {value.name!r} is [{shown}]; expected images, [N, C, H, W]")
@@ -205,7 +218,9 @@ def _read_input(
             expected = "must be positive" if known is None else f"is fixed at {known}"
             raise UsageError(f"the {side} of the images is given as {given}; it {expected}")
         sides.append(known or given or 0)
-    return batch, (channels, *sides)
+    shape = (channels, sides[0], sides[1])
+    Limits.from_env().check("elements", math.prod(shape), f"input {value.name!r}")
+    return batch, shape
 
 
 def _stated_size(model: onnx.ModelProto) -> tuple[int, int] | None:

@@ -1,8 +1,8 @@
-"""The engine's own picture of a network: typed layers over named values, in execution order.
+"""The graph: typed layers over named values, in execution order.
 
-`reading` makes it from an ONNX file, the passes rewrite it, the planner lays it out in memory.
-Values are one image's: (channels, height, width) for maps, (features,) for vectors. The batch is
-the planner's business.
+The front end reads it from an ONNX file, the passes rewrite it, later stages lay it out and lower
+it. Values are those of one image: (channels, height, width) for feature maps, (features,) for
+vectors. Batches are handled when a plan runs.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Affine(Layer):
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """Padding never wins: it counts as minus infinity."""
+    """Padding counts as minus infinity."""
 
     window: Window
 

@@ -1,1 +1,1 @@
-"""Where values lie in memory: buffers, tiles, liveness, allocation."""
+"""Layout and memory planning: buffers, tiles, liveness, allocation."""

@@ -8,7 +8,7 @@ from strzoo.engine.layout.memory_plan import MemoryPlan
 
 
 def set_liveness(graph: Graph, memory: MemoryPlan) -> None:
-    """Set `born` and `dies` of every buffer, as positions of layers; copies are made at first use."""
+    """Set `born` and `dies` of every buffer, as positions of layers; copies start at first use."""
     for time, layer in enumerate(graph.layers, start=1):
         used = [memory.values[layer.output], *(memory.values[n] for n in layer.inputs)]
         if layer.name in memory.sources:

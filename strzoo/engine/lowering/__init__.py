@@ -1,1 +1,1 @@
-"""Layers -> instructions: which kernel runs each layer, with which operands."""
+"""Lowering: instruction selection, from layers to kernels with their operands."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.windows import PLANES, Walk
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import AveragePool, Bounds, Convolution, MaxPool
@@ -15,7 +16,7 @@ from strzoo.engine.layout.masks import pixel_mask
 from strzoo.engine.layout.memory_plan import MemoryPlan
 from strzoo.engine.layout.patches import PatchCopies, find_patch, list_copies
 from strzoo.engine.layout.tiling import Tiling
-from strzoo.engine.lowering.instructions import ConstantPool, Instruction, Kernel
+from strzoo.engine.lowering.instructions import ConstantPool, Instruction
 
 
 @dataclass

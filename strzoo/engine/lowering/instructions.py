@@ -1,48 +1,36 @@
-"""What a plan is made of: instructions (a kernel and its numbers) and the constants they read."""
+"""The parts of a plan: instructions (a kernel and its operands) and the constants they read."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-ROW_FIELDS = 32  # i64 numbers in the row of a step
+from strzoo.engine.codegen.operands import HEAD, ROW_FIELDS, Kernel, Real, row_operands
+
 _ALIGNMENT = 64
-
-
-class Kernel(Protocol):
-    """A frozen dataclass that writes its own code."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fields(self) -> tuple[str, ...]: ...
-
-    def emit(self, module: Any) -> Any: ...
 
 
 @dataclass
 class Instruction:
-    """One kernel call of all threads, which wait for each other before the next one."""
+    """One kernel call by all threads, which wait for each other before the next instruction."""
 
     layer: str
     kernel: Kernel
     values: dict[str, int | float]
 
-    def row(self, sync: int) -> np.ndarray:
-        """The i64 numbers that the kernel reads; floats as the bits of a float64."""
+    def row(self, number: int) -> np.ndarray:
+        """The row, int64 [ROW_FIELDS], of the instruction with that number; they count from 1."""
         row = np.zeros(ROW_FIELDS, np.int64)
-        unknown = set(self.values) - set(self.kernel.fields)
-        missing = set(self.kernel.fields) - set(self.values) - {"kernel", "sync"}
-        assert not unknown, (self.kernel.name, unknown)
-        assert not missing, (self.kernel.name, missing)
-        for position, name in enumerate(self.kernel.fields):
-            value = self.values.get(name, 0)
-            row[position] = _bits(value) if isinstance(value, float) else value
-        row[1] = sync
+        operands = row_operands(self.kernel)[len(HEAD) :]
+        names = {operand.name for operand in operands}
+        assert names == set(self.values), (self.kernel.name, names ^ set(self.values))
+        row[1] = number
+        for position, operand in enumerate(operands, start=len(HEAD)):
+            value = self.values[operand.name]
+            row[position] = _bits(value) if isinstance(operand, Real) else value
         return row
 
 
@@ -52,14 +40,14 @@ def _bits(value: float) -> int:
 
 @dataclass
 class ConstantPool:
-    """Arrays that kernels read, in one block of bytes; equal keys are stored once."""
+    """Arrays that kernels read, in one block of bytes; arrays of equal keys are stored once."""
 
     size: int = 0
     arrays: list[tuple[int, np.ndarray]] = field(default_factory=list)
     _known: dict[Any, int] = field(default_factory=dict)
 
     def add(self, array: np.ndarray, key: Any = None, *, spare: int = 0) -> int:
-        """The byte offset at which `array` will be; `spare` bytes after it may be read."""
+        """The byte offset at which `array` will be, followed by at least `spare` bytes."""
         if key is not None and key in self._known:
             return self._known[key]
         offset = self.size
@@ -70,7 +58,7 @@ class ConstantPool:
         return offset
 
     def block(self) -> np.ndarray:
-        """All of it, as uint8."""
+        """All arrays, as uint8."""
         block = np.zeros(self.size + _ALIGNMENT, np.uint8)
         for offset, array in self.arrays:
             block[offset : offset + array.nbytes] = array.reshape(-1).view(np.uint8)

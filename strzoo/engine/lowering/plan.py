@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.ir.graph import Shape
-from strzoo.engine.lowering.instructions import Kernel
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.taps import Taps
 
-PARTS = 32  # of the rows of a layer, of equal work; what threads share is a number of parts
+PARTS = 32  # into which the rows of a layer are divided for threads
 PART_ROWS = 32  # of a sparse convolution, at least
 
 
@@ -66,7 +66,7 @@ def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzer
 
 @dataclass(frozen=True)
 class SparseTable:
-    """What the sparse kernel reads, block by block of input channels; see `emission.convolution`.
+    """What the sparse kernel reads, for each block of input channels; see `codegen.convolution`.
 
     Args:
         ends: int32 [blocks * rows + 1]: where the entries of a row start, in the order of `order`.
@@ -100,7 +100,7 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
         raise ValueError(f"a block reads {offset.max()} vectors, {REACH} at most can be told apart")
     rows = nonzeros.rows
     parts = split_rows(nonzeros.per_row, min(PARTS, max(1, rows // PART_ROWS)))
-    # Rows with as many weights one after the other: the processor guesses where loops end.
+    # Rows with equally many weights follow each other, so that loop ends are predicted.
     counts = np.bincount(block * rows + nonzeros.row, minlength=blocks * rows).reshape(blocks, rows)
     part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
     row_order = np.stack([np.lexsort((count, part)) for count in counts])

@@ -1,4 +1,4 @@
-"""A BatchNormalization, or any scale and shift per channel, goes into the weights before it."""
+"""Folds a BatchNormalization, or any scale and shift per channel, into the weights before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """Only where nothing else reads the result without it."""
+    """The graph with every Affine folded whose input nothing else reads."""
     uses = count_uses(graph)
     made: dict[str, Layer] = {}
     renamed: dict[str, str] = {}

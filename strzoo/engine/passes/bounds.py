@@ -1,4 +1,4 @@
-"""ReLU, ReLU6 and clips go into the layer before them."""
+"""Fuses ReLU, ReLU6 and clips into the layer before them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 
 def fuse_bounds(graph: Graph) -> Graph:
-    """Only where nothing else reads the result without them."""
+    """The graph with every Clamp fused whose input nothing else reads."""
     uses = count_uses(graph)
     made: dict[str, Layer] = {}
     renamed: dict[str, str] = {}
@@ -30,7 +30,7 @@ def fuse_bounds(graph: Graph) -> Graph:
 
 
 def merge_bounds(first: Bounds, second: Bounds) -> Bounds:
-    """What clamping by `first`, then by `second` amounts to."""
+    """The bounds that have the effect of clamping by `first`, then by `second`."""
     low = min(max(first.low, second.low), second.high)
     high = min(max(first.high, second.low), second.high)
     return Bounds(low, high)

@@ -1,6 +1,6 @@
-"""Convolutions that read the same map alike and are then joined become one.
+"""Merges convolutions that read the same value in the same way and are then concatenated.
 
-GoogLeNet's input transform, channel by channel, is such a join.
+GoogLeNet's input transform consists of such convolutions, one per channel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 
 def merge_branches(graph: Graph) -> Graph:
-    """Only where the join is of nothing else, and nothing else reads a part."""
+    """The graph with every Concat merged whose inputs are such convolutions, read by it alone."""
     uses = count_uses(graph)
     made: dict[str, Layer] = {}
     for layer in graph.layers:

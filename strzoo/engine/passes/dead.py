@@ -1,4 +1,4 @@
-"""Layers whose result nobody needs are dropped."""
+"""Drops layers whose result nothing needs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A classifier that is a 1x1 convolution on a map of one pixel becomes a Linear layer.
+"""Turns a classifier that is a 1x1 convolution on a map of one pixel into a Linear layer.
 
-`Flatten` moves up, through the layers that work on a single pixel, as far as the global pool.
+`Flatten` is moved before the layers that work on a single pixel, up to the global pool.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def flatten_heads(graph: Graph) -> Graph:
 
 
 def _lift_one(graph: Graph) -> Graph | None:
-    """`graph` with one Flatten exchanged with, or taken into, the layer before it; or None."""
+    """`graph` with one Flatten exchanged with, or fused into, the layer before it; or None."""
     producers, uses = find_producers(graph), count_uses(graph)
     for flatten in graph.layers:
         if not isinstance(flatten, Flatten):

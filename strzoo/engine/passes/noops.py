@@ -1,5 +1,8 @@
-"""Layers that give back what they get are dropped: dropout, reshapes and their like never come
-this far, but pools of one pixel, bounds without limits and joins of one do."""
+"""Drops layers that return their input.
+
+They are pools of one pixel, bounds without limits and a Concat of one input. (The front end already
+drops Dropout and reshapes.)
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def drop_noops(graph: Graph) -> Graph:
     kept: list[Layer] = []
     for layer in graph.layers:
         source = renamed.get(layer.inputs[0], layer.inputs[0])
-        whole = layer.output == graph.output and source == graph.input  # one layer has to stay
+        whole = layer.output == graph.output and source == graph.input  # one layer must remain
         if _does_nothing(layer, graph) and not whole:
             renamed[layer.output] = source
         else:

@@ -1,4 +1,4 @@
-"""A pool over the whole map is a global one, which has a kernel of its own."""
+"""Turns an average pool over the whole map into a global one, which has its own kernel."""
 
 from __future__ import annotations
 

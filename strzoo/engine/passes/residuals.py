@@ -1,4 +1,4 @@
-"""The Add that ends a residual block goes into the convolution that is computed last before it."""
+"""Fuses the Add that ends a residual block into the last convolution before it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fuse_residuals(graph: Graph) -> Graph:
 
 
 def _choose(add: Add, made: dict[str, Layer], uses: dict[str, int]) -> Convolution | None:
-    """The last convolution before `add` that can take it over."""
+    """The last convolution before `add` that it can be fused into."""
     for output, layer in reversed(made.items()):
         if (
             output in add.inputs

@@ -1,4 +1,4 @@
-"""What passes share: who makes and who reads a value, and graphs with layers exchanged."""
+"""Helpers of the passes: producers and uses of values, and graphs with other layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from strzoo.errors import IntegrityError
 
 
 def find_producers(graph: Graph) -> dict[str, Layer]:
-    """The layer that makes each value; the graph's input has none."""
+    """The layer that computes each value; the graph's input has none."""
     return {layer.output: layer for layer in graph.layers}
 
 

@@ -13,7 +13,7 @@ _HUGE_PAGE = 2 << 20
 def aligned(size: int) -> np.ndarray:
     """Zeroed bytes that start on a cache line."""
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= _HUGE_PAGE:
-        # Weights and maps are streamed through once per run: with small pages, a miss every 4 kB.
+        # Weights and buffers are read once per run; small pages would cost a TLB miss every 4 kB.
         room = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         room.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(room, np.uint8)

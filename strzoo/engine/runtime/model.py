@@ -17,12 +17,12 @@ from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Shape
 from strzoo.engine.results import CompileReport
 from strzoo.engine.runtime.run import Program, Runner, count_concurrent
+from strzoo.engine.storage.plan_files import SUFFIX, PlanFile, ThreadedPlan, write_plans
 from strzoo.errors import UsageError
+from strzoo.files import check_destination
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from strzoo.engine.storage.plan_files import ThreadedPlan
 
     Images = TypeVar("Images", np.ndarray, Tensor)
 
@@ -62,6 +62,20 @@ class ProgramBuilder(Protocol):
 
     def release(self, *, finished: bool) -> None:
         """Let go of what can be had again; with `finished`, when all programs are built, of all."""
+
+
+def describe_plans(builder: ProgramBuilder, plans: tuple[ThreadedPlan, ...]) -> PlanFile:
+    """The content of a file that holds plans of a model."""
+    return PlanFile(
+        builder.name,
+        builder.source,
+        builder.threads,
+        builder.images,
+        builder.tuned,
+        builder.hardware,
+        plans,
+        builder.metadata,
+    )
 
 
 class SparseModel:
@@ -164,31 +178,13 @@ class SparseModel:
             UsageError: the name does not end in .strz.
             StrzooError: the file cannot be written, or exists and `force` is False.
         """
-        from strzoo.engine.storage.plan_files import SUFFIX, PlanFile, ThreadedPlan, write_plans
-        from strzoo.files import check_destination
-
         path = Path(path)
         if path.suffix != SUFFIX:
             raise UsageError(f"{path} must end in {SUFFIX}")
         check_destination(path, force=force)
-        plans = []
-        for key in dict.fromkeys((self._cooperative, self._concurrent)):
-            built = self._build(key)
-            plans.append(
-                ThreadedPlan(built.program.plan, built.planned.threads, built.planned.layers)
-            )
-        builder = self._builder
-        content = PlanFile(
-            builder.name,
-            builder.source,
-            builder.threads,
-            builder.images,
-            builder.tuned,
-            builder.hardware,
-            tuple(plans),
-            builder.metadata,
-        )
-        write_plans(path, content, force=force)
+        keys = dict.fromkeys((self._cooperative, self._concurrent))
+        plans = tuple(self._build(key).planned for key in keys)
+        write_plans(path, describe_plans(self._builder, plans), force=force)
         return path
 
     def _build(self, key: tuple[int, int]) -> Built:

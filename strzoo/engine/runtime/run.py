@@ -14,6 +14,7 @@ from strzoo.engine.hardware import default_threads
 from strzoo.engine.runtime.memory import aligned
 from strzoo.engine.runtime.semaphore import FairSemaphore
 from strzoo.engine.runtime.threads import Code, Team, yield_address
+from strzoo.errors import StrzooError
 
 if TYPE_CHECKING:
     from strzoo.engine.lowering.plan import Plan
@@ -72,11 +73,17 @@ class Program:
 
 
 class Memory:
-    """The memory that one run at a time works in: an arena, scratch memory per thread, a barrier."""
+    """The memory that one run at a time works in: arena, scratch memory per thread, barrier."""
 
     def __init__(self, plan: Plan, threads: int) -> None:
-        self.arena = aligned(plan.arena)
-        self.scratch = [aligned(plan.scratch) for _ in range(threads)]
+        try:
+            self.arena = aligned(plan.arena)
+            self.scratch = [aligned(plan.scratch) for _ in range(threads)]
+        except (MemoryError, OSError, OverflowError, ValueError) as error:
+            raise StrzooError(
+                f"the model works in {plan.arena + threads * plan.scratch} bytes of memory, which "
+                "the system does not give; use smaller images, or free some memory"
+            ) from error
         self.barrier = np.zeros(8, np.int64)
         self.barrier[1] = yield_address()
         self.arena_address = self.arena.ctypes.data

@@ -1,4 +1,4 @@
-"""Kernels -> machine code of this processor, through LLVM; kept on disk between runs."""
+"""Machine code of kernels for this processor, by LLVM, and its cache on disk."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from strzoo.engine.codegen.dispatch import NAME, emit_program
+from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.threads import NAMES, emit_team
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.lowering.instructions import Kernel
 from strzoo.errors import StrzooError
 from strzoo.sealed_files import read_sealed, write_sealed
 from strzoo.version import VERSION
@@ -40,7 +40,7 @@ class MachineCode:
 def compile_kernels(
     kernels: Iterable[Kernel], hardware: Hardware, folder: Path | None = None
 ) -> MachineCode:
-    """The kernels, the program that calls them, and what threads that share it wait in.
+    """Compile the kernels, the function that runs a plan, and those that teams of threads use.
 
     Args: `folder` keeps the code of each set of kernels; None keeps none.
     """
@@ -51,7 +51,7 @@ def compile_kernels(
     if file is not None and file.exists():
         try:
             return MachineCode(read_sealed(file, _MAGIC, _FORMAT, "machine code").tobytes(), names)
-        except Exception as error:  # LLVM's own errors are of no one class
+        except Exception as error:  # LLVM raises errors of several classes
             _LOG.warning("%s cannot be loaded (%s); compiling again", file, error)
     code = MachineCode(_compile(_emit(ordered)), names)
     if file is not None:
@@ -71,7 +71,7 @@ def _key(kernels: list[Kernel], hardware: Hardware) -> str:
 
 
 def _generator_digest() -> str:
-    """Of the generators' source: code made by another version of them is not used."""
+    """The hash of the generators' source, so that code of another version is not used."""
     digest = hashlib.sha256()
     for file in sorted((Path(__file__).parent.parent / "codegen").glob("*.py")):
         digest.update(file.read_bytes())
@@ -100,7 +100,7 @@ def _compile(module: Any) -> bytes:
     parsed.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_unrolling = True
-    options.loop_vectorization = False  # the vectors are ours
+    options.loop_vectorization = False  # kernels are vectorised already
     options.slp_vectorization = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(parsed, builder)

@@ -1,8 +1,8 @@
 """Compiled plans kept on disk between runs: `<cache>/engine/<key>.strz`, beside machine code.
 
 A plan is found by what it depends on: the network's content, the input size, the processor, the
-engine's own source, images, threads and tuning. What cannot be read is made again; where nothing
-can be written, nothing is kept.
+engine's own source, images, threads and tuning. A plan that cannot be read is made again. Where
+nothing can be written, nothing is kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlanKey:
-    """What a cached plan was made from: `network` says which network, in its own words."""
+    """What a cached plan was made from; `network` is the `identity` of a `Network`."""
 
     network: str
     images: int
@@ -77,7 +77,7 @@ class PlanCache:
 
 @lru_cache(maxsize=1)
 def engine_digest() -> str:
-    """Of the engine's source: plans of another state of it are not used."""
+    """The hash of the engine's source, so that plans of another version are not used."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent.parent
     for file in sorted(folder.rglob("*.py")):

@@ -1,225 +1,143 @@
-"""Whether a plan that comes from a file stays within its memory, as far as its numbers tell."""
+"""Whether a plan that comes from a file stays within its memory.
+
+The checks are derived from the operands that each kernel declares (`codegen.operands`): every place
+and table must lie within its area for as far as the kernel reads or writes, which follows from the
+other operands and from the contents of the tables. No plan that passes can leave its memory,
+whatever its numbers are.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
-from strzoo.engine.codegen.windows import PLANES
+from strzoo.engine.codegen import operands as op
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.lowering.instructions import ROW_FIELDS
 from strzoo.engine.lowering.plan import Plan
 
-_LARGEST = 1 << 40  # bytes; no plan comes near it
-# Fields that are offsets into the arena, each with the bytes from plane to plane.
-_PLACES = {
-    "source": "source_plane",
-    "target": "target_plane",
-    "other": "other_plane",
-    "residual": "residual_plane",
-}
-# Fields that are offsets into the constants.
-_TABLES = (
-    "part_rows",
-    "ends",
-    "entries",
-    "bias",
-    "mask",
-    "block_planes",
-    "offsets",
-    "weights",
-    "scales",
-    "shifts",
-    "copy_ends",
-    "copies",
-    "places",
-)
-_REALS = ("low", "high", "fill", "scale")  # the bits of a float64
+_LARGEST = 1 << 40  # of any number; sums and products of a few stay below 2^63
 
 
 def check_plan(plan: Plan, hardware: Hardware) -> None:
-    """Raise a ValueError unless every step's numbers fit the plan's memory and tables."""
-    if plan.rows.shape != (len(plan.kernels), ROW_FIELDS) or not len(plan.rows):
+    """Raise a ValueError unless every instruction stays within the plan's memory and tables."""
+    if plan.rows.shape != (len(plan.kernels), op.ROW_FIELDS) or not len(plan.rows):
         raise ValueError(f"rows of shape {plan.rows.shape}")
     if plan.lanes != hardware.lanes or plan.images & (plan.images - 1):
         raise ValueError(f"{plan.lanes} lanes, {plan.images} images")
     if len(plan.layers) != len(plan.kernels) or len(plan.input_shape) != 3:
         raise ValueError(f"{len(plan.layers)} layers, input {plan.input_shape}")
-    if max(plan.arena, plan.scratch) > _LARGEST:
-        raise ValueError(f"{plan.arena} and {plan.scratch} bytes of memory")
-    _check_barriers(plan.rows[:, 1])
+    # Threads count the barriers that they have passed, from 1 on.
+    if not np.array_equal(plan.rows[:, 1], np.arange(1, len(plan.rows) + 1)):
+        raise ValueError("instructions that are not numbered from 1 on")
+    named: dict[str, op.Kernel] = {}
+    for kernel in plan.kernels:
+        if named.setdefault(kernel.name, kernel) != kernel:
+            raise ValueError(f"two kernels of the name {kernel.name}")
+    areas = {
+        op.ARENA: plan.arena,
+        op.CONSTANTS: len(plan.constants),
+        op.SCRATCH: plan.scratch,
+        op.INPUT: 4 * math.prod(plan.input_shape),
+        op.OUTPUT: 4 * math.prod(plan.output_shape),
+    }
+    if max(areas.values()) > _LARGEST:
+        raise ValueError(f"memory of {max(areas.values())} bytes")
     for index, kernel in enumerate(plan.kernels):
-        row = dict(zip(kernel.fields, plan.rows[index].tolist(), strict=False))
         try:
-            _check_step(plan, kernel, row)
+            if not kernel.fits(plan.lanes, plan.images):
+                raise ValueError("a kernel for other vectors or images")
+            _Instruction(kernel, plan.rows[index], plan.constants, areas).check()
         except ValueError as error:
-            raise ValueError(f"step {index}, {kernel.name}: {error}") from None
+            raise ValueError(f"instruction {index}, {kernel.name}: {error}") from None
+    # The caller's results are not initialised, so the last instruction must fill them.
+    last = next(o for o in reversed(plan.kernels[-1].operands) if isinstance(o, op.Place))
+    if last.area != op.OUTPUT:
+        raise ValueError("a plan that does not end with its results")
 
 
-def _check_barriers(numbers: np.ndarray) -> None:
-    """Those that wait are numbered from 1 on: threads would wait for ever for another count."""
-    waiting = numbers[numbers != 0]
-    if not np.array_equal(waiting, np.arange(1, len(waiting) + 1)):
-        raise ValueError("barriers out of order")
+class _Instruction:
+    """The operands of one instruction, as `codegen.operands.Values`, and their checks."""
 
+    def __init__(
+        self, kernel: op.Kernel, row: np.ndarray, constants: np.ndarray, areas: Mapping[str, int]
+    ) -> None:
+        self._operands = {operand.name: operand for operand in kernel.operands}
+        names = [operand.name for operand in op.row_operands(kernel)]
+        self._row = dict(zip(names, row.tolist(), strict=False))
+        self._constants, self._areas = constants, areas
+        self._tables: dict[str, np.ndarray] = {}
 
-def _check_step(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
-    for name, value in row.items():
-        if name not in _REALS and not 0 <= value <= _LARGEST:
-            raise ValueError(f"{name} is {value}")
-    if row.get("piece_tiles", 1) < 1:
-        raise ValueError("pieces of no tiles")
-    for name, plane in _PLACES.items():
-        if name in row and row[name] >= plan.arena:
-            raise ValueError(f"{name} is {row[name]}, the arena has {plan.arena} bytes")
-        if plane in row and row[plane] * max(_planes(kernel, row, name) - 1, 0) > plan.arena:
-            raise ValueError(f"{plane} is {row[plane]}")
-    if "target_tile" in row and "tiles" in row:
-        size = getattr(kernel, "tile", row.get("tile", 1))
-        last = row["target"] + _last_tile(row, "target")
-        last += max(_planes(kernel, row, "target") - 1, 0) * row["target_plane"]
-        if last + 4 * plan.images * size > plan.arena:
-            raise ValueError(f"it writes tiles of {size} vectors up to {last}")
-    for name in _TABLES:
-        if name in row and row[name] > len(plan.constants):
-            raise ValueError(f"{name} is {row[name]} of {len(plan.constants)} bytes of constants")
-    if row.get("slab", 0) >= plan.scratch:
-        raise ValueError(f"slab is {row['slab']} of {plan.scratch} bytes of scratch memory")
-    if isinstance(kernel, PackKernel | UnpackKernel):
-        _check_places(plan, kernel, row)
-    if "copies" in row:
-        _check_moves(plan, kernel, row)
-    if "part_rows" in row and row["parts"]:
-        _check_parts(plan, kernel, row)
+    def __getitem__(self, name: str) -> int:
+        return self._row[name]
 
+    def table(self, name: str) -> np.ndarray:
+        """The contents of a table, checked; made once."""
+        if name not in self._tables:
+            operand = self._operands[name]
+            assert isinstance(operand, op.Table), name
+            self._tables[name] = self._read(operand)
+        return self._tables[name]
 
-def _check_places(plan: Plan, kernel: PackKernel | UnpackKernel, row: dict[str, int]) -> None:
-    """Values are moved within the arena, and within the caller's arrays."""
-    if kernel.images != plan.images:
-        raise ValueError(f"{kernel.images} images of {plan.images}")
-    fill = isinstance(kernel, PackKernel)
-    floats = row["phases"] * row["target_vectors"] * plan.lanes if fill else row["pixels"]
-    places = _integers(plan, row["places"], floats)
-    if (
-        isinstance(kernel, PackKernel)
-        and kernel.masked
-        and row["mask"] + 4 * floats > len(plan.constants)
-    ):
-        raise ValueError(f"a mask of {floats} numbers at {row['mask']}")
-    if places.min(initial=0) < 0:
-        raise ValueError("places before the start")
-    end = int(places.max(initial=0)) + max(row["planes"] - 1, 0) * row["source_plane"]
-    if isinstance(kernel, PackKernel) and kernel.origin == "input":
-        limit = 4 * math.prod(plan.input_shape)
-        if row["source_image"] != limit:
-            raise ValueError(f"images of {row['source_image']} bytes, {plan.input_shape} expected")
-    else:
-        end, limit = end + row["source"] + 4 * (plan.images - 1), plan.arena
-    if end + 4 > limit:
-        raise ValueError(f"it reads up to {end} of {limit} bytes")
-    if isinstance(kernel, PackKernel):
-        last = row["target"] + _last_tile(row, "target")
-        last += (row["planes"] * row["phases"] - 1) * row["target_plane"]
-        last, limit = last + 4 * plan.lanes * row["tile"], plan.arena
-    elif kernel.destination == "output":
-        last = (row["planes"] - 1) * row["target_plane"] + 4 * row["pixels"]
-        limit = 4 * math.prod(plan.output_shape)
-        if row["target_image"] != limit:
-            raise ValueError(f"results of {row['target_image']} bytes, {limit} expected")
-    else:
-        last = row["target"] + (row["planes"] - 1) * row["target_plane"]
-        last, limit = last + 4 * plan.images * row["pixels"], plan.arena
-    if last > limit:
-        raise ValueError(f"it writes up to {last} of {limit} bytes")
+    def check(self) -> None:
+        """Raise a ValueError unless every operand is valid."""
+        # Numbers first, because extents are computed from them.
+        for name, value in self._row.items():
+            operand = self._operands[name]
+            if isinstance(operand, op.Real) or operand in op.HEAD:
+                continue
+            least = 1 if isinstance(operand, op.Count) else 0
+            unit = 4 if isinstance(operand, (op.Stride, op.Place)) else 1
+            if not least <= value <= _LARGEST or value % unit:
+                raise ValueError(f"{name} is {value}")
+        for operand in self._operands.values():
+            if isinstance(operand, op.Count):
+                self._check_count(operand)
+            elif isinstance(operand, op.ImageStride):
+                self._check_image(operand)
+            elif isinstance(operand, op.Table):
+                self.table(operand.name)
+            elif isinstance(operand, op.Place):
+                self._check_place(operand)
 
+    def _check_count(self, operand: op.Count) -> None:
+        value = self[operand.name]
+        if operand.exactly is not None and value != operand.exactly(self):
+            raise ValueError(f"{operand.name} is {value} instead of {operand.exactly(self)}")
+        if operand.most is not None and value > operand.most(self):
+            raise ValueError(f"{operand.name} is {value}, at most {operand.most(self)} can be")
 
-def _check_moves(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
-    """Patches are filled from the arena and stay within scratch memory."""
-    walk = getattr(kernel, "walk", kernel)
-    form, vector = walk.patch, 4 * plan.lanes
-    if not form.size:
-        return
-    ends = _integers(plan, row["copy_ends"], row["tiles"] * len(form.kinds) + 1)
-    if ends[0] != 0 or np.any(np.diff(ends) < 0):
-        raise ValueError("copies out of order")
-    copies = _integers(plan, row["copies"], 2 * int(ends[-1])).reshape(-1, 2)
-    if copies.size and copies.min() < 0:
-        raise ValueError("copies before the start")
-    source, target = (int(copies[:, side].max(initial=0)) + vector for side in (0, 1))
-    if "block_planes" in row:
-        blocks = _integers(plan, row["block_planes"], row["blocks"] + 1)
-        planes, together = int(blocks.max()), int(np.diff(blocks).max())
-    else:
-        planes = row["planes"] // max(row.get("multiplier", 1), 1) * walk.phases
-        together = PLANES * walk.phases
-    source += row["source"] + (planes - 1) * row["source_plane"]
-    if source > plan.arena or target > form.size * vector:
-        raise ValueError(f"copies up to {source} of {plan.arena} bytes, to {target}")
-    places = [form.place(output) for output in range(walk.tile)]
-    if max(places) >= form.size or row["slab"] + together * form.size * vector > plan.scratch:
-        raise ValueError(f"patches of {form.size} vectors of {together} planes")
+    def _check_image(self, operand: op.ImageStride) -> None:
+        value, expected = self[operand.name], self._areas[operand.area]
+        if operand.area != op.ARENA and value != expected:
+            raise ValueError(f"{operand.name} is {value} instead of {expected}")
 
+    def _check_place(self, operand: op.Place) -> None:
+        extent, room = operand.extent(self), self._areas[operand.area]
+        start = self._row.get(operand.name, 0)
+        if operand.area == op.OUTPUT and extent < room:  # it is not initialised
+            raise ValueError(f"only {extent} bytes of {room} are results")
+        if start + extent > room or (operand.area == op.INPUT and start):
+            raise ValueError(f"{operand.name}: {extent} bytes at {start} of {room}")
 
-def _last_tile(row: dict[str, int], name: str) -> int:
-    """Bytes from a map's first tile to where the last piece's last one would be."""
-    piece = max(row["tiles"] - 1, 0) // row["piece_tiles"]
-    return piece * row["pitch"] + (row["piece_tiles"] - 1) * row[f"{name}_tile"]
-
-
-def _planes(kernel: Any, row: dict[str, int], name: str) -> int:
-    """How many planes the step walks over; 1 where the row does not say."""
-    if name in ("target", "residual") and "rows" in row and "tiles" in row:
-        return row["rows"]
-    return row.get("planes", 1) if name == "target" else 1
-
-
-def _check_parts(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
-    """The rows that threads share: in order, and no more than there are."""
-    parts = _integers(plan, row["part_rows"], row["parts"] + 1)
-    if parts[0] < 0 or np.any(np.diff(parts) < 0):
-        raise ValueError("parts out of order")
-    if "tiles" in row and parts[-1] > row["rows"]:
-        raise ValueError(f"parts of {parts[-1]} rows, there are {row['rows']}")
-    if "tiles" in row and getattr(kernel, "rows", 0) == 1:
-        _check_entries(plan, kernel, row)
-
-
-def _check_entries(plan: Plan, kernel: Any, row: dict[str, int]) -> None:
-    """The nonzero weights of a sparse convolution."""
-    ends = _integers(plan, row["ends"], row["blocks"] * row["rows"] + 1)
-    if ends[0] != 0 or np.any(np.diff(ends) < 0):
-        raise ValueError("entries out of order")
-    count, blocks, rows = int(ends[-1]), row["blocks"], row["rows"]
-    order = _integers(plan, row["order"], blocks * rows)
-    if order.min(initial=0) < 0 or order.max(initial=0) >= max(rows, 1):
-        raise ValueError(f"a row beyond the {rows}")
-    for name, size in (("entries", 2), ("weights", 4)):
-        if row[name] % size or row[name] + size * count > len(plan.constants):
-            raise ValueError(f"{name} of {count} weights at {row[name]}")
-    planes = _integers(plan, row["block_planes"], blocks + 1)
-    if planes[0] != 0 or np.any(np.diff(planes) < 0):
-        raise ValueError("blocks out of order")
-    form, vector = kernel.patch, 4 * plan.lanes
-    wide = 1 + max(form.place(output) for output in range(kernel.tile))
-    offsets = plan.constants[row["entries"] : row["entries"] + 2 * count].view(np.uint16)
-    tile = row["source"] + _last_tile(row, "source")
-    for block in range(blocks):
-        part = offsets[ends[block * rows] : ends[(block + 1) * rows]]
-        last = vector * (int(part.max(initial=0)) + wide)
-        if form.size:
-            room = vector * form.size * int(planes[block + 1] - planes[block])
+    def _read(self, operand: op.Table) -> np.ndarray:
+        size, start = operand.size(self), self[operand.name]
+        kind = np.dtype(operand.dtype)
+        end = start + size * kind.itemsize
+        if end > len(self._constants) or start % kind.itemsize:
+            raise ValueError(f"{operand.name}: {size} items at {start} of {len(self._constants)}")
+        if not size:
+            return np.zeros(0, kind)
+        table = self._constants[start:end].view(kind)
+        if isinstance(operand, op.Ends):
+            most = table[-1] if operand.most is None else operand.most(self)
+            valid = table[0] >= 0 and table[-1] <= most and not np.any(table[1:] < table[:-1])
+        elif isinstance(operand, op.Indices):
+            below = math.inf if operand.below is None else operand.below(self)
+            valid = table.min() >= 0 and table.max() < below
         else:
-            room = plan.arena - tile - int(planes[block]) * row["source_plane"]
-        if len(part) and last > room:
-            raise ValueError(f"entries up to {last} of {room} bytes")
-
-
-def _integers(plan: Plan, start: int, count: int) -> np.ndarray:
-    """`count` int32 of the constants."""
-    end = start + 4 * count
-    if start % 4 or end > len(plan.constants):
-        raise ValueError(f"a table of {count} numbers at {start}")
-    return plan.constants[start:end].view(np.int32)
+            return table
+        if not valid or (operand.unit > 1 and np.any(table % operand.unit)):
+            raise ValueError(f"{operand.name} holds a number out of its range")
+        return table

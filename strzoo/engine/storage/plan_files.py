@@ -1,9 +1,8 @@
 """`.strz` files: compiled plans on disk, without the network they came from.
 
 A sealed file (`sealed_files`) whose content is a length, a JSON header and raw arrays;
-docs/engine.md describes it. The hash finds damage, and every number that native code will follow
-is checked as far as it can be, but a plan made with intent to harm could still do so: load `.strz`
-files only from sources you would run a program from.
+docs/engine.md describes it. The hash finds damage. `plan_checks` refuses every plan whose numbers
+would lead out of its memory.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from strzoo.engine.codegen.convolution import ConvolutionKernel
 from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
+from strzoo.engine.codegen.operands import Kernel, row_operands
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.patches import PatchForm
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.lowering.instructions import Kernel
 from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.results import LayerChoice
 from strzoo.engine.storage.plan_checks import check_plan
@@ -37,7 +36,7 @@ from strzoo.version import VERSION
 MAGIC, FORMAT = PLAN_MAGIC, 1
 SUFFIX = ".strz"
 _ALIGNMENT = 64
-_LARGEST_NUMBER = 4096  # in a kernel's description
+_MOST_THREADS = 4096
 _KIND = "compiled strzoo model"
 
 KERNELS: dict[str, type[Any]] = {
@@ -56,12 +55,23 @@ KERNELS: dict[str, type[Any]] = {
 }
 
 
+# What parsing a file that is not what it claims to be can raise.
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _RECORDS = {record.__name__: record for record in (PatchForm, Walk)}  # that kernels hold
 
 
 @dataclass(frozen=True, eq=False)
 class ThreadedPlan:
-    """A plan, the number of threads it was made for, and what was chosen in it."""
+    """A plan, the number of threads that it was made for, and the report on its layers."""
 
     plan: Plan
     threads: int
@@ -73,10 +83,14 @@ class PlanFile:
     """Plans of one network.
 
     Args:
-        model: its name; source: SHA-256 of the file it came from.
-        metadata: what an ONNX export says about itself (docs/onnx.md).
-        threads: that a call uses by default; images: that go together side by side.
+        model: its name.
+        source: SHA-256 of the file that it was compiled from.
+        threads: that a call uses by default.
+        images: that go side by side in a vector where a batch has enough.
+        tuned: seconds that measuring could take; 0 for fixed rules.
         hardware: what the plans were made for.
+        plans: at least one.
+        metadata: what an ONNX export says about itself (docs/onnx.md).
     """
 
     model: str
@@ -106,7 +120,11 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
         "tuned": content.tuned,
         "metadata": dict(content.metadata),
         "hardware": asdict(content.hardware),
-        "fields": {name: list(kernel.fields) for name, kernel in KERNELS.items()},
+        "fields": {
+            type(kernel).__name__: _list_fields(kernel)
+            for entry in content.plans
+            for kernel in entry.plan.kernels
+        },
         "plans": described,
     }
     text = json.dumps(header, allow_nan=False).encode()
@@ -130,7 +148,7 @@ def read_plans(path: Path, hardware: Hardware) -> PlanFile:
         return _parse(content, hardware)
     except IntegrityError as error:
         raise IntegrityError(f"{path} {error}; compile the model again") from error
-    except (LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except _MALFORMED as error:
         reason = " ".join(str(error).split())[:160]
         raise IntegrityError(
             f"{path} is not a valid {_KIND} ({type(error).__name__}: {reason}); "
@@ -152,20 +170,21 @@ def _parse(content: np.ndarray, hardware: Hardware) -> PlanFile:
             f"was compiled for another processor ({describe_processor(made_for)}); this is "
             f"{describe_processor(hardware)}"
         )
-    for name, known in header["fields"].items():
-        if name not in KERNELS or list(KERNELS[name].fields) != known:
-            raise IntegrityError(f"needs another form of {name} than this strzoo has")
     arrays = content[8 + length :]
     plans = tuple(_build_plan(entry, arrays, hardware) for entry in header["plans"])
     metadata = header["metadata"]
     if not plans or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("no plans, or metadata that is not text")
-    if {plan.plan.input_shape for plan in plans} != {plans[0].plan.input_shape}:
+    if len({(entry.plan.input_shape, entry.plan.output_shape) for entry in plans}) > 1:
         raise ValueError("plans of different networks")
+    for kernel in {kernel for entry in plans for kernel in entry.plan.kernels}:
+        if header["fields"][type(kernel).__name__] != _list_fields(kernel):
+            name = type(kernel).__name__
+            raise IntegrityError(f"needs another form of {name} than this strzoo has")
     return PlanFile(
         str(header["model"]),
         str(header["source"]),
-        _positive(header["threads"]),
+        _positive(header["threads"], _MOST_THREADS),
         _positive(header["images"]),
         float(header["tuned"]),
         made_for,
@@ -174,8 +193,13 @@ def _parse(content: np.ndarray, hardware: Hardware) -> PlanFile:
     )
 
 
+def _list_fields(kernel: Kernel) -> list[str]:
+    """The names of the numbers in a row of the kernel's instructions."""
+    return [operand.name for operand in row_operands(kernel)]
+
+
 def describe_processor(hardware: Hardware) -> str:
-    """Machine, processor and vector width; its many features are left out."""
+    """Machine, processor and vector width, without the long list of features."""
     known = " ".join(hardware.identity.split()[:2])
     return f"{known or 'unknown'}, {hardware.lanes} lanes"
 
@@ -210,8 +234,8 @@ def _describe_plan(entry: ThreadedPlan, arrays: list[np.ndarray]) -> dict[str, A
 def _build_plan(entry: dict[str, Any], arrays: np.ndarray, hardware: Hardware) -> ThreadedPlan:
     kernels = [_build_kernel(name, given) for name, given in entry["kernels"]]
     steps = entry["steps"]
-    if any(not 0 <= index < len(kernels) for index in steps):
-        raise ValueError("a step without a kernel")
+    if any(type(index) is not int or not 0 <= index < len(kernels) for index in steps):
+        raise ValueError("an instruction without a kernel")
     rows = _take(arrays, entry["rows"]).view(np.int64).reshape(len(steps), entry["row_fields"])
     plan = Plan(
         images=_positive(entry["images"]),
@@ -237,32 +261,35 @@ def _build_kernel(name: str, given: Mapping[str, Any]) -> Kernel:
 
 
 def _build_record(kind: type[Any], given: Mapping[str, Any]) -> Any:
-    """A kernel, or a record within one."""
-    wanted = {f.name: str(f.type) for f in fields(kind)}
+    """A kernel, or a record within one, whose fields have the values that they can have."""
+    wanted = {f.name: f for f in fields(kind)}
     if set(given) != set(wanted):
         raise ValueError(f"{kind.__name__} has fields {', '.join(given)}")
     types = {"int": int, "bool": bool, "str": str} | dict.fromkeys(_RECORDS, dict)
     made = {}
     for key, value in given.items():
-        if type(value) is not types[wanted[key]]:
+        name, limits = str(wanted[key].type), wanted[key].metadata
+        valid = type(value) is types[name]
+        if valid and type(value) is int:
+            valid = limits["least"] <= value <= limits["most"]
+        elif valid and type(value) is str:
+            valid = value in limits["choices"]
+        if not valid:
             raise ValueError(f"{kind.__name__}.{key} is {value!r}")
-        # Numbers become sizes of generated code, texts parts of names and conditions.
-        if type(value) is int and not 0 <= value <= _LARGEST_NUMBER:
-            raise ValueError(f"{kind.__name__}.{key} is {value}")
-        if type(value) is str and not value.isalpha():
-            raise ValueError(f"{kind.__name__}.{key} is {value!r}")
-        made[key] = _build_record(_RECORDS[wanted[key]], value) if type(value) is dict else value
+        made[key] = _build_record(_RECORDS[name], value) if type(value) is dict else value
     return kind(**made)
 
 
 def _take(arrays: np.ndarray, place: list[int]) -> np.ndarray:
     start, size = place
+    if type(start) is not int or type(size) is not int:
+        raise ValueError(f"an array at {place}")
     if start < 0 or size < 0 or start % _ALIGNMENT or start + size > len(arrays):
         raise ValueError(f"{size} bytes at {start} of {len(arrays)}")
     return arrays[start : start + size]
 
 
-def _positive(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} instead of a positive number")
+def _positive(value: Any, most: int = 1 << 40) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{value!r} instead of a number from 1 to {most}")
     return value

@@ -28,7 +28,7 @@ def refusal(model: onnx.ModelProto | bytes, kind: type[StrzooError] = UsageError
     return message
 
 
-def test_all_unsupported_operators_are_listed_with_their_nodes() -> None:
+def test_all_unsupported_operators_are_listed_once_with_a_node() -> None:
     body = """s = Sigmoid (x) m = Mul (s, x) t = Sigmoid (m) l = LeakyRelu (t)
               y = Conv <dilations = [1, 1], strides = [1, 1], auto_pad = "odd"> (x, w)
               z = Add (l, y)"""
@@ -36,11 +36,20 @@ def test_all_unsupported_operators_are_listed_with_their_nodes() -> None:
     for node, name in zip(model.graph.node, ("first", "mul", "second", "leaky"), strict=False):
         node.name = name
     message = refusal(model)
-    assert "cannot run Sigmoid at first, second; Mul at mul (of two computed" in message
+    assert "cannot run Sigmoid at first (2 nodes); Mul at mul (of two computed" in message
     assert "; LeakyRelu at leaky; " in message
     assert "Conv at y (auto_pad 'odd')" in message
     assert "Add at" not in message  # what follows a refused node is not to blame
     assert "BatchNormalization, Cast, Clip" in message
+
+
+def test_a_message_stays_readable_however_many_operators_there_are() -> None:
+    body = " ".join(f"v{i} = Kind{i % 40}{'x' * 200} (x)" for i in range(2000))
+    inputs = ", ".join(f"v{i}" for i in range(2000))
+    message = refusal(build(f"{body} y = Concat <axis = 1> ({inputs})", output=MAP))
+    assert "(50 nodes)" in message
+    assert "and 24 more operators" in message
+    assert len(message) < 3000
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from strzoo.engine.runtime import run as runtime
 from strzoo.engine.runtime.memory import aligned
 from strzoo.engine.runtime.run import Program, Runner
 from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
+from strzoo.engine.storage.plan_checks import check_plan
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.plans import make_plan
 from tests.helpers.engine.reference import run_graph
@@ -41,6 +42,7 @@ def run_engine(graph, images, *, lanes, group, threads):
     registers = 32 if lanes == 16 else 16
     hardware = Hardware(lanes, registers, identity=host_hardware().identity)
     plan = make_plan(graph, hardware, min(group, lanes), threads=threads)
+    check_plan(plan, hardware)
     program = Program(plan, Code(plan.kernels, hardware))
     result = np.full((len(images), *plan.output_shape), np.nan, np.float32)
     with pytest.MonkeyPatch.context() as patch:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import strzoo
+from strzoo.engine.codegen.operands import row_operands
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.storage import plan_files
 from strzoo.engine.storage.plan_files import PlanFile, read_plans, write_plans
@@ -110,9 +111,10 @@ def test_files_for_other_processors_and_versions_are_refused(
 def change_row(content: PlanFile, field: str, value: int) -> PlanFile:
     """`content` with one number of its first plan's first step that has such a field changed."""
     entry = content.plans[0]
-    step = next(i for i, kernel in enumerate(entry.plan.kernels) if field in kernel.fields)
+    names = [[o.name for o in row_operands(kernel)] for kernel in entry.plan.kernels]
+    step = next(index for index, known in enumerate(names) if field in known)
     rows = entry.plan.rows.copy()
-    rows[step, entry.plan.kernels[step].fields.index(field)] = value
+    rows[step, names[step].index(field)] = value
     plan = dataclasses.replace(entry.plan, rows=rows)
     return dataclasses.replace(content, plans=(dataclasses.replace(entry, plan=plan),))
 

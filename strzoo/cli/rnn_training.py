@@ -1,0 +1,115 @@
+"""`strzoo rnn train`: a recipe, trained; or listed, shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from strzoo.cli.options import json_option, verbosity_options
+from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from strzoo.rnn.results import RNNEpoch, RNNTrainResult
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--list", "listing", is_flag=True, help="List the recipes.")
+@click.option("--keys", is_flag=True, help="List all keys with types and defaults.")
+@click.option("--show", is_flag=True, help="Print the resolved configuration as YAML.")
+@json_option
+@verbosity_options
+def train(
+    recipe: str | None,
+    changes: tuple[str, ...],
+    listing: bool,
+    keys: bool,
+    show: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train RECIPE, a name of --list or a YAML file, with some keys changed.
+
+    \b
+    strzoo rnn train digits target_rank_w=4 target_rank_u=6
+    strzoo rnn train har2_9_8 data=/data/har output=runs/har2
+
+    The best network of each pair of ranks is kept, folded, as rank_W_U.pth.
+    """
+    from strzoo.rnn.parsing import apply_overrides, dump_config
+    from strzoo.rnn.recipes import list_recipes, load_recipe
+
+    if listing:
+        found = {name: config.about for name, config in list_recipes().items()}
+        if as_json:
+            print_json({"schema": 1, "recipes": found})
+        else:
+            print_table(simple_table(("recipe", "about"), list(found.items()), left=2))
+        return
+    if keys:
+        _print_keys(as_json)
+        return
+    if recipe is None:
+        raise UsageError("name a recipe; strzoo rnn train --list shows them")
+    config = apply_overrides(load_recipe(recipe), changes)
+    if show:
+        if as_json:
+            import dataclasses
+
+            print_json({"schema": 1, "config": dataclasses.asdict(config)})
+        else:
+            click.echo(dump_config(config), nl=False)
+        return
+    from strzoo.rnn.training import train_rnn
+
+    def tell(epoch: RNNEpoch) -> None:
+        click.echo(
+            f"epoch {epoch.epoch}/{config.epochs} loss {epoch.loss:.4f} top-1 {epoch.top1:.2f} % "
+            f"ranks {epoch.ranks.replace('_', ', ')} rate {epoch.learning_rate:.3g} "
+            f"{epoch.seconds:.1f} s",
+            err=True,
+        )
+
+    result = train_rnn(config, on_epoch=None if quiet else tell)
+    _print_training(result, as_json, quiet)
+
+
+def _print_keys(as_json: bool) -> None:
+    from strzoo.rnn.config import RNNConfig
+    from strzoo.rnn.parsing import KEYS, spell_type
+
+    default = RNNConfig()
+    rows = []
+    for name, key in KEYS.items():
+        value = getattr(default, name)
+        spelled = "none" if value in (None, "", ()) else str(value)
+        rows.append((name, spell_type(name), spelled, key.metadata["about"]))
+    if as_json:
+        names = ("key", "type", "default", "about")
+        print_json({"schema": 1, "keys": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    print_table(simple_table(("key", "type", "default", "what it is"), rows, left=4))
+
+
+def _print_training(result: RNNTrainResult, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        rows = [
+            (
+                *one.epoch.ranks.split("_"), f"{one.epoch.top1:.2f}", str(one.epoch.epoch),
+                "" if one.file is None else one.file.name,
+            )
+            for one in result.by_rank
+        ]  # fmt: skip
+        header = ("rank of W", "rank of U", "top-1 %", "epoch", "file")
+        print_table(simple_table(header, rows, left=0, title=str(result.folder)))
+    if not quiet:
+        click.echo(
+            f"done: {len(result.history)} epochs, best {result.best.epoch.top1:.2f} %, last "
+            f"{result.last.top1:.2f} %, files in {result.folder}",
+            err=True,
+        )

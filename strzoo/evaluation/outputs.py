@@ -1,0 +1,143 @@
+"""What a network puts out, read as class scores: which of several outputs, what its numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strzoo.errors import UsageError
+
+LOGITS, SOFTMAX, SIGMOID, LOG_SOFTMAX = "logits", "softmax", "sigmoid", "log-softmax"
+WITH_BACKGROUND = 1001  # ImageNet's classes and one for none of them
+BACKGROUNDS = ("first", "last", "none")
+# Names under which networks hand out their class scores, the usual one first.
+_NAMES = ("logits", "out", "output", "pred", "predictions")
+_SMALLEST = 1e-30  # a probability of zero has a finite logarithm this way
+_SUM_TOLERANCE = 1e-2  # of a row of probabilities in half precision, or quantised to 8 bits
+
+
+class OutputReader:
+    """Makes scores [B, classes] of what a network puts out.
+
+    Args:
+        name: of the network, for messages.
+        activation: "softmax", "sigmoid", "log-softmax" or "logits"; None if it is not known: the
+            first outputs tell then, as rows that sum to one with none negative are probabilities.
+        background: "first" or "last": a class to drop, which no data set has; "none" for none.
+        find_background: says where it is in a network of `WITH_BACKGROUND` classes, and why, if
+            `background` is None.
+        notes: what was chosen, for people.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        activation: str | None = None,
+        background: str | None = None,
+        notes: tuple[str, ...] = (),
+        find_background: Callable[[], tuple[str, str]] | None = None,
+    ) -> None:
+        self._name, self._background = name, background
+        self._find_background = find_background
+        self.activation, self.notes = activation, notes
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the scores are logarithms of the network's own probabilities, not logits."""
+        return self.activation in (SOFTMAX, SIGMOID, LOG_SOFTMAX)
+
+    def __call__(self, output: Any) -> Tensor:
+        """Scores float32 [B, classes]: logits, or logarithms of the network's probabilities.
+
+        Raises:
+            UsageError: the output is no tensor of class scores.
+        """
+        scores = self._flatten(find_scores(output, self._name))
+        if self.activation is None:
+            self.activation = LOGITS
+            if _are_probabilities(scores):
+                self.activation = SOFTMAX
+                self.notes += (
+                    "the outputs are probabilities: rows sum to one and none is negative",
+                )
+        if self.activation in (SOFTMAX, SIGMOID):
+            scores = scores.clamp(min=_SMALLEST).log()
+        if self._background is None:
+            self._background = "none"
+            if scores.shape[1] == WITH_BACKGROUND and self._find_background is not None:
+                self._background, reason = self._find_background()
+                self.notes += (
+                    f"the {self._background} of {WITH_BACKGROUND} classes is taken for the "
+                    f"background, which no image is of: {reason}",
+                )
+        if self._background == "first":
+            scores = scores[:, 1:]
+        elif self._background == "last":
+            scores = scores[:, :-1]
+        return scores
+
+    def _flatten(self, scores: Tensor) -> Tensor:
+        if scores.dim() > 2 and scores.shape[1:].numel() == max(scores.shape[1:]):
+            scores = scores.flatten(1)
+        if scores.dim() != 2 or not scores.is_floating_point():
+            kind = str(scores.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"{self._name} gives {kind} of shape {tuple(scores.shape)}; expected floats of "
+                "shape (N, classes)"
+            )
+        return scores.float()
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Probabilities of each row of scores; the network's own are given as they are."""
+        scores = scores.double()
+        return scores.exp() if self.gives_probabilities else scores.softmax(-1)
+
+
+def find_scores(output: Any, name: str) -> Tensor:
+    """The tensor of class scores in what a network returned.
+
+    Args:
+        output: a tensor; or a dict, an object or a sequence that holds one plainly.
+        name: of the network, for messages.
+
+    Raises:
+        UsageError: it holds none, or several that could be meant.
+    """
+    if isinstance(output, Tensor):
+        return output
+    for key in _NAMES:
+        found = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+        if isinstance(found, Tensor):
+            return found
+    values = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(values, list | tuple):
+        tensors = [v for v in values if isinstance(v, Tensor)]
+        plain = [t for t in tensors if t.dim() == 2 and t.is_floating_point()]
+        if len(plain) == 1:
+            return plain[0]
+        if len(tensors) == 1:
+            return tensors[0]
+    raise UsageError(
+        f"{name} returns {_spell(output)}; expected a tensor of floats (N, classes), or a dict or "
+        f"tuple with one such tensor (named {', '.join(_NAMES[:2])})"
+    )
+
+
+def _spell(output: Any) -> str:
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"a {kind} with {', '.join(map(str, list(output)[:6])) or 'nothing'}"
+    if isinstance(output, list | tuple):
+        shapes = [str(tuple(v.shape)) for v in output if isinstance(v, Tensor)]
+        return f"a {kind} of {len(output)} with tensors {', '.join(shapes[:6]) or 'none'}"
+    return f"a {kind}"
+
+
+def _are_probabilities(rows: Tensor) -> bool:
+    if rows.shape[1] < 2 or len(rows) == 0 or not bool(torch.isfinite(rows).all()):
+        return False
+    sums = rows.double().sum(1)
+    return bool((rows >= 0).all()) and bool(((sums - 1).abs() < _SUM_TOLERANCE).all())

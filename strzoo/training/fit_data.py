@@ -1,0 +1,217 @@
+"""What `fit` takes as data, as a loader of the training loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from strzoo.data.imageset import ImageSet
+from strzoo.data.layouts import find_samples, find_training_samples
+from strzoo.data.preprocessing import IMAGENET
+from strzoo.errors import StrzooError, UsageError
+from strzoo.training.config import TrainConfig
+from strzoo.training.loaders import Batches, FileLoader, Loader, MemoryLoader
+
+FitData: TypeAlias = (
+    "ImageSet | tuple[Tensor, Tensor] | str | os.PathLike[str] | Dataset[Any]"
+    " | DataLoader[Any] | Iterable[tuple[Tensor, Tensor]]"
+)
+_TAKES = (
+    "a folder, an ImageSet, a pair of tensors (images, labels), a torch Dataset, or a loader of "
+    "batches (images, labels)"
+)
+_IMAGES = "give float tensors [N, 3, H, W], normalised"
+_Item = TypeVar("_Item")
+
+
+def open_fit_data(
+    model: nn.Module, data: FitData, config: TrainConfig, device: torch.device
+) -> tuple[Loader, tuple[int, ...], int]:
+    """The images that `data` means, checked against the network.
+
+    Args:
+        model: maps images [N, 3, H, W] to logits [N, classes].
+        data: what `fit` takes.
+        config: batch size, image size, augmentation and workers.
+        device: of the network.
+
+    Returns:
+        The loader, the shape of one image, and the images of a step, which a loader of batches
+        decides.
+
+    Raises:
+        UsageError: it is nothing of that kind, or does not fit the network.
+        StrzooError and its subclasses: it cannot be read.
+    """
+    if isinstance(data, str | os.PathLike):
+        return _open_folder(model, Path(data).expanduser(), config, device)
+    if isinstance(data, ImageSet):
+        data = (data.images, data.labels)
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(x, Tensor) for x in data):
+        images, labels = _check_batch(data, "the data")
+        if not len(labels):
+            raise UsageError("there are no images to train on")
+        _check_labels(labels, _count_outputs(model, images[:1], device))
+        loader = MemoryLoader(images, labels, config, device)
+        return loader, tuple(images.shape[1:]), config.batch_size
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        dataset = DatasetLoader(data, config.workers or 0)
+        images, _ = next(dataset.batches([0], 1))
+        dataset.classes = _count_outputs(model, images, device)
+        return dataset, tuple(images.shape[1:]), config.batch_size
+    if isinstance(data, Iterable) and not isinstance(data, Tensor | dict):
+        batches = BatchesLoader(data)
+        images = batches.first
+        batches.classes = _count_outputs(model, images[:1], device)
+        return batches, tuple(images.shape[1:]), len(images)
+    raise UsageError(f"a {type(data).__name__} is no data to train on; give {_TAKES}")
+
+
+def _open_folder(
+    model: nn.Module, path: Path, config: TrainConfig, device: torch.device
+) -> tuple[Loader, tuple[int, ...], int]:
+    """`path`/train/CLASS/image, or `path`/CLASS/image, or any layout that evaluation knows."""
+    if not path.exists():
+        raise StrzooError(f"{path} does not exist; give {_TAKES}")
+    side = config.image_size
+    shape = (3, side, side)
+    classes = _count_outputs(model, torch.zeros(1, *shape), device)
+    inner = (path / "train").is_dir()
+    samples = find_training_samples(path, classes) if inner else find_samples(path, classes)
+    preprocessing = replace(IMAGENET, resize=round(side * 8 / 7), crop=side)
+    return FileLoader(samples, preprocessing, config, device), shape, config.batch_size
+
+
+class DatasetLoader:
+    """A torch data set whose items are (image, label).
+
+    Args:
+        dataset: image, float [3, H, W], and class number by index.
+        workers: processes that load items; 0 loads them in this one.
+    """
+
+    def __init__(self, dataset: Dataset[Any], workers: int) -> None:
+        self._dataset, self._workers = dataset, workers
+        self.classes: int | None = None
+        if not hasattr(dataset, "__len__"):
+            raise UsageError(f"the {type(dataset).__name__} has no length; give {_TAKES}")
+
+    def __len__(self) -> int:
+        return len(self._dataset)  # type: ignore[arg-type]
+
+    def batches(self, indices: Sequence[int], size: int, *, epoch: int | None = None) -> Batches:
+        parts = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+        loader = DataLoader(
+            self._dataset, batch_sampler=parts, num_workers=self._workers,
+            generator=torch.Generator(),
+        )  # fmt: skip
+        for batch in _reading(loader, f"the {type(self._dataset).__name__}"):
+            images, labels = _check_batch(batch, f"the {type(self._dataset).__name__}")
+            _check_labels(labels, self.classes)
+            yield images, labels
+
+
+class BatchesLoader:
+    """Batches that the user's own loader makes, in its own size and order.
+
+    Args:
+        batches: an iterable of (images, labels) with a length, begun anew in each epoch.
+    """
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches, self._name = batches, f"the {type(batches).__name__}"
+        self.classes: int | None = None
+        try:
+            self._count = len(batches)  # type: ignore[arg-type]
+        except TypeError:
+            raise UsageError(
+                f"{self._name} has no length, so that no schedule can be made; give {_TAKES}"
+            ) from None
+        if not self._count:
+            raise UsageError("there are no images to train on")
+        self.first, _ = _check_batch(next(_reading(batches, self._name)), self._name)
+
+    def __len__(self) -> int:
+        return self._count * len(self.first)
+
+    def batches(self, indices: Sequence[int], size: int, *, epoch: int | None = None) -> Batches:
+        count = len(indices) // size
+        for number, batch in enumerate(_reading(self._batches, self._name)):
+            if number == count:
+                return
+            images, labels = _check_batch(batch, self._name)
+            _check_labels(labels, self.classes)
+            yield images, labels
+
+
+def _reading(items: Iterable[_Item], name: str) -> Generator[_Item, None, None]:
+    """The items; what collating them raises, as an error that says what is expected."""
+    try:
+        yield from items
+    except TypeError as error:
+        raise UsageError(
+            f"{name} gives something that makes no batch ({' '.join(str(error).split())[:120]}); "
+            "its items must be (float tensor [3, H, W], class number)"
+        ) from error
+
+
+def _check_batch(batch: Any, name: str) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UsageError(f"{name} gives a {type(batch).__name__}, not pairs (images, labels)")
+    images, labels = batch
+    if not isinstance(images, Tensor):
+        raise UsageError(f"{name} has images that are a {type(images).__name__}; {_IMAGES}")
+    if not images.is_floating_point() or images.dim() < 2:
+        raise UsageError(
+            f"{name} has images of {images.dtype}, shape {tuple(images.shape)}; {_IMAGES}"
+        )
+    whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+    if not whole or labels.shape != images.shape[:1]:
+        raise UsageError(
+            f"{name} has labels that are not one class number for each of {len(images)} images"
+        )
+    return images, labels.long()
+
+
+def _check_labels(labels: Tensor, classes: int | None) -> None:
+    if classes is not None and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise UsageError(
+            f"there are labels from {int(labels.min())} to {int(labels.max())}, the network has "
+            f"{classes} outputs: 0 to {classes - 1}"
+        )
+
+
+@torch.no_grad()
+def _count_outputs(model: nn.Module, images: Tensor, device: torch.device) -> int:
+    """Outputs of the network for one image.
+
+    Raises:
+        UsageError: it does not run on such an image, or gives no logits.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        logits = model.eval()(images.to(device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UsageError(
+            f"the network does not run on an image of shape {tuple(images.shape[1:])} and type "
+            f"{images.dtype}: {' '.join(str(error).split())[:160]}"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(f"the network gives {shape} for one image, not logits [1, classes]")
+    return int(logits.shape[1])

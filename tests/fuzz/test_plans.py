@@ -1,0 +1,28 @@
+"""Mutated plan files are refused or stay within their memory; docs/engine.md says what is checked.
+
+`python -m tests.fuzz.plans 100000` runs the same on a larger scale.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.fuzz.plans import fuzz
+
+pytest.importorskip("llvmlite")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
+
+
+def test_no_accepted_plan_leaves_its_memory() -> None:
+    counts, problems = fuzz(200, seed=1, groups={1: 2})
+    assert not problems
+    assert sum(counts.values()) == 200
+    assert counts["accepted"] > 20  # else nothing was tried
+    assert counts["refused"] > 60
+
+
+def test_the_guard_pages_find_what_the_checks_prevent() -> None:
+    _, problems = fuzz(1, seed=1, start=4, groups={1: 2}, unchecked=True)
+    assert any("SIGSEGV" in problem or "SIGBUS" in problem for problem in problems)
