@@ -52,7 +52,9 @@ class WeightAverage:
             torch._foreach_copy_([mine for mine, _ in copied], [theirs for _, theirs in copied])
         if moved:
             weight = 1 - min(self.decay, self.updates / (self.updates + 9))
-            torch._foreach_lerp_([mine for mine, _ in moved], [theirs for _, theirs in moved], weight)
+            torch._foreach_lerp_(
+                [mine for mine, _ in moved], [theirs for _, theirs in moved], weight
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on averaging: `module` and `updates`."""
