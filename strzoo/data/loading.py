@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from strzoo.data.device_resize import resize_and_crop
 from strzoo.data.images import BrokenImageError, decode, prepare, resized_size
 from strzoo.data.samples import Samples, Source
 from strzoo.errors import StrzooError, UsageError
@@ -224,8 +225,8 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
 def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -> Batch:
     """Fill in the images that were left encoded: decoded, resized and cropped on `device`.
 
-    On a GPU nvJPEG decodes; its pixels, and those of the antialiased resize, can differ from
-    PIL's in the last bits. What the decoder refuses, PIL decodes.
+    On a GPU nvJPEG decodes and all images are resized together; the pixels can differ from PIL's
+    in the last bits. What the decoder refuses, PIL decodes.
     """
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms import InterpolationMode
@@ -244,14 +245,21 @@ def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -
             decoded = decode_jpeg(contents, mode=ImageReadMode.RGB, device=where)
     except RuntimeError:  # one bad image fails the whole batch
         decoded = [None] * len(rows)
+    ready: dict[int, Tensor] = {}
     for row, content, image in zip(rows, contents, decoded, strict=True):
-        if image is None:
-            try:
-                found = torch.from_numpy(prepare(decode(content.numpy().tobytes()), steps).copy())
-                pixels[row] = found.to(device)
-            except BrokenImageError as error:
-                broken[row] = str(error)
+        if image is not None:
+            ready[row] = image
             continue
+        try:
+            found = torch.from_numpy(prepare(decode(content.numpy().tobytes()), steps).copy())
+            pixels[row] = found.to(device)
+        except BrokenImageError as error:
+            broken[row] = str(error)
+    together = steps.interpolation == "bilinear" and steps.crop <= steps.resize
+    if ready and together and device.type == "cuda":
+        pixels[list(ready)] = resize_and_crop(list(ready.values()), steps.resize, steps.crop)
+        ready = {}
+    for row, image in ready.items():
         image = functional.resize(image, [steps.resize], InterpolationMode(steps.interpolation))
         pixels[row] = functional.center_crop(image, [steps.crop, steps.crop]).permute(1, 2, 0)
     return replace(batch, pixels=pixels, encoded={}, broken=broken)
