@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from strzoo.analysis.extract import extract_budget as extract_budget
     from strzoo.analysis.inspect_onnx import OnnxInspection as OnnxInspection
     from strzoo.analysis.inspect_onnx import inspect_onnx as inspect_onnx
+    from strzoo.analysis.paper import PaperComparison as PaperComparison
+    from strzoo.analysis.paper import compare_paper_table as compare_paper_table
     from strzoo.analysis.report import report as report
     from strzoo.analysis.report import report_budget as report_budget
     from strzoo.analysis.results import Report as Report
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from strzoo.models.registry import register_architecture as register_architecture
     from strzoo.onnx.results import OnnxExport as OnnxExport
     from strzoo.settings import Settings as Settings
+    from strzoo.sparse.filters import remove_filters as remove_filters
+    from strzoo.sparse.filters import sparsify_filters_ as sparsify_filters_
     from strzoo.sparse.layers import DNWConv2d as DNWConv2d
     from strzoo.sparse.layers import DNWLinear as DNWLinear
     from strzoo.sparse.layers import GMPConv2d as GMPConv2d
@@ -69,6 +73,9 @@ if TYPE_CHECKING:
     from strzoo.zoo.budgets import list_budgets as list_budgets
     from strzoo.zoo.budgets import load_budget as load_budget
     from strzoo.zoo.budgets import write_budget as write_budget
+    from strzoo.zoo.paper import PaperTable as PaperTable
+    from strzoo.zoo.paper import list_paper_tables as list_paper_tables
+    from strzoo.zoo.paper import load_paper_table as load_paper_table
     from strzoo.zoo.registry import ModelCard as ModelCard
     from strzoo.zoo.registry import get_card as get_card
     from strzoo.zoo.registry import list_models as list_models
@@ -78,6 +85,7 @@ __version__ = VERSION
 # Where each public name lives; tests compare it with the imports above.
 _HOMES = {
     "strzoo.analysis.extract": ("extract_budget",),
+    "strzoo.analysis.paper": ("PaperComparison", "compare_paper_table"),
     "strzoo.analysis.results": ("Report",),
     "strzoo.analysis.report": ("report", "report_budget"),
     "strzoo.analysis.verify": ("verify",),
@@ -105,6 +113,7 @@ _HOMES = {
     "strzoo.evaluation.evaluate": ("evaluate",),
     "strzoo.evaluation.results": ("EvalResult",),
     "strzoo.hub.load": ("get_transforms", "load"),
+    "strzoo.sparse.filters": ("remove_filters", "sparsify_filters_"),
     "strzoo.sparse.layers": (
         "DNWConv2d",
         "DNWLinear",
@@ -118,6 +127,7 @@ _HOMES = {
     "strzoo.models.create": ("create_model",),
     "strzoo.models.registry": ("list_architectures", "register_architecture"),
     "strzoo.evaluation.predict": ("Prediction", "predict"),
+    "strzoo.zoo.paper": ("PaperTable", "list_paper_tables", "load_paper_table"),
     "strzoo.zoo.registry": ("ModelCard", "get_card", "list_models"),
     "strzoo.settings": ("Settings",),
     "strzoo.sparse.sparsify": ("sparsify_", "to_dense_"),

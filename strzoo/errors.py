@@ -74,3 +74,11 @@ def required(package: str, purpose: str) -> Iterator[None]:
         raise StrzooError(
             f"{purpose} needs the package {package}, which is not installed: pip install {package}"
         ) from None
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """Text from outside as a message may show it: on one line, printable, at most `limit`
+    characters."""
+    text = " ".join(text[: 4 * limit].split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -26,6 +26,8 @@ _REASONS = {
     errno.EROFS: "read-only file system; choose another folder",
     errno.ENOENT: "its folder does not exist; create it first",
     errno.ENOTDIR: "its folder is a file; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter folder",
+    errno.ELOOP: "a symbolic link leads in a circle; choose another folder",
     errno.EISDIR: "it is a folder; name a file",
 }
 

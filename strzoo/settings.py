@@ -6,12 +6,13 @@ documented environment variables when it is called.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from strzoo.errors import IntegrityError, UsageError
+from strzoo.errors import IntegrityError, UsageError, one_line
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"", "0", "false", "no", "off"}
@@ -113,27 +114,51 @@ class Settings:
         variables of the limits.
 
         Raises:
-            UsageError: `STRZOO_OFFLINE` is neither true nor false, or a limit is not a number.
+            UsageError: `STRZOO_OFFLINE` is neither true nor false, a limit is not a number, or a
+                folder or file is no path.
         """
         env = os.environ if env is None else env
         extra = [p for p in env.get("STRZOO_REGISTRY", "").split(os.pathsep) if p]
         mirror = env.get("STRZOO_MIRROR", "")
         return cls(
-            cache_dir=Path(cache_dir).expanduser() if cache_dir else _cache_dir(env),
+            cache_dir=user_path(cache_dir) if cache_dir else _cache_dir(env),
             offline=_switch(env, "STRZOO_OFFLINE") if offline is None else offline,
-            registries=tuple(Path(p).expanduser() for p in [*registries, *extra]),
+            registries=tuple(user_path(p) for p in [*registries, *extra]),
             mirrors=tuple([*mirrors, mirror] if mirror else mirrors),
             limits=limits or Limits.from_env(env),
         )
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, with `~` expanded.
+
+    Raises:
+        UsageError: it begins with the home of an unknown user, is too long for this system, or
+            holds a null character.
+    """
+    text = os.fspath(path)
+    try:
+        expanded = Path(text).expanduser()
+        os.lstat(expanded)
+    except RuntimeError as error:
+        raise UsageError(f"{one_line(text, 120)!r}: no such user; write the folder out") from error
+    except ValueError as error:
+        reason = "it holds a null character or half of a character"
+        raise UsageError(f"{one_line(text, 120)!r} is no path: {reason}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            shown = one_line(text, 120)
+            raise UsageError(f"{shown!r} is too long for a path; choose a shorter one") from error
+    return expanded
+
+
 def _cache_dir(env: Mapping[str, str]) -> Path:
     if home := env.get("STRZOO_HOME"):
-        return Path(home).expanduser()
+        return user_path(home)
     for variable in ("TORCH_HOME", "XDG_CACHE_HOME"):
         if base := env.get(variable):
-            return Path(base).expanduser() / "strzoo"
-    return Path("~/.cache/strzoo").expanduser()
+            return user_path(base) / "strzoo"
+    return user_path("~/.cache/strzoo")
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:

@@ -43,7 +43,8 @@ def test_the_wheel_carries_the_registry_the_budgets_and_the_licence(wheel: Path)
     recipes = {Path(n).name for n in names if n.startswith("strzoo/training/recipes/")}
     shipped = {path.name for path in (CHECKOUT / "strzoo/training/recipes").glob("*.yaml")}
     assert recipes == shipped
-    assert "resnet50_str_90.23.yaml" in recipes
+    assert "resnet50.yaml" in recipes
+    assert "strzoo/zoo/paper.json" in names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 

@@ -23,6 +23,7 @@ from strzoo.analysis.results import DenseCounts, LayerCount
 from strzoo.errors import StrzooError, VerificationError
 from strzoo.sparse.sparsify import TRANSPOSED, sparse_layers, to_dense_
 from strzoo.sparse.sparsify import prunable_layers as prunable_layers
+from strzoo.sparse.unwrap import plain_network
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def count_dense(
         StrzooError: the forward pass fails on that input, or the model cannot be traced.
         VerificationError: fvcore's count of a layer differs from the one by its output shape.
     """
+    model = plain_network(model)
     params = sum(p.numel() for n, p in model.named_parameters() if "sparseThreshold" not in n)
     types = {n: type(m).__name__ for n, m in prunable_layers(model).items()}
     traced = to_dense_(copy.deepcopy(model)) if sparse_layers(model) else model

@@ -129,8 +129,8 @@ def _report_card(source: CardSource, input_size: tuple[int, ...]) -> Report:
         note = "counted from the architecture: a dense model has no zeros to count"
         return _combine(card.id, counts, _Sparsity("architecture", nonzeros, notes=(note,)))
     note = (
-        f"no per-layer sparsity is published for {card.id} and its weights are not in "
-        f"{folder}; {hint}"
+        f"the paper prints no per-layer sparsity of {card.id}: it comes from the published file, "
+        f"which is not in {folder}; {hint}"
     )
     return _combine(card.id, counts, _Sparsity("architecture", notes=(note,)))
 
@@ -152,7 +152,7 @@ def _report_checkpoint(
 
         counts = count_dense(spec.build(), input_size, name=spec.architecture)
     nonzeros = {n: int(torch.count_nonzero(w)) for n, w in checkpoint.effective_weights().items()}
-    sparsity = _Sparsity("weights", nonzeros, checkpoint.thresholds())
+    sparsity = _Sparsity("weights", nonzeros, checkpoint.thresholds(), checkpoint.notes)
     return _combine(name or str(checkpoint.path or spec.architecture), counts, sparsity)
 
 
@@ -162,7 +162,9 @@ def _report_module(model: nn.Module, input_size: tuple[int, ...]) -> Report:
 
     from strzoo.analysis.counting import count_dense, prunable_layers
     from strzoo.sparse.layers import SparseLayer, mean_threshold
+    from strzoo.sparse.unwrap import plain_network
 
+    model = plain_network(model)
     counts = count_dense(model, input_size)
     nonzeros: dict[str, int] = {}
     thresholds: dict[str, float] = {}
@@ -173,7 +175,8 @@ def _report_module(model: nn.Module, input_size: tuple[int, ...]) -> Report:
             nonzeros[name] = int(torch.count_nonzero(weight))
             if (threshold := mean_threshold(layer)) is not None:
                 thresholds[name] = threshold
-    return _combine(counts.model, counts, _Sparsity("weights", nonzeros, thresholds))
+    notes = () if nonzeros else ("the network has no convolution or linear layer",)
+    return _combine(counts.model, counts, _Sparsity("weights", nonzeros, thresholds, notes))
 
 
 def _architecture_counts(

@@ -6,25 +6,8 @@ import os
 from pathlib import Path
 
 from strzoo.benchmarking.results import BenchmarkResult
-from strzoo.errors import StrzooError, UsageError
 from strzoo.files import atomic_path
-
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def check_plot(path: str | os.PathLike[str]) -> None:
-    """Raise unless matplotlib is installed and `path` names a kind of picture.
-
-    Raises:
-        UsageError: another suffix than .png, .svg or .pdf.
-        StrzooError: matplotlib is missing.
-    """
-    if Path(path).suffix not in SUFFIXES:
-        raise UsageError(f"{path} must end in one of {', '.join(SUFFIXES)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise StrzooError("plots need matplotlib: pip install 'strzoo[plot]'") from None
+from strzoo.pictures import check_plot
 
 
 def plot_benchmark(

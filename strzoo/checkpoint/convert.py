@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` wrote. `sparsity` in percent, `bytes` on disk."""
+    """What `convert` wrote. `sparsity` in percent, `bytes` on disk; `notes` as `Checkpoint.notes`
+    of the source."""
 
     path: Path
     architecture: str
@@ -35,9 +36,10 @@ class Conversion:
     bytes: int
     source_bytes: int
     verified: bool
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema": 1, **asdict(self), "path": str(self.path)}
+        return {"schema": 1, **asdict(self), "path": str(self.path), "notes": list(self.notes)}
 
 
 def to_dense(checkpoint: Checkpoint) -> Checkpoint:
@@ -62,7 +64,13 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
         state[key] = value if threshold is None else soft_threshold(value, threshold.sigmoid())
     # As in published converted files: epoch, arch and state_dict are all that is kept.
     return Checkpoint(
-        checkpoint.spec, "dense", state, {"epoch": 0}, checkpoint.path, checkpoint.trained_on
+        checkpoint.spec,
+        "dense",
+        state,
+        {"epoch": 0},
+        checkpoint.path,
+        checkpoint.trained_on,
+        checkpoint.notes,
     )
 
 
@@ -95,10 +103,11 @@ def verify_conversion(
 def _foreign(checkpoint: Checkpoint, path: Path, layout: str) -> nn.Module:
     """The other library's own network with the weights of `path`, loaded strictly."""
     spec = checkpoint.spec
-    foreign = check_layout(layout, spec.architecture)
+    foreign = check_layout(layout, spec.architecture, spec.options)
     assert foreign is not None
+    has = {**spec.record.options, **foreign.options}
     given = {name: value for name, value in spec.options.items() if name != "head_bias"}
-    if odd := [name for name, value in given.items() if value != spec.record.options[name]]:
+    if odd := [name for name, value in given.items() if value != has[name]]:
         raise UsageError(f"{foreign.creation} has no option {odd[0]!r}, which these weights need")
     model = foreign.create(spec.num_classes)
     model.load_state_dict(read_tensors(path), strict=True)

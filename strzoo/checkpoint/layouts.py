@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +22,10 @@ from strzoo.models.spec import ModelSpec
 LAYOUTS = ("strzoo", "torchvision", "timm")
 
 
-def check_layout(layout: str, architecture: str) -> ForeignLayout | None:
-    """That library's layout of these weights; None for our own.
+def check_layout(
+    layout: str, architecture: str, options: Mapping[str, Any] | None = None
+) -> ForeignLayout | None:
+    """That library's layout of these weights, of a network with these options; None for our own.
 
     Raises:
         UsageError: the layout is unknown, or has no such architecture.
@@ -32,7 +35,7 @@ def check_layout(layout: str, architecture: str) -> ForeignLayout | None:
     known = known_architectures()
     if layout == "strzoo":
         return None
-    found = known[architecture].layout(layout)
+    found = known[architecture].layout(layout, options)
     if found is None:
         able = [name for name, record in known.items() if record.layout(layout)]
         raise UsageError(
@@ -61,14 +64,15 @@ def to_layout(state: Mapping[str, Tensor], layout: str, architecture: str) -> di
     return result
 
 
-def from_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with our keys, from ours or another library's; the head is as it was."""
+def from_layout(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ForeignLayout | None]:
+    """A state dict with our keys, from ours or another library's, and whose it was, if its keys
+    differ from ours. The head is as it was."""
     for record in known_architectures().values():
         for layout in record.layouts:
             if layout.marks and all(mark in state for mark in layout.marks):
                 ours = _our_keys(record.name, layout)
-                return {ours.get(key, key): value for key, value in state.items()}
-    return dict(state)
+                return {ours.get(key, key): value for key, value in state.items()}, layout
+    return dict(state), None
 
 
 def fit_head(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import IntegrityError
+from strzoo.models.spec import ModelSpec
 from strzoo.zoo.registry import SPARSITY_TOLERANCE, ModelCard, Registry
 
 
@@ -40,7 +41,8 @@ def identify(checkpoint: Checkpoint, registry: Registry) -> tuple[ModelCard, str
         card
         for card in registry
         if card.architecture == checkpoint.architecture
-        and card.num_classes == checkpoint.spec.num_classes
+        # Published networks have no bias in the classifier; those of other libraries have one.
+        and checkpoint.spec == ModelSpec(card.architecture, card.num_classes)
         and checkpoint.format in card.files
         and abs(sparsity - card.published.sparsity) <= SPARSITY_TOLERANCE
     ]

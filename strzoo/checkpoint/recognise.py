@@ -19,6 +19,13 @@ from strzoo.sparse.sparsify import prunable_layers
 log = logging.getLogger(__name__)
 
 THRESHOLD = ".sparseThreshold"
+_COUNTER = ".num_batches_tracked"
+# Networks that people take for MobileNetV1, by keys that only they have.
+_NAMESAKES = {
+    "torchvision's MobileNetV2": ("features.1.conv.0.0.weight", "classifier.1.weight"),
+    "torchvision's MobileNetV3": ("features.1.block.0.0.weight", "classifier.3.weight"),
+    "timm's MobileNetV2 or a later one": ("conv_stem.weight", "conv_head.weight"),
+}
 
 
 def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = None) -> ModelSpec:
@@ -41,13 +48,12 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         found = record.recognise(state, options)
         if found is None:
             continue
+        present, expected = _count_entries(state, record, found)
+        if 2 * present < expected:  # a few names in common make no such network
+            nearest = f" ({present} of {record.name}'s {expected} entries are among them)"
+            continue
         head, bias = state.get(f"{record.head}.weight"), state.get(f"{record.head}.bias")
         classes = len(head) if head is not None and head.dim() in (2, 4) else None
-        expected = ModelSpec(record.name, classes or 1, found).shapes()
-        present = sum(key in state for key in expected)
-        if 2 * present < len(expected):  # a few names in common make no such network
-            nearest = f" ({present} of {record.name}'s {len(expected)} entries are among them)"
-            continue
         if head is None or classes is None:
             raise IntegrityError(
                 f"the keys are {record.name}'s, but there is no usable {record.head}.weight"
@@ -55,11 +61,37 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         if "head_bias" in record.options:
             # Libraries with a linear classifier always store a bias, ours none: zeros are no bias.
             found["head_bias"] = bias is not None and (head.dim() == 4 or bool(bias.any()))
+        if classes < 1:
+            raise IntegrityError(f"{record.head}.weight has shape {tuple(head.shape)}: no classes")
         return ModelSpec(record.name, classes, found)
+    for name, marks in _NAMESAKES.items():
+        if all(mark in state for mark in marks):
+            raise IntegrityError(
+                f"the keys are those of {name}, which is not in the zoo (its mobilenetv1 is "
+                "another network); strzoo.register_architecture adds your own"
+            )
     raise IntegrityError(
         f"the keys are of no known architecture{nearest}; the first is {next(iter(state))!r}; "
         f"known are {', '.join(list_architectures())}; strzoo.register_architecture adds your own"
     )
+
+
+def is_known(state: Mapping[str, Tensor]) -> bool:
+    """Whether plain keys in our layout are, as far as they go, those of a network of the zoo."""
+    for record in known_architectures().values():
+        if (found := record.recognise(state, {})) is not None:
+            present, expected = _count_entries(state, record, found)
+            if 2 * present >= expected:
+                return True
+    return False
+
+
+def _count_entries(
+    state: Mapping[str, Tensor], record: Architecture, options: Mapping[str, Any]
+) -> tuple[int, int]:
+    """How many entries of that network `state` has, and how many there are."""
+    expected = ModelSpec(record.name, 1, options).shapes()
+    return sum(key in state for key in expected), len(expected)
 
 
 def is_name_of(arch: Any, record: Architecture) -> bool:
@@ -135,6 +167,12 @@ def check_state(
         if key in wanted and tuple(value.shape) not in (shapes := _shapes(key, expected))
     ]
     problems.append(_first("misshapen", misshapen))
+    mistyped = [
+        f"{key} holds {value.dtype}, expected {wanted_type}"
+        for key, value in state.items()
+        if value.dtype != (wanted_type := torch.int64 if key.endswith(_COUNTER) else torch.float32)
+    ]
+    problems.append(_first("mistyped", mistyped))
     if found := [problem for problem in problems if problem]:
         raise IntegrityError(f"not a complete {spec.architecture}: {'; '.join(found)}")
     for key, value in state.items():

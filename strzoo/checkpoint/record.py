@@ -64,7 +64,8 @@ class Checkpoint:
 
     `format` is "str" (weights and thresholds) or "dense". `metadata` holds the plain values
     stored beside the weights (epoch, best_acc1, ...). `trained_on` is None for files that do not
-    say it.
+    say it. `notes` say, one line each, what reading took, stripped, folded or converted; the
+    published form needs none.
     """
 
     spec: ModelSpec
@@ -73,6 +74,7 @@ class Checkpoint:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     trained_on: TrainedOn | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state_dict", MappingProxyType(dict(self.state_dict)))
@@ -119,7 +121,7 @@ class Checkpoint:
         for weight in self.effective_weights().values():
             total += weight.numel()
             zeros += weight.numel() - int(torch.count_nonzero(weight))
-        return 100.0 * zeros / total
+        return 100.0 * zeros / total if total else 0.0
 
     def build_model(self, format: str | None = None) -> nn.Module:
         """The network with these weights, in evaluation mode.

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,10 @@ def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) 
         for key, value in state.items()
     }
     if layout != "strzoo":
-        return state
+        # torch loads such a state dict as any other; here it says what keys and shapes do not.
+        bare: OrderedDict[str, Any] = OrderedDict(state)
+        bare._metadata = {"": {"version": 1, "strzoo": checkpoint.declaration()}}  # type: ignore[attr-defined]
+        return bare
     return {
         **checkpoint.metadata,
         "epoch": checkpoint.metadata.get("epoch", 0),
@@ -142,7 +146,7 @@ def _write_safetensors(
         tensors, header = compact_format.encode(state)
     header["strzoo"] = json.dumps(checkpoint.declaration())
     header["metadata"] = json.dumps(dict(checkpoint.metadata))
-    if foreign := check_layout(layout, checkpoint.architecture):
+    if foreign := check_layout(layout, checkpoint.architecture, checkpoint.spec.options):
         header["create_with"] = foreign.creation
     try:
         save_file(_separate(tensors), path, metadata=header)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "train": ("strzoo.cli.train", "train", "Train a recipe: dense, STR, DNW or GMP."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
+    "paper": ("strzoo.cli.paper", "paper", "Show the paper's tables and what repeats them."),
     "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
     "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
     "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),
@@ -92,7 +94,10 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    # The work is done: an interrupt while the interpreter ends must not print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -70,8 +70,9 @@ def benchmark(
     against the same engine on the dense twin; above 1 is faster. Random input, medians.
     """
     from strzoo.benchmarking.benchmark import benchmark as measure
-    from strzoo.benchmarking.plot import check_plot, plot_benchmark
+    from strzoo.benchmarking.plot import plot_benchmark
     from strzoo.files import check_destination
+    from strzoo.pictures import check_plot
 
     if plot is not None:
         check_plot(plot)

@@ -32,6 +32,9 @@ from strzoo.settings import Settings
 @click.option("--compact", is_flag=True, help="Bitmask and values: small files, lossless.")
 @click.option("--half", is_flag=True, help="Store convolution weights as fp16.")
 @click.option("--verify", is_flag=True, help="Read the result back and compare logits.")
+@click.option(
+    "--entry", help="Of a file with several state dicts, the one to take, such as model_ema."
+)
 @force_option
 @json_option
 @settings_options
@@ -44,6 +47,7 @@ def convert(
     compact: bool,
     half: bool,
     verify: bool,
+    entry: str | None,
     force: bool,
     as_json: bool,
     settings: Settings,
@@ -63,6 +67,7 @@ def convert(
         compact=compact,
         half=half,
         verify=verify,
+        entry=entry,
         force=force,
         settings=settings,
     )
@@ -78,3 +83,5 @@ def convert(
         f"sparsity {made.sparsity:.2f} %, {made.bytes / 1e6:.1f} MB "
         f"(source {made.source_bytes / 1e6:.1f} MB){checked}"
     )
+    for note in made.notes:
+        click.echo(f"note: {note}")

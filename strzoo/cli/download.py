@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
+from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import download_bar, spell_bytes
+from strzoo.downloads.cache import check_content
 from strzoo.downloads.download import Fetched, default_format, obtain
 from strzoo.downloads.web import Network
 from strzoo.errors import CancelledError, StrzooError
-from strzoo.settings import Settings
+from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import FORMATS, ModelCard, Registry, load_registry
 
 HEADER = ("model", "format", "path", "sha256", "hash", "from", "bytes")
@@ -66,7 +68,7 @@ def download(
     A file is there whole and verified, or not there. What was interrupted is resumed.
     """
     settings = dataclasses.replace(settings, mirrors=(*mirrors, *settings.mirrors))
-    jar = cookies_file or (GDOWN_COOKIES.expanduser() if cookies else None)
+    jar = cookies_file or (user_path(GDOWN_COOKIES) if cookies else None)
     network = Network(cookies=jar, total_time=timeout)
     wanted = choose_files(load_registry(settings), models, formats)
     start = time.monotonic()
@@ -74,12 +76,22 @@ def download(
     failed: list[tuple[ModelCard, str, StrzooError]] = []
     for card, format in wanted:
         try:
-            with download_bar(card.filename(format), quiet=quiet) as progress:
+            name = card.filename(format)
+            with download_bar(name, quiet=quiet) as progress, remembered_interrupts() as cancel:
                 fetched.append(
-                    obtain(card, format, settings, network=network, local=source, progress=progress)
+                    obtain(
+                        card,
+                        format,
+                        settings,
+                        network=network,
+                        local=source,
+                        progress=progress,
+                        cancel=cancel,
+                        check=cancel.before(check_content),
+                    )
                 )
-        except CancelledError:
-            raise
+        except CancelledError as error:
+            raise KeyboardInterrupt from error
         except StrzooError as error:
             failed.append((card, format, error))
             if len(wanted) > 1:

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from strzoo.cli.download import describe, print_fetched
+from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json
 from strzoo.cli.progress import download_bar
-from strzoo.downloads.download import import_file
+from strzoo.downloads.download import identify_content, import_file
+from strzoo.errors import CancelledError
 from strzoo.settings import Settings
 
 
@@ -27,8 +29,18 @@ def import_command(
 
     With ID it must be that model. The name of FILE does not matter; FILE stays where it is.
     """
-    with download_bar(file.name, quiet=quiet) as progress:
-        fetched = import_file(file, model, settings=settings, progress=progress)
+    try:
+        with download_bar(file.name, quiet=quiet) as progress, remembered_interrupts() as cancel:
+            fetched = import_file(
+                file,
+                model,
+                settings=settings,
+                progress=progress,
+                cancel=cancel,
+                identify=cancel.before(identify_content),
+            )
+    except CancelledError as error:
+        raise KeyboardInterrupt from error
     if as_json:
         print_json({"schema": 1, "files": [describe(fetched)]})
     else:

@@ -71,7 +71,7 @@ def info(model: str, as_json: bool, settings: Settings) -> None:
         ("sparsity (published)", f"{published.sparsity:.2f} %"),
         ("top-1 (published)", f"{published.top1:.2f} %"),
         ("FLOPs (published)", f"{published.flops} multiply-accumulates"),
-        ("budget", card.budget or "not published"),
+        ("budget", card.budget or _no_budget(card)),
         (
             "preprocessing",
             f"{steps.interpolation} resize {steps.resize}, centre crop {steps.crop}, "
@@ -108,3 +108,9 @@ def describe(card: ModelCard, settings: Settings) -> dict[str, Any]:
     }
     result["cached"] = cached_formats(card, settings)
     return result
+
+
+def _no_budget(card: ModelCard) -> str:
+    if card.method == "dense":
+        return "none: it is dense"
+    return f"not in the paper; `strzoo budgets extract {card.id}` takes it from the published file"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ class Table:
         return "\n".join([*([self.title] if self.title else []), *map(spell, lines)])
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table | RichTable) -> None:
     """A table on stdout, without trailing spaces in a pipe."""
     if not has_rich():
         click.echo(str(table))
@@ -108,3 +108,57 @@ def simple_table(
 ) -> Table:
     """A table whose first `left` columns are text and the others numbers."""
     return Table(tuple(header), tuple(rows), left, title)
+
+
+_NARROWEST = 12  # columns of text wrap, but no further than this
+
+
+def print_fitted(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    text: Collection[str] = (),
+    wrap: Collection[str] = (),
+    optional: Sequence[str] = (),
+    title: str | None = None,
+) -> None:
+    """A table on stdout in which no cell is cut.
+
+    The columns `text` and `wrap` are text, the others numbers; those in `wrap` may take several
+    lines. On a terminal that is still too narrow the columns in `optional` are left out, the first
+    first, which stderr says.
+    """
+    if not has_rich():
+        texts = [name in text or name in wrap for name in header]
+        click.echo(str(Table(header, rows, [*texts, False].index(False), title)))
+        return
+    from rich.table import Table as RichTable
+
+    width = console().width
+    natural = {n: max(len(n), *(len(row[i]) for row in rows)) for i, n in enumerate(header)}
+    least = {n: min(natural[n], _NARROWEST) if n in wrap else natural[n] for n in header}
+    kept, dropped = list(header), []
+    for name in optional:
+        # Each column has two spaces and a line, and the table one line more.
+        if sum(least[n] + 3 for n in kept) + 1 <= width:
+            break
+        if name in kept:
+            kept.remove(name)
+            dropped.append(name)
+    table = RichTable(title=title, title_justify="left", header_style="bold")
+    for name in kept:
+        is_text = name in text or name in wrap
+        table.add_column(
+            name,
+            justify="left" if is_text else "right",
+            no_wrap=name not in wrap,
+            min_width=least[name],
+        )
+    for row in rows:
+        cells = dict(zip(header, row, strict=True))
+        table.add_row(*(cells[name] for name in kept))
+    print_table(table)
+    if dropped:
+        click.echo(
+            f"left out, the terminal is too narrow: {', '.join(dropped)} (--json has all)", err=True
+        )

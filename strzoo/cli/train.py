@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_fitted, print_json, print_table, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
+from strzoo.zoo.paper import describe_result
 
 if TYPE_CHECKING:
     from strzoo.training.config import TrainConfig
@@ -89,14 +90,18 @@ def train(
 
 
 def _list(as_json: bool) -> None:
-    from strzoo.training.recipes import list_recipes, load_recipe
+    from strzoo.training.recipes import list_recipe_groups, load_recipe
 
-    recipes = {name: load_recipe(name) for name in list_recipes()}
+    groups = list_recipe_groups()
+    abouts = {name: load_recipe(name).about for group in groups for name in group.recipes}
     if as_json:
-        print_json({"schema": 1, "recipes": {name: c.about for name, c in recipes.items()}})
+        rows = [{"title": group.title, "recipes": list(group.recipes)} for group in groups]
+        print_json({"schema": 1, "recipes": abouts, "groups": rows})
         return
-    rows = [(name, config.about) for name, config in recipes.items()]
-    print_table(simple_table(("recipe", "about"), rows, left=2))
+    header = ("recipe", "about")
+    for group in groups:
+        lines = [(name, abouts[name]) for name in group.recipes]
+        print_fitted(header, lines, text=("recipe",), wrap=("about",), title=group.title)
 
 
 def _keys(as_json: bool) -> None:
@@ -143,6 +148,10 @@ def _print_plan(made: TrainPlan, as_json: bool) -> None:
         f"\nmodel: {config.architecture}, {made.parameters:,} parameters, {len(made.layers)} "
         f"convolutions and linears, {sparse} of them {config.method if sparse else 'sparse'}"
     )
+    if made.expected is not None:
+        click.echo(f"the paper: {describe_result(config.recipe)}")
+    if made.reproduced:
+        click.echo(f"as in the published code: {', '.join(made.reproduced)}")
     click.echo(f"device: {made.device}, {made.precision}")
     click.echo(f"data: {made.data}")
     steps = f"not known, in {config.epochs} epochs"

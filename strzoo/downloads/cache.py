@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from strzoo.downloads.locks import LocklessError, release, try_lock
 from strzoo.downloads.staging import Staging
 from strzoo.downloads.web import Deadline
 from strzoo.errors import IntegrityError, NetworkError, StrzooError
@@ -189,35 +190,38 @@ class Cache:
             NetworkError: the deadline passed while waiting.
             CancelledError: the caller cancelled.
         """
-        from filelock import FileLock, Timeout
-
         path = self.folder / "locks" / f"{filename}.lock"
+        lock = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if (lock := try_lock(path)) is None:
+                logger.info("waiting for another process to download %s", filename)
+            while lock is None:
+                deadline.sleep(0.1)
+                lock = try_lock(path)
         except OSError as error:
             raise write_error(path.parent, error) from error
-        lock = FileLock(path)
-        told = False
-        while True:
-            try:
-                lock.acquire(timeout=0)
-                break
-            except Timeout:
-                if not told:
-                    logger.info("waiting for another process to download %s", filename)
-                    told = True
-                try:
-                    deadline.sleep(0.1)
-                except NetworkError as error:
-                    raise NetworkError(f"another process holds {path}: {error}") from error
-            except (OSError, NotImplementedError) as error:
-                logger.info("cannot lock %s (%s); going on without", path, error)
-                break
+        except LocklessError as error:
+            logger.info("cannot lock (%s); going on without", error)
+        except NetworkError as error:
+            raise NetworkError(f"another process holds {path}: {error}") from error
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                lock.release()
+            if lock is not None:
+                release(lock, remove=True)
+
+    @contextlib.contextmanager
+    def tidied(self) -> Iterator[None]:
+        """Afterwards remove folders that this work made and left empty."""
+        folders = (self.folder, *self.folder.parents)
+        made = [folder for folder in folders if not os.path.exists(folder)]
+        try:
+            yield
+        finally:
+            for folder in (self.staging.folder, self.folder / "locks", *made):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def _verify(self, path: Path, card: ModelCard, format: str) -> CachedFile:
         found = self._compare(path, card, format)

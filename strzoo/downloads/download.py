@@ -19,7 +19,7 @@ from strzoo.downloads.staging import Partial
 from strzoo.downloads.transfer import Progress, check_magic, copy_file, fetch, sync_file
 from strzoo.downloads.web import Cancel, Deadline, Network, Web
 from strzoo.errors import IntegrityError, NetworkError, OfflineError, StrzooError
-from strzoo.settings import Settings
+from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import ModelCard, Registry, load_registry
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def obtain(
     job = _Job(card, format, settings, network, deadline, cache, progress)
     if settings.offline and not any(isinstance(s, LocalSource) for s in sources):
         raise job.failure()
-    with cache.lock(card.filename(format), deadline):
+    with cache.tidied(), cache.lock(card.filename(format), deadline):
         cache.staging.clean()
         first = sources[:1] if local is not None else ()
         if fetched := job.try_all(first):
@@ -193,9 +193,11 @@ class _Job:
                 try:
                     sha256 = self._bring(source, partial)
                     self.deadline.check()
+                    card, format, deadline = self.card, self.format, self.deadline
                     file = _accept(
-                        self.cache, partial, self.card, self.format, sha256, source.label
+                        self.cache, partial, card, format, sha256, source.label, deadline
                     )
+                    self.cache.staging.drop_kept(self.filename)
                     return Fetched(self.card, self.format, file, source.label)
                 except IntegrityError as error:
                     partial.discard()
@@ -228,6 +230,7 @@ def import_file(
     *,
     settings: Settings | None = None,
     progress: Progress | None = None,
+    cancel: Cancel | None = None,
     identify: Identify | None = None,
     check: Check = check_content,
 ) -> Fetched:
@@ -236,6 +239,9 @@ def import_file(
     Args:
         path: the file; its name does not matter.
         name: the model it must be; without it any published one is recognised.
+        settings: cache folder and registries; from the environment if not given.
+        progress: called as `progress(bytes_copied, bytes_of_the_file)`.
+        cancel: a `threading.Event` or the like; once set, the import ends soon.
 
     Raises:
         UnknownNameError: no model has that name.
@@ -245,13 +251,13 @@ def import_file(
     settings = settings or Settings.from_env()
     registry = load_registry(settings)
     wanted = registry.get(name) if name is not None else None
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_dir():
         raise SourceError(f"{path} is a folder; name the file")
-    deadline = Deadline(Network().total_time)
+    deadline = Deadline(Network().total_time, cancel)
     cache = Cache(settings.cache_dir, check)
     source = LocalSource(path, path.name, str(path))
-    with cache.staging.hold("import", "local") as partial:
+    with cache.tidied(), cache.staging.hold("import", "local") as partial:
         sha256 = copy_file(source, partial, deadline, progress)
         try:
             _check_head(partial.data)
@@ -259,7 +265,7 @@ def import_file(
         except IntegrityError as error:
             said = str(error).replace(str(partial.data), str(path))
             raise IntegrityError(said if str(path) in said else f"{path}: {said}") from error
-        file = _accept(cache, partial, card, format, sha256, str(path))
+        file = _accept(cache, partial, card, format, sha256, str(path), deadline)
     return Fetched(card, format, file, str(path))
 
 
@@ -284,7 +290,13 @@ def identify_content(
 
 
 def _accept(
-    cache: Cache, partial: Partial, card: ModelCard, format: str, sha256: str, source: str
+    cache: Cache,
+    partial: Partial,
+    card: ModelCard,
+    format: str,
+    sha256: str,
+    source: str,
+    deadline: Deadline,
 ) -> CachedFile:
     """Check everything that can be checked, then publish the partial under its final name."""
     file, filename = card.file(format), card.filename(format)
@@ -296,6 +308,7 @@ def _accept(
         raise IntegrityError(f"{filename} has {partial.size:,} bytes; its card says {file.bytes:,}")
     cache.expect(card, format, sha256)
     cache.check(partial.data, card, format, shown=filename)
+    deadline.check()  # reading a model takes a while
     sync_file(partial.data)
     return cache.publish(partial.data, card, format, sha256, source)
 

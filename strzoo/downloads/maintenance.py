@@ -84,7 +84,7 @@ def prune(
     compiled: bool = False,
     dry_run: bool = False,
 ) -> list[Removed]:
-    """Remove partials that no living process owns, rejected files, and the files of `cards`.
+    """Remove partials that no process owns, rejected files, and the files of `cards`.
 
     `forget` drops their recorded hashes too, so that a changed published file is accepted;
     `compiled` removes what the sparse engine keeps.
@@ -105,6 +105,9 @@ def prune(
     removed = [Removed(path, _size(path)) for path in doomed]
     if not dry_run:
         for path in doomed:
+            if path.parent == cache.staging.folder:
+                cache.staging.drop(path)  # unless a process has begun to continue it
+                continue
             remove(path)
             if path.exists():
                 raise write_error(path, PermissionError(13, "Permission denied"))

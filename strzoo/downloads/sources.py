@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from strzoo.downloads.web import Answer, Network, TransientError, Web, host
-from strzoo.errors import NetworkError, StrzooError, required
-from strzoo.settings import Settings
+from strzoo.downloads.addresses import host, join_address, split_address
+from strzoo.downloads.headers import parse_count
+from strzoo.downloads.web import Answer, Network, TransientError, Web
+from strzoo.errors import NetworkError, StrzooError, UsageError, one_line, required
+from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import ModelCard
 
 _GOOGLE = (".google.com", ".googleusercontent.com")
@@ -130,7 +132,7 @@ def list_sources(
     file, filename = card.file(format), card.filename(format)
     sources: list[Source] = []
     if local is not None:
-        path = Path(local).expanduser()
+        path = user_path(local)
         sources.append(LocalSource(path, filename, f"{path}"))
     for mirror in settings.mirrors:
         sources.append(_source_at(mirror, filename, f"mirror {mirror}", is_folder=True))
@@ -151,16 +153,23 @@ def check_status(answer: Answer) -> None:
 
 
 def _source_at(address: str, filename: str, label: str, *, is_folder: bool) -> Source:
-    parts = urlsplit(address)
-    if parts.scheme in ("http", "https"):
-        return WebSource(f"{address.rstrip('/')}/{filename}" if is_folder else address, label)
-    path = unquote(parts.path) if parts.scheme == "file" else address
-    return LocalSource(Path(path).expanduser(), filename, label)
+    scheme, separator, _ = address.partition("://")
+    if not separator:
+        return LocalSource(user_path(address), filename, label)
+    try:
+        if scheme.lower() == "file":
+            return LocalSource(user_path(unquote(urlsplit(address).path)), filename, label)
+        split_address(address)
+    except (NetworkError, ValueError) as error:
+        raise UsageError(
+            f"{one_line(label)}: {one_line(str(error))}; give an http or https address, or a folder"
+        ) from error
+    return WebSource(f"{address.rstrip('/')}/{filename}" if is_folder else address, label)
 
 
 def _retry_after(answer: Answer) -> float | None:
-    value = answer.headers.get("Retry-After", "").strip()
-    return float(value) if value.isdigit() else None
+    seconds = parse_count(answer.headers.get("Retry-After", ""))
+    return None if seconds is None else float(seconds)
 
 
 def _is_login(url: str) -> bool:
@@ -196,8 +205,9 @@ def _next_address(answer: Answer, network: Network) -> str:
     except FileURLRetrievalError as error:
         raise RefusedError(_page_reason(page, str(error))) from error
     except Exception as error:  # whatever gdown or its parser trips over in a strange page
-        raise NetworkError(f"sent a confirmation page that gdown cannot read: {error!r}") from error
-    url = urljoin(answer.url, found)
+        said = one_line(repr(error), 120)
+        raise NetworkError(f"sent a confirmation page that gdown cannot read: {said}") from error
+    url = join_address(answer.url, found)
     base, target = urlsplit(network.drive), urlsplit(url)
     trusted = target.hostname == base.hostname or (
         (base.hostname or "").endswith(_GOOGLE) and (target.hostname or "").endswith(_GOOGLE)

@@ -1,33 +1,36 @@
-"""The staging folder: partial files that belong to one process at a time.
+"""The staging folder: partial files, each of which belongs to whoever holds the lock in its folder.
 
-A partial is a folder `<file>~<owner>~<random>` holding `data` and `meta.json`. Taking over a
-partial is one atomic rename, so it is safe where file locks do nothing; only a partial that was
-put down (`idle`) or whose owner is certainly dead is taken.
+A partial is a folder `<file>~<random>` that holds `data`, `meta.json` and `lock`. The system
+releases the lock of a process that ends, so a partial that can be locked can be continued. Where
+the file system cannot lock, each download has a partial of its own that ends with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from strzoo.downloads.headers import parse_validator
+from strzoo.downloads.locks import LocklessError, release, try_lock
 from strzoo.errors import StrzooError
 from strzoo.files import write_error
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 logger = logging.getLogger(__name__)
 
 MAX_AGE = 7 * 24 * 3600.0  # seconds after which a partial that nobody continued is removed
-_IDLE = "idle"
+_TRIES = 20  # to make a folder in one that other processes remove as soon as it is empty
 
 
 @dataclass
@@ -35,7 +38,9 @@ class Partial:
     """A partial file owned by this process. `source` names where its bytes come from."""
 
     folder: Path
+    filename: str
     source: str
+    lock: BaseFileLock | None  # None where the file system cannot lock
     validator: str | None = None  # the ETag or Last-Modified that the bytes belong to
     total: int | None = None
     discarded: bool = False
@@ -51,6 +56,8 @@ class Partial:
     def save(self, validator: str | None, total: int | None) -> None:
         """Note what the bytes belong to, so that another process can continue."""
         self.validator, self.total = validator, total
+        if self.lock is None:
+            return  # without a lock nobody may continue: the owner could still be alive
         meta = {"source": self.source, "validator": validator, "total": total}
         temporary = self.folder / "meta.tmp"
         try:
@@ -79,82 +86,140 @@ class Staging:
     def hold(self, filename: str, source: str) -> Iterator[Partial]:
         """A partial of `filename` from `source`: one to continue, or an empty one.
 
-        Afterwards it is removed when its data was moved away, discarded or empty, and put
-        down for the next process otherwise.
+        Afterwards it is removed when its data was moved away, discarded or empty, or when there
+        is no lock, and kept for the next process otherwise.
 
         Raises:
             StrzooError: the staging folder cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             partial = self._take(filename, source) or self._create(filename, source)
         except OSError as error:
             raise write_error(self.folder, error) from error
         try:
             yield partial
         finally:
-            self._put_down(partial, filename)
+            _put_down(partial)
 
     def entries(self, filename: str | None = None) -> list[Path]:
         """All partials, or those of one file, oldest first."""
-        if not self.folder.is_dir():
+        try:
+            found = list(self.folder.iterdir())
+        except OSError:
             return []
-        found = [
-            entry
-            for entry in self.folder.iterdir()
-            if filename is None or entry.name.split("~")[0] == filename
-        ]
+        if filename is not None:
+            found = [entry for entry in found if entry.name.split("~")[0] == filename]
         return sorted(found, key=_modified)
 
     def abandoned(self) -> list[Path]:
-        """The partials that no living process of this machine owns."""
-        return [entry for entry in self.entries() if not _is_owned(entry)]
+        """The partials that no process owns.
+
+        Where the file system cannot lock, those that did not change for `MAX_AGE` seconds.
+        """
+        return [entry for entry in self.entries() if _claim(entry)]
 
     def clean(self, max_age: float = MAX_AGE) -> list[Path]:
-        """Remove partials older than `max_age` seconds that no living process owns."""
-        removed = []
-        for entry in self.abandoned():
-            if time.time() - _modified(entry) >= max_age:
-                remove(entry)
-                removed.append(entry)
-                logger.info("removed the stale partial %s", entry.name)
-        return removed
+        """Remove partials older than `max_age` seconds that no process owns."""
+        then = time.time() - max_age
+        old = [entry for entry in self.entries() if _modified(entry) <= then]
+        return [entry for entry in old if _claim(entry, remove=True)]
+
+    def drop(self, entry: Path) -> bool:
+        """Remove a partial unless a process owns it; whether it is gone."""
+        return _claim(entry, remove=True)
+
+    def drop_kept(self, filename: str) -> None:
+        """Remove what other sources left of a file that is complete now."""
+        for entry in self.entries(filename):
+            if _read_meta(entry):
+                _claim(entry, remove=True)
 
     def _create(self, filename: str, source: str) -> Partial:
-        folder = self.folder / _entry_name(filename, _owner())
-        folder.mkdir()
-        return Partial(folder, source)
+        for left in reversed(range(_TRIES)):
+            folder = self.folder / f"{filename}~{secrets.token_hex(6)}"
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir()
+                lock = try_lock(folder / "lock")
+            except FileNotFoundError:
+                if not left:
+                    raise
+                continue
+            except LocklessError as error:
+                logger.info("cannot lock in %s (%s): no resume", self.folder, error)
+                return Partial(folder, filename, source, None)
+            if lock is not None:
+                return Partial(folder, filename, source, lock)
+        raise AssertionError("the loop returns or raises")
 
     def _take(self, filename: str, source: str) -> Partial | None:
         for entry in reversed(self.entries(filename)):
-            if _is_owned(entry) or _is_foreign(entry):
+            if _read_meta(entry).get("source") != source:
                 continue
-            meta = _read_meta(entry)
-            if meta.get("source") != source:
-                continue
-            mine = self.folder / _entry_name(filename, _owner())
             try:
-                os.rename(entry, mine)
-            except OSError:  # another process was faster
+                lock = try_lock(entry / "lock")
+            except LocklessError:
+                return None
+            if lock is None:
                 continue
-            validator, total = meta.get("validator"), meta.get("total")
-            return Partial(
-                mine,
-                source,
-                validator if isinstance(validator, str) else None,
-                total if isinstance(total, int) else None,
-            )
+            meta = _read_meta(entry)  # again: its last owner may have removed it meanwhile
+            if meta.get("source") == source:
+                total = meta.get("total")
+                return Partial(
+                    entry,
+                    filename,
+                    source,
+                    lock,
+                    parse_validator(meta.get("validator")),
+                    total if type(total) is int else None,
+                )
+            if (entry / "data").exists():
+                release(lock)
+            else:  # locking made the folder anew
+                _remove(entry, lock)
         return None
 
-    def _put_down(self, partial: Partial, filename: str) -> None:
-        if partial.discarded or not partial.size or not (partial.folder / "meta.json").exists():
-            remove(partial.folder)
-            return
-        # Bytes that a power failure could still take back would spoil the resume.
-        with contextlib.suppress(OSError), open(partial.data, "rb") as stream:
-            os.fsync(stream.fileno())
-        with contextlib.suppress(OSError):
-            os.rename(partial.folder, self.folder / _entry_name(filename, _IDLE))
+
+def _put_down(partial: Partial) -> None:
+    meta = partial.folder / "meta.json"
+    if partial.lock is None or partial.discarded or not partial.size or not meta.exists():
+        _remove(partial.folder, partial.lock)
+        return
+    # Bytes that a power failure could still take back would spoil the resume.
+    with contextlib.suppress(OSError), open(partial.data, "r+b") as stream:
+        os.fsync(stream.fileno())
+    release(partial.lock)
+
+
+def _claim(entry: Path, *, remove: bool = False) -> bool:
+    """Whether nobody owns the partial; with `remove` it is removed then."""
+    if not entry.is_dir() or entry.is_symlink():  # not ours; nobody locks it
+        lock = None
+    else:
+        try:
+            lock = try_lock(entry / "lock")
+        except LocklessError:
+            lock = None
+            if time.time() - _modified(entry) < MAX_AGE:
+                return False
+        else:
+            if lock is None:
+                return False
+    if remove:
+        _remove(entry, lock)
+        logger.info("removed the partial %s", entry.name)
+    elif lock is not None:
+        release(lock)
+    return not remove or not os.path.lexists(entry)
+
+
+def _remove(folder: Path, lock: BaseFileLock | None) -> None:
+    # meta.json goes first: without it nobody continues the partial, whatever they lock.
+    with contextlib.suppress(OSError):
+        (folder / "meta.json").unlink(missing_ok=True)
+    if lock is not None:
+        release(lock)
+    remove(folder)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -176,59 +241,10 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _entry_name(filename: str, owner: str) -> str:
-    return f"{filename}~{owner}~{secrets.token_hex(6)}"
-
-
-def _place() -> str:
-    """What process ids are relative to: this boot of this machine, this pid namespace."""
-    facts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-    with contextlib.suppress(OSError):
-        facts.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("|".join(facts).encode()).hexdigest()[:12]
-
-
-def _owner() -> str:
-    return f"{os.getpid()}-{_place()}"
-
-
-def _owner_of(entry: Path) -> tuple[int, str] | None:
-    """The process id and place of the owner; None for one that was put down."""
-    parts = entry.name.split("~")
-    if len(parts) != 3 or parts[1] == _IDLE:
-        return None
-    pid, _, place = parts[1].partition("-")
-    return (int(pid), place) if pid.isdigit() else None
-
-
-def _is_owned(entry: Path) -> bool:
-    """Whether a process of this machine that may be alive owns the partial."""
-    owner = _owner_of(entry)
-    if owner is None or owner[1] != _place():
-        return False
-    if os.name != "posix":  # no harmless way to ask: suppose that it lives
-        return True
-    try:
-        os.kill(owner[0], 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _is_foreign(entry: Path) -> bool:
-    """Whether another machine, container or boot owns the partial: nobody can ask there."""
-    owner = _owner_of(entry)
-    return owner is not None and owner[1] != _place()
-
-
 def _read_meta(entry: Path) -> dict[str, Any]:
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
 

@@ -9,16 +9,19 @@ import hashlib
 import logging
 import os
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from strzoo.downloads.background import BackgroundHash, BackgroundSync
+from strzoo.downloads.headers import (
+    parse_content_range,
+    parse_count,
+    parse_validator,
+)
 from strzoo.downloads.sources import DriveSource, LocalSource, SourceError, WebSource
 from strzoo.downloads.staging import Partial, check_space
 from strzoo.downloads.web import Answer, Deadline, TransientError, Web
-from strzoo.errors import IntegrityError, NetworkError
+from strzoo.errors import IntegrityError, NetworkError, one_line
 from strzoo.files import write_error
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ def copy_file(
     """
     path = source.file
     total = path.stat().st_size
-    check_space(partial.folder, total, partial.folder.name.split("~")[0])
+    check_space(partial.folder, total, partial.filename)
     partial.discard()  # copying again is cheaper than proving that the file is the same
     hasher = hashlib.sha256()
     with _open_source(path) as stream, _open_data(partial) as data:
@@ -108,14 +111,15 @@ class _Fetch:
     ) -> None:
         self.source, self.partial, self.web = source, partial, web
         self.expected, self.pinned, self.progress = expected, pinned, progress
-        self.hasher = BackgroundHash()
+        self.hasher = hashlib.sha256()
         self.offset = 0
 
     def run(self) -> str:
         try:
             return self._run()
         finally:
-            self.hasher.close()
+            if not self._resumable():  # the bytes prove nothing to the next process
+                self.partial.discard()
 
     def _run(self) -> str:
         self._continue_partial()
@@ -155,8 +159,7 @@ class _Fetch:
 
     def _restart(self) -> None:
         self.partial.reset()
-        self.hasher.close()
-        self.hasher, self.offset = BackgroundHash(), 0
+        self.hasher, self.offset = hashlib.sha256(), 0
 
     def _attempt(self) -> None:
         if self.offset and not self._resumable():
@@ -186,61 +189,53 @@ class _Fetch:
         if total is not None and self.expected is not None and total != self.expected:
             raise IntegrityError(f"the file has {total:,} bytes; {self.expected:,} are expected")
         total = total if total is not None else self.expected
+        most = self.expected or self.web.network.max_bytes
+        if total is not None and total > most:
+            raise IntegrityError(f"the file has {total:,} bytes; at most {most:,} are taken")
         if total is not None:
-            name = self.partial.folder.name.split("~")[0]
-            check_space(self.partial.folder, total - self.offset, name)
+            check_space(self.partial.folder, total - self.offset, self.partial.filename)
         self.partial.save(validator, total)
         return total
 
     def _agree_on_part(self, answer: Answer, validator: str | None) -> int:
         """The size of the whole file, once the part is proven to continue our bytes."""
-        match = re.fullmatch(
-            r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", "").strip()
-        )
+        part = parse_content_range(answer.headers.get("Content-Range", ""))
         mine, total = self.partial.validator, self.partial.total
         continues = (
             self.offset > 0
             and answer.status == 206
-            and match is not None
-            and int(match[1]) == self.offset
-            and int(match[2]) == int(match[3]) - 1
-            and total in (None, int(match[3]))
+            and part is not None
+            and part[0] == self.offset
+            and part[1] == part[2] - 1
+            and total in (None, part[2])
             and (mine is None or validator == mine or (validator is None and not _is_tag(mine)))
         )
-        if not continues or match is None:
+        if not continues or part is None:
             self._restart()
             raise TransientError("did not continue where the download stopped")
-        return int(match[3])
+        return part[2]
 
     def _receive(self, answer: Answer, total: int | None) -> None:
         limit = total if total is not None else self.web.network.max_bytes
         if self.progress:
             self.progress(self.offset, total)
         with _open_data(self.partial) as data:
-            sync = BackgroundSync(data.fileno())
-            try:
-                self._drain(answer, total, limit, data, sync)
-            finally:
-                sync.close()
-            try:
-                sync.finish()
-            except OSError as error:
-                raise write_error(self.partial.data, error) from error
+            self._drain(answer, total, limit, data)
+        if self.partial.size != self.offset:  # over a network the lock may hold on one machine only
+            self._restart()
+            raise TransientError("another program writes to the same partial file")
         if total is not None and self.offset < total:
             raise TransientError(f"sent {self.offset:,} of {total:,} bytes")
         if not self.offset:
             raise TransientError("sent an empty file")
 
-    def _drain(
-        self, answer: Answer, total: int | None, limit: int, data: BinaryIO, sync: BackgroundSync
-    ) -> None:
+    def _drain(self, answer: Answer, total: int | None, limit: int, data: BinaryIO) -> None:
         while block := answer.read():
             if self.offset == 0 and len(block) >= _MAGIC_LENGTH:
                 check_magic(block)  # early; the whole file is checked again at the end
             if self.offset + len(block) > limit:
                 raise IntegrityError(f"the server sends more than {limit:,} bytes")
             _write(data, block, self.partial.data)
-            sync.wrote(len(block))
             self.hasher.update(block)
             self.offset += len(block)
             if self.progress:
@@ -282,8 +277,8 @@ def _validator(answer: Answer) -> str | None:
     """What identifies this version of the file: a strong ETag, else Last-Modified."""
     tag = answer.headers.get("ETag", "").strip()
     if tag and not tag.startswith("W/"):
-        return tag
-    return answer.headers.get("Last-Modified", "").strip() or None
+        return parse_validator(tag)
+    return parse_validator(answer.headers.get("Last-Modified", "").strip())
 
 
 def _is_tag(validator: str) -> bool:
@@ -291,16 +286,24 @@ def _is_tag(validator: str) -> bool:
 
 
 def _length(answer: Answer) -> int | None:
+    """The length of the body in bytes; None where the server does not say.
+
+    Raises:
+        NetworkError: what it says is no number.
+    """
     if answer.headers.get("Transfer-Encoding"):
         return None
-    value = answer.headers.get("Content-Length", "")
-    return int(value) if value.isdigit() else None
+    value = answer.headers.get("Content-Length", "").strip()
+    length = parse_count(value)
+    if value and length is None:
+        raise NetworkError(f"answers with a Content-Length of {one_line(value, 40)!r}")
+    return length
 
 
 def sync_file(path: Path) -> None:
     """Have the disk hold the file before its name does."""
     try:
-        with open(path, "rb") as stream:
+        with open(path, "r+b") as stream:  # some systems sync only what may be written
             os.fsync(stream.fileno())
     except OSError as error:
         raise write_error(path, error) from error

@@ -15,15 +15,16 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
-from strzoo.errors import CancelledError, NetworkError, StrzooError, required
+from strzoo.downloads.addresses import join_address, split_address
+from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line, required
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
     import requests
 
 BLOCK = 1 << 18  # bytes asked of the socket at once; a read returns what has arrived
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _POLL = 0.1  # seconds between looks at the cancel switch
 
 
@@ -46,6 +47,7 @@ class Network:
     backoff: float = 1.0  # first pause; it doubles
     max_backoff: float = 30.0
     max_wait: float = 120.0  # the longest Retry-After that is waited for
+    max_redirects: int = 10
     max_pages: int = 5  # confirmation pages of Google Drive, one after the other
     max_bytes: int = 4 << 30  # no published file comes near it; stops a body without end
 
@@ -99,7 +101,6 @@ class Web:
 
         self.network, self.deadline = network, deadline
         self._session = requests.Session()
-        self._session.max_redirects = 10
         # A compressed body would make sizes and ranges count other bytes than the file's.
         self._session.headers.update(
             {"User-Agent": f"strzoo/{VERSION}", "Accept-Encoding": "identity"}
@@ -118,9 +119,20 @@ class Web:
 
         Raises:
             TransientError: no connection, a time-out or a broken answer.
-            NetworkError: the address makes no sense, or the deadline passed.
+            NetworkError: an address makes no sense, too many redirects, or the deadline passed.
             CancelledError: the caller cancelled.
         """
+        split_address(url)
+        # Not left to requests, which reads the whole body of a redirect into memory.
+        for _ in range(self.network.max_redirects + 1):
+            answer = self._ask(url, headers)
+            if not answer.is_redirect:
+                return answer
+            answer.close()
+            url = answer.location
+        raise NetworkError(f"gave up after {self.network.max_redirects} redirects")
+
+    def _ask(self, url: str, headers: Mapping[str, str]) -> Answer:
         self.deadline.check()
         opened: Future[requests.Response] = Future()
         timeout = (self.network.connect_timeout, self.network.read_timeout)
@@ -128,7 +140,13 @@ class Web:
         def work() -> None:
             try:
                 opened.set_result(
-                    self._session.get(url, headers=dict(headers), stream=True, timeout=timeout)
+                    self._session.get(
+                        url,
+                        headers=dict(headers),
+                        stream=True,
+                        timeout=timeout,
+                        allow_redirects=False,
+                    )
                 )
             except BaseException as error:
                 opened.set_exception(error)
@@ -171,7 +189,7 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        return f"HTTP {self.status} {self._response.reason or ''}".strip()
+        return one_line(f"HTTP {self.status} {self._response.reason or ''}", 80)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -180,6 +198,26 @@ class Answer:
     @property
     def url(self) -> str:
         return self._response.url
+
+    @property
+    def is_redirect(self) -> bool:
+        return self.status in _REDIRECTS and "Location" in self.headers
+
+    @property
+    def location(self) -> str:
+        """Where a redirect leads.
+
+        Raises:
+            NetworkError: to no http or https address.
+        """
+        try:  # headers are read as Latin-1; addresses are UTF-8
+            target = self.headers["Location"].encode("latin-1").decode("utf-8")
+        except UnicodeError as error:
+            raise NetworkError("redirects to an address that is not UTF-8") from error
+        try:
+            return join_address(self.url, target)
+        except NetworkError as error:
+            raise NetworkError(f"redirects to {error}") from error
 
     @property
     def is_page(self) -> bool:
@@ -259,6 +297,8 @@ def _our_errors() -> Iterator[None]:
 
     try:
         yield
+    except (StrzooError, MemoryError):
+        raise
     except requests.exceptions.SSLError as error:
         raise NetworkError(f"no trusted connection: {explain(error)}") from error
     except (
@@ -267,12 +307,14 @@ def _our_errors() -> Iterator[None]:
         requests.exceptions.ChunkedEncodingError,
         requests.exceptions.ContentDecodingError,
         urllib3.exceptions.HTTPError,
-        ConnectionError,
-        TimeoutError,
     ) as error:
         raise TransientError(explain(error)) from error
     except requests.exceptions.RequestException as error:
         raise NetworkError(explain(error)) from error
+    except OSError as error:
+        raise TransientError(explain(error)) from error
+    except Exception as error:  # their parsers let through what a strange address or header does
+        raise NetworkError(f"cannot be asked: {explain(error)}") from error
 
 
 def explain(error: BaseException) -> str:
@@ -288,12 +330,7 @@ def explain(error: BaseException) -> str:
         return inner.strerror
     if isinstance(inner, TimeoutError) or "timed out" in str(inner).lower():
         return "the server stayed silent for too long"
-    text = " ".join(str(inner).split()) or type(inner).__name__
+    text = one_line(str(inner)) or type(inner).__name__
     if "[Errno" in text:
         text = text.rsplit("] ", 1)[-1].rstrip("')\"")
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-def host(url: str) -> str:
-    """The host of an address, for messages."""
-    return urlsplit(url).hostname or url
+    return text

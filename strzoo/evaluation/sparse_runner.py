@@ -49,7 +49,7 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
         _, reader = read_outputs(source, options)
     else:
         activation = SOFTMAX if metadata.probabilities else LOGITS if metadata.model else None
-        reader = OutputReader(source.name, activation, options.background)
+        reader = OutputReader(source.name, activation, options.background, source.notes)
 
     import llvmlite
 

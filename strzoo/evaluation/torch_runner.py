@@ -60,7 +60,7 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
             yield Runner(
                 name=source.name,
                 forward=forward,
-                reader=OutputReader(source.name, background=options.background),
+                reader=OutputReader(source.name, background=options.background, notes=source.notes),
                 device=place,
                 precision=precision,
                 preprocessing=check_preprocessing(given or source.preprocessing),

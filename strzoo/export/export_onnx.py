@@ -118,6 +118,8 @@ def export_onnx(
     if source.kind in ("onnx", "plan"):
         raise UsageError(f"{source.path} is {source.described} already; give an id or a checkpoint")
     network, size = source.build_dense(), check_image_size(input_size) or source.input_size
+    for note in source.notes:
+        on_step(note)
     steps = source.preprocessing
     if preprocessing and size[0] != len(steps.mean):
         raise UsageError(f"built-in preprocessing is for {len(steps.mean)} channels")

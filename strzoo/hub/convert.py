@@ -8,11 +8,12 @@ from pathlib import Path
 
 from strzoo.checkpoint.convert import Conversion, to_dense, verify_conversion
 from strzoo.checkpoint.layouts import check_layout
+from strzoo.checkpoint.reading import read_checkpoint
 from strzoo.checkpoint.writing import check_form, save_checkpoint
 from strzoo.errors import UsageError
 from strzoo.files import check_destination
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import CardSource
+from strzoo.hub.source import CardSource, CheckpointSource, Source
 from strzoo.settings import Settings
 
 
@@ -26,6 +27,7 @@ def convert(
     half: bool = False,
     verify: bool = False,
     force: bool = False,
+    entry: str | None = None,
     settings: Settings | None = None,
 ) -> Conversion:
     """Convert a model and write the result, whole or not at all.
@@ -36,6 +38,7 @@ def convert(
         format: "dense", or "str" to rewrite an STR checkpoint without its optimizer state.
         settings: cache folder, registries, network switches; from the environment by default.
         layout, compact, half, force: as `save_checkpoint`.
+        entry: of a file that holds several state dicts, the one to take, such as "model_ema".
         verify: read the result back, run both networks on one random image, and require equal
             logits (within fp16 rounding for `half`) before the file gets its final name. The timm
             layout needs timm installed for this.
@@ -52,6 +55,8 @@ def convert(
     if format not in ("dense", "str"):
         raise UsageError(f"format {format!r} is not one of dense, str")
     opened = resolve(source, format=format, settings=settings)
+    if entry is not None:
+        opened = _take_entry(opened, entry)
     if isinstance(opened, CardSource):  # what cannot be is said before anything is fetched
         check_form(
             Path(destination),
@@ -68,7 +73,7 @@ def convert(
             f"{opened.path or opened.name} is dense: its thresholds are gone, it cannot become STR"
         )
     result = read if format == "str" else to_dense(read)
-    if verify and (foreign := check_layout(layout, read.architecture)):
+    if verify and (foreign := check_layout(layout, read.architecture, read.spec.options)):
         foreign.create(1)  # whether its library is here is said before anything is written
     check = partial(verify_conversion, read, layout=layout, half=half) if verify else None
     path = save_checkpoint(
@@ -86,4 +91,12 @@ def convert(
         bytes=path.stat().st_size,
         source_bytes=opened.path.stat().st_size if opened.path else 0,
         verified=verify,
+        notes=read.notes,
     )
+
+
+def _take_entry(opened: Source, entry: str) -> Source:
+    if opened.kind != "checkpoint" or opened.path is None:
+        raise UsageError(f"{opened.name} is no checkpoint file: leave out entry {entry!r}")
+    read = read_checkpoint(opened.path, entry=entry, limits=opened.settings.limits)
+    return CheckpointSource(opened.settings, checkpoint=read)

@@ -6,7 +6,6 @@ Nothing here imports torch or onnx before that.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
@@ -92,6 +91,11 @@ class Source:
         return self.stated_preprocessing or usual_preprocessing(self.input_size)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What reading it took, stripped, folded or converted; one line each."""
+        return ()
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in order; () if they are not known."""
         card = self.card
@@ -174,7 +178,11 @@ class CheckpointSource(Source):
         from strzoo.checkpoint import read_checkpoint
 
         assert self._file is not None
-        return read_checkpoint(self._file)
+        return read_checkpoint(self._file, limits=self.settings.limits)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.checkpoint.notes
 
     @cached_property
     def sha256(self) -> str:
@@ -247,7 +255,9 @@ class CardSource(CheckpointSource):
     def checkpoint(self) -> Checkpoint:
         from strzoo.checkpoint import read_checkpoint
 
-        return read_checkpoint(self.path, architecture=self._card.architecture)
+        return read_checkpoint(
+            self.path, architecture=self._card.architecture, limits=self.settings.limits
+        )
 
     @property
     def architecture(self) -> str:
@@ -262,21 +272,26 @@ class CardSource(CheckpointSource):
 
 
 class ModuleSource(Source):
-    """Any network in memory. It is not copied: `build_network` gives the network itself."""
+    """Any network in memory. It is not copied: `build_network` gives the network itself.
+
+    What is known of it is known of the network inside its wrappers (DataParallel, torch.compile).
+    """
 
     kind = "module"
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
-        super().__init__(type(model).__name__, settings)
-        self.model = model
+        from strzoo.sparse.unwrap import unwrap
+
+        self.model, self.inner = model, unwrap(model)
+        super().__init__(type(self.inner).__name__, settings)
 
     @cached_property
     def sha256(self) -> str:
-        return hash_tensors(self.model.state_dict())
+        return hash_tensors(self.inner.state_dict())
 
     @property
     def architecture(self) -> str:
-        return type(self.model).__name__
+        return type(self.inner).__name__
 
     described = "a network in memory"
 
@@ -287,8 +302,9 @@ class ModuleSource(Source):
         import torch
 
         from strzoo.sparse.sparsify import to_dense_
+        from strzoo.sparse.unwrap import copy_plain
 
-        network = to_dense_(copy.deepcopy(self.model))
+        network = to_dense_(copy_plain(self.inner))
         return network.to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
 
 

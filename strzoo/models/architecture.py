@@ -8,7 +8,7 @@ conversion, evaluation, export) reads the record.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class ForeignLayout:
         rename: our key to theirs.
         head: their name of the classifier, a linear layer with a bias.
         marks: keys that only files of this layout have; () if the keys are ours.
+        options: what the library's network has of the options of ours.
     """
 
     library: str
@@ -49,6 +50,7 @@ class ForeignLayout:
     rename: Callable[[str], str] = _same_key
     head: str = "fc"
     marks: tuple[str, ...] = ()
+    options: Options = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,13 @@ class Architecture:
     head: str = "fc"
     layouts: tuple[ForeignLayout, ...] = ()
 
-    def layout(self, library: str) -> ForeignLayout | None:
-        """That library's layout of these weights, or None."""
-        return next((layout for layout in self.layouts if layout.library == library), None)
+    def layout(self, library: str, options: Options | None = None) -> ForeignLayout | None:
+        """That library's layout of these weights, of a network with these options if it has
+        several; or None."""
+        able = [layout for layout in self.layouts if layout.library == library]
+        given = {**self.options, **(options or {})}
+        fitting = (a for a in able if all(given.get(k) == v for k, v in a.options.items()))
+        return next(fitting, able[0] if able else None)
 
 
 def import_library(name: str, *, purpose: str) -> Any:

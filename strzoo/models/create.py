@@ -35,7 +35,8 @@ def create_model(
         layer: the type of every convolution, the classifier included: "dense", "str", "dnw",
             "gmp", or a callable with the arguments of `nn.Conv2d`.
         options: `small_stem=True` for images of about 32x32; `head_bias=True` for a classifier
-            with bias; for mobilenetv1 `width=0.5` multiplies the channels.
+            with bias; for mobilenetv1 `width=0.5` multiplies the channels and `relu6=True` clips
+            activations at 6.
 
     Returns:
         The network: images [N, C, H, W] in, logits [N, num_classes] out.

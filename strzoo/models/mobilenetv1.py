@@ -17,6 +17,7 @@ from strzoo.models.architecture import (
     import_library,
 )
 from strzoo.models.blocks import ConvLayer, classify, initialize
+from strzoo.sparse.filters import ChannelGroup
 
 # (output channels at width 1, stride) of the 13 depthwise-separable blocks.
 _BLOCKS = (
@@ -57,7 +58,7 @@ class MobileNetV1(nn.Module):
     """Input [N, 3, H, W] of any size, output [N, classes].
 
     `width` multiplies every channel count; `small_stem` keeps the resolution in the first
-    convolution, for images of about 32x32.
+    convolution, for images of about 32x32; `relu6` clips activations at 6, as timm's network does.
     """
 
     def __init__(
@@ -68,42 +69,62 @@ class MobileNetV1(nn.Module):
         width: float = 1.0,
         small_stem: bool = False,
         head_bias: bool = False,
+        relu6: bool = False,
     ) -> None:
         super().__init__()
         if width <= 0:
             raise UsageError(f"width is {width}; it must be positive")
-        self.small_stem = small_stem  # the shapes of the weights do not tell it
+        self.small_stem, self.relu6 = small_stem, relu6  # the shapes of the weights do not tell
         channels = scale_channels(32, width)
-        blocks = [_stem(conv, channels, 1 if small_stem else 2)]
+        activation = nn.ReLU6 if relu6 else nn.ReLU
+        blocks = [_stem(conv, activation, channels, 1 if small_stem else 2)]
         for base, stride in _BLOCKS:
             outputs = scale_channels(base, width)
-            blocks.append(_separable(conv, channels, outputs, stride))
+            blocks.append(_separable(conv, activation, channels, outputs, stride))
             channels = outputs
         self.model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1))
         self.fc = conv(channels, num_classes, 1, bias=head_bias)
         initialize(self)
 
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Which layers share channels, see `strzoo.sparse.filters`."""
+        groups = []
+        writer, norm = "model.0.0", "model.0.1"
+        for number in range(1, len(_BLOCKS) + 1):
+            block = f"model.{number}"
+            last = f"{block}.1"  # of the depthwise convolution
+            groups.append(
+                ChannelGroup((writer,), (norm, last), (f"{block}.3",), (last,), (f"{block}.0",))
+            )
+            writer, norm = f"{block}.3", f"{block}.4"
+        return [*groups, ChannelGroup((writer,), (norm,), ("fc",), (norm,))]
+
     def forward(self, x: Tensor) -> Tensor:
         return classify(self.fc, self.model(x))
 
 
-def _stem(conv: ConvLayer, outputs: int, stride: int) -> nn.Sequential:
+Activation = type[nn.ReLU] | type[nn.ReLU6]
+
+
+def _stem(conv: ConvLayer, activation: Activation, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         conv(3, outputs, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
+        activation(inplace=True),
     )
 
 
-def _separable(conv: ConvLayer, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+def _separable(
+    conv: ConvLayer, activation: Activation, inputs: int, outputs: int, stride: int
+) -> nn.Sequential:
     """A depthwise 3x3 and a pointwise 1x1 convolution."""
     return nn.Sequential(
         conv(inputs, inputs, 3, stride=stride, padding=1, groups=inputs, bias=False),
         nn.BatchNorm2d(inputs),
-        nn.ReLU(inplace=True),
+        activation(inplace=True),
         conv(inputs, outputs, 1, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
+        activation(inplace=True),
     )
 
 
@@ -115,6 +136,7 @@ def _recognise(state: State, declared: Options) -> dict[str, Any] | None:
     complete = len(channels) == len(convolutions)  # else the check of the state names the key
     return {
         "small_stem": declared.get("small_stem") is True,
+        "relu6": declared.get("relu6") is True,
         "width": infer_width(channels) if complete else 1.0,
     }
 
@@ -142,13 +164,26 @@ def _timm_key(key: str) -> str:
     return f"blocks.{stage}.{block}.{_TIMM_PARTS[part]}.{leaf}"
 
 
-def _create_timm(num_classes: int) -> nn.Module:
-    # timm's MobileNetV1 uses ReLU6; the published weights were trained with ReLU.
-    timm = import_library("timm", purpose="the timm layout")
-    model: nn.Module = timm.create_model(
-        "mobilenetv1_100", act_layer="relu", num_classes=num_classes
+def _timm(creation: str, relu6: bool) -> ForeignLayout:
+    """timm's MobileNetV1 uses ReLU6 unless told otherwise; STR's was trained with ReLU."""
+
+    def create(num_classes: int) -> nn.Module:
+        timm = import_library("timm", purpose="the timm layout")
+        act_layer = "relu6" if relu6 else "relu"
+        model: nn.Module = timm.create_model(
+            "mobilenetv1_100", act_layer=act_layer, num_classes=num_classes
+        )
+        return model
+
+    return ForeignLayout(
+        "timm",
+        creation,
+        create,
+        _timm_key,
+        "classifier",
+        ("conv_stem.weight", "blocks.4.1.conv_pw.weight"),
+        {"relu6": relu6},
     )
-    return model
 
 
 ARCHITECTURES = (
@@ -156,18 +191,13 @@ ARCHITECTURES = (
         "mobilenetv1",
         "MobileNetV1",
         MobileNetV1,
-        {"small_stem": False, "head_bias": False, "width": 1.0},
+        {"small_stem": False, "head_bias": False, "width": 1.0, "relu6": False},
         _recognise,
         _input_size,
         layouts=(
-            ForeignLayout(
-                "timm",
-                "timm.create_model('mobilenetv1_100', act_layer='relu')",
-                _create_timm,
-                _timm_key,
-                "classifier",
-                ("conv_stem.weight", "classifier.weight"),
-            ),
+            # A file that says nothing of its network is of the first.
+            _timm("timm.create_model('mobilenetv1_100')", True),
+            _timm("timm.create_model('mobilenetv1_100', act_layer='relu')", False),
         ),
     ),
 )

@@ -6,6 +6,7 @@ classifier is a bias-free 1x1 convolution, as in the published STR checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from strzoo.models.architecture import (
     import_library,
 )
 from strzoo.models.blocks import ConvLayer, classify, initialize
+from strzoo.sparse.filters import ChannelGroup, residual_groups
 
 
 class BasicBlock(nn.Module):
@@ -122,6 +124,11 @@ class ResNet(nn.Module):
         self.fc = conv(512 * e, num_classes, 1, bias=head_bias)
         initialize(self)
 
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Which layers share channels, see `strzoo.sparse.filters`."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return residual_groups(("conv1", "bn1"), _name_blocks(stages), "fc")
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
@@ -153,10 +160,23 @@ class CifarResNet(nn.Module):
         self.fc = conv(64, num_classes, 1, bias=head_bias)
         initialize(self)
 
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Which layers share channels, see `strzoo.sparse.filters`."""
+        stages = (self.layer1, self.layer2, self.layer3)
+        return residual_groups(("conv1", "bn1"), _name_blocks(stages), "fc")
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return classify(self.fc, self.avgpool(x))
+
+
+def _name_blocks(stages: Iterable[nn.Sequential]) -> list[tuple[str, nn.Module]]:
+    return [
+        (f"layer{number}.{index}", block)
+        for number, blocks in enumerate(stages, start=1)
+        for index, block in enumerate(blocks)
+    ]
 
 
 def _recognise(name: str, state: State, declared: Options) -> dict[str, Any] | None:

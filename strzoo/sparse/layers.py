@@ -11,7 +11,9 @@ Each keeps a dense `weight` to train and computes with `effective_weight()`, the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,13 +21,49 @@ from torch import Tensor, nn
 
 from strzoo.errors import UsageError
 from strzoo.sparse.magnitude_mask import check_prune_rate as check_prune_rate
-from strzoo.sparse.magnitude_mask import keep_largest, magnitude_mask_of
+from strzoo.sparse.magnitude_mask import count_dropped, keep_largest, magnitude_mask_of
 from strzoo.sparse.magnitude_mask import magnitude_mask as magnitude_mask
 from strzoo.sparse.soft_threshold import soft_threshold as soft_threshold
 
 GRANULARITIES = ("layer", "filter", "weight")
 # The paper's ResNet50 recipe; sigmoid of it is zero: training starts dense.
 DEFAULT_S_INIT = -3200.0
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "exp": torch.exp}
+
+
+@dataclass(frozen=True)
+class ScaledFunction:
+    """k f(s), f by name: what "exp" and a scale make of a threshold parameter s."""
+
+    name: str
+    scale: float = 1.0
+
+    def __call__(self, s: Tensor) -> Tensor:
+        value: Tensor = FUNCTIONS[self.name](s)
+        return value if self.scale == 1 else self.scale * value
+
+
+def resolve_g(
+    g: Callable[[Tensor], Tensor] | str, scale: float = 1.0
+) -> Callable[[Tensor], Tensor]:
+    """The function g that maps a threshold parameter to the threshold (paper, appendix A.5).
+
+    Args:
+        g: "sigmoid", "exp", or a function.
+        scale: k, the threshold is k g(s); for a name alone.
+
+    Raises:
+        UsageError: an unknown name, a scale that is not positive, or one beside a function.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise UsageError(f"the scale of g is {scale}; it must be positive")
+    if not isinstance(g, str):
+        if scale != 1:
+            raise UsageError("g_scale is for g by name; let the function scale by itself")
+        return g
+    if g not in FUNCTIONS:
+        raise UsageError(f"g {g!r} is not one of {', '.join(FUNCTIONS)} or a function")
+    return FUNCTIONS[g] if scale == 1 else ScaledFunction(g, scale)
 
 
 class SparseLayer(nn.Module):
@@ -58,11 +96,12 @@ class STRLayer(SparseLayer):
         *args: Any,
         threshold: str | nn.Parameter = "layer",
         s_init: float = DEFAULT_S_INIT,
-        g: Callable[[Tensor], Tensor] = torch.sigmoid,
+        g: Callable[[Tensor], Tensor] | str = torch.sigmoid,
+        g_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.init_sparsity(threshold, s_init, g)
+        self.init_sparsity(threshold, s_init, resolve_g(g, g_scale))
 
     def init_sparsity(
         self,
@@ -121,9 +160,11 @@ def mean_threshold(layer: nn.Module) -> float | None:
 
 
 class MagnitudeLayer(SparseLayer):
-    """A layer that drops a fraction `prune_rate` of its weights, the smallest, in each forward."""
+    """A layer that drops a fraction `prune_rate` of its weights, the smallest, in each forward:
+    the nearest whole number of them, or with `truncate` the one below."""
 
     prune_rate: float
+    truncate = False
 
     def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -148,7 +189,9 @@ class _DNW(MagnitudeLayer):
     method = "dnw"
 
     def effective_weight(self) -> Tensor:
-        return keep_largest(self.weight, self.prune_rate, straight_through=True)
+        return keep_largest(
+            self.weight, self.prune_rate, straight_through=True, truncate=self.truncate
+        )
 
 
 class _GMP(MagnitudeLayer):
@@ -169,12 +212,15 @@ class _GMP(MagnitudeLayer):
 
     def set_prune_rate(self, prune_rate: float) -> None:
         super().set_prune_rate(prune_rate)
-        self._dropped.fill_(round(self.prune_rate * self.weight.numel()))
+        count = self.weight.numel()
+        self._dropped.fill_(count_dropped(self.prune_rate, count, truncate=self.truncate))
 
     def effective_weight(self) -> Tensor:
         if torch.compiler.is_compiling():
             return self.weight * magnitude_mask_of(self.weight, self._dropped)
-        return keep_largest(self.weight, self.prune_rate, straight_through=False)
+        return keep_largest(
+            self.weight, self.prune_rate, straight_through=False, truncate=self.truncate
+        )
 
 
 class _SparseConv2d(SparseLayer, nn.Conv2d):
@@ -195,10 +241,11 @@ class STRConv2d(STRLayer, _SparseConv2d):
         threshold: "layer" (one s, shape [1, 1]), "filter", "weight", or an `nn.Parameter` of
             one element that several layers share.
         s_init: initial s.
-        g: maps s to the threshold; the paper's sigmoid by default.
+        g: maps s to the threshold; "sigmoid" (the paper's, by default), "exp" or a function.
+        g_scale: the threshold is g_scale times that.
 
     Raises:
-        UsageError: `threshold` is none of these.
+        UsageError: `threshold` or `g` is none of these.
     """
 
 

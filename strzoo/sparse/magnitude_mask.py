@@ -21,8 +21,19 @@ _KEYS = {
 }
 
 
-def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
-    """0/1 mask, in `weight`'s dtype, that drops the round(prune_rate * n) smallest |w|.
+def count_dropped(prune_rate: float, weights: int, *, truncate: bool = False) -> int:
+    """How many of so many weights a rate drops: the nearest whole number, or with `truncate` the
+    one below, as the published code of DNW and GMP has it.
+
+    Raises:
+        UsageError: `prune_rate` is outside [0, 1].
+    """
+    dropped = check_prune_rate(prune_rate) * weights
+    return int(dropped) if truncate else round(dropped)
+
+
+def magnitude_mask(weight: Tensor, prune_rate: float, *, truncate: bool = False) -> Tensor:
+    """0/1 mask, in `weight`'s dtype, that drops the `count_dropped` smallest |w|.
 
     Args:
         weight: any shape and floating dtype.
@@ -31,7 +42,7 @@ def magnitude_mask(weight: Tensor, prune_rate: float) -> Tensor:
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
     """
-    dropped = round(check_prune_rate(prune_rate) * weight.numel())
+    dropped = count_dropped(prune_rate, weight.numel(), truncate=truncate)
     return magnitude_mask_of(weight, torch.full((), dropped, device=weight.device))
 
 
@@ -72,14 +83,17 @@ def magnitude_mask_of(weight: Tensor, dropped: Tensor) -> Tensor:
     return mask.permute(0, 3, 1, 2) if channels_last else mask
 
 
-def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -> Tensor:
-    """`weight` with its round(prune_rate * n) smallest entries by magnitude set to zero.
+def keep_largest(
+    weight: Tensor, prune_rate: float, *, straight_through: bool, truncate: bool = False
+) -> Tensor:
+    """`weight` with its `count_dropped` smallest entries by magnitude set to zero.
 
     Args:
         weight: any shape and floating dtype.
         prune_rate: in [0, 1].
         straight_through: the gradient reaches every weight unchanged (DNW), not the kept ones
             alone (GMP).
+        truncate: drop int(prune_rate * n) weights, not the nearest number.
 
     Returns:
         A tensor of `weight`'s shape and dtype.
@@ -87,11 +101,11 @@ def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
     """
-    if round(check_prune_rate(prune_rate) * weight.numel()) == 0:
+    if count_dropped(prune_rate, weight.numel(), truncate=truncate) == 0:
         return weight
-    bound = find_bound(weight, prune_rate)
+    bound = find_bound(weight, prune_rate, truncate=truncate)
     if bound is None:
-        mask = magnitude_mask(weight, prune_rate)
+        mask = magnitude_mask(weight, prune_rate, truncate=truncate)
         result: Tensor = _Masked.apply(weight, mask) if straight_through else weight * mask
     elif straight_through:
         result = _HardThreshold.apply(weight, bound)
@@ -100,8 +114,8 @@ def keep_largest(weight: Tensor, prune_rate: float, *, straight_through: bool) -
     return result
 
 
-def find_bound(weight: Tensor, prune_rate: float) -> float | None:
-    """The number at or below which exactly round(prune_rate * n) >= 1 magnitudes lie.
+def find_bound(weight: Tensor, prune_rate: float, *, truncate: bool = False) -> float | None:
+    """The number at or below which exactly `count_dropped` >= 1 magnitudes lie.
 
     Returns:
         None where there is no such number (ties), and where finding it costs more than a mask
@@ -109,7 +123,7 @@ def find_bound(weight: Tensor, prune_rate: float) -> float | None:
     """
     if weight.device.type != "cpu" or is_traced():
         return None
-    dropped = round(prune_rate * weight.numel())
+    dropped = count_dropped(prune_rate, weight.numel(), truncate=truncate)
     magnitude = weight.detach().abs()
     if magnitude.dtype in (torch.float16, torch.bfloat16):
         magnitude = magnitude.float()

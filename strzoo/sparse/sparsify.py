@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from strzoo.errors import UnknownNameError, UsageError
 from strzoo.sparse.layers import (
@@ -28,8 +29,10 @@ from strzoo.sparse.layers import (
     STRConv2d,
     STRLayer,
     STRLinear,
+    resolve_g,
 )
 from strzoo.sparse.magnitude_mask import check_prune_rate
+from strzoo.sparse.unwrap import fold_parametrizations_, parametrised_names, unwrap
 from strzoo.zoo.budgets import Budget, load_budget
 
 log = logging.getLogger(__name__)
@@ -58,17 +61,20 @@ def sparsify_(
     skip: Skip = (),
     threshold: str = "layer",
     s_init: float = DEFAULT_S_INIT,
-    g: Callable[[Tensor], Tensor] = torch.sigmoid,
+    g: Callable[[Tensor], Tensor] | str = torch.sigmoid,
+    g_scale: float = 1.0,
     prune_rate: float | Mapping[str, float] | Budget | str | None = None,
 ) -> nn.Module:
     """Make every `nn.Conv2d` and `nn.Linear` of `model` a sparse layer, in place.
 
     Subclasses with a forward of their own, and the linears inside torch's attention modules, are
-    left dense, and the log says why: a sparse weight there would be ignored. If anything raises,
-    `model` is as it was.
+    left dense, and the log says why: a sparse weight there would be ignored. Weights that torch
+    computes before each forward (pruning masks, weight and spectral norm) become plain parameters
+    with the computed values. If anything raises, `model` is as it was.
 
     Args:
-        model: any module. Weights keep their values.
+        model: any module, or one in a wrapper (DataParallel, torch.compile, AveragedModel); layer
+            names are those of the module inside. Weights keep their values.
         method: "str", "dnw" or "gmp".
         skip: layer names or glob patterns (`"fc"`, `"*.downsample.*"`), or a function of
             (name, layer) that says True for the layers to leave alone.
@@ -80,7 +86,8 @@ def sparsify_(
             training of some thousand steps ends without a single zero. Start a short one at
             -8 (threshold 0.0003) with a `threshold_decay` above the weights' decay, or give
             it a target sparsity, which begins from any s.
-        g: for STR: maps the parameter to the threshold.
+        g: for STR: maps the parameter to the threshold: "sigmoid", "exp" or a function.
+        g_scale: for STR: the threshold is so many times that.
         prune_rate: for DNW and GMP: the fraction of weights to drop, one for all layers (0 by
             default), or per layer as a mapping, a `Budget`, or the name or file of one.
 
@@ -100,9 +107,11 @@ def sparsify_(
     s_init = _finite(s_init)
     if isinstance(prune_rate, str):
         prune_rate = load_budget(prune_rate)
-    layers = _convertible(model, METHODS[method], skip)
-    options = _options(method, layers, threshold, s_init, g, prune_rate)
+    layers = _convertible(unwrap(model), METHODS[method], skip)
+    options = _options(method, layers, threshold, s_init, resolve_g(g, g_scale), prune_rate)
+    _warn_of_buckets(model)
     with _all_or_none(layers.values()):
+        fold_parametrizations_(model, layers.values())
         for name, layer in layers.items():
             layer.__class__ = METHODS[method][type(layer)]
             assert isinstance(layer, SparseLayer)
@@ -115,24 +124,30 @@ def to_dense_(model: nn.Module) -> nn.Module:
 
     The model computes exactly what it computed before. Each converted layer gets a new
     `weight` parameter (a weight tied to another layer is untied: their sparse forms differ).
+    Convolutions and linears whose weight torch computes (pruning masks, weight and spectral norm)
+    get a plain one, too.
 
     Args:
-        model: any module.
+        model: any module, or one in a wrapper.
 
     Returns:
-        `model`; unchanged if it has no sparse layers.
+        `model`; unchanged if it has no such layers.
 
     Raises:
         UsageError: a sparse layer is of a class that strzoo does not know; `model` is as it was.
     """
     layers = [m for m in model.modules() if isinstance(m, SparseLayer)]
     for layer in layers:
-        if type(layer) not in _DENSE:
+        if (kind := parametrize.type_before_parametrizations(layer)) not in _DENSE:
             raise UsageError(
-                f"{type(layer).__name__} has no dense counterpart; known are "
+                f"{kind.__name__} has no dense counterpart; known are "
                 f"{', '.join(sparse.__name__ for sparse in _DENSE)}"
             )
-    with _all_or_none(layers):
+    computed = [m for m in model.modules() if isinstance(m, _PRUNABLE) and parametrised_names(m)]
+    if layers:
+        _warn_of_buckets(model)
+    with _all_or_none([*layers, *computed]):
+        fold_parametrizations_(model, computed)
         for layer in layers:
             with torch.no_grad():
                 effective = layer.effective_weight().clone()
@@ -152,19 +167,33 @@ def _finite(s_init: Any) -> float:
 
 @contextlib.contextmanager
 def _all_or_none(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Put the class, parameters and attributes of every layer back if the block raises."""
-    before = [
-        (layer, type(layer), dict(vars(layer)), dict(layer._parameters), dict(layer._buffers))
-        for layer in layers
-    ]
+    """Put the class, parameters, hooks and attributes of every layer back if the block raises."""
+    modules = [m for layer in layers for m in layer.modules()]  # parametrizations are modules
+    tables = [value for m in modules for value in vars(m).values() if isinstance(value, dict)]
+    before = [(m, type(m), dict(vars(m))) for m in modules]
+    contents = [(table, dict(table)) for table in tables]
+    tensors = [(t, t.data) for m in modules for t in (*m.parameters(), *m.buffers())]
     try:
         yield
     except BaseException:
-        for layer, kind, attributes, parameters, buffers in before:
-            layer.__class__ = kind
-            vars(layer).clear()
-            vars(layer).update(attributes, _parameters=parameters, _buffers=buffers)
+        for module, kind, attributes in before:
+            module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(attributes)
+        for table, content in contents:  # handles of hooks know the table itself
+            table.clear()
+            table.update(content)
+        for tensor, data in tensors:
+            tensor.data = data
         raise
+
+
+def _warn_of_buckets(model: nn.Module) -> None:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        log.warning(
+            "DistributedDataParallel does not see parameters that are new or replaced: wrap the "
+            "network again before you train it"
+        )
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -242,7 +271,7 @@ def _why_dense(
     module: nn.Module, table: Mapping[type[nn.Module], type[SparseLayer]], inside_attention: bool
 ) -> str | None:
     """Why a convolution or linear layer cannot be made sparse; None if it can."""
-    kind = type(module)
+    kind = parametrize.type_before_parametrizations(module)
     if inside_attention:
         return "the attention module around it reads its weight directly, past its forward"
     if kind in table:

@@ -12,15 +12,16 @@ from strzoo.distributed import Group
 from strzoo.errors import UsageError
 from strzoo.models.create import create_model
 from strzoo.settings import Settings
-from strzoo.sparse.sparsify import sparse_layers, sparsify_
+from strzoo.sparse.sparsify import magnitude_layers, sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.config import TrainConfig
 from strzoo.training.finetuning import Frozen, ZeroMask
 from strzoo.training.initialisation import Initialisation, initialise_
 from strzoo.training.normalisation import share_statistics
-from strzoo.training.optimisation import parameter_groups
+from strzoo.training.optimisation import groups_by_name, parameter_groups
 from strzoo.training.pretrained import build_pretrained, check_mask, match_layers
 from strzoo.training.pruning import PruneRates, apply_gmp_rates, apply_rates, resolve_rates
+from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import LearningRate
 from strzoo.training.sparsity_target import SparsityController, TargetSparsity
 
@@ -54,8 +55,10 @@ class Network:
             model: a copy of the network to set them in instead.
         """
         if self.rates is not None and config.method == "gmp":
-            start, end = config.prune_start, config.prune_end
-            apply_gmp_rates(model or self.model, self.rates, epoch=epoch, start=start, end=end)
+            apply_gmp_rates(
+                model or self.model, self.rates, epoch=epoch, start=config.prune_start,
+                end=config.prune_end, per_epoch=config.is_on("prune_per_epoch"),
+            )  # fmt: skip
 
 
 def build_network(
@@ -89,6 +92,9 @@ def build_network(
         how = Initialisation(config.initialisation, config.fan, density=config.init_density)
         if how != Initialisation():  # create_model's own
             initialise_(model, how)
+        if config.torch_initialised:
+            layers = match_layers(model, config.torch_initialised)
+            initialise_(model, Initialisation("default"), layers=layers)
     rates = None
     if config.method != "dense" and not sparse_layers(model):
         skip = match_layers(model, config.keep_dense)
@@ -98,7 +104,10 @@ def build_network(
             sparsify_(model, config.method, skip=skip)
             source = config.budget if config.budget is not None else config.prune_rate
             assert source is not None
-            rates = resolve_rates(model, source, settings=settings)
+            for layer in magnitude_layers(model).values():
+                layer.truncate = config.is_on("prune_truncate")
+            single = config.is_on("budget_fp32")
+            rates = resolve_rates(model, source, single_precision=single, settings=settings)
             if config.method == "dnw":
                 apply_rates(model, rates)
     if config.sync_batchnorm and group is not None and group.world > 1:
@@ -116,15 +125,19 @@ def build_network(
 
 def _options(config: TrainConfig) -> dict[str, Any]:
     """Arguments of `create_model` that were set; it refuses those the architecture lacks."""
-    plain = TrainConfig()
-    names = ("small_stem", "head_bias", "width")
-    chosen = {n: getattr(config, n) for n in names}
-    return {name: value for name, value in chosen.items() if value != getattr(plain, name)}
+    chosen = {
+        "small_stem": config.small_stem,
+        "head_bias": config.has_head_bias,
+        "width": config.width,
+    }
+    plain = {"small_stem": False, "head_bias": False, "width": 1.0}
+    return {name: value for name, value in chosen.items() if value != plain[name]}
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over the three groups of `parameter_groups`; on a GPU its fused form, which updates
-    all parameters in a few kernels and takes the loss scaling of fp16 in without waiting.
+    """SGD over the three groups of `parameter_groups`, or those of the published code; on a GPU
+    its fused form, which updates all parameters in a few kernels and takes the loss scaling of
+    fp16 in without waiting.
 
     Args:
         model: the network; parameters without gradients are left out.
@@ -133,20 +146,22 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     Raises:
         UsageError: everything is frozen.
     """
-    groups = parameter_groups(
+    grouped = groups_by_name if config.is_on("groups_by_name") else parameter_groups
+    groups = grouped(
         model,
         weight_decay=config.weight_decay,
         threshold_decay=config.threshold_decay,
-        decay_normalisation=config.decay_normalisation,
+        decay_normalisation=config.is_on("decay_normalisation"),
     )
-    if not groups:
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if not parameters:
         raise UsageError(f"freeze={','.join(config.freeze)} leaves nothing to train")
     return torch.optim.SGD(
         groups,
         lr=config.peak_learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
-        fused=groups[0]["params"][0].is_cuda or None,
+        fused=parameters[0].is_cuda or None,
     )
 
 
@@ -161,7 +176,26 @@ def build_schedule(config: TrainConfig) -> LearningRate:
         config.milestones,
         gamma,
         config.gamma_epochs,
+        per_epoch=config.is_on("lr_per_epoch"),
+        continuous=config.is_on("gamma_continuous"),
     )
+
+
+def build_sampler(config: TrainConfig, images: int, processes: int = 1) -> BatchSampler:
+    """Which images make each step.
+
+    Args:
+        config: batch size, parts, seed, and what becomes of the last images.
+        images: of the training set.
+        processes: that share each step.
+
+    Raises:
+        UsageError: as `BatchSampler`.
+    """
+    return BatchSampler(
+        images, config.batch_size, config.seed, processes, config.accumulate,
+        config.is_on("keep_last_batch"),
+    )  # fmt: skip
 
 
 def build_target(config: TrainConfig) -> TargetSparsity | None:

@@ -3,66 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from strzoo.errors import UsageError
+from strzoo.training.keys import (
+    CLOSED_FRACTION,
+    DENSITY,
+    FIXED,
+    FRACTION,
+    FREE,
+    GROWS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    key,
+)
 
 METHODS = ("dense", "str", "dnw", "gmp")
 THRESHOLDS = ("layer", "global", "filter", "weight")
 SCHEDULES = ("cosine", "constant", "multistep", "exponential")
-INITIALISATIONS = ("kaiming_normal", "signed_constant", "unsigned_constant")
+INITIALISATIONS = ("kaiming_normal", "signed_constant", "unsigned_constant", "default")
 FANS = ("fan_in", "fan_out")
 DATASETS = ("folder", "cifar10", "cifar100", "digits")
 AUGMENTATIONS = ("resized_crop_flip", "pad_crop_flip", "pad_crop", "none")
+REPRODUCE, REPRODUCTIONS = "reproduce", ("false", "original")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-
-# How a resumed run takes another value of a key.
-FIXED = "fixed"  # refused: the state means nothing, or something else, with another value
-GROWS = "grows"  # taken if it is larger
-NOTED = "noted"  # taken from there on, and noted
-FREE = "free"  # taken: it changes nothing in what is computed
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers a key takes, and how an error says so."""
-
-    text: str
-    holds: Callable[[float], bool]
-
-
-POSITIVE = Range("must be positive", lambda value: value > 0)
-NOT_NEGATIVE = Range("must not be negative", lambda value: value >= 0)
-FRACTION = Range("must be at least 0 and below 1", lambda value: 0 <= value < 1)
-DENSITY = Range("must be above 0 and at most 1", lambda value: 0 < value <= 1)
-CLOSED_FRACTION = Range("must be at least 0 and at most 1", lambda value: 0 <= value <= 1)
-
-
-def _key(
-    default: Any,
-    about: str,
-    *,
-    choices: tuple[str, ...] = (),
-    within: Range | None = None,
-    percent: bool = False,
-    resuming: str = NOTED,
-) -> Any:
-    """A key: all there is to know about it.
-
-    Args:
-        default: its value if nothing sets it.
-        about: the line that `strzoo train --keys` prints; choices are added to it.
-        choices: the values it takes, if they are few.
-        within: the numbers it takes; None is taken too if the type says so.
-        percent: whether people may take the fraction for percent, so that an error explains.
-        resuming: FIXED, GROWS, NOTED or FREE.
-    """
-    if choices:
-        about = f"{about}: {', '.join(choices)}"
-    metadata = {"about": about, "choices": choices, "within": within, "percent": percent}
-    return field(default=default, metadata={**metadata, "resuming": resuming})
 
 
 @dataclass(frozen=True)
@@ -74,149 +40,193 @@ class TrainConfig:
         UsageError: a value is out of range, or two of them exclude each other.
     """
 
-    recipe: str = _key("", "the recipe this began as", resuming=FREE)
-    about: str = _key("", "what it is and where its hyperparameters come from", resuming=FREE)
+    recipe: str = key("", "the recipe this began as", resuming=FREE)
+    about: str = key("", "what it is and where its hyperparameters come from", resuming=FREE)
 
-    architecture: str = _key(
+    reproduce: str = key(
+        "false", "original: whatever the keys about it leave open is as in the published code of "
+        "STR (docs/training.md)", choices=REPRODUCTIONS, resuming=FIXED,
+    )  # fmt: skip
+
+    architecture: str = key(
         "resnet50", "resnet18, resnet50, resnet20 or mobilenetv1", resuming=FIXED
     )
-    num_classes: int = _key(
+    num_classes: int = key(
         1000, "outputs of the network; the data set must have as many classes",
         within=POSITIVE, resuming=FIXED,
     )  # fmt: skip
-    small_stem: bool = _key(
+    small_stem: bool = key(
         False, "keep the resolution in the first layer, for 32x32 images", resuming=FIXED
     )
-    width: float = _key(
+    width: float = key(
         1.0, "multiplies the channels of mobilenetv1", within=POSITIVE, resuming=FIXED
     )
-    head_bias: bool = _key(False, "a classifier with bias", resuming=FIXED)
-    initialisation: str = _key("kaiming_normal", "of all convolutions", choices=INITIALISATIONS)
-    fan: str = _key("fan_in", "of the initialisation", choices=FANS)
-    init_density: float = _key(
+    head_bias: bool | None = key(
+        None, "a classifier with bias; none: with reproduce=original, if a ResNet's last layer is "
+        "kept dense", resuming=FIXED,
+    )  # fmt: skip
+    initialisation: str = key("kaiming_normal", "of all convolutions", choices=INITIALISATIONS)
+    default_initialisation: tuple[str, ...] | None = key(
+        None, "layers that begin as torch makes them, as in keep_dense; none: with "
+        "reproduce=original all of mobilenetv1 but fc, and a first or last layer kept dense",
+    )  # fmt: skip
+    fan: str = key("fan_in", "of the initialisation", choices=FANS)
+    init_density: float = key(
         1.0, "scaled fan: the fraction of weights that will stay", within=DENSITY
     )
-    start_from: str | None = _key(
-        None, "fine-tune this model id or checkpoint file", resuming=FIXED
-    )
-    keep_mask: bool = _key(
+    start_from: str | None = key(None, "fine-tune this model id or checkpoint file", resuming=FIXED)
+    keep_mask: bool = key(
         True, "with start_from: weights that are zero there stay zero", resuming=FIXED
     )
-    freeze: tuple[str, ...] = _key(
+    freeze: tuple[str, ...] = key(
         (), "parts that do not train: names or globs, as layer1,*.bn1", resuming=FIXED
     )
 
-    method: str = _key("dense", "how weights become zero", choices=METHODS, resuming=FIXED)
-    threshold: str = _key(
+    method: str = key("dense", "how weights become zero", choices=METHODS, resuming=FIXED)
+    threshold: str = key(
         "layer", "what one STR threshold covers", choices=THRESHOLDS, resuming=FIXED
     )
-    s_init: float = _key(-3200.0, "initial STR threshold parameter s; the threshold is sigmoid(s)")
-    target_sparsity: float | None = _key(
+    s_init: float = key(-3200.0, "initial STR threshold parameter s; the threshold is sigmoid(s)")
+    target_sparsity: float | None = key(
         None, "STR: steer the total sparsity to this fraction",
         within=FRACTION, percent=True, resuming=FIXED,
     )  # fmt: skip
-    target_start: float = _key(
+    target_start: float = key(
         0.1, "target_sparsity: the rise begins at this fraction of training",
         within=CLOSED_FRACTION, resuming=FIXED,
     )  # fmt: skip
-    target_end: float = _key(
+    target_end: float = key(
         0.9, "target_sparsity: the target is reached, and held from then on",
         within=CLOSED_FRACTION, resuming=FIXED,
     )  # fmt: skip
-    prune_rate: float | None = _key(
+    prune_rate: float | None = key(
         None, "DNW, GMP: the fraction of weights every layer drops", within=FRACTION, percent=True
     )
-    budget: str | None = _key(
+    budget: str | None = key(
         None, "DNW, GMP: rates per layer, from a budget, a model id, or an STR checkpoint file"
     )
-    prune_start: float = _key(20.0, "GMP: epoch at which pruning starts", within=NOT_NEGATIVE)
-    prune_end: float = _key(79.0, "GMP: epoch at which the final rate is reached")
-    keep_dense: tuple[str, ...] = _key(
+    budget_fp32: bool | None = key(
+        None, "budget from a checkpoint: the kept share of a layer in fp32", open_to=REPRODUCE
+    )
+    prune_truncate: bool | None = key(
+        None, "DNW, GMP: drop int(rate x weights) weights, not the nearest number",
+        open_to=REPRODUCE, resuming=FIXED,
+    )  # fmt: skip
+    prune_per_epoch: bool | None = key(
+        None,
+        "GMP: the rate changes with the epoch, of prune_end - prune_start + 1",
+        open_to=REPRODUCE,
+    )
+    prune_start: float = key(20.0, "GMP: epoch at which pruning starts", within=NOT_NEGATIVE)
+    prune_end: float = key(79.0, "GMP: epoch at which the final rate is reached")
+    keep_dense: tuple[str, ...] = key(
         (), "layers left dense: first, last, or glob patterns", resuming=FIXED
     )
 
-    epochs: int = _key(100, "passes over the training set", within=POSITIVE, resuming=GROWS)
-    batch_size: int = _key(
+    epochs: int = key(100, "passes over the training set", within=POSITIVE, resuming=GROWS)
+    batch_size: int = key(
         256, "images per step, over all processes and accumulated parts together",
         within=POSITIVE, resuming=FIXED,
     )  # fmt: skip
-    accumulate: int = _key(
+    keep_last_batch: bool | None = key(
+        None,
+        "train the last images of an epoch too, which fill no batch",
+        open_to=REPRODUCE,
+        resuming=FIXED,
+    )
+    accumulate: int = key(
         1, "parts in which each process computes its share of a batch", within=POSITIVE
     )
-    learning_rate: float = _key(
+    learning_rate: float = key(
         0.256, "peak rate, for a global batch of lr_batch_size images", within=POSITIVE
     )
-    lr_batch_size: int = _key(
+    lr_batch_size: int = key(
         256, "the global batch that learning_rate was chosen for", within=POSITIVE
     )
-    scale_lr: bool = _key(False, "multiply learning_rate by batch_size / lr_batch_size")
-    schedule: str = _key("cosine", "of the learning rate", choices=SCHEDULES)
-    warmup_epochs: float = _key(5.0, "linear warm-up before the schedule", within=NOT_NEGATIVE)
-    milestones: tuple[float, ...] = _key((), "multistep: epochs at which the rate falls")
-    gamma: float | None = _key(
+    scale_lr: bool = key(False, "multiply learning_rate by batch_size / lr_batch_size")
+    schedule: str = key("cosine", "of the learning rate", choices=SCHEDULES)
+    warmup_epochs: float = key(5.0, "linear warm-up before the schedule", within=NOT_NEGATIVE)
+    lr_per_epoch: bool | None = key(
+        None,
+        "the rate changes with the epoch; (epoch + 1) / warmup_epochs of it at first",
+        open_to=REPRODUCE,
+    )
+    milestones: tuple[float, ...] = key((), "multistep: epochs at which the rate falls")
+    gamma: float | None = key(
         None, "factor at a milestone (0.1) or of each step of the exponential schedule (0.97)",
         within=DENSITY,
     )  # fmt: skip
-    gamma_epochs: float = _key(2.4, "exponential: epochs between two steps", within=POSITIVE)
-    momentum: float = _key(0.875, "of SGD", within=FRACTION)
-    nesterov: bool = _key(False, "Nesterov's form of momentum")
-    weight_decay: float = _key(
+    gamma_epochs: float = key(2.4, "exponential: epochs between two steps", within=POSITIVE)
+    gamma_continuous: bool | None = key(
+        None,
+        "exponential: gamma to the power of epoch / gamma_epochs, without steps",
+        open_to=REPRODUCE,
+    )
+    momentum: float = key(0.875, "of SGD", within=FRACTION)
+    nesterov: bool = key(False, "Nesterov's form of momentum")
+    weight_decay: float = key(
         3.0517578125e-5, "of convolution and linear weights", within=NOT_NEGATIVE
     )
-    threshold_decay: float | None = _key(
+    threshold_decay: float | None = key(
         None, "of STR thresholds; none: as the weights (the paper)", within=NOT_NEGATIVE
     )
-    decay_normalisation: bool = _key(False, "decay BatchNorm parameters and biases too")
-    label_smoothing: float = _key(0.1, "mass given to the other classes", within=FRACTION)
-    ema_decay: float | None = _key(
+    decay_normalisation: bool | None = key(
+        None, "decay BatchNorm parameters and biases too", open_to=REPRODUCE
+    )
+    groups_by_name: bool | None = key(
+        None, "tell BatchNorm by 'bn' in the name: the others decay like weights",
+        open_to=REPRODUCE, resuming=FIXED,
+    )  # fmt: skip
+    label_smoothing: float = key(0.1, "mass given to the other classes", within=FRACTION)
+    ema_decay: float | None = key(
         None, "keep an exponential moving average of the weights",
         within=FRACTION, resuming=FIXED,
     )  # fmt: skip
 
-    dataset: str = _key(
+    dataset: str = key(
         "folder", "images: a folder of classes (as ImageNet) or a known set",
         choices=DATASETS, resuming=FIXED,
     )  # fmt: skip
-    data: str | None = _key(
+    data: str | None = key(
         None, "folder of the data set (train/ and val/), or CIFAR's files", resuming=FREE
     )
-    validation: str | None = _key(
+    validation: str | None = key(
         None, "validation images, if they are not found in data", resuming=FREE
     )
-    augmentation: str = _key("resized_crop_flip", "of the training images", choices=AUGMENTATIONS)
-    padding: int = _key(4, "pixels around the image for pad_crop", within=NOT_NEGATIVE)
-    image_size: int = _key(
+    augmentation: str = key("resized_crop_flip", "of the training images", choices=AUGMENTATIONS)
+    padding: int = key(4, "pixels around the image for pad_crop", within=NOT_NEGATIVE)
+    image_size: int = key(
         224, "pixels of a side that the network sees (file-based data sets)", within=POSITIVE
     )
-    workers: int | None = _key(
+    workers: int | None = key(
         None, "decoding processes; none: one per core", within=NOT_NEGATIVE, resuming=FREE
     )
 
-    device: str | None = _key(
+    device: str | None = key(
         None, "cpu, cuda or cuda:N; none: a GPU if there is one", resuming=FREE
     )
-    threads: int | None = _key(
+    threads: int | None = key(
         None,
         "of a CPU; none: torch's number, and 1 for small images",
         within=POSITIVE,
         resuming=FREE,
     )
-    precision: str = _key("auto", "auto is fp32 on the CPU and tf32 on a GPU", choices=PRECISIONS)
-    channels_last: bool = _key(True, "memory layout of weights and images")
-    compile: bool = _key(False, "torch.compile the network")
-    sync_batchnorm: bool = _key(False, "BatchNorm statistics over all processes")
-    seed: int = _key(0, "of weights, order and augmentation", resuming=FIXED)
+    precision: str = key("auto", "auto is fp32 on the CPU and tf32 on a GPU", choices=PRECISIONS)
+    channels_last: bool = key(True, "memory layout of weights and images")
+    compile: bool = key(False, "torch.compile the network")
+    sync_batchnorm: bool = key(False, "BatchNorm statistics over all processes")
+    seed: int = key(0, "of weights, order and augmentation", resuming=FIXED)
 
-    output: str | None = _key(None, "run folder; none: runs/RECIPE", resuming=FREE)
-    resume: str | None = _key(
+    output: str | None = key(None, "run folder; none: runs/RECIPE", resuming=FREE)
+    resume: str | None = key(
         None, "auto: go on if the run folder has a checkpoint; or a file", resuming=FREE
     )
-    checkpoint_every: int = _key(
+    checkpoint_every: int = key(
         0, "steps between checkpoints, besides the end of each epoch",
         within=NOT_NEGATIVE, resuming=FREE,
     )  # fmt: skip
-    log_every: int = _key(50, "steps between log lines and scalars", within=POSITIVE, resuming=FREE)
-    tensorboard: bool = _key(True, "write TensorBoard scalars (extra strzoo[train])", resuming=FREE)
+    log_every: int = key(50, "steps between log lines and scalars", within=POSITIVE, resuming=FREE)
+    tensorboard: bool = key(True, "write TensorBoard scalars (extra strzoo[train])", resuming=FREE)
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -281,6 +291,39 @@ class TrainConfig:
                 f"warmup_epochs={self.warmup_epochs:g} leaves nothing of {self.epochs} epochs; "
                 "lower it, or raise epochs"
             )
+
+    def is_on(self, name: str) -> bool:
+        """Whether a key that may be left to `reproduce` (true, false or none) is on."""
+        value: bool | None = getattr(self, name)
+        return self.reproduce == "original" if value is None else value
+
+    @property
+    def has_head_bias(self) -> bool:
+        """Whether the classifier has a bias: the published ResNets have one if it is dense."""
+        if self.head_bias is not None:
+            return self.head_bias
+        open_end = "last" in self.keep_dense and self.architecture.startswith("resnet")
+        return self.reproduce == "original" and open_end
+
+    @property
+    def torch_initialised(self) -> tuple[str, ...]:
+        """Layers that begin as torch makes them: names, patterns, "first", "last"."""
+        if self.default_initialisation is not None:
+            return self.default_initialisation
+        if self.reproduce != "original":
+            return ()
+        if self.architecture == "mobilenetv1":  # its builder passes the initialisation by
+            return ("model.*",)
+        return tuple(end for end in ("first", "last") if end in self.keep_dense)
+
+    @property
+    def reproduced(self) -> tuple[str, ...]:
+        """The keys that are as in the published code and not as strzoo's own form has them."""
+        names = [
+            one.name for one in fields(self) if one.metadata["open_to"] and self.is_on(one.name)
+        ]
+        names += ["head_bias"] if self.has_head_bias else []
+        return (*names, *(["default_initialisation"] if self.torch_initialised else []))
 
     @property
     def peak_learning_rate(self) -> float:

@@ -43,11 +43,13 @@ class Gradients:
         self._loss_function, self._config = loss_function, config
         self.parts = 1  # of each micro-batch
 
-    def compute(self, batch: Batch) -> list[Answers]:
+    def compute(self, batch: Batch, total: float) -> list[Answers]:
         """Set the gradients of all parameters. Waits for no GPU.
 
         Args:
             batch: the micro-batches of this process in one step.
+            total: images of them, on average over the processes, which average gradients: a
+                smaller micro-batch counts for as many images as it has.
 
         Returns:
             What the network answered, part by part.
@@ -64,15 +66,14 @@ class Gradients:
             ]
             self._optimizer.zero_grad(set_to_none=True)
             try:
-                return self._add_up(pieces)
+                return self._add_up(pieces, total)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             self._halve(len(pieces[0][0]))  # out of the handler: the error holds memory
 
-    def _add_up(self, pieces: Batch) -> list[Answers]:
+    def _add_up(self, pieces: Batch, total: float) -> list[Answers]:
         accelerator, answers = self._accelerator, []
-        total = sum(len(images) for images, _ in pieces)
         for number, (images, labels) in enumerate(pieces):
             labels = labels.to(accelerator.device, non_blocking=True)
             if self._config.channels_last:
@@ -81,7 +82,7 @@ class Gradients:
                 with accelerator.autocast():
                     logits = accelerator.call(images)
                     loss = self._loss_function(logits, labels)
-                accelerator.scaler.scale(loss * (len(images) / total)).backward()
+                accelerator.scaler.scale(loss / (total / len(images))).backward()
             answers.append((logits.detach(), labels, loss.detach()))
         return answers
 

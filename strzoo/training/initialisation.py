@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,9 @@ class Initialisation:
 
     - kaiming_normal: normal with that deviation (the paper's, with fan_in);
     - signed_constant: +std or -std with equal chance;
-    - unsigned_constant: +std everywhere.
+    - unsigned_constant: +std everywhere;
+    - default: what torch gives a new layer, weights and biases uniform within 1 / sqrt(fan in); it
+      takes no account of mode, nonlinearity and density.
 
     `fan` is the fan in or out of the layer by `mode`, counted as `torch.nn.init` does. `density`
     below 1 is the scaled fan: the fraction of weights that will stay, so that a network pruned
@@ -59,15 +62,17 @@ def initialise_(
     model: nn.Module,
     how: Initialisation | None = None,
     *,
+    layers: Collection[str] | None = None,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Give every convolution and linear layer of `model` (sparse ones too) new weights, in place.
 
-    Biases become 0. BatchNorm and thresholds stay as they are.
+    Biases become 0 (but for "default"). BatchNorm and thresholds stay as they are.
 
     Args:
         model: any module.
         how: the distribution; Kaiming normal, fan in, by default.
+        layers: names of the layers to start so; all by default.
         generator: source of randomness, on the device of the parameters; torch's global one by
             default.
 
@@ -76,10 +81,16 @@ def initialise_(
     """
     how = how or Initialisation()
     gain = nn.init.calculate_gain(how.nonlinearity)  # type: ignore[arg-type]
-    for module in model.modules():
-        if not isinstance(module, _LAYERS):
+    for name, module in model.named_modules():
+        if not isinstance(module, _LAYERS) or not (layers is None or name in layers):
             continue
         weight = module.weight
+        if how.kind == "default":
+            bound = 1 / math.sqrt(weight[0].numel())
+            for values in (weight, module.bias):
+                if values is not None:
+                    values.uniform_(-bound, bound, generator=generator)
+            continue
         # As torch counts them: of a grouped convolution the fan out covers all groups.
         fan = weight.shape[1 if how.mode == "fan_in" else 0] * math.prod(weight.shape[2:])
         std = gain / math.sqrt(fan * how.density)

@@ -22,6 +22,7 @@ from strzoo.training.builders import (
     build_average,
     build_controller,
     build_optimizer,
+    build_sampler,
     build_schedule,
 )
 from strzoo.training.config import TrainConfig
@@ -40,7 +41,6 @@ from strzoo.training.results import (
     choose_best,
     summarise_accuracy,
 )
-from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import LearningRate
 from strzoo.training.signals import StopRequest
 from strzoo.training.sparsity_target import project_sparsity
@@ -87,9 +87,7 @@ class Trainer:
         self.config, self.network, self.data, self.device = config, network, data, device
         self.group = group or Group()
         self.model = model = network.model
-        self.sampler = BatchSampler(
-            len(data.train), config.batch_size, config.seed, self.group.world, config.accumulate
-        )
+        self.sampler = build_sampler(config, len(data.train), self.group.world)
         self.schedule = schedule or build_schedule(config)
         self.folder = folder
         total_steps = config.epochs * self.sampler.steps_per_epoch
@@ -174,7 +172,8 @@ class Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = self.schedule.at(epoch)
         self.network.prune(self.config, epoch)
-        for answers in self._gradients.compute(batch):
+        total = self.sampler.step_images(state.step) / self.group.world
+        for answers in self._gradients.compute(batch, total):
             state.metric.add(*answers)
         self._check_loss()
         accelerator.scaler.step(state.optimizer)
@@ -240,7 +239,7 @@ class Trainer:
         self.group.broadcast(list(model.buffers()))  # BatchNorm's, which differ by process
         loss, top1, top5 = self._validate(model)
         layers = measure_layers(model)
-        images = self.sampler.steps_per_epoch * self.config.batch_size
+        images = self.sampler.images_per_epoch
         record = EpochRecord(
             state.epoch + 1, self.position, train_loss, train_top1, train_top5, loss, top1,
             top5, self._rate, total_sparsity(layers), self._wanted_sparsity(), state.seconds,
@@ -249,7 +248,7 @@ class Trainer:
         state.history.append(record)
         best = choose_best(state.history) is record
         if best and folder is not None:
-            accuracy = summarise_accuracy(state.history)
+            accuracy = {**summarise_accuracy(state.history), "epoch": state.epoch + 1}
             self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.metric = Metric(self.device)
@@ -288,7 +287,10 @@ class Trainer:
             if state.controller is not None:
                 model = copy.deepcopy(model)
                 project_sparsity(model, state.controller.wanted(self.position))
-        self.network.prune(self.config, state.epoch + 1, model)
+        if not self.config.is_on("prune_per_epoch"):  # there the rate stays for validation
+            self.network.prune(self.config, state.epoch + 1, model)
+        elif model is not self.model:
+            self.network.prune(self.config, state.epoch, model)
         return model
 
     def _wanted_sparsity(self) -> float | None:
@@ -299,7 +301,8 @@ class Trainer:
         """Whether the network is as sparse as it is meant to end."""
         if self.state.controller is not None:
             return self.state.controller.holding
-        return self.config.method != "gmp" or self.state.epoch + 1 >= self.config.prune_end
+        ended = self.state.epoch + (0 if self.config.is_on("prune_per_epoch") else 1)
+        return self.config.method != "gmp" or ended >= self.config.prune_end
 
     def _check_stop(self) -> None:
         if self.group.world == 1 and self._stop.name is not None:
@@ -311,7 +314,8 @@ class Trainer:
         if folder is None:
             return
         accuracy = summarise_accuracy(self.state.history)
-        document = {**accuracy, **self.state.state_dict(self.group)}  # of all processes
+        own = self.state.state_dict(self.group)  # of all processes
+        document = {**accuracy, "epoch": self.state.epoch, **own}
         try:
             self.group.lead(lambda: folder.save_last(self.model, document, self.data.trained_on))
         except IntegrityError as error:

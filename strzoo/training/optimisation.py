@@ -1,4 +1,4 @@
-"""Which parameters decay how much: grouped by module type, never by name."""
+"""Which parameters decay how much: grouped by module type, or by name as published code does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from strzoo.sparse.filters import ChannelImportance
 
 _NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -20,8 +22,8 @@ def parameter_groups(
     """Three optimizer groups: weights, STR thresholds, and what does not decay.
 
     Args:
-        weight_decay: of convolution and linear weights, and other parameters of two dimensions
-            or more.
+        weight_decay: of convolution and linear weights, other parameters of two dimensions or
+            more, and the importance of filters.
         threshold_decay: of STR thresholds; the paper decays them like the weights (None).
         decay_normalisation: decay normalisation parameters, biases and other vectors too.
 
@@ -39,6 +41,8 @@ def parameter_groups(
             seen.add(id(parameter))
             if name == "sparseThreshold":
                 thresholds.append(parameter)
+            elif isinstance(module, ChannelImportance):
+                weights.append(parameter)
             elif isinstance(module, _NORMALISATIONS) or name == "bias" or parameter.dim() < 2:
                 others.append(parameter)
             else:
@@ -54,3 +58,40 @@ def parameter_groups(
         },
     ]
     return [group for group in groups if group["params"]]
+
+
+def groups_by_name(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    threshold_decay: float | None = None,
+    decay_normalisation: bool = True,
+) -> list[dict[str, Any]]:
+    """The three optimizer groups of the published code of STR, in its order, empty ones too.
+
+    BatchNorm is told by "bn" in a parameter's name. The BatchNorms of ResNet's shortcuts and of
+    all of MobileNetV1 are not called so: they are among the rest, and always decay.
+
+    Args:
+        weight_decay: of all that is neither of the others.
+        threshold_decay: of STR thresholds; as the weights by default.
+        decay_normalisation: decay what is called "bn" too, as all published configurations do.
+
+    Returns:
+        Groups with `params`, `weight_decay` and `name` ("bn", "thresholds", "rest"); each
+        trainable parameter is in exactly one.
+    """
+    found: dict[str, list[nn.Parameter]] = {"bn": [], "thresholds": [], "rest": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            threshold = "thresholds" if "sparseThreshold" in name else "rest"
+            found["bn" if "bn" in name else threshold].append(parameter)
+    decays = {
+        "bn": weight_decay if decay_normalisation else 0.0,
+        "thresholds": weight_decay if threshold_decay is None else threshold_decay,
+        "rest": weight_decay,
+    }
+    return [
+        {"name": name, "params": params, "weight_decay": decays[name]}
+        for name, params in found.items()
+    ]

@@ -15,7 +15,7 @@ import yaml
 
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.strict_json import WrongTypeError, convert
-from strzoo.training.config import TrainConfig
+from strzoo.training.config import REPRODUCE, TrainConfig
 
 KEYS = {one.name: one for one in dataclasses.fields(TrainConfig)}
 _HINTS = typing.get_type_hints(TrainConfig)
@@ -53,13 +53,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config(path: Path) -> TrainConfig:
-    """The configuration in a YAML file: one flat mapping of keys to values.
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """The mapping that a YAML file holds.
 
     Raises:
         StrzooError: the file cannot be read.
-        IntegrityError: it is not YAML, or no mapping.
-        UsageError: a key is unknown or a value of the wrong type or out of range.
+        IntegrityError: it is not YAML, no mapping, or gives a key twice.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -73,8 +72,18 @@ def read_config(path: Path) -> TrainConfig:
         ) from None
     if not isinstance(values, dict):
         raise IntegrityError(f"{path} holds no mapping of keys to values")
+    return values
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in a YAML file: one flat mapping of keys to values.
+
+    Raises:
+        StrzooError, IntegrityError: as `read_mapping`.
+        UsageError: a key is unknown or a value of the wrong type or out of range.
+    """
     try:
-        return build_config(values)
+        return build_config(read_mapping(path))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
@@ -87,6 +96,8 @@ def build_config(values: Mapping[str, Any], base: TrainConfig | None = None) -> 
             range.
     """
     known = {find_key(key): value for key, value in values.items()}
+    if known.get(REPRODUCE) is False:  # YAML's reading of the word
+        known[REPRODUCE] = "false"
     converted = {name: _typed(name, value) for name, value in known.items()}
     return dataclasses.replace(base or TrainConfig(), **converted)
 

@@ -17,6 +17,7 @@ from strzoo.training.builders import (
     build_controller,
     build_network,
     build_optimizer,
+    build_sampler,
     build_schedule,
     build_target,
 )
@@ -24,8 +25,8 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
 from strzoo.training.pruning import PruneRates
 from strzoo.training.random_state import preserved_randomness, seed_all
-from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import gmp_rate
+from strzoo.zoo.paper import PaperResult, find_paper_result
 
 # Training images of the data sets whose files are not given.
 _PUBLISHED_SIZES = {"cifar10": 50_000, "cifar100": 50_000}
@@ -67,7 +68,9 @@ class LayerPlan:
 class TrainPlan:
     """What `strzoo train --dry-run` shows. `images` is known from the data, or from its published
     size if `data` says so; None if neither is there, and then the optimizer `steps` (of an epoch)
-    and `total_steps` are None too. `part` are the images that a process computes at once."""
+    and `total_steps` are None too. `part` are the images that a process computes at once.
+    `reproduced` are the keys that are as in the published code. `expected` is what the paper
+    reports for this recipe, None for others."""
 
     config: TrainConfig
     data: str
@@ -83,6 +86,8 @@ class TrainPlan:
     groups: tuple[GroupPlan, ...]
     layers: tuple[LayerPlan, ...]
     moments: tuple[MomentPlan, ...]
+    reproduced: tuple[str, ...] = ()
+    expected: PaperResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": 1, **asdict(self)}
@@ -108,14 +113,14 @@ def plan(
     device = find_device(config.device)
     count = read_launcher().world if processes is None else processes
     images, data = _count_images(config)
-    sampler = BatchSampler(
-        config.batch_size if images is None else images,
-        config.batch_size, config.seed, count, config.accumulate,
-    )  # fmt: skip
+    sampler = build_sampler(config, config.batch_size if images is None else images, count)
     steps = sampler.steps_per_epoch
-    with preserved_randomness():
+    # Without a target and pretrained weights nothing depends on values: none are made.
+    valued = config.target_sparsity is not None or config.start_from is not None
+    place = torch.device("cpu" if valued else "meta")
+    with preserved_randomness(), place:
         seed_all(config.seed)
-        network = build_network(config, group=Group(0, 1), settings=settings)
+        network = build_network(config, place, group=Group(0, 1), settings=settings)
     model = network.model
     groups = tuple(
         GroupPlan(
@@ -152,6 +157,8 @@ def plan(
         groups=groups,
         layers=layers,
         moments=_moments(config, layers, network.rates),
+        reproduced=config.reproduced,
+        expected=find_paper_result(config.recipe),
     )
 
 
@@ -204,7 +211,10 @@ def expect_sparsity(
     for layer in layers:
         final = (layer.prune_rate or 0.0) / 100
         if config.method == "gmp":
-            final = gmp_rate(final, epoch, config.prune_start, config.prune_end)
+            per_epoch = config.is_on("prune_per_epoch")
+            final = gmp_rate(
+                final, epoch, config.prune_start, config.prune_end, per_epoch=per_epoch
+            )
         zeros += final * layer.weights
     return 100 * zeros / sum(layer.weights for layer in layers)
 

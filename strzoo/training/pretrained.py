@@ -22,7 +22,7 @@ from strzoo.sparse.sparsify import match_names, prunable_layers, sparsify_, str_
 from strzoo.training.config import TrainConfig
 from strzoo.training.finetuning import ZeroMask, load_pretrained
 
-_RANDOM = ("initialisation", "fan", "init_density")
+_RANDOM = ("initialisation", "default_initialisation", "fan", "init_density")
 _SHAPE = ("small_stem", "width", "head_bias")
 _MASK_TOLERANCE = 1e-3  # of a target sparsity
 
@@ -94,8 +94,8 @@ def _check_keys(config: TrainConfig, spec: ModelSpec) -> None:
                 f"its own: leave {name} out"
             )
     for name in _SHAPE:
-        value, has = getattr(config, name), spec.options.get(name, getattr(plain, name))
-        if value != has:
+        value, has = getattr(config, name), spec.options.get(name, getattr(plain, name) or False)
+        if value is not None and value != has:
             raise UsageError(
                 f"start_from={config.start_from} has {name}={_spell(has)}, not {_spell(value)}; "
                 f"set {name}={_spell(has)}"

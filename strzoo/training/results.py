@@ -163,7 +163,6 @@ def summarise_accuracy(history: Sequence[EpochRecord]) -> dict[str, object]:
     """The fields about accuracy, in percent, as the published checkpoints have them."""
     best, last = choose_best(history), history[-1] if history else None
     return {
-        "epoch": len(history),
         "best_acc1": best.top1 if best else 0.0,
         "best_acc5": best.top5 if best else 0.0,
         "best_train_acc1": max((record.train_top1 for record in history), default=0.0),

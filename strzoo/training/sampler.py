@@ -15,7 +15,7 @@ from strzoo.errors import UsageError
 @dataclass(frozen=True)
 class BatchSampler:
     """The order of the images in every epoch. The last images that fill no batch are left out of
-    that epoch.
+    that epoch, or make a smaller one (`keep_last`).
 
     Args:
         images: how many there are.
@@ -23,10 +23,11 @@ class BatchSampler:
         seed: of the order.
         processes: that share each step.
         accumulate: parts in which each of them computes its share.
+        keep_last: train the last images of an epoch too.
 
     Raises:
-        UsageError: there are fewer images than one batch, or the batch cannot be shared out
-            equally.
+        UsageError: there are fewer images than one batch, the batch cannot be shared out equally,
+            or the last one leaves a process less than two images, which BatchNorm needs.
     """
 
     images: int
@@ -34,6 +35,7 @@ class BatchSampler:
     seed: int = 0
     processes: int = 1
     accumulate: int = 1
+    keep_last: bool = False
 
     def __post_init__(self) -> None:
         if self.images < self.batch_size:
@@ -48,11 +50,31 @@ class BatchSampler:
                 f"{self.processes} processes in accumulate={self.accumulate} parts; make it a "
                 f"multiple of {parts}"
             )
+        if self._last and self._last < 2 * self.processes:
+            raise UsageError(
+                f"the last batch of an epoch has {self._last} images for {self.processes} "
+                "processes, and BatchNorm needs two in each; set keep_last_batch=false, or another "
+                "batch_size"
+            )
+
+    @property
+    def _last(self) -> int:
+        """Images of the smaller batch at the end of an epoch; 0 if there is none."""
+        return self.images % self.batch_size if self.keep_last else 0
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return self.images // self.batch_size
+        return self.images // self.batch_size + bool(self._last)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that are trained in an epoch."""
+        return self.images // self.batch_size * self.batch_size + self._last
+
+    def step_images(self, step: int) -> int:
+        """Images of one step of an epoch, counted from 0, over all processes and parts."""
+        return self.batch_size if step < self.images // self.batch_size else self._last
 
     @property
     def micro_batch(self) -> int:
@@ -68,10 +90,13 @@ class BatchSampler:
             start: steps of the epoch to leave out, those that are done.
 
         Returns:
-            Image numbers, `batch_size / processes` for each step.
+            Image numbers, `batch_size / processes` for each step; the share of the smaller step
+            comes last.
         """
         order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
-        batches = order[: self.steps_per_epoch * self.batch_size]
-        shared = batches.reshape(self.steps_per_epoch, self.processes, -1)
+        whole, rest = np.split(order, [self.images // self.batch_size * self.batch_size])
+        shared = whole.reshape(-1, self.processes, self.batch_size // self.processes)
         mine: list[int] = shared[start:, rank].reshape(-1).tolist()
+        if self._last and start < self.steps_per_epoch:
+            mine += np.array_split(rest, self.processes)[rank].tolist()
         return mine

@@ -19,7 +19,12 @@ class LearningRate:
     - constant: base;
     - cosine: from base to 0 between `warmup_epochs` and `epochs`;
     - multistep: base * gamma^(number of `milestones` passed), milestones in epochs from 0;
-    - exponential: base * gamma^floor((epoch - warmup_epochs) / every).
+    - exponential: base * gamma^floor((epoch - warmup_epochs) / every); with `continuous`
+      base * gamma^(epoch / every), counted from epoch 0.
+
+    With `per_epoch` the rate stays as it is at the beginning of each epoch, and the warm-up is
+    base * (epoch + 1) / warmup_epochs, so that the last epoch of it has the base rate: both as in
+    the published code of STR.
 
     Raises:
         UsageError: a value that makes no schedule.
@@ -32,6 +37,8 @@ class LearningRate:
     milestones: tuple[float, ...] = (30, 60, 90)
     gamma: float = 0.1
     every: float = 2.4
+    per_epoch: bool = False
+    continuous: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
@@ -52,7 +59,11 @@ class LearningRate:
 
     def at(self, epoch: float) -> float:
         """The learning rate after `epoch` epochs, a fraction in mid-epoch; 0 <= epoch."""
+        if self.per_epoch:
+            epoch = math.floor(epoch)
         if epoch < self.warmup_epochs:
+            if self.per_epoch:
+                return self.base * min((epoch + 1) / self.warmup_epochs, 1.0)
             return self.base * (epoch + 1 / 2) / (self.warmup_epochs + 1 / 2)
         since = epoch - self.warmup_epochs
         if self.kind == "cosine":
@@ -62,6 +73,8 @@ class LearningRate:
         if self.kind == "multistep":
             passed = sum(epoch >= milestone for milestone in self.milestones)
             return self.base * self.gamma**passed
+        if self.kind == "exponential" and self.continuous:
+            return self.base * self.gamma ** (epoch / self.every)
         if self.kind == "exponential":
             return self.base * self.gamma ** _whole_periods(since, self.every)
         return self.base
@@ -72,10 +85,15 @@ def _whole_periods(since: float, every: float) -> int:
     return math.floor(since / every + 1e-9)
 
 
-def gmp_rate(final: float, epoch: float, start: float, end: float) -> float:
+def gmp_rate(
+    final: float, epoch: float, start: float, end: float, *, per_epoch: bool = False
+) -> float:
     """GMP's prune rate, final * (1 - (1 - progress)^3) between the epochs `start` and `end`.
 
-    0 until `start`, `final` from `end` on (arXiv:1710.01878, eq. 1, from zero sparsity).
+    0 until `start`, `final` from `end` on (arXiv:1710.01878, eq. 1, from zero sparsity). With
+    `per_epoch` as in the published code of STR: the rate changes at the beginning of an epoch, and
+    progress is counted in end - start + 1 epochs, so that `final` is nearly reached in epoch
+    `end` and kept so.
 
     Raises:
         UsageError: `end` is before `start`, or `final` is outside [0, 1].
@@ -84,6 +102,11 @@ def gmp_rate(final: float, epoch: float, start: float, end: float) -> float:
         raise UsageError(f"prune rate {final} is outside [0, 1]; 0.9 drops 90 % of the weights")
     if not 0 <= start <= end:
         raise UsageError(f"pruning from epoch {start} to {end}: start must be 0 or more, end later")
+    if per_epoch:
+        epoch = min(math.floor(epoch), end)
+        if epoch < start:
+            return 0.0
+        return final - final * (1 - (epoch - start) / (end - start + 1)) ** 3
     if epoch >= end:
         return final
     if epoch <= start:

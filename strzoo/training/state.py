@@ -17,8 +17,9 @@ from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.builders import build_schedule
-from strzoo.training.config import FIXED, FREE, GROWS, TrainConfig
+from strzoo.training.config import TrainConfig
 from strzoo.training.finetuning import ZeroMask
+from strzoo.training.keys import FIXED, FREE, GROWS
 from strzoo.training.metric import Metric
 from strzoo.training.parsing import KEYS, build_config, compare_configs
 from strzoo.training.random_state import capture_randomness, restore_randomness
@@ -26,7 +27,6 @@ from strzoo.training.results import EpochRecord
 from strzoo.training.sparsity_target import SparsityController
 
 SCHEMA = 1
-_COMPUTING = ("foreach", "fused")
 
 
 @dataclass
@@ -88,7 +88,7 @@ class TrainState:
         """Go on from where a checkpoint was written.
 
         Args:
-            document: as `read_state` gives it.
+            document: as `read_state` gives it, ours or the published code's.
             group: the processes that go on.
             path: where the document is from, for messages.
 
@@ -99,8 +99,8 @@ class TrainState:
             IntegrityError: the checkpoint does not fit.
             UsageError: the data set has another size.
         """
-        training, notes = document["training"], []
-        if training["images"] != self.images:
+        training = document.get("training")
+        if training is not None and training["images"] != self.images:
             raise UsageError(
                 f"{path} was trained on {training['images']} images, the data has {self.images}; "
                 "give the same data, or begin a new run"
@@ -108,14 +108,12 @@ class TrainState:
         weights = {k.removeprefix("module."): v for k, v in document["state_dict"].items()}
         try:
             self.model.load_state_dict(weights)
-            # How the optimizer computes is this device's choice, not that of the file's.
-            ours = [{key: group[key] for key in _COMPUTING} for group in self._groups]
-            # Loading keeps the tensors it is given; these belong to a file.
-            self.optimizer.load_state_dict(copy.deepcopy(document["optimizer"]))
-            for values, own in zip(self._groups, ours, strict=True):
-                values.update(own)
+            self._load_optimizer(document["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise IntegrityError(f"{path} does not fit: {' '.join(str(error).split())}") from error
+        if training is None:
+            self.epoch = document["epoch"]
+            return []
         self.scaler.load_state_dict(training["scaler"])
         for name, part in self._optional_parts().items():
             if part is not None:
@@ -123,7 +121,7 @@ class TrainState:
         self.epoch, self.step = training["epoch"], training["step"]
         self.seconds = training["seconds"]
         self.history = [EpochRecord.from_dict(values) for values in training["history"]]
-        notes += self._load_processes(training["processes"], group)
+        notes = self._load_processes(training["processes"], group)
         threads = training.get("threads", self.threads)
         if threads != self.threads and self.metric.sums.device.type == "cpu":
             notes.append(
@@ -132,10 +130,16 @@ class TrainState:
             )
         return notes
 
-    @property
-    def _groups(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = self.optimizer.param_groups
-        return groups
+    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
+        """Take the momentum; decay and the like are those of this run's configuration."""
+        options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        # Loading keeps the tensors it is given; these belong to a file.
+        self.optimizer.load_state_dict(copy.deepcopy(dict(state)))
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)
 
     def _optional_parts(self) -> dict[str, WeightAverage | SparsityController | ZeroMask | None]:
         return {"average": self.average, "controller": self.controller, "mask": self.mask}
@@ -155,18 +159,20 @@ class TrainState:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint that a run can go on from.
+    """The content of a checkpoint that a run can go on from: one of ours, or of the published code,
+    which has no entry `training`.
 
     Raises:
         StrzooError, IntegrityError: it cannot be read, or is no checkpoint of a run.
     """
     document = read_document(path)
     training = document.get("training")
-    if not isinstance(training, dict) or "optimizer" not in document:
+    foreign = training is None and isinstance(document.get("epoch"), int)
+    if not (foreign or isinstance(training, dict)) or "optimizer" not in document:
         raise IntegrityError(
             f"{path} holds no training state; to start from its weights use start_from={path}"
         )
-    if training.get("schema") != SCHEMA:
+    if training is not None and training.get("schema") != SCHEMA:
         raise IntegrityError(
             f"{path} has training state of schema {training.get('schema')}; this strzoo reads "
             f"{SCHEMA}"
@@ -185,6 +191,8 @@ def check_resumable(config: TrainConfig, document: Mapping[str, Any], path: Path
     Raises:
         UsageError: something changed without which its state means nothing.
     """
+    if "training" not in document:
+        return [_check_published(config, document, path)]
     before = build_config(document["training"]["config"])
     notes = []
     for name, (was, now) in compare_configs(before, config).items():
@@ -199,6 +207,23 @@ def check_resumable(config: TrainConfig, document: Mapping[str, Any], path: Path
         elif resuming != FREE:
             notes.append(f"{name} was {_spell(was)} and is {_spell(now)} from here on")
     return notes
+
+
+def _check_published(config: TrainConfig, document: Mapping[str, Any], path: Path) -> str:
+    """A note on what a checkpoint of the published code leaves open."""
+    if not config.is_on("groups_by_name"):
+        raise UsageError(
+            f"{path} has the optimizer groups of the published code; go on with it by "
+            "reproduce=original (or groups_by_name=true)"
+        )
+    if not 0 <= document["epoch"] <= config.epochs:
+        raise UsageError(f"{path} has {document['epoch']} epochs, the run epochs={config.epochs}")
+    best = document.get("best_acc1")
+    reached = f", best top-1 {float(best):.2f} %" if isinstance(best, int | float) else ""
+    return (
+        f"the published code wrote {path} after {document['epoch']} epochs{reached}: it holds no "
+        "history and no random numbers, so the best epoch is one of those from here on"
+    )
 
 
 def _describe_extension(config: TrainConfig, before: int, epoch: int) -> str:

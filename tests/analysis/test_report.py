@@ -147,6 +147,7 @@ def test_an_id_says_where_its_sparsity_comes_from(tmp_path: Path) -> None:
     assert any("weights not in" in note and "strzoo download" in note for note in budget.notes)
     unknown = strzoo.report("mobilenetv1_str_75.28", settings=settings)
     assert unknown.source == "architecture"
+    assert any("it comes from the published file" in note for note in unknown.notes)
     assert unknown.sparsity is None
     assert unknown.sparse_macs is None
     assert unknown.dense_macs == 568_790_528

@@ -15,7 +15,7 @@ import strzoo
 from strzoo.benchmarking import engines
 from strzoo.benchmarking.plot import plot_benchmark
 from strzoo.benchmarking.results import FASTER, NOTHING, UNCLEAR, judge
-from strzoo.engine import pipeline as compilation
+from strzoo.engine import compile as compilation
 from strzoo.errors import StrzooError, UsageError, VerificationError
 
 

@@ -98,7 +98,7 @@ def test_a_resnet50_of_ninety_percent_takes_at_most_15_mb(tmp_path: Path) -> Non
         ("stored twice", "stored twice"),
         ("negative shape", "is not a shape"),
         ("huge shape", "its mask does not have"),
-        ("bad json", "not valid JSON"),
+        ("bad json", "its header, is not a safetensors file"),
     ],
 )
 def test_a_compact_file_with_a_fault_is_refused(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import io
 import os
 import pickle
@@ -267,7 +266,7 @@ def test_a_pickle_that_executes_code_is_refused_and_not_executed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": _Malicious()}}, "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(IntegrityError, match=r"its pickle wants (posix|nt|os)\.system"):
+    with pytest.raises(IntegrityError, match=r"its pickle calls (posix|nt)\.system"):
         strzoo.read_checkpoint("a.pth")
     assert not Path("executed").exists()
 
@@ -280,10 +279,10 @@ def test_a_pickle_that_executes_code_is_refused_and_not_executed(
         (b"\n <html><head>", "web page"),
         (b"STRZPLAN" + bytes(100), "compiled plan of the sparse engine, not a checkpoint"),
         (b"GIF89a" + bytes(100), "starts with b'GIF89a"),
-        (b"PK\x03\x04" + bytes(100), "damaged or truncated"),
-        (pickle.dumps([1, 2], 2), "damaged or truncated"),
+        (b"PK\x03\x04" + bytes(100), "or is damaged (File is not a zip file)"),
+        (pickle.dumps([1, 2], 2), "it holds a list, not a state dict"),
         ((10).to_bytes(8, "little") + b"{}", "starts with"),
-        ((2).to_bytes(8, "little") + b"{x" + bytes(50), "damaged safetensors"),
+        ((2).to_bytes(8, "little") + b"{x" + bytes(50), "is not a safetensors file, or is damaged"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(content: bytes, named: str, tmp_path: Path) -> None:
@@ -298,7 +297,7 @@ def test_what_is_no_checkpoint_is_refused(content: bytes, named: str, tmp_path: 
 def test_a_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match="does not exist"):
         strzoo.read_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(StrzooError, match=os.strerror(errno.EISDIR)):
+    with pytest.raises(StrzooError, match="is a folder, not a file"):
         strzoo.read_checkpoint(tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_budgets_are_listed_shown_compared_and_extracted(
     cli: Cli, str_file: Path, tmp_path: Path
 ) -> None:
     listed = cli("budgets", "list", "--json").json["budgets"]
-    assert len(listed) == 21
+    assert len(listed) == 23
     assert "resnet50_erk_90" in cli("budgets", "list").out
     shown = cli("budgets", "show", "resnet50_str_98.05")
     assert "72,9" in shown.out

@@ -98,7 +98,7 @@ def test_broken_images_end_in_one_line_or_are_listed(
         ([], 2, "--data"),
         (["--data", ".", "--csv", "no/such/folder.csv"], 2, "existing folder"),
         (["--data", ".", "--device", "cuda:7"], 2, "cuda:7 is not here"),
-        (["--data", ".", "--provider", "cpu"], 2, "execution providers are for ONNX files"),
+        (["--data", ".", "--provider", "cpu"], 2, "execution providers and --output are for"),
         (["--data", "."], 2, "is not recognised: found 1 images"),
     ],
 )

@@ -39,13 +39,16 @@ def test_the_recipes_and_the_keys_are_listed(cli: Cli) -> None:
     assert listed.code == 0
     for name in ("resnet50_str_90.23", "mobilenetv1_dense", "cifar10_resnet20_str", "digits_gmp"):
         assert name in listed.out
+    groups = cli("train", "--list", "--json").json["groups"]
+    assert [len(group["recipes"]) for group in groups] == [36, 8, 4, 4]
+    assert "STR paper" in groups[0]["title"]
     names = {key["key"]: key for key in cli("train", "--keys", "--json").json["keys"]}
     assert names["label_smoothing"]["default"] == "0.1"
     assert names["milestones"]["type"] == "list of float, as 1,2"
 
 
 def test_a_recipe_is_shown_as_yaml_that_trains_the_same(cli: Cli, tmp_path: Path) -> None:
-    shown = cli("train", "mobilenetv1_str_89", "--show", "width=0.5", "freeze=fc")
+    shown = cli("train", "mobilenetv1_str_89.01", "--show", "width=0.5", "freeze=fc")
     config = yaml.safe_load(shown.out)
     assert (config["s_init"], config["width"], config["freeze"]) == (-12800.0, 0.5, ["fc"])
     (tmp_path / "mine.yaml").write_text(shown.out)
@@ -72,8 +75,8 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("recipe", "changes", "said"),
     [
-        ("resnet50_str_90.23", (), "size of ImageNet-1k; no data given\nsteps: 5,004 per epoch"),
-        ("resnet50_dense", ("data=/nowhere",), "ImageNet-1k; /nowhere is not here\nsteps: 5,004"),
+        ("resnet50_str_90.23", (), "size of ImageNet-1k; no data given\nsteps: 5,005 per epoch"),
+        ("resnet50_dense", ("data=/nowhere",), "ImageNet-1k; /nowhere is not here\nsteps: 5,005"),
         # 50,000 // 128 steps.
         ("cifar10_resnet20_str", ("data=/nowhere",), "; /nowhere is not here\nsteps: 390 per"),
         (

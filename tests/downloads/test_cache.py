@@ -239,8 +239,8 @@ def test_list_verify_and_prune_tell_and_do_what_they_say(tmp_path):
     (verdict,) = verify_cached(cache, registry)
     assert "recorded on" in str(verdict.problem)
     assert entry.path.exists()
-    left = tmp_path / "staging" / "x~idle~1"
-    left.mkdir()
+    left = tmp_path / "staging" / "x~1"
+    left.mkdir(parents=True)
     (left / "data").write_bytes(b"12345")
     planned = prune(cache, [card], dry_run=True)
     assert [(r.path, r.bytes) for r in planned] == [(left, 5), (entry.path, 300_000)]

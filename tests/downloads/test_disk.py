@@ -200,7 +200,7 @@ def test_a_partial_of_a_living_process_is_left_alone(tmp_path):
 
 def test_stale_partials_are_cleaned_and_fresh_ones_kept(tmp_path):
     with serving() as stub:
-        for name, age in (("old.pth~idle~1", 8), ("new.pth~idle~2", 6), ("far.pth~1-x~3", 8)):
+        for name, age in (("old.pth~1", 8), ("new.pth~2", 6), ("far.pth~3", 8)):
             folder = tmp_path / "staging" / name
             folder.mkdir(parents=True)
             (folder / "data").write_bytes(b"x")
@@ -208,7 +208,7 @@ def test_stale_partials_are_cleaned_and_fresh_ones_kept(tmp_path):
             for path in (folder / "data", folder):
                 os.utime(path, (then, then))
         fetch(stub, tmp_path)
-    assert [path.name for path in partials(tmp_path)] == ["new.pth~idle~2"]
+    assert [path.name for path in partials(tmp_path)] == ["new.pth~2"]
 
 
 def test_a_lock_that_cannot_be_taken_is_done_without(tmp_path, monkeypatch):

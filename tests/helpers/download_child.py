@@ -20,6 +20,8 @@ def main(options: dict) -> int:
     if limit := options.get("file_limit"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if limit := options.get("memory_limit"):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if options.get("powerless"):
         import filelock  # noqa: F401 - the interpreter itself may be out of reach afterwards
 
@@ -37,7 +39,9 @@ def main(options: dict) -> int:
     stub = DriveStub(b"")
     stub.address = options["address"]
     try:
-        fetched = fetch(stub, Path(options["cache"]), progress=progress)
+        fetched = fetch(
+            stub, Path(options["cache"]), progress=progress, network=options.get("network", {})
+        )
     except StrzooError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

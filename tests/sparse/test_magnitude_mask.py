@@ -71,3 +71,13 @@ def test_the_mask_by_histograms_keeps_what_a_sort_keeps(
     # Infinite values included: the multiset of what is kept is that of the largest magnitudes.
     magnitudes = sorted(weight.abs().double().tolist())
     assert sorted(weight[mask != 0].abs().double().tolist()) == magnitudes[dropped:]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.55, 0.59, 0.999, 1.0])
+@pytest.mark.parametrize("tied", [False, True])
+def test_truncated_a_rate_drops_the_whole_number_below(rate: float, tied: bool) -> None:
+    weight = torch.ones(10) if tied else torch.arange(1.0, 11.0)
+    kept = keep_largest(weight, rate, straight_through=False, truncate=True)
+    assert int((kept == 0).sum()) == int(rate * 10)
+    if not tied:
+        assert torch.equal(kept[int(rate * 10) :], weight[int(rate * 10) :])

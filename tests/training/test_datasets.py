@@ -177,6 +177,6 @@ def test_cifar_is_fed_whole_and_normalised(tmp_path: Path) -> None:
         open_datasets(config, CPU)
     (folder / "data_batch_3").write_bytes(b"cos\nsystem\n.")
     with pytest.raises(
-        IntegrityError, match=r"data_batch_3 is not a CIFAR file .*os\.system, which is refused"
+        IntegrityError, match=r"data_batch_3 is not a CIFAR file.*os\.system, which is refused"
     ):
         open_datasets(config, CPU)

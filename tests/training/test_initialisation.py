@@ -54,3 +54,17 @@ def test_unknown_choices_are_refused() -> None:
         Initialisation(density=0)
     with pytest.raises(UsageError, match="'swish' has no known gain"):
         Initialisation(nonlinearity="swish")
+
+
+def test_the_default_is_what_torch_gives_a_new_layer_and_some_layers_can_be_chosen() -> None:
+    torch.manual_seed(5)
+    expected = nn.Linear(7, 3), nn.Conv2d(4, 8, 3, groups=2)
+    third = nn.Linear(2, 2)
+    before = third.weight.clone()
+    model = nn.Sequential(nn.Linear(7, 3), nn.Conv2d(4, 8, 3, groups=2), third)
+    torch.manual_seed(5)
+    initialise_(model, Initialisation("default"), layers=("0", "1"))
+    for layer, other in zip(model, expected, strict=False):
+        torch.testing.assert_close(layer.weight, other.weight)
+        torch.testing.assert_close(layer.bias, other.bias)
+    assert torch.equal(third.weight, before)

@@ -84,8 +84,8 @@ def test_a_model_without_a_budget_gives_that_of_its_weights(tmp_path: Path) -> N
     with torch.device("meta"):
         model = strzoo.sparsify_(strzoo.create_model("mobilenetv1"), "dnw")
     settings = Settings(tmp_path, offline=True)
-    with pytest.raises(OfflineError, match=r"mobilenetv1_str_89\.01"):
-        resolve_rates(model, "mobilenetv1_str_89.01", settings=settings)
+    with pytest.raises(OfflineError, match=r"mobilenetv1_str_75\.28"):
+        resolve_rates(model, "mobilenetv1_str_75.28", settings=settings)
 
 
 def test_rates_that_do_not_fit_are_refused_by_name(str_file: Path) -> None:
@@ -102,3 +102,16 @@ def test_rates_that_do_not_fit_are_refused_by_name(str_file: Path) -> None:
         resolve_rates(model, str_file.with_name("missing.pth"))
     with pytest.raises(UsageError, match="no DNW or GMP layers"):
         resolve_rates(strzoo.create_model("resnet20"), 0.9)
+
+
+def test_single_precision_rounds_the_share_that_is_kept_as_a_mean_in_fp32_does(
+    str_file: Path,
+) -> None:
+    model = pruned_resnet20()
+    checkpoint = strzoo.read_checkpoint(str_file)
+    exact = resolve_rates(model, checkpoint).layers
+    rounded = resolve_rates(model, checkpoint, single_precision=True).layers
+    for name, weight in checkpoint.effective_weights().items():
+        assert rounded[name] == 1 - (weight.abs() > 0).float().mean().item()
+        assert exact[name] == pytest.approx(rounded[name], abs=2**-23)
+    assert exact != rounded

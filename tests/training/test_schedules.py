@@ -39,8 +39,22 @@ def test_the_prune_rate_of_gmp_rises_by_the_cubic_and_stays() -> None:
     assert gmp_rate(0.8, 3, 3, 3) == 0.8
 
 
+def test_per_epoch_the_rates_are_those_of_the_published_code() -> None:
+    cosine = LearningRate("cosine", 0.256, 100, 5, per_epoch=True)
+    assert [cosine.at(e) for e in (0, 0.9, 3.2, 4.99, 5, 5.99)] == pytest.approx(
+        [0.256 * 1 / 5, 0.256 * 1 / 5, 0.256 * 4 / 5, 0.256, 0.256, 0.256]
+    )
+    assert cosine.at(52.7) == pytest.approx(0.128 * (1 + math.cos(math.pi * 47 / 95)))
+    falling = LearningRate("exponential", 1, 100, 5, gamma=0.97, per_epoch=True, continuous=True)
+    assert falling.at(4.5) == 1
+    assert falling.at(12.5) == pytest.approx(0.97 ** (12 / 2.4))
+    found = [gmp_rate(0.9, e, 20, 79, per_epoch=True) for e in (19.9, 20.5, 21.5, 79.5, 99)]
+    last = 0.9 * (1 - (1 / 60) ** 3)
+    assert found == pytest.approx([0, 0, 0.9 * (1 - (59 / 60) ** 3), last, last])
+
+
 def test_schedules_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UsageError, match="'linear' is not one of constant, cosine"):
+    with pytest.raises(UsageError, match="'linear' is not one of cosine, constant"):
         LearningRate("linear")
     with pytest.raises(UsageError, match="base is nan"):
         LearningRate(base=math.nan)

@@ -28,8 +28,46 @@ PUBLISHED_MACS = {
 def test_the_sixteen_str_budgets_and_the_five_baselines_ship() -> None:
     names = [f"resnet50_str_{s:.2f}" for s in STR_SPARSITIES]
     names += [f"resnet50_{m}_90" for m in ("uniform", "erk", "snfs", "vd", "gs")]
-    assert list_budgets() == sorted(names)
+    mobile = ["mobilenetv1_str_89.01", "mobilenetv1_gmp_89.03"]
+    assert list_budgets() == sorted(names + mobile)
     assert all(len(load_budget(name).layers) == 54 for name in names)
+    assert all(len(load_budget(name).layers) == 28 for name in mobile)
+
+
+@pytest.mark.parametrize(
+    ("name", "sparsity", "backbone", "macs"),
+    # Table 8: overall, without fc; Table 2: 42M and 82M. 41.75 M to the digit: layers are rounded.
+    [("mobilenetv1_str_89.01", 89.01, 92.93, 41.75), ("mobilenetv1_gmp_89.03", 89.03, 88.71, 82.3)],
+)
+def test_a_budget_of_mobilenetv1_gives_the_papers_sparsity_and_macs(
+    name: str, sparsity: float, backbone: float, macs: float
+) -> None:
+    budget = load_budget(name)
+    # MACs from the definition of MobileNetV1 at 224 pixels: a 3x3 layer of stride 2, then pairs of
+    # a depthwise and a 1x1 layer; the pool adds 1024 channels of 7x7.
+    weights, macs_of = {"model.0.0": 27 * 32}, {"model.0.0": 27 * 32 * 112**2}
+    inputs, size = 32, 112
+    pairs = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5,
+             (1024, 2), (1024, 1))  # fmt: skip
+    for number, (outputs, stride) in enumerate(pairs, start=1):
+        size //= stride
+        weights[f"model.{number}.0"], weights[f"model.{number}.3"] = 9 * inputs, inputs * outputs
+        macs_of[f"model.{number}.0"] = 9 * inputs * size**2
+        macs_of[f"model.{number}.3"] = inputs * outputs * size**2
+        inputs = outputs
+    weights["fc"] = macs_of["fc"] = 1024 * 1000
+    assert list(budget.layers) == list(weights)
+
+    def share(names: list[str]) -> float:
+        return sum(weights[n] * budget.layers[n] for n in names) / sum(weights[n] for n in names)
+
+    assert share(list(weights)) == pytest.approx(sparsity, abs=0.01)
+    assert share([n for n in weights if n != "fc"]) == pytest.approx(backbone, abs=0.01)
+    expected = 1024 * 49 + sum(macs_of[n] * (1 - p / 100) for n, p in budget.layers.items())
+    report = strzoo.report_budget(budget)
+    assert report.sparse_macs == pytest.approx(expected, rel=1e-4)
+    assert expected / 1e6 == pytest.approx(macs, abs=0.05)
+    assert report.sparsity == pytest.approx(sparsity, abs=0.01)
 
 
 @pytest.mark.parametrize("sparsity", STR_SPARSITIES)

@@ -114,6 +114,8 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
     wanted = (3, *size) if size is not None and len(size) == 2 else size
     image_size = check_image_size(wanted) or source.input_size
     network = source.build_dense()
+    for note in source.notes:
+        on_step(note)
     on_step("exporting it")
     deployed = Deployed(network, softmax=False, preprocessing=None).eval()
     proto = build_graph(deployed, image_size)

@@ -198,7 +198,9 @@ def _read_input(
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
         raise UsageError(f"input {value.name!r} takes {kind}; the sparse engine takes float32")
     dims = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
-    if len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3, 4):
+    # Every other operator takes [N, C, H, W] by its definition.
+    turned = any(n.op_type == "Transpose" and value.name in n.input for n in model.graph.node)
+    if turned and len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3, 4):
         raise UsageError(
             f"input {value.name!r} has the channels last ([N, H, W, {dims[3]}]); the sparse engine "
             "takes [N, C, H, W]: export the network so (tf2onnx has --inputs-as-nchw)"

@@ -12,6 +12,7 @@ from strzoo.engine.codegen.dispatch import NAME, emit_program
 from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.threads import NAMES, emit_team
 from strzoo.engine.hardware import Hardware
+from strzoo.engine.storage.private_folder import make_private, open_private
 from strzoo.errors import StrzooError
 from strzoo.sealed_files import read_sealed, write_sealed
 from strzoo.version import VERSION
@@ -47,6 +48,7 @@ def compile_kernels(
     unique = {kernel.name: kernel for kernel in kernels}
     names = [*unique, NAME, *NAMES]
     ordered = [unique[name] for name in sorted(unique)]
+    folder = open_private(folder)
     file = folder / f"{_key(ordered, hardware)}.code" if folder else None
     if file is not None and file.exists():
         try:
@@ -56,7 +58,7 @@ def compile_kernels(
     code = MachineCode(_compile(_emit(ordered)), names)
     if file is not None:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_private(file.parent)
             write_sealed(file, _MAGIC, _FORMAT, [code.image], force=True)
         except (OSError, StrzooError) as error:
             _LOG.warning("the machine code is not kept: %s", error)

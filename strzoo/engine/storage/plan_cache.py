@@ -18,6 +18,7 @@ from typing import Any
 
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.storage.plan_files import SUFFIX, PlanFile, read_plans, write_plans
+from strzoo.engine.storage.private_folder import make_private, open_private
 from strzoo.errors import StrzooError
 from strzoo.version import VERSION
 
@@ -57,13 +58,14 @@ class PlanCache:
         if path is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
             write_plans(path, content(), force=True)
         except (OSError, StrzooError) as error:
             log.warning("the compiled plan is not kept: %s", error)
 
     def _path(self, key: PlanKey) -> Path | None:
-        if self.folder is None:
+        folder = open_private(self.folder)
+        if folder is None:
             return None
         parts: dict[str, Any] = {
             "strzoo": VERSION,
@@ -72,7 +74,7 @@ class PlanCache:
             **asdict(key),
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{digest[:32]}{SUFFIX}"
+        return folder / f"{digest[:32]}{SUFFIX}"
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,37 @@ def test_a_cache_that_cannot_be_written_does_not_stop_anything(
         compiled = strzoo.compile(path, 1, settings=Settings(cache_dir=tmp_path))
     assert compiled(images(IMAGE, 1)).shape == (1, 20)
     assert "is not kept" in caplog.text
+
+
+def test_the_cache_is_made_for_its_owner_alone_and_used_only_while_it_is(
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, folder = Settings(cache_dir=tmp_path / "cache"), tmp_path / "cache" / "engine"
+    x = images(IMAGE, 1)
+    expected = strzoo.compile(path, 1, settings=settings)(x)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    kept = {entry: entry.read_bytes() for entry in folder.iterdir()}
+
+    def refused(*said: str) -> None:
+        caplog.clear()
+        compiled = strzoo.compile(path, 1, settings=settings)
+        assert not compiled.report.cached
+        assert np.array_equal(compiled(x), expected)
+        assert {entry: entry.read_bytes() for entry in folder.iterdir()} == kept
+        (record,) = caplog.records
+        assert all(text in record.message for text in (str(folder), *said))
+
+    with caplog.at_level(logging.WARNING, "strzoo"):
+        for mode in (0o770, 0o702):
+            folder.chmod(mode)
+            refused(f"mode {mode:o}", f"chmod 700 {folder}")
+        folder.chmod(0o755)  # others may look
+        assert strzoo.compile(path, 1, settings=settings).report.cached
+        owner = folder.stat().st_uid
+        other = os.stat_result((stat.S_IFDIR | 0o700, 1, 1, 1, owner + 1, 0, 0, 0, 0, 0))
+        real = Path.stat
+        monkeypatch.setattr(Path, "stat", lambda p, **k: other if p == folder else real(p, **k))
+        refused(f"belongs to user {owner + 1}", "remove it")
 
 
 def test_other_threads_and_contents_have_entries_of_their_own(

@@ -56,12 +56,6 @@ def budget_rates(name: str) -> dict[str, float]:
     return strzoo.load_budget(name).prune_rates()
 
 
-def pointwise_rates(rate: float) -> dict[str, float]:
-    """`rate` for MobileNetV1's 1x1 convolutions and classifier: the other layers stay dense."""
-    modules = strzoo.create_model("mobilenetv1").named_modules()
-    return {n: rate for n, m in modules if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)}
-
-
 def prune(network: nn.Module, rates: Mapping[str, float]) -> None:
     """Cut that fraction of the smallest weights of each layer."""
     for name, rate in rates.items():

@@ -1,0 +1,57 @@
+"""A result table of the paper as a picture: accuracy against the weights that are left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from strzoo.analysis.paper import PaperComparison, PaperLine
+from strzoo.errors import UsageError
+from strzoo.files import atomic_path
+from strzoo.pictures import check_plot
+
+
+def plot_paper_table(
+    comparison: PaperComparison, path: str | os.PathLike[str], *, force: bool = False
+) -> Path:
+    """Draw top-1 against the percentage of nonzero weights, a line per method; own runs as stars.
+
+    Args:
+        comparison: of `compare_paper_table`.
+        path: ends in .png, .svg or .pdf.
+
+    Raises:
+        UsageError: the table has no accuracies, or another suffix.
+        StrzooError: matplotlib is missing, or the destination is refused.
+    """
+    number = comparison.table.number
+    lines = [line for line in comparison.lines if line.result.sparsity]
+    if not lines:
+        raise UsageError(f"table {number} has no accuracy over sparsity to draw")
+    check_plot(path)
+    path = Path(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    methods: dict[str, list[PaperLine]] = {}
+    for line in sorted(lines, key=lambda line: line.result.sparsity):
+        methods.setdefault(line.result.method, []).append(line)
+    for method, members in methods.items():
+        left = [100 - line.result.sparsity for line in members]
+        axes.plot(left, [line.result.top1 for line in members], "o-", label=method, markersize=4)
+    own = [run for line in lines for run in line.runs]
+    if own:
+        left = [100 - run.sparsity for run in own]
+        axes.plot(left, [run.top1 for run in own], "k*", label="own runs", markersize=10)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("weights that are not zero, %")
+    axes.set_ylabel("top-1 %")
+    axes.set_title(f"Table {number}. {comparison.table.title}", loc="left", fontsize=10)
+    axes.legend(fontsize=8)
+    with atomic_path(path, force=force) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+    return path

@@ -1,0 +1,81 @@
+"""Run folders of `strzoo train`, read for what they reached: recipe, accuracy, sparsity.
+
+Read as files (report.json of a finished run, results.csv and config.yaml of another), so that
+nothing of the training, and no torch, is imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strzoo.errors import IntegrityError, StrzooError
+from strzoo.strict_json import read_json
+
+_REPORT, _RESULTS, _CONFIG = "report.json", "results.csv", "config.yaml"
+_LEVELS = ("", "*/", "*/*/")  # runs/RECIPE/SEED is as deep as folders are searched
+
+
+@dataclass(frozen=True)
+class PaperRun:
+    """The best epoch of a run, or the last where none was as sparse as it was meant to be. `top1`
+    and `sparsity` are percent; `finished` says that the run came to its end."""
+
+    recipe: str
+    folder: Path
+    epoch: int
+    top1: float
+    sparsity: float
+    finished: bool
+
+
+def find_runs(folder: Path) -> list[PaperRun]:
+    """The runs in `folder` and two levels below, the best accuracy first. Runs without a finished
+    epoch are left out.
+
+    Raises:
+        StrzooError: there is no such folder, or no run in it.
+        IntegrityError: a file of a run is not what `strzoo train` writes.
+    """
+    if not folder.is_dir():
+        raise StrzooError(f"{folder} is not a folder of runs")
+    places = sorted({path.parent for level in _LEVELS for path in folder.glob(level + _CONFIG)})
+    if not places:
+        raise StrzooError(f"{folder} holds no run of strzoo train: no {_CONFIG} two levels down")
+    runs = [run for run in map(_read, places) if run is not None]
+    return sorted(runs, key=lambda run: -run.top1)
+
+
+def _read(folder: Path) -> PaperRun | None:
+    try:
+        if (folder / _REPORT).exists():
+            document = read_json(folder / _REPORT)
+            row = document["best"] or document["last"]
+            return _build(document["recipe"], folder, row, finished=True)
+        if not (folder / _RESULTS).exists():
+            return None
+        rows = list(csv.DictReader(io.StringIO((folder / _RESULTS).read_text(encoding="utf-8"))))
+        if not rows:
+            return None
+        meant = [row for row in rows if row["candidate"] == "True"]
+        best = max(meant, key=lambda row: (float(row["top1"]), int(row["epoch"])), default=rows[-1])
+        return _build(_read_recipe(folder / _CONFIG), folder, best, finished=False)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise IntegrityError(f"{folder} is not a run of strzoo train: {error!r}") from None
+
+
+def _build(recipe: str, folder: Path, row: Any, *, finished: bool) -> PaperRun:
+    epoch, top1, sparsity = int(row["epoch"]), float(row["top1"]), float(row["sparsity"])
+    return PaperRun(recipe, folder, epoch, top1, sparsity, finished)
+
+
+def _read_recipe(path: Path) -> str:
+    import yaml
+
+    try:
+        return str(yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"])
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None

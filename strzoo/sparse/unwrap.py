@@ -1,0 +1,139 @@
+"""Networks as people have them in memory: wrapped, compiled, pruned or normalised by torch.
+
+`unwrap` looks through DataParallel, DistributedDataParallel, AveragedModel and torch.compile.
+`fold_parametrizations_` makes weights that are computed before each forward pass (pruning masks,
+weight and spectral norms, torch's parametrizations) plain parameters again. `plain_network` gives
+a network to analyse, export or compile without changing the one it is given.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
+
+from strzoo.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+_COMPILED = "_orig_mod"  # torch._dynamo, which has the class, takes seconds to import
+_HOOKS = (prune.BasePruningMethod, WeightNorm, SpectralNorm)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself; `model` if nothing is around it."""
+    while True:
+        if isinstance(model, _WRAPPERS):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and _COMPILED in model._modules:
+            model = model.get_submodule(_COMPILED)
+        else:
+            return model
+
+
+def plain_network(model: nn.Module) -> nn.Module:
+    """`model` without wrappers and with plain weights: a copy if it has computed ones."""
+    model = unwrap(model)
+    if not any(unwrap(m) is not m or parametrised_names(m) for m in model.modules()):
+        return model
+    return copy_plain(model)
+
+
+def copy_plain(model: nn.Module) -> nn.Module:
+    """A copy of `model` without wrappers and with plain weights, in evaluation mode."""
+    network = copy_network(model).eval()
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if (inner := unwrap(child)) is not child:
+                parent.register_module(name, inner)
+    return fold_parametrizations_(network)
+
+
+def copy_network(model: nn.Module) -> nn.Module:
+    """A deep copy of the network in `model`, without wrappers.
+
+    torch copies no tensor that was computed from parameters, such as a pruned weight after a
+    training step; the copy has its values.
+    """
+    model = unwrap(model)
+    memo: dict[int, Tensor] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def parametrised_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the tensors of one module, not of those inside it, that are computed from others."""
+    names = [
+        hook.name if isinstance(hook, WeightNorm | SpectralNorm) else hook._tensor_name
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, _HOOKS)
+    ]
+    if parametrize.is_parametrized(module):
+        names += _groups(module)
+    return tuple(names)
+
+
+def fold_parametrizations_(
+    model: nn.Module, modules: Iterable[nn.Module] | None = None
+) -> nn.Module:
+    """Make every computed weight of `model` a plain parameter that holds its value, in place.
+
+    Args:
+        model: any network.
+        modules: those of its modules to look at; by default all.
+
+    Returns:
+        `model`; it computes what it did in evaluation mode.
+
+    Raises:
+        UsageError: a parametrization of torch cannot be removed.
+    """
+    for module in list(model.modules()) if modules is None else modules:
+        for hook in [h for h in module._forward_pre_hooks.values() if isinstance(h, _HOOKS)]:
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+            else:
+                prune.remove(module, hook._tensor_name)
+        if parametrize.is_parametrized(module):
+            for name in _groups(module):
+                _fold(module, name)
+    return model
+
+
+def _groups(module: nn.Module) -> list[str]:
+    """Names of the tensors that torch.nn.utils.parametrize computes."""
+    return [name for name, _ in module.get_submodule("parametrizations").named_children()]
+
+
+def _fold(module: nn.Module, name: str) -> None:
+    # Spectral norm takes a step of its iteration in training mode.
+    module.get_submodule("parametrizations").eval()
+    # torch takes the property away from the class, which copies of the module have in common.
+    shared = type(module)
+    own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)
+    try:
+        with torch.enable_grad():  # else torch makes it a buffer
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(
+            f"the parametrization of {type(module).__name__}.{name} cannot be folded ({reason}); "
+            "remove it with torch.nn.utils.parametrize.remove_parametrizations first"
+        ) from error
+    frozen = module._buffers.pop(name, None)
+    if frozen is not None:
+        module.register_parameter(name, nn.Parameter(frozen, requires_grad=False))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import strzoo
+from strzoo.cli import output
+from tests.analysis.test_paper import write_run
+from tests.conftest import CliResult
+
+Cli = Callable[..., CliResult]
+
+
+def test_the_tables_are_listed_and_shown_with_what_repeats_each_row(cli: Cli) -> None:
+    listed = cli("paper", "--json").json
+    assert [table["table"] for table in listed["tables"]] == strzoo.list_paper_tables()
+    assert "Budgets in DNW" in cli("paper").out
+    shown = cli("paper", "4").out
+    for text in ("resnet50_dnw_str_94.80", "69.72", "strzoo train resnet50_dnw_erk_90 data=FOLDER",
+                 "differs: DNW + ERK, 90.00 %: FLOPs 960M, computed 991M"):  # fmt: skip
+        assert text in shown
+    rows = list(csv.DictReader(io.StringIO(cli("paper", "10", "--csv").out)))
+    assert (rows[0]["s_init"], rows[0]["weight decay"]) == ("-3200", "1.7e-05")
+    assert cli("paper", "9", "--json").json["rows"][0]["recipe"] == "resnet50_gs_89.54"
+    assert cli("paper", "3", "--json").json["rows"][0]["learned"] == 94.45
+
+
+def test_own_runs_are_a_column_and_the_picture_is_drawn(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write_run(tmp_path / "runs" / "a", "mobilenetv1_str_89.01", results="3,9,61.25,89.1,True\n")
+    plot = tmp_path / "table.svg"
+    shown = cli("paper", "2", "--runs", tmp_path / "runs", "--plot", plot)
+    assert "61.25 at 89.10 %, epoch 3 so far" in shown.out
+    assert plot.read_text().startswith("<?xml")
+    assert cli("paper", "2", "--plot", plot).code == 1  # it exists
+    assert "no accuracy" in cli("paper", "10", "--plot", tmp_path / "b.svg").error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("7",), "no table '7'; choose from 1, 2"),
+        (("1", "--json", "--csv"), "--json and --csv exclude each other"),
+        (("--runs", "x"), "need the number of a table"),
+    ],
+)
+def test_a_wrong_call_is_answered_in_one_line(
+    cli: Cli, arguments: tuple[str, ...], message: str
+) -> None:
+    done = cli("paper", *arguments)
+    assert done.code == 2
+    assert message in done.error
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("table", strzoo.list_paper_tables())
+def test_no_digit_is_cut_on_a_narrow_terminal(
+    cli: Cli, table: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "console", lambda err=False: Console(width=width))
+    done = cli("paper", table)
+    lines = [line for line in done.out.splitlines() if "│" in line or "┃" in line]
+    assert max(map(len, lines)) <= width
+    assert "…" not in done.out
+    made = strzoo.load_paper_table(table)
+    for row in made.results:
+        assert f"{row.top1:.2f}" in done.out
+        assert f"{row.sparsity:.2f}" in done.out
+    for settings in made.hyperparameters:
+        assert f"{settings.weight_decay:.10g}" in done.out
+    for rank in made.ranks:
+        assert rank.learned is None or f"{rank.learned:.2f}" in done.out
+    if width == 60 and made.results:
+        assert "left out, the terminal is too narrow: command" in done.err
