@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from strzoo.downloads.locks import LocklessError, release, try_lock
+from strzoo.downloads.locks import LocklessError, is_stale, release, try_lock
 from strzoo.downloads.staging import Staging
 from strzoo.downloads.web import Deadline
 from strzoo.errors import IntegrityError, NetworkError, StrzooError
@@ -103,7 +103,10 @@ class Cache:
                 self._reject(path, before.st_ino)
             return None
         except OSError as error:
-            raise StrzooError(f"cannot read {path}: {error.strerror}") from error
+            raise StrzooError(
+                f"cannot read {path}: {error.strerror}; mend that, or choose another folder with "
+                "--cache-dir or STRZOO_HOME"
+            ) from error
 
     def verify(self, card: ModelCard, format: str) -> CachedFile:
         """Compare hash and content of a cached file, changing nothing.
@@ -190,7 +193,7 @@ class Cache:
             NetworkError: the deadline passed while waiting.
             CancelledError: the caller cancelled.
         """
-        path = self.folder / "locks" / f"{filename}.lock"
+        path = self.lock_path(filename)
         lock = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,6 +279,14 @@ class Cache:
             return
         except OSError as error:
             raise write_error(path, error) from error
+
+    def lock_path(self, filename: str) -> Path:
+        """What a process locks while it downloads a file."""
+        return self.folder / "locks" / f"{filename}.lock"
+
+    def stale_locks(self) -> list[Path]:
+        """Lock files that killed processes left."""
+        return sorted(path for path in self.lock_path("").parent.glob("*.lock") if is_stale(path))
 
     def record_path(self, filename: str) -> Path:
         """Where the hash of a file is recorded."""

@@ -29,6 +29,9 @@ def try_lock(path: Path) -> BaseFileLock | None:
     lock = FileLock(path)
     if not _acquire(lock):
         return None
+    if not path.exists():  # its last holder removed it before letting go
+        release(lock)
+        return None
     probe = FileLock(path)
     if not _acquire(probe):
         return lock
@@ -49,6 +52,24 @@ def release(lock: BaseFileLock, *, remove: bool = False) -> None:
     with contextlib.suppress(OSError):
         if remove and os.name != "posix":
             path.unlink(missing_ok=True)
+
+
+def is_stale(path: Path) -> bool:
+    """Whether a lock file is left of a process that was killed."""
+    try:
+        lock = try_lock(path)
+    except LocklessError:
+        return False
+    if lock is not None:
+        release(lock)
+    return lock is not None
+
+
+def drop_lock(path: Path) -> None:
+    """Remove a lock file unless a process holds it."""
+    with contextlib.suppress(LocklessError):
+        if (lock := try_lock(path)) is not None:
+            release(lock, remove=True)
 
 
 def _acquire(lock: BaseFileLock) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from strzoo.downloads.cache import Cache, CachedFile
+from strzoo.downloads.locks import drop_lock
 from strzoo.downloads.staging import remove
 from strzoo.errors import IntegrityError
 from strzoo.files import write_error
@@ -84,7 +85,7 @@ def prune(
     compiled: bool = False,
     dry_run: bool = False,
 ) -> list[Removed]:
-    """Remove partials that no process owns, rejected files, and the files of `cards`.
+    """Remove partials and locks that no process owns, rejected files, and the files of `cards`.
 
     `forget` drops their recorded hashes too, so that a changed published file is accepted;
     `compiled` removes what the sparse engine keeps.
@@ -95,6 +96,7 @@ def prune(
     doomed = cache.staging.abandoned()
     rejected = cache.folder / "rejected"
     doomed += sorted(rejected.iterdir()) if rejected.is_dir() else []
+    doomed += cache.stale_locks()
     for card in cards:
         for format in card.files:
             path = cache.path(card, format)
@@ -103,10 +105,15 @@ def prune(
             doomed += [record] if forget and record.exists() else []
     doomed += list_compiled(cache.folder) if compiled else []
     removed = [Removed(path, _size(path)) for path in doomed]
-    if not dry_run:
+    if dry_run:
+        return removed
+    with cache.tidied():
         for path in doomed:
             if path.parent == cache.staging.folder:
                 cache.staging.drop(path)  # unless a process has begun to continue it
+                continue
+            if path.parent == cache.lock_path("").parent:
+                drop_lock(path)
                 continue
             remove(path)
             if path.exists():

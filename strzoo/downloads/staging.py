@@ -2,7 +2,8 @@
 
 A partial is a folder `<file>~<random>` that holds `data`, `meta.json` and `lock`. The system
 releases the lock of a process that ends, so a partial that can be locked can be continued. Where
-the file system cannot lock, each download has a partial of its own that ends with it.
+the file system cannot lock, each download has a partial of its own that ends with it, and whose
+name ends in `~unlocked`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_AGE = 7 * 24 * 3600.0  # seconds after which a partial that nobody continued is removed
+_UNLOCKED = "~unlocked"
 _TRIES = 20  # to make a folder in one that other processes remove as soon as it is empty
 
 
@@ -119,10 +121,12 @@ class Staging:
         return [entry for entry in self.entries() if _claim(entry)]
 
     def clean(self, max_age: float = MAX_AGE) -> list[Path]:
-        """Remove partials older than `max_age` seconds that no process owns."""
+        """Remove what no process owns: partials older than `max_age` seconds, and those of killed
+        processes that nobody can continue."""
         then = time.time() - max_age
-        old = [entry for entry in self.entries() if _modified(entry) <= then]
-        return [entry for entry in old if _claim(entry, remove=True)]
+        found = self.entries()
+        useless = [entry for entry in found if _modified(entry) <= then or not _read_meta(entry)]
+        return [entry for entry in useless if _claim(entry, remove=True)]
 
     def drop(self, entry: Path) -> bool:
         """Remove a partial unless a process owns it; whether it is gone."""
@@ -131,8 +135,7 @@ class Staging:
     def drop_kept(self, filename: str) -> None:
         """Remove what other sources left of a file that is complete now."""
         for entry in self.entries(filename):
-            if _read_meta(entry):
-                _claim(entry, remove=True)
+            _claim(entry, remove=True)
 
     def _create(self, filename: str, source: str) -> Partial:
         for left in reversed(range(_TRIES)):
@@ -147,7 +150,8 @@ class Staging:
                 continue
             except LocklessError as error:
                 logger.info("cannot lock in %s (%s): no resume", self.folder, error)
-                return Partial(folder, filename, source, None)
+                unlocked = folder.rename(folder.with_name(folder.name + _UNLOCKED))
+                return Partial(unlocked, filename, source, None)
             if lock is not None:
                 return Partial(folder, filename, source, lock)
         raise AssertionError("the loop returns or raises")
@@ -173,10 +177,7 @@ class Staging:
                     parse_validator(meta.get("validator")),
                     total if type(total) is int else None,
                 )
-            if (entry / "data").exists():
-                release(lock)
-            else:  # locking made the folder anew
-                _remove(entry, lock)
+            _remove(entry, lock)  # its last owner removed it, and locking made the folder anew
         return None
 
 
@@ -193,13 +194,14 @@ def _put_down(partial: Partial) -> None:
 
 def _claim(entry: Path, *, remove: bool = False) -> bool:
     """Whether nobody owns the partial; with `remove` it is removed then."""
-    if not entry.is_dir() or entry.is_symlink():  # not ours; nobody locks it
-        lock = None
-    else:
+    lock = None
+    if entry.name.endswith(_UNLOCKED):
+        if time.time() - _modified(entry) < MAX_AGE:
+            return False
+    elif entry.is_dir():
         try:
             lock = try_lock(entry / "lock")
-        except LocklessError:
-            lock = None
+        except LocklessError:  # of a time when the file system could lock
             if time.time() - _modified(entry) < MAX_AGE:
                 return False
         else:
@@ -214,12 +216,14 @@ def _claim(entry: Path, *, remove: bool = False) -> bool:
 
 
 def _remove(folder: Path, lock: BaseFileLock | None) -> None:
-    # meta.json goes first: without it nobody continues the partial, whatever they lock.
+    """Remove a partial while it is locked, where the system removes files that are open."""
+    # meta.json goes first: without it nobody continues the partial.
     with contextlib.suppress(OSError):
         (folder / "meta.json").unlink(missing_ok=True)
+    remove(folder)
     if lock is not None:
         release(lock)
-    remove(folder)
+        remove(folder)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

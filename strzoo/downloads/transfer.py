@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from strzoo.downloads.failures import TransientError
 from strzoo.downloads.headers import (
     parse_content_range,
     parse_count,
@@ -20,7 +21,7 @@ from strzoo.downloads.headers import (
 )
 from strzoo.downloads.sources import DriveSource, LocalSource, SourceError, WebSource
 from strzoo.downloads.staging import Partial, check_space
-from strzoo.downloads.web import Answer, Deadline, TransientError, Web
+from strzoo.downloads.web import Answer, Deadline, Web
 from strzoo.errors import IntegrityError, NetworkError, one_line
 from strzoo.files import write_error
 

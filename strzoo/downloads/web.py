@@ -10,14 +10,19 @@ import contextlib
 import http.cookiejar
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from strzoo.downloads.addresses import join_address, split_address
+<<<<<<< HEAD
 from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line, required
+=======
+from strzoo.downloads.failures import our_errors
+from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line
+>>>>>>> house
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
@@ -50,14 +55,6 @@ class Network:
     max_redirects: int = 10
     max_pages: int = 5  # confirmation pages of Google Drive, one after the other
     max_bytes: int = 4 << 30  # no published file comes near it; stops a body without end
-
-
-class TransientError(NetworkError):
-    """A failure that may pass: trying again can help. `wait` is what the server asked for."""
-
-    def __init__(self, message: str, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.wait = wait
 
 
 class Deadline:
@@ -157,7 +154,7 @@ class Web:
         try:
             while not wait((opened,), timeout=_POLL).done:
                 self.deadline.check()
-            with _our_errors():
+            with our_errors():
                 return Answer(opened.result(), self.deadline)
         except BaseException:
             opened.add_done_callback(_close_late)
@@ -252,7 +249,7 @@ class Answer:
 
     def _read(self) -> bytes:
         try:
-            with _our_errors():
+            with our_errors():
                 block: bytes = self._response.raw.read1(BLOCK)
         except StrzooError:
             self._deadline.check()  # the watch closes the connection: say why, not what broke
@@ -287,50 +284,3 @@ def _read_cookies(path: Path) -> http.cookiejar.CookieJar:
         if cookie.expires == 0:  # how browser extensions write a session cookie
             cookie.expires, cookie.discard = None, True
     return jar
-
-
-@contextlib.contextmanager
-def _our_errors() -> Iterator[None]:
-    """Turn what `requests` and `urllib3` raise into `TransientError` or `NetworkError`."""
-    import requests
-    import urllib3
-
-    try:
-        yield
-    except (StrzooError, MemoryError):
-        raise
-    except requests.exceptions.SSLError as error:
-        raise NetworkError(f"no trusted connection: {explain(error)}") from error
-    except (
-        requests.exceptions.ConnectionError,
-        requests.exceptions.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-        requests.exceptions.ContentDecodingError,
-        urllib3.exceptions.HTTPError,
-    ) as error:
-        raise TransientError(explain(error)) from error
-    except requests.exceptions.RequestException as error:
-        raise NetworkError(explain(error)) from error
-    except OSError as error:
-        raise TransientError(explain(error)) from error
-    except Exception as error:  # their parsers let through what a strange address or header does
-        raise NetworkError(f"cannot be asked: {explain(error)}") from error
-
-
-def explain(error: BaseException) -> str:
-    """The innermost reason of a `requests` or `urllib3` error, on one line."""
-    inner: object = error
-    for _ in range(5):
-        args = inner.args if isinstance(inner, BaseException) else ()
-        deeper = [e for e in (getattr(inner, "reason", None), *args) if isinstance(e, Exception)]
-        if not deeper:
-            break
-        inner = deeper[0]
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    if isinstance(inner, TimeoutError) or "timed out" in str(inner).lower():
-        return "the server stayed silent for too long"
-    text = one_line(str(inner)) or type(inner).__name__
-    if "[Errno" in text:
-        text = text.rsplit("] ", 1)[-1].rstrip("')\"")
-    return text

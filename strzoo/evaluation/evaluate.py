@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from strzoo.borders import shorten_cause
+from strzoo.data.batches import read_batch
 from strzoo.data.imageset import ImageSet
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import DECODERS, default_workers
 from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD
 from strzoo.data.samples import single_labels
 from strzoo.distributed import join_group
-from strzoo.errors import UsageError
+from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.distributed import Run, describe_device, list_versions
 from strzoo.evaluation.loop import LoopOptions
 from strzoo.evaluation.metric import rank
@@ -34,7 +37,7 @@ from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
 _BATCH = {"cpu": 64, "cuda": 256}  # larger ones are not faster on the CPU
 
 
@@ -70,7 +73,9 @@ def evaluate(
         model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, or any network (run in
             evaluation mode on its own device, then put back as it was).
         data: a folder, tar or parquet file (docs/evaluation.md lists the layouts), an `ImageSet`,
-            or batches of images [N, 3, H, W] and labels [N].
+            or batches of images and labels as loaders give them: pairs, or dictionaries such as
+            {"pixel_values": images, "labels": labels}. Floats [N, 3, H, W] are taken for
+            normalised already; bytes and PIL images are prepared as the model's images are.
         labels: the label file of a flat folder; by default looked for in and beside it.
         real: a file of ReaL labels, to be used instead of the data set's.
         split: which split of a data set with several, by its name; by default the one to evaluate
@@ -152,9 +157,10 @@ def evaluate(
 
 
 def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int) -> EvalResult:
-    """Images in memory, normalised already."""
+    """Images in memory; floats are normalised already."""
     ranked, losses, labels = [], [], []
-    for images, given in _batches(data, batch_size):
+    for batch in _batches(data, batch_size):
+        images, given = read_batch(batch, steps=runner.preprocessing)
         answers = []
         size = runner.fixed_batch or max(len(images), 1)
         for piece, some in zip(images.split(size), given.split(size), strict=True):
@@ -162,7 +168,12 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
                 (size if runner.fixed_batch else len(piece)) - len(piece), *piece.shape[1:]
             )
             inputs = torch.cat([piece, padding]).to(runner.device)
-            scores = runner.run(inputs)[: len(piece)]
+            scores = _run(runner, inputs)[: len(piece)]
+            if int(some.max()) >= scores.shape[1]:
+                raise UsageError(
+                    f"labels go up to {int(some.max())}; {runner.name} has {scores.shape[1]} "
+                    "classes, from 0 on"
+                )
             given_labels = some[:, None].to(scores.device)
             answers.append(rank(scores, given_labels, None, runner.reader))
         for best, _, loss in answers:
@@ -192,7 +203,28 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
     )
 
 
-def _batches(data: ImageSet | Batches, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
+def _run(runner: Runner, inputs: Tensor) -> Tensor:
+    try:
+        return runner.run(inputs)
+    except torch.OutOfMemoryError as error:
+        raise StrzooError("out of memory; use smaller batches") from error
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if isinstance(error, StrzooError):
+            raise
+        raise UsageError(
+            f"{runner.name} does not run on images of shape {tuple(inputs.shape)} "
+            f"({shorten_cause(error)})"
+        ) from error
+
+
+def _batches(data: Any, batch_size: int) -> Iterable[Any]:
+    if isinstance(data, Mapping):
+        return [data]
     if not isinstance(data, ImageSet):
+        if not isinstance(data, Iterable):
+            raise UsageError(
+                f"data is a {type(data).__name__}; expected a folder, tar or parquet file, an "
+                "ImageSet, or batches of images and labels"
+            )
         return data
     return zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)

@@ -31,10 +31,10 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
         raise UsageError("execution providers and --output are for ONNX files")
     network = source.build_network(options.format)
     if isinstance(source, ModuleSource):
-        own = next(iter(network.parameters()), torch.empty(0)).device
-        place = find_device(options.device) if options.device is not None else own
-        if place != own:
-            raise UsageError(f"the network is on {own}; move it to {place} first")
+        here = next(iter(network.parameters()), torch.empty(0)).device
+        place = find_device(options.device) if options.device is not None else here
+        if place != here:
+            raise UsageError(f"the network is on {here}; move it to {place} first")
     else:
         place = find_device(options.device)
         network = network.to(place)
@@ -50,7 +50,11 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
     run = torch.compile(network) if options.compile else network
     dtype = _DTYPES.get(precision)
 
+    own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
     def forward(inputs: Tensor) -> Any:
+        if inputs.dtype != own and dtype is None:  # a network in half or double precision
+            inputs = inputs.to(own)
         with torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
             return run(inputs)
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 import strzoo
 from strzoo.cli import run
+from strzoo.cli.progress import spell_bytes
 from strzoo.downloads.web import Network
 from strzoo.errors import IntegrityError, OfflineError
 from strzoo.settings import Settings
@@ -83,6 +88,47 @@ def test_the_table_says_where_the_file_is_and_whether_its_hash_is_pinned(
     out, err = capsys.readouterr()
     assert "cache" in out
     assert err == ""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 250])
+def test_no_table_cuts_a_cell_on_a_terminal_of_any_width(tmp_path, files, columns):
+    name = "a [cache]" if columns == 80 else "cache"
+    path = strzoo.download(DENSE, source=files, settings=Settings(tmp_path / name))
+    size = path.stat().st_size
+    cells = (sha256(path.read_bytes()), "recorded", f"{size:,}")
+    commands: list[tuple[list[str], tuple[str, ...]]] = [
+        (["download", DENSE, "-q"], (DENSE, "dense", str(path), *cells)),
+        (["cache", "list"], (f"{path.parent}: {spell_bytes(size)}", DENSE, path.name, *cells)),
+    ]
+    if columns == 60:
+        local = str(files / path.name)
+        commands += [
+            (["import", local, "-q"], (DENSE, "dense", str(path), *cells, local)),
+            (["cache", "verify"], (path.name, "recorded", "sound")),
+        ]
+    for arguments, expected in commands:
+        out = on_terminal(arguments, path.parent, columns)
+        assert [cell for cell in expected if cell not in out] == [], out
+        assert ("┃" in out) == (columns == 250 or arguments[-1] == "verify")
+
+
+def on_terminal(arguments: list[str], cache: Path, columns: int = 80) -> str:
+    """What a command writes to a terminal so wide."""
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {**os.environ, "STRZOO_HOME": str(cache), "TERM": "xterm"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "strzoo", *arguments],
+        cwd=ROOT, env=environment, stdout=follower, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(follower)
+    out = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while block := os.read(leader, 1 << 16):
+            out += block
+    os.close(leader)
+    assert child.wait(60) == 0, out
+    return out.decode()
 
 
 def test_a_quota_page_ends_with_code_3_and_the_import_line_that_then_works(

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from strzoo.downloads.cache import Cache
+from strzoo.downloads.locks import release, try_lock
 from strzoo.downloads.maintenance import list_cached, prune, verify_cached
 from strzoo.downloads.sources import DriveSource, WebSource, list_sources
 from strzoo.errors import IntegrityError, NetworkError, OfflineError
@@ -242,12 +243,20 @@ def test_list_verify_and_prune_tell_and_do_what_they_say(tmp_path):
     left = tmp_path / "staging" / "x~1"
     left.mkdir(parents=True)
     (left / "data").write_bytes(b"12345")
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    (locks / "killed.lock").touch()
+    held = try_lock(locks / "held.lock")
     planned = prune(cache, [card], dry_run=True)
-    assert [(r.path, r.bytes) for r in planned] == [(left, 5), (entry.path, 300_000)]
+    stale = (locks / "killed.lock", 0)
+    assert [(r.path, r.bytes) for r in planned] == [(left, 5), stale, (entry.path, 300_000)]
     assert entry.path.exists()
     assert prune(cache, [card]) == planned
     assert not entry.path.exists()
     assert partials(tmp_path) == []
+    assert [path.name for path in locks.iterdir()] == ["held.lock"]
+    assert held is not None
+    release(held, remove=True)
     assert cache.record(FILENAME) is not None
 
 

@@ -199,16 +199,25 @@ def test_a_partial_of_a_living_process_is_left_alone(tmp_path):
 
 
 def test_stale_partials_are_cleaned_and_fresh_ones_kept(tmp_path):
+    partial = {"data": b"x", "meta.json": b'{"source": "there"}', "lock": b""}
     with serving() as stub:
-        for name, age in (("old.pth~1", 8), ("new.pth~2", 6), ("far.pth~3", 8)):
+        for name, age, files in (
+            ("old.pth~1", 8, partial),
+            ("new.pth~2", 6, partial),
+            ("killed.pth~3", 0, {"lock": b""}),  # before it had a byte
+            ("killed.pth~4", 0, {"data": b"x", "lock": b""}),  # a copy
+            ("old.pth~5~unlocked", 8, {"data": b"x"}),
+            ("alive.pth~6~unlocked", 6, {"data": b"x"}),
+        ):
             folder = tmp_path / "staging" / name
             folder.mkdir(parents=True)
-            (folder / "data").write_bytes(b"x")
-            then = (folder / "data").stat().st_mtime - age * 24 * 3600
-            for path in (folder / "data", folder):
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+            then = folder.stat().st_mtime - age * 24 * 3600
+            for path in (*folder.iterdir(), folder):
                 os.utime(path, (then, then))
         fetch(stub, tmp_path)
-    assert [path.name for path in partials(tmp_path)] == ["new.pth~2"]
+    assert [path.name for path in partials(tmp_path)] == ["alive.pth~6~unlocked", "new.pth~2"]
 
 
 def test_a_lock_that_cannot_be_taken_is_done_without(tmp_path, monkeypatch):

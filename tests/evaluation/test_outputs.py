@@ -146,3 +146,45 @@ def test_a_probability_is_printed_as_it_is(tmp_path: Path) -> None:
     (made,) = strzoo.predict(path, Image.new("RGB", (8, 8), (255, 0, 0)), preprocessing=plain)
     assert made.guesses[0].index == 0
     assert made.guesses[0].probability == pytest.approx(RIGHT, rel=1e-5)
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "pair": lambda x, y: (x, y),
+    "columns": lambda x, y: (x, y[:, None]),
+    "uint8 labels": lambda x, y: (x, y.to(torch.uint8)),
+    "float labels": lambda x, y: (x, y.float()),
+    "list": lambda x, y: (x, y.tolist()),
+    "numpy": lambda x, y: (x.numpy(), y.numpy()),
+    "with index": lambda x, y: (x, y, torch.arange(len(y))),
+    "mapping": lambda x, y: {"pixel_values": x, "labels": y},
+    "half": lambda x, y: (x.half(), y),
+    "one-hot": lambda x, y: (x, nn.functional.one_hot(y, COLOURS)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_are_taken_as_loaders_give_them(form: str) -> None:
+    assert strzoo.evaluate(Colours(), [FORMS[form](*images())]).correct_top1 == 6
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (torch.zeros(2, 3, 8, 8), "a batch is .*; expected"),
+        ((torch.zeros(2, 3, 8, 8), torch.tensor([0, 7])), "labels go up to 7; .* has 3 classes"),
+        ((torch.zeros(2, 3, 8, 8), torch.zeros(3).long()), "has 2 images and 3 labels"),
+        ((torch.zeros(2, 8), torch.zeros(2).long()), r"images are .*; expected \[N, 3, H, W\]"),
+        ((torch.zeros(2, 3, 8, 8), ["a", "b"]), "labels are"),
+        ("text", "a batch is"),
+    ],
+)
+def test_batches_of_other_forms_are_named(batch: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        strzoo.evaluate(Colours(), [batch])
+    with pytest.raises(UsageError, match="data is a int; expected"):
+        strzoo.evaluate(Colours(), 3)  # type: ignore[arg-type]
+
+
+def test_a_network_in_half_precision_gets_inputs_of_its_own_type() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).half()
+    assert strzoo.evaluate(network, [images()]).images == 6
