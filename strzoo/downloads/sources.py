@@ -16,13 +16,8 @@ from urllib.parse import unquote, urlsplit
 from strzoo.downloads.addresses import host, join_address, split_address
 from strzoo.downloads.failures import TransientError
 from strzoo.downloads.headers import parse_count
-<<<<<<< HEAD
-from strzoo.downloads.web import Answer, Network, TransientError, Web
-from strzoo.errors import NetworkError, StrzooError, UsageError, one_line, required
-=======
 from strzoo.downloads.web import Answer, Network, Web
-from strzoo.errors import NetworkError, StrzooError, UsageError, one_line
->>>>>>> house
+from strzoo.errors import NetworkError, StrzooError, UsageError, one_line, required
 from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import ModelCard
 

@@ -17,12 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from strzoo.downloads.addresses import join_address, split_address
-<<<<<<< HEAD
-from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line, required
-=======
 from strzoo.downloads.failures import our_errors
-from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line
->>>>>>> house
+from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line, required
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
