@@ -13,6 +13,7 @@ from strzoo.analysis.comparison import MISMATCH, MISPRINT, compare_published
 from strzoo.analysis.dense_counts import INPUT_SIZE, shipped_counts
 from strzoo.analysis.results import DenseCounts, LayerReport, Report
 from strzoo.errors import UnknownNameError
+from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import CardSource, ModuleSource, OnnxSource
 from strzoo.settings import Settings
@@ -46,9 +47,10 @@ def report(
     Args:
         target: a model id (its weights if they are in the cache, else its budget, else the
             architecture alone; `Report.source` and `notes` say which), a checkpoint or ONNX file,
-            a `Checkpoint`, or any `nn.Module`.
+            a `Checkpoint`, any `nn.Module`; or a FastGRNN network or its file.
         input_size: channels, height, width of one image, or the side of a square one; by default
-            what the network was made for (3, 224, 224; 32 pixels for ResNet20 and small stems).
+            what the network was made for (3, 224, 224; 32 pixels for ResNet20 and small stems). Of
+            a FastGRNN network the steps of a sequence.
         settings: cache folder and registries; from the environment by default.
 
     Returns:
@@ -61,8 +63,11 @@ def report(
         StrzooError, IntegrityError: the file cannot be read, or the network does not run on
             that input size.
     """
-    size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
     source = resolve(target, settings=settings)
+    if isinstance(source, FamilySource):
+        found: Report = source.report(input_size)
+        return found
+    size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
     if isinstance(source, CardSource):
         made = _report_card(source, size or INPUT_SIZE)
         return replace(made, notes=(*made.notes, *_differences(source, made)))

@@ -115,8 +115,9 @@ def report(
 ) -> None:
     """Params, sparsity, thresholds and MACs of each layer of MODEL, and the totals.
 
-    MODEL is an id, a checkpoint file or an ONNX file. An id is reported from its weights if they
-    are in the cache, else from its published budget; the last lines say which.
+    MODEL is an id, a checkpoint file (a FastGRNN network's too) or an ONNX file. An id is reported
+    from its weights if they are in the cache, else from its published budget; the last lines say
+    which.
     """
     from strzoo.files import check_destination
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from strzoo.errors import UsageError
 from strzoo.files import PLAN_MAGIC
+from strzoo.hub.families import open_family
 from strzoo.hub.source import (
     CardSource,
     CheckpointSource,
@@ -42,7 +43,7 @@ def resolve(model: Model, *, format: str | None = None, settings: Settings | Non
     Args:
         model: a model id or unique prefix; a checkpoint, ONNX or .strz file; the folder of a
             training run; a `Checkpoint`; an `nn.Module`; an `onnx.ModelProto` or the bytes of an
-            ONNX file.
+            ONNX file; a file, folder or network of a family (`strzoo.hub.families`).
         format: "str" or "dense": which published file of an id is meant; by default dense.
         settings: cache folder, registries, network switches; from the environment by default.
 
@@ -69,7 +70,7 @@ def resolve(model: Model, *, format: str | None = None, settings: Settings | Non
         from strzoo.checkpoint import Checkpoint
 
         if isinstance(model, sys.modules["torch"].nn.Module):
-            return ModuleSource(model, settings)
+            return open_family(settings, network=model) or ModuleSource(model, settings)
         if isinstance(model, Checkpoint):
             return CheckpointSource(settings, checkpoint=model)
     raise UsageError(
@@ -85,6 +86,8 @@ def is_file(text: str) -> bool:
 
 
 def _open_file(path: Path, format: str | None, settings: Settings) -> Source:
+    if path.suffix not in (".onnx", ".strz") and (found := open_family(settings, path=path)):
+        return found
     if path.is_dir():
         path = _find_best(path, format)
     if path.suffix == ".strz" or _starts_with(path, PLAN_MAGIC):

@@ -50,7 +50,9 @@ def build_pretrained(config: TrainConfig, settings: Settings | None = None) -> P
     """
     assert config.start_from is not None
     source, format = _find(config, settings)
-    found = source.architecture
+    # An id is known by its card, before anything is fetched.
+    by_card = isinstance(source, CardSource)
+    found = source.architecture if by_card else source.checkpoint.architecture
     if found != config.architecture:
         raise UsageError(
             f"start_from={config.start_from} is a {found}, not a {config.architecture}; set "

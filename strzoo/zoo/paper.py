@@ -56,11 +56,12 @@ class PaperHyperparameters:
 @dataclass(frozen=True)
 class PaperRank:
     """FastGRNN at one pair of ranks: accuracy in percent with ranks fixed beforehand and with
-    learned ones, or the weight decay that leads to these ranks."""
+    learned ones, or the weight decay that leads to these ranks; and the recipe that learns them."""
 
     dataset: str
     rank_w: int
     rank_u: int
+    recipe: str
     fixed: float | None = None
     learned: float | None = None
     weight_decay: float | None = None
