@@ -87,7 +87,8 @@ def verify_conversion(
     """
     converted = read_checkpoint(path)
     other = converted.build_model() if layout == "strzoo" else _foreign(converted, path, layout)
-    image = torch.randn(1, *source.spec.input_size, generator=torch.Generator().manual_seed(0))
+    size = source.trained_on.input_size if source.trained_on else source.spec.input_size
+    image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, found = source.build_model()(image), other.eval()(image)
     difference = float((expected - found).abs().max())
