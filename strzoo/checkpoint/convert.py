@@ -108,7 +108,7 @@ def _foreign(checkpoint: Checkpoint, path: Path, layout: str) -> nn.Module:
     assert foreign is not None
     has = {**spec.record.options, **foreign.options}
     given = {name: value for name, value in spec.options.items() if name != "head_bias"}
-    if odd := [name for name, value in given.items() if value != has[name]]:
+    if odd := [name for name, value in given.items() if value != has.get(name)]:
         raise UsageError(f"{foreign.creation} has no option {odd[0]!r}, which these weights need")
     model = foreign.create(spec.num_classes)
     model.load_state_dict(read_tensors(path), strict=True)

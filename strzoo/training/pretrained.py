@@ -109,7 +109,7 @@ def _fit_thresholds(model: nn.Module, config: TrainConfig, spec: ModelSpec) -> s
         A note about where the thresholds begin.
     """
     kept = match_layers(model, config.keep_dense)
-    head = spec.record.head
+    head = spec.head
     fresh = {head} if spec.num_classes != config.num_classes else set()
     for name, layer in str_layers(model).items():
         if name in kept:
