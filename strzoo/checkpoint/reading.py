@@ -21,6 +21,7 @@ from strzoo.checkpoint.raw import READERS, Raw, only_tensors, read_raw, sniff
 from strzoo.checkpoint.rebuilding import StandIn
 from strzoo.checkpoint.recognise import (
     THRESHOLD,
+    UnknownKeysError,
     check_state,
     declare,
     fit_classes,
@@ -156,21 +157,14 @@ def build_checkpoint(
     named = architecture or known or guess_source(network)
     try:
         made = _build(only_tensors(state, metadata), path, named, Limits.from_env(), trained_on)
-    except IntegrityError as error:
-        raise _explain(error, network, named) from error
+    except UnknownKeysError as error:
+        raise IntegrityError(
+            f"{error}; a {type(network).__name__} of your own is kept with "
+            "architecture='package.module:function', which builds it again"
+        ) from error
     if made.spec.record.any_options and not known:
         check_structure(network, made.spec)
     return made
-
-
-def _explain(error: IntegrityError, network: nn.Module, named: str | None) -> IntegrityError:
-    """The error of a network that is none of the zoo's, with what to do."""
-    if named is not None:
-        return error
-    return IntegrityError(
-        f"{error}; a {type(network).__name__} of your own is kept with "
-        "architecture='package.module:function', which builds it again"
-    )
 
 
 def _build(

@@ -30,6 +30,10 @@ _NAMESAKES = {
 }
 
 
+class UnknownKeysError(IntegrityError):
+    """The keys of a state dict are of no known architecture. Exit code 4."""
+
+
 def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = None) -> ModelSpec:
     """The network a clean state dict belongs to, from its keys and shapes.
 
@@ -40,7 +44,8 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         arch: the file's `arch` field, which decides between architectures with equal keys.
 
     Raises:
-        IntegrityError: the keys are of no known architecture.
+        UnknownKeysError: the keys are of no known architecture.
+        IntegrityError: they are, and something is wrong with its classifier.
     """
     options = dict(declared) if isinstance(declared, Mapping) else {}
     known = list(known_architectures().values())
@@ -68,11 +73,11 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         return ModelSpec(record.name, classes, found)
     for name, marks in _NAMESAKES.items():
         if all(mark in state for mark in marks):
-            raise IntegrityError(
+            raise UnknownKeysError(
                 f"the keys are those of {name}, which is not in the zoo (its mobilenetv1 is "
                 "another network); strzoo.register_architecture adds your own"
             )
-    raise IntegrityError(
+    raise UnknownKeysError(
         f"the keys are of no known architecture{nearest}; the first is {next(iter(state))!r}; "
         f"known are {', '.join(list_architectures())}; strzoo.register_architecture adds your own"
     )

@@ -9,6 +9,7 @@ from torch import nn
 from strzoo.errors import UsageError
 from strzoo.models.architecture import Architecture
 from strzoo.models.blocks import ConvLayer
+from strzoo.models.external import create_pretrained
 from strzoo.models.heads import SOURCE, count_outputs, find_head
 from strzoo.models.registry import find_architecture
 from strzoo.sparse.layers import DNWConv2d, GMPConv2d, STRConv2d
@@ -85,6 +86,16 @@ def _create_external(
     model = record.build(num_classes=num_classes or record.num_classes, **options)
     remember_source_(model, record.name, num_classes, options)
     return model if layer == "dense" else sparsify_(model, layer)
+
+
+def create_with_weights(
+    architecture: str, num_classes: int, options: dict[str, Any], *, offline: bool = False
+) -> nn.Module:
+    """A network from elsewhere with the pretrained weights that its source offers, as
+    `create_model` makes it. Arguments and errors as `create_pretrained`."""
+    model = create_pretrained(architecture, num_classes, options, offline=offline)
+    remember_source_(model, architecture, num_classes, options)
+    return model
 
 
 def remember_source_(

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib import import_module
 from threading import get_ident
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -29,7 +29,15 @@ from strzoo.models.architecture import (
     ForeignLayout,
     Options,
 )
-from strzoo.models.libraries import stated_by, timm_builder, torchvision_builder
+from strzoo.models.heads import find_head, replace_head_
+from strzoo.models.libraries import (
+    as_fetching_error,
+    stated_by,
+    timm_builder,
+    timm_weights,
+    torchvision_builder,
+    torchvision_weights,
+)
 
 LIBRARIES = ("timm", "torchvision")
 FORMS = "timm:NAME, torchvision:NAME or package.module:function"
@@ -137,7 +145,8 @@ def _call(
         except StrzooError:
             raise
         except Exception as error:  # libraries and people raise what they like
-            raise _failure(name, options, error) from error
+            fetching = as_fetching_error(name, error) if weights else None
+            raise fetching or _failure(name, options, error) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -173,24 +182,37 @@ def check_options(options: Options, name: str, *, foreign: bool = False) -> None
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """The function that a name means; modules of the working folder are found, too."""
+    """The function that a name means."""
     module, _, path = name.partition(":")
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # for good: the code may import its neighbours later
-    try:
-        found: Any = import_module(module)
-    except Exception as error:  # the module runs
-        raise StrzooError(
-            f"cannot import {module}, which {name} is in ({type(error).__name__}: "
-            f"{one_line(str(error))}); install it, or run from the folder that holds it"
-        ) from error
+    found: Any = import_code(module, name)
     for part in path.split("."):
         found = getattr(found, part, None)
     if not callable(found):
         raise UsageError(f"{module} has no function {path!r}, which {name} names")
     function: Callable[..., Any] = found
     return function
+
+
+def import_code(module: str, purpose: str) -> ModuleType:
+    """A module that the user names; those of the working folder are found, too, from now on.
+
+    Args:
+        module: its dotted name.
+        purpose: what names it, for messages.
+
+    Raises:
+        StrzooError: it cannot be imported.
+    """
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # for good: the code may import its neighbours later
+    try:
+        return import_module(module)
+    except Exception as error:  # the module runs
+        raise StrzooError(
+            f"cannot import {module}, which {purpose} is in ({type(error).__name__}: "
+            f"{one_line(str(error))}); install it, or run from the folder that holds it"
+        ) from error
 
 
 @contextmanager
@@ -213,6 +235,40 @@ def _bounded(name: str) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def create_pretrained(
+    name: str, num_classes: int, options: Options, *, offline: bool = False
+) -> nn.Module:
+    """A network with the weights that its library or function offers, and a new classifier if the
+    number of classes differs.
+
+    Args:
+        name: of a network from elsewhere. A function gets `pretrained=True`.
+        num_classes: outputs.
+        options: arguments of the network.
+        offline: take the weights from the library's cache alone.
+
+    Raises:
+        UsageError: there are no weights for that network.
+        OfflineError: they are not in the cache.
+        NetworkError: they cannot be fetched.
+        StrzooError: the library is not installed, or the code cannot be imported.
+    """
+    check_options(options, name)
+    library, _, rest = name.partition(":")
+    if library == "timm":
+        model = _call(name, num_classes, options, timm_weights(rest, offline=offline))
+    elif library == "torchvision":
+        given = torchvision_weights(rest, offline=offline)
+        model = _call(name, 0, options, given)
+        replace_head_(model, find_head(model), num_classes)
+    else:
+        accepted = inspect.signature(_function(name)).parameters
+        if "pretrained" not in accepted:
+            raise UsageError(f"{name} does not take pretrained, so it offers no weights")
+        model = _call(name, num_classes, options, {"pretrained": True})
+    return model
 
 
 def outline_network(build: Callable[[], nn.Module]) -> nn.Module:

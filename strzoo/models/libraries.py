@@ -6,10 +6,13 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from strzoo.data.preprocessing import IMAGENET, check_preprocessing
-from strzoo.errors import UsageError
+from strzoo.errors import NetworkError, OfflineError, StrzooError, UsageError, one_line
 from strzoo.models.architecture import ImageSize, import_library
 from strzoo.zoo.registry import Preprocessing
 
@@ -108,3 +111,61 @@ def _stated(size: tuple[int, ...], steps: Preprocessing, classes: int) -> Stated
     if len(steps.mean) != 3 or channels != 3:
         usable = None
     return Stated((channels, height, width), usable, classes)
+
+
+def timm_weights(name: str, *, offline: bool) -> dict[str, Any]:
+    """Arguments of timm's builder that ask for its pretrained weights.
+
+    Args:
+        name: of the network.
+        offline: take them from the hub's cache alone.
+
+    Raises:
+        UsageError: timm has no weights for that network.
+        OfflineError: they are not in the cache.
+    """
+    timm_builder(name)
+    timm = import_library("timm", purpose=f"timm:{name}")
+    stated = timm.get_pretrained_cfg(name)
+    if stated is None or not stated.has_weights:
+        raise UsageError(f"timm has no pretrained weights for {name}; leave out pretrained")
+    if not offline:
+        return {"pretrained": True}
+    from huggingface_hub import try_to_load_from_cache
+
+    files = [stated.hf_hub_filename, "model.safetensors", "pytorch_model.bin"]
+    for file in files if stated.hf_hub_id else []:
+        found = try_to_load_from_cache(stated.hf_hub_id, file) if file else None
+        if isinstance(found, str):
+            return {"pretrained": True, "pretrained_cfg_overlay": {"file": found}}
+    raise OfflineError(
+        f"the network is off and the weights of timm:{name} are not in the hub's cache; go online, "
+        "or give start_from=FILE"
+    )
+
+
+def torchvision_weights(name: str, *, offline: bool) -> dict[str, Any]:
+    """Arguments of torchvision's builder that ask for its pretrained weights. Errors and arguments
+    as `timm_weights`."""
+    torchvision_builder(name)
+    weights = import_library("torchvision", purpose=f"torchvision:{name}").models
+    weights = weights.get_model_weights(name)
+    if not len(weights):
+        raise UsageError(f"torchvision has no weights for {name}; leave out pretrained")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / str(weights.DEFAULT.url).rpartition("/")[2]
+    if offline and not file.exists():
+        raise OfflineError(
+            f"the network is off and {file} is not there; go online, or give start_from=FILE"
+        )
+    return {"weights": "DEFAULT"}
+
+
+def as_fetching_error(name: str, error: Exception) -> StrzooError | None:
+    """The error of a library that could not fetch its weights, as ours; None if it is another."""
+    origin = type(error).__module__.partition(".")[0]
+    if isinstance(error, OSError) or origin in ("huggingface_hub", "requests", "httpx", "urllib3"):
+        return NetworkError(
+            f"the weights of {name} cannot be fetched ({type(error).__name__}: "
+            f"{one_line(str(error), 120)}); try again, or give start_from=FILE"
+        )
+    return None

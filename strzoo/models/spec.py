@@ -78,8 +78,10 @@ class ModelSpec:
         return MappingProxyType({k: tuple(v.shape) for k, v in self._state().items()})
 
     def dtypes(self) -> Mapping[str, torch.dtype]:
-        """Type of the numbers of every entry of the dense state dict."""
-        return MappingProxyType({key: value.dtype for key, value in self._state().items()})
+        """Type of the numbers of every entry of the dense state dict, fp32 for all fractions."""
+        found = {key: value.dtype for key, value in self._state().items()}
+        single = {k: torch.float32 if t.is_floating_point else t for k, t in found.items()}
+        return MappingProxyType(single)
 
     def layers(self) -> tuple[str, ...]:
         """Names of the convolutions and linear layers, in order."""
