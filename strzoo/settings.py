@@ -86,13 +86,19 @@ def _grouped(number: int) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Cache folder, extra registries, mirrors, network switches and limits of inputs."""
+    """Cache folder, extra registries, mirrors, network switches and limits of inputs.
+
+    `architecture` is the network of checkpoint files that do not say theirs, or that name code,
+    which runs only if it is named here as well: "timm:NAME", "torchvision:NAME" or
+    "package.module:function".
+    """
 
     cache_dir: Path
     offline: bool = False
     registries: tuple[Path, ...] = ()
     mirrors: tuple[str, ...] = field(default=())
     limits: Limits = field(default_factory=Limits)
+    architecture: str = ""
 
     @classmethod
     def from_env(
@@ -104,6 +110,7 @@ class Settings:
         registries: Iterable[str | os.PathLike[str]] = (),
         mirrors: Iterable[str] = (),
         limits: Limits | None = None,
+        architecture: str = "",
     ) -> Settings:
         """Settings from the environment; arguments given here win over it.
 
@@ -126,6 +133,7 @@ class Settings:
             registries=tuple(user_path(p) for p in [*registries, *extra]),
             mirrors=tuple([*mirrors, mirror] if mirror else mirrors),
             limits=limits or Limits.from_env(env),
+            architecture=architecture,
         )
 
 

@@ -49,8 +49,8 @@ def report(
             architecture alone; `Report.source` and `notes` say which), a checkpoint or ONNX file,
             a `Checkpoint`, any `nn.Module`; or a FastGRNN network or its file.
         input_size: channels, height, width of one image, or the side of a square one; by default
-            what the network was made for (3, 224, 224; 32 pixels for ResNet20 and small stems). Of
-            a FastGRNN network the steps of a sequence.
+            what the network was trained on or made for (3, 224, 224; 32 pixels for ResNet20 and
+            small stems). Of a FastGRNN network the steps of a sequence.
         settings: cache folder and registries; from the environment by default.
 
     Returns:
@@ -77,7 +77,7 @@ def report(
         from strzoo.analysis.inspect_onnx import inspect_onnx
 
         return inspect_onnx(source.need_file(), input_size=size).report
-    return _report_checkpoint(source.checkpoint, size)
+    return _report_checkpoint(source.checkpoint, size or source.input_size)
 
 
 def report_budget(
@@ -141,14 +141,13 @@ def _report_card(source: CardSource, input_size: tuple[int, ...]) -> Report:
 
 
 def _report_checkpoint(
-    checkpoint: Checkpoint, input_size: tuple[int, ...] | None, *, name: str | None = None
+    checkpoint: Checkpoint, input_size: tuple[int, ...], *, name: str | None = None
 ) -> Report:
     import torch
 
     from strzoo.models.spec import ModelSpec
 
     spec = checkpoint.spec
-    input_size = spec.input_size if input_size is None else input_size
     counts = None
     if spec == ModelSpec(spec.architecture, 1000) and input_size == INPUT_SIZE:
         counts = shipped_counts(spec.architecture)

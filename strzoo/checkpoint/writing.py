@@ -33,6 +33,7 @@ def save_checkpoint(
     half: bool = False,
     force: bool = False,
     check: Callable[[Path], object] | None = None,
+    architecture: str | None = None,
 ) -> Path:
     """Write `checkpoint` to `path`, whole or not at all.
 
@@ -41,7 +42,7 @@ def save_checkpoint(
     bare state dict that library loads. A `.safetensors` holds plain keys.
 
     Args:
-        checkpoint: what to write; a network of this zoo becomes one by `build_checkpoint`.
+        checkpoint: what to write; a network becomes one by `build_checkpoint`.
         path: ends in .pth, .pt or .safetensors.
         layout: "strzoo", "torchvision" or "timm" (dense checkpoints only for the latter two).
         compact: bitmask and values (`.safetensors`, our layout, dense); see
@@ -50,6 +51,7 @@ def save_checkpoint(
         force: overwrite an existing file.
         check: called with the finished file before it gets its final name; if it raises,
             `path` stays as it was.
+        architecture: of a network of your own, the "package.module:function" that builds it again.
 
     Returns:
         `path`.
@@ -60,7 +62,7 @@ def save_checkpoint(
     """
     path = Path(path)
     if isinstance(checkpoint, nn.Module):
-        checkpoint = build_checkpoint(checkpoint)
+        checkpoint = build_checkpoint(checkpoint, architecture=architecture)
     check_form(
         path,
         checkpoint.architecture,

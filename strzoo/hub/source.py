@@ -178,7 +178,11 @@ class CheckpointSource(Source):
         from strzoo.checkpoint import read_checkpoint
 
         assert self._file is not None
-        return read_checkpoint(self._file, limits=self.settings.limits)
+        return read_checkpoint(
+            self._file,
+            architecture=self.settings.architecture or None,
+            limits=self.settings.limits,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -201,9 +205,10 @@ class CheckpointSource(Source):
 
     @property
     def stated_preprocessing(self) -> Preprocessing | None:
-        if self.card is None and self.checkpoint.trained_on is not None:
-            return self.checkpoint.trained_on.preprocessing
-        return super().stated_preprocessing
+        trained_on = self.checkpoint.trained_on if self.card is None else None
+        if trained_on is not None:
+            return trained_on.preprocessing
+        return super().stated_preprocessing or self.checkpoint.spec.preprocessing
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from importlib import import_module
 import strzoo.models
 from strzoo.errors import UsageError
 from strzoo.models.architecture import Architecture
+from strzoo.models.external import external_architecture, is_external
 from strzoo.zoo.names import resolve_name
 
 _registered: dict[str, Architecture] = {}
@@ -63,10 +64,13 @@ def list_architectures() -> list[str]:
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture of that name or unique prefix.
+    """The architecture of that name or unique prefix, or of a network from elsewhere
+    (`timm:NAME`, `torchvision:NAME`, `package.module:function`).
 
     Raises:
         UnknownNameError: none or several match; the nearest are listed.
     """
+    if is_external(name):
+        return external_architecture(name)
     known = known_architectures()
     return known[resolve_name(name, known, kind="architecture")]

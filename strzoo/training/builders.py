@@ -10,7 +10,8 @@ from torch import nn
 
 from strzoo.distributed import Group
 from strzoo.errors import UsageError
-from strzoo.models.create import create_model
+from strzoo.models.create import create_model, create_with_weights
+from strzoo.models.external import is_external
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import magnitude_layers, sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage
@@ -25,6 +26,7 @@ from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import LearningRate
 from strzoo.training.sparsity_target import SparsityController, TargetSparsity
 
+_OPTIMIZERS = {"sgd": "torch.optim.SGD", "adamw": "torch.optim.AdamW"}
 _GAMMAS = {"multistep": 0.1, "exponential": 0.97}
 
 
@@ -85,6 +87,11 @@ def build_network(
     if config.start_from is not None:
         begun = build_pretrained(config, settings)
         model, notes = begun.model, begun.notes
+    elif config.pretrained:
+        settings = settings or Settings.from_env()
+        model = create_with_weights(
+            config.architecture, config.num_classes, _options(config), offline=settings.offline
+        )
     else:
         model = create_model(
             config.architecture, num_classes=config.num_classes, **_options(config)
@@ -120,11 +127,25 @@ def build_network(
         mask = ZeroMask(model)
         check_mask(mask, config)
     frozen = Frozen(model, config.freeze) if config.freeze else None
+    if config.checkpoint_activations:
+        _checkpoint_activations(model)
     return Network(model, rates, mask, frozen, notes)
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    able = getattr(model, "set_grad_checkpointing", None)
+    if not callable(able):
+        raise UsageError(
+            f"checkpoint_activations: a {type(model).__name__} does not offer it (timm's networks "
+            "do); use accumulate=2 to save memory"
+        )
+    able(True)
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:
     """Arguments of `create_model` that were set; it refuses those the architecture lacks."""
+    if is_external(config.architecture):
+        return dict(config.model_args)
     chosen = {
         "small_stem": config.small_stem,
         "head_bias": config.has_head_bias,
@@ -178,6 +199,7 @@ def build_schedule(config: TrainConfig) -> LearningRate:
         config.gamma_epochs,
         per_epoch=config.is_on("lr_per_epoch"),
         continuous=config.is_on("gamma_continuous"),
+        least=config.min_learning_rate,
     )
 
 

@@ -32,6 +32,7 @@ from strzoo.training.gradients import Gradients
 from strzoo.training.hints import BusyMachine, warn_if_dense
 from strzoo.training.layer_state import measure_layers, total_sparsity
 from strzoo.training.metric import Metric, validate
+from strzoo.training.objective import Teacher
 from strzoo.training.random_state import seed_all
 from strzoo.training.results import (
     EpochDone,
@@ -65,6 +66,7 @@ class Trainer:
         device: of this process.
         group: the processes that share each batch; this one alone by default.
         schedule: the learning rate, instead of the one that `config` names.
+        teacher: whose answers the network learns as well.
         folder: where checkpoints and results go; None keeps nothing.
         on_event: called after steps and epochs.
 
@@ -81,6 +83,7 @@ class Trainer:
         device: torch.device,
         group: Group | None = None,
         schedule: LearningRate | None = None,
+        teacher: Teacher | None = None,
         folder: RunFolder | None = None,
         on_event: Callable[[Event], object] = lambda event: None,
     ) -> None:
@@ -170,7 +173,7 @@ class Trainer:
         is_stopping = self.group.ask(lambda: self._stop.name is not None)
         epoch = state.epoch + state.step / self.sampler.steps_per_epoch
         for group in state.optimizer.param_groups:
-            group["lr"] = self.schedule.at(epoch)
+            group["lr"] = group.get("lr_scale", 1.0) * self.schedule.at(epoch)
         self.network.prune(self.config, epoch)
         total = self.sampler.step_images(state.step) / self.group.world
         for answers in self._gradients.compute(batch, total):
@@ -214,8 +217,7 @@ class Trainer:
 
     @property
     def _rate(self) -> float:
-        rate: float = self.state.optimizer.param_groups[0]["lr"]
-        return rate
+        return max(group["lr"] for group in self.state.optimizer.param_groups)
 
     def _report_step(self) -> None:
         state, steps = self.state, self.sampler.steps_per_epoch
@@ -247,9 +249,8 @@ class Trainer:
         )  # fmt: skip
         state.history.append(record)
         best = choose_best(state.history) is record
-        if best and folder is not None:
-            accuracy = {**summarise_accuracy(state.history), "epoch": state.epoch + 1}
-            self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
+        if folder is not None:
+            self._keep(folder, model, best)
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.metric = Metric(self.device)
         self.save()
@@ -259,6 +260,15 @@ class Trainer:
         asked = self.group.any([self._stop.name is not None])[0]
         if asked and state.epoch < self.config.epochs:
             raise Stopped
+
+    def _keep(self, folder: RunFolder, model: nn.Module, best: bool) -> None:
+        """Write the network of this epoch, if it is the best or one of those to keep."""
+        number, every = self.state.epoch + 1, self.config.keep_every
+        accuracy = {**summarise_accuracy(self.state.history), "epoch": number}
+        if best:
+            self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
+        if every and number % every == 0:
+            self.group.lead(lambda: folder.save_epoch(model, accuracy, self.data.trained_on))
 
     def _validate(self, model: nn.Module) -> tuple[float, float, float]:
         """Loss, top-1 and top-5; NaN without validation images."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from strzoo.models.architecture import import_library
 from strzoo.sparse.filters import ChannelImportance
 
 _NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -95,3 +97,35 @@ def groups_by_name(
         {"name": name, "params": params, "weight_decay": decays[name]}
         for name, params in found.items()
     ]
+
+
+def scale_by_depth(
+    model: nn.Module, groups: Sequence[dict[str, Any]], decay: float
+) -> list[dict[str, Any]]:
+    """The groups, each split by how deep its parameters are in the network, as timm tells it.
+
+    Args:
+        model: the network that the parameters are of.
+        groups: as `parameter_groups` makes them.
+        decay: what the learning rate is multiplied by from one layer to the one before.
+
+    Returns:
+        Groups with `lr_scale`, the part of the learning rate, 1 for the last layers.
+
+    Raises:
+        StrzooError: timm is not installed.
+    """
+    optim = import_library("timm", purpose="layer_decay").optim
+    scales: dict[int, float] = {}
+    for group in optim.param_groups_layer_decay(model, layer_decay=decay):
+        scales.update((id(parameter), group["lr_scale"]) for parameter in group["params"])
+    split = []
+    for group in groups:
+        by_scale: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_scale.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+        split += [
+            {**group, "params": parameters, "lr_scale": scale}
+            for scale, parameters in sorted(by_scale.items())
+        ]
+    return split

@@ -22,7 +22,7 @@ from strzoo.zoo.names import resolve_name
 from strzoo.zoo.paper import describe_result
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
-_ORDER = ("resnet50", "mobilenetv1", "cifar10", "digits")
+_ORDER = ("resnet50", "mobilenetv1", "cifar10", "digits", "finetune")
 EXTENDS = "extends"
 _DEPTH = 8  # files that extend each other
 
