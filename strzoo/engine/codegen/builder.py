@@ -2,10 +2,12 @@
 
 Every kernel has one signature, so that an instruction is a function and a row of numbers:
 
-    void kernel(op, arena, constants, scratch, input, output, thread, threads, images)
+    void kernel(op, arena, constants, scratch, input, output, first, last, images)
 
-`op` points to the instruction's row of i64 operands. Places in the arena and in the constants are
-byte offsets, so that a plan can be saved and loaded unchanged. All arithmetic is on i64 and fp32.
+`op` points to the instruction's row of i64 operands. The work of an instruction is a number of
+units, such as the planes of all tiles, of which the call does [first, last). Places in the arena
+and in the constants are byte offsets, so that a plan can be saved and loaded unchanged. All
+arithmetic is on i64 and fp32.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ ARGUMENTS = (
     "scratch",
     "input",
     "output",
-    "thread",
-    "threads",
+    "first",
+    "last",
     "images",
 )
 
@@ -70,8 +72,8 @@ class Emitter:
     scratch: ir.Value
     input: ir.Value
     output: ir.Value
-    thread: ir.Value
-    threads: ir.Value
+    first: ir.Value
+    last: ir.Value
     images: ir.Value
 
     # Numbers
@@ -106,10 +108,6 @@ class Emitter:
 
     def mul(self, a: ir.Value, b: int | ir.Value) -> ir.Value:
         return self.build.mul(a, self.integer(b))
-
-    def share(self, count: ir.Value, index: ir.Value, parts: ir.Value) -> ir.Value:
-        """count * index / parts: the start of part `index` of `count` things divided evenly."""
-        return self.build.udiv(self.build.mul(count, index), parts)
 
     def smallest_integer(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.build.select(self.build.icmp_signed("<", a, b), a, b)

@@ -68,6 +68,7 @@ class ConvolutionKernel:
         tile = vector * self.tile
         return (
             *op.HEAD,
+            *op.work(lambda v: v["tiles"] * v["parts"], lambda v: v["parts"]),
             *tiled("source", self._source_extent),
             *tiled("target", lambda v: tiled_extent(v, "target", v["rows"], tile, written=True)),
             *tiled(
@@ -171,7 +172,7 @@ class ConvolutionKernel:
 
 
 class _Driver:
-    """Walks over this thread's share of tiles, parts of rows, and blocks."""
+    """Walks over the given units (parts of the rows of each tile) and blocks."""
 
     def __init__(self, kernel: ConvolutionKernel, emitter: Emitter) -> None:
         self.kernel, self.emit = kernel, emitter
@@ -179,15 +180,13 @@ class _Driver:
     def write(self) -> None:
         e, kernel = self.emit, self.kernel
         parts, tiles = e.field("parts"), e.field("tiles")
-        units = e.mul(tiles, parts)
-        first = e.share(units, e.thread, e.threads)
-        last = e.share(units, e.add(e.thread, 1), e.threads)
+        first, last = e.first, e.last
         stop = e.build.udiv(e.add(last, e.build.sub(parts, number(1))), parts)
         part_rows = e.address("part_rows")
         final = e.build.sub(tiles, number(1))
         with e.loop(e.build.udiv(first, parts), stop) as tile:
             start = e.mul(tile, parts)
-            # Two threads that share a tile compute different parts of its rows.
+            # Threads that share a tile compute different parts of its rows.
             low = e.largest_integer(e.build.sub(first, start), number(0))
             high = e.smallest_integer(e.build.sub(last, start), parts)
             row, end = (e.load_i32(part_rows, e.mul(bound, 4)) for bound in (low, high))

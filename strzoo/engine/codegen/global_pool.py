@@ -12,6 +12,7 @@ from strzoo.engine.codegen.builder import KERNEL, Emitter
 from strzoo.engine.codegen.finishing import masked
 from strzoo.engine.codegen.tiles import (
     PIECES,
+    PLANE_WORK,
     TILES,
     over_my_planes,
     tiled,
@@ -42,6 +43,7 @@ class GlobalPoolKernel:
 
         return (
             *op.HEAD,
+            *PLANE_WORK,
             *tiled("source", source),
             op.Count("tile"),
             TILES,

@@ -18,6 +18,7 @@ from strzoo.engine.codegen.finishing import bounded, masked_all
 from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
 from strzoo.engine.codegen.tiles import (
     PIECES,
+    TILE_WORK,
     TILES,
     share_of_tiles,
     tiled,
@@ -82,6 +83,7 @@ class Walk:
 
         return (
             *op.HEAD,
+            *TILE_WORK,
             op.Place("source", op.ARENA, source),
             op.Stride("source_plane"),
             *tiled("target", self.extent),
@@ -105,7 +107,7 @@ class Walk:
 
 class _Walker:
     """Calls `compute(address of the channel's patches, places of some outputs in it, their place
-    in the plane)` for this thread's share and stores what it returns. `begin(plane)` is called
+    in the plane)` for what is given and stores what it returns. `begin(plane)` is called
     before each plane of a tile. With a `multiplier`, that many planes read one channel."""
 
     def __init__(self, e: Emitter, walk: Walk, multiplier: ir.Value | None = None) -> None:

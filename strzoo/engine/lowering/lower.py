@@ -40,6 +40,7 @@ from strzoo.engine.lowering.context import (
     window_fields,
 )
 from strzoo.engine.lowering.convolutions import ConvolutionLowering
+from strzoo.engine.lowering.instructions import number_rows
 from strzoo.engine.lowering.packing import (
     copy_pixels,
     flatten,
@@ -79,7 +80,7 @@ def lower(
     return Plan(
         memory.images,
         hardware.lanes,
-        np.stack([item.row(sync) for sync, item in enumerate(instructions, start=1)]),
+        number_rows([item.row for item in instructions]),
         tuple(item.kernel for item in instructions),
         tuple(item.layer for item in instructions),
         context.constants.block(),
