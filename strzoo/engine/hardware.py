@@ -14,6 +14,7 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 class Hardware:
     """`lanes` fp32 values fit a vector register, of which there are `registers`; caches in bytes.
 
+    `fixed` says whether it multiplies vectors of 16-bit fixed point and keeps the upper half.
     `identity` tells processors apart for which code is generated differently.
     """
 
@@ -22,6 +23,7 @@ class Hardware:
     level1: int = 32 * 1024
     level2: int = 512 * 1024
     identity: str = ""
+    fixed: bool = True
 
     @property
     def widest_tile(self) -> int:
@@ -52,7 +54,9 @@ def host_hardware() -> Hardware:
         lanes, registers = 4, 16
     identity = f"{machine} {llvm.get_host_cpu_name()} {features.flatten()}"
     level1, level2 = _cache_bytes(1, 32 * 1024), _cache_bytes(2, 512 * 1024)
-    return Hardware(lanes, registers, level1, level2, identity)
+    needed = {16: "avx512bw", 8: "avx2", 4: "ssse3"}[lanes]
+    fixed = bool(features.get(needed)) or machine.startswith(("aarch64", "arm64"))
+    return Hardware(lanes, registers, level1, level2, identity, fixed)
 
 
 def default_threads() -> int:

@@ -201,7 +201,7 @@ class _Bench:
         for turn in range(2 * RUNS + 1):
             for index in (0, 1):
                 memory = memories[index]
-                memory.barrier[0] = 0
+                memory.reset()
                 start = time.perf_counter()
                 self._team.run(self._tasks(programs[index], memory, [slice(None)]))
                 if turn:
@@ -232,7 +232,7 @@ class _Bench:
         ]
 
     def _run_steps(self, program: Program, memory: Memory) -> list[float]:
-        """Seconds of each instruction; its barrier makes the first thread wait for the others."""
-        memory.barrier[0] = 0
+        """Seconds of each instruction; the first thread waits for the others after each."""
+        memory.reset()
         parts = [slice(index, index + 1) for index in range(len(program))]
         return self._team.time(self._tasks(program, memory, parts))

@@ -2,10 +2,13 @@
 
 Every kernel has one signature, so that an instruction is a function and a row of numbers:
 
-    void kernel(op, arena, constants, scratch, input, output, thread, threads, images)
+    void kernel(op, arena, constants, scratch, input, output, first, last, images)
 
-`op` points to the instruction's row of i64 operands. Places in the arena and in the constants are
-byte offsets, so that a plan can be saved and loaded unchanged. All arithmetic is on i64 and fp32.
+`op` points to the instruction's row of i64 operands. The work of an instruction is a number of
+units, such as the planes of all tiles, of which the call does [first, last). Places in the arena
+and in the constants are byte offsets, so that a plan can be saved and loaded unchanged. Arithmetic
+is on i64 and on vectors: of fp32, or of 16-bit fixed point (`Emitter.fixed`), twice as many in a
+vector, whose sums saturate.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ ARGUMENTS = (
     "scratch",
     "input",
     "output",
-    "thread",
-    "threads",
+    "first",
+    "last",
     "images",
 )
 
@@ -39,18 +42,44 @@ def number(value: int) -> ir.Constant:
     return ir.Constant(I64, value)
 
 
-def vector_type(lanes: int) -> ir.Type:
-    """`lanes` floats; a single lane is a plain float, because LLVM handles <1 x float> poorly."""
-    return ir.VectorType(F32, lanes) if lanes > 1 else F32
+def vector_type(lanes: int, element: ir.Type = F32) -> ir.Type:
+    """`lanes` numbers; a single one is no vector, because LLVM handles <1 x float> poorly."""
+    return ir.VectorType(element, lanes) if lanes > 1 else element
+
+
+# The instruction that multiplies two vectors of so many 16-bit numbers and keeps the rounded upper
+# half of twice the product: (a * b + 2^14) >> 15.
+_MULTIPLY_ROUNDED = {
+    ("x86_64", 32): "llvm.x86.avx512.pmul.hr.sw.512",
+    ("x86_64", 16): "llvm.x86.avx2.pmul.hr.sw",
+    ("x86_64", 8): "llvm.x86.ssse3.pmul.hr.sw.128",
+    ("aarch64", 8): "llvm.aarch64.neon.sqrdmulh.v8i16",
+}
+# Both steps in one, with the same result, where the processor has the feature.
+_MULTIPLY_ADD_ROUNDED = "llvm.aarch64.neon.sqrdmlah.v8i16"
+_MULTIPLY_ADD_FEATURE = "+rdm"
 
 
 class Emitter:
-    """Writes one function, if it is that of a kernel, with the kernel's operands."""
+    """Writes one function, if it is that of a kernel, with the kernel's operands.
 
-    def __init__(self, function: ir.Function, lanes: int, kernel: Kernel | None = None) -> None:
+    Args:
+        lanes: 32-bit numbers in a vector; with `fixed`, vectors hold twice as many of 16 bits.
+    """
+
+    def __init__(
+        self,
+        function: ir.Function,
+        lanes: int,
+        kernel: Kernel | None = None,
+        *,
+        fixed: bool = False,
+    ) -> None:
         self.function = function
         self.module: ir.Module = function.module
-        self.lanes = lanes
+        self.lanes, self.fixed = lanes, fixed
+        self.element = I16 if fixed else F32
+        self.width = 2 * lanes if fixed else lanes  # numbers in a vector
         self.build = ir.IRBuilder(function.append_basic_block("entry"))
         self._operands: dict[str, Operand] = {}
         self._positions: dict[str, int] = {}
@@ -70,8 +99,8 @@ class Emitter:
     scratch: ir.Value
     input: ir.Value
     output: ir.Value
-    thread: ir.Value
-    threads: ir.Value
+    first: ir.Value
+    last: ir.Value
     images: ir.Value
 
     # Numbers
@@ -107,10 +136,6 @@ class Emitter:
     def mul(self, a: ir.Value, b: int | ir.Value) -> ir.Value:
         return self.build.mul(a, self.integer(b))
 
-    def share(self, count: ir.Value, index: ir.Value, parts: ir.Value) -> ir.Value:
-        """count * index / parts: the start of part `index` of `count` things divided evenly."""
-        return self.build.udiv(self.build.mul(count, index), parts)
-
     def smallest_integer(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.build.select(self.build.icmp_signed("<", a, b), a, b)
 
@@ -141,7 +166,7 @@ class Emitter:
     def load_vector(
         self, base: ir.Value, offset: int | ir.Value = 0, lanes: int | None = None
     ) -> ir.Value:
-        return self.load(base, vector_type(lanes or self.lanes), offset)
+        return self.load(base, vector_type(lanes or self.width, self.element), offset)
 
     def prefetch(self, place: ir.Value) -> None:
         """Fetch the cache line at `place`, which will be read soon, to the nearest cache."""
@@ -153,19 +178,20 @@ class Emitter:
     # Vectors
 
     def splat(self, value: ir.Value, lanes: int | None = None) -> ir.Value:
-        lanes = lanes or self.lanes
+        lanes = lanes or self.width
         if lanes == 1:
             return value
-        kind = vector_type(lanes)
+        kind = vector_type(lanes, value.type)
         one = self.build.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         return self.build.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
 
     def constant(self, value: float, lanes: int | None = None) -> ir.Constant:
-        lanes = lanes or self.lanes
+        lanes = lanes or self.width
+        number = int(value) if self.fixed else value
         if lanes == 1:
-            return ir.Constant(F32, value)
-        return ir.Constant(vector_type(lanes), [value] * lanes)
+            return ir.Constant(self.element, number)
+        return ir.Constant(vector_type(lanes, self.element), [number] * lanes)
 
     def intrinsic(self, name: str, kind: ir.FunctionType) -> ir.Function:
         return self.module.globals.get(name) or ir.Function(self.module, kind, name)
@@ -176,12 +202,34 @@ class Emitter:
         kind = ir.FunctionType(a.type, [a.type] * 3)
         return self.build.call(self.intrinsic(f"llvm.fmuladd.{suffix}", kind), [a, b, c])
 
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c; in fixed point, the product is rounded to units of `c`, 2^15 of `a` times `b`,
+        and the sum saturates."""
+        if not self.fixed:
+            return self.fma(a, b, c)
+        machine = str(self.module.triple).split("-")[0].replace("arm64", "aarch64")
+        if machine == "aarch64" and _MULTIPLY_ADD_FEATURE in getattr(self.module, "features", ""):
+            kind = ir.FunctionType(a.type, [a.type] * 3)
+            return self.build.call(self.intrinsic(_MULTIPLY_ADD_ROUNDED, kind), [c, a, b])
+        name = _MULTIPLY_ROUNDED[machine, a.type.count]
+        kind = ir.FunctionType(a.type, [a.type] * 2)
+        return self.sum(c, self.build.call(self.intrinsic(name, kind), [a, b]))
+
+    def sum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """a + b; in fixed point, the largest or smallest number where that is out of range."""
+        if not self.fixed:
+            return self.build.fadd(a, b)
+        kind = ir.FunctionType(a.type, [a.type] * 2)
+        return self.build.call(self.intrinsic(f"llvm.sadd.sat.v{a.type.count}i16", kind), [a, b])
+
     def largest(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """max(a, b); a NaN in `a` is kept, because the comparison is false for it."""
-        return self.build.select(self.build.fcmp_ordered(">", b, a), b, a)
+        compare = self.build.icmp_signed if self.fixed else self.build.fcmp_ordered
+        return self.build.select(compare(">", b, a), b, a)
 
     def smallest(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.build.select(self.build.fcmp_ordered("<", b, a), b, a)
+        compare = self.build.icmp_signed if self.fixed else self.build.fcmp_ordered
+        return self.build.select(compare("<", b, a), b, a)
 
     # Control
 

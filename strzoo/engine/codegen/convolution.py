@@ -36,6 +36,8 @@ class ConvolutionKernel:
 
     Args:
         lanes: floats in a vector.
+        fixed: whether inputs, weights and results are 16-bit fixed point, twice as many in a
+            vector; in the sparse form only. Clamps have bounds of each row then.
         tile, last: vectors in a tile, and in the last one.
         rows: computed at once; 1 is the sparse form, more the dense one.
         patch: what the window of a tile reads, copied before use.
@@ -57,17 +59,22 @@ class ConvolutionKernel:
     residual: bool = False
     masked: bool = False
     bounds: str = op.one_of(*op.BOUNDS, default="none")
+    fixed: bool = False
 
     def fits(self, lanes: int, images: int) -> bool:
-        patch = self.patch.fits(lanes, images)
-        return self.lanes == lanes and self.last <= self.tile and patch
+        patch = self.patch.fits(lanes * (2 if self.fixed else 1), images)
+        sparse = self.rows == 1 or not self.fixed
+        return self.lanes == lanes and self.last <= self.tile and patch and sparse
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
         sparse, patch, vector = self.rows == 1, self.patch, 4 * self.lanes
+        item = "<i2" if self.fixed else "<f4"
+        limited = self.fixed and self.bounds == "clamp"
         tile = vector * self.tile
         return (
             *op.HEAD,
+            *op.work(lambda v: v["tiles"] * v["parts"], lambda v: v["parts"]),
             *tiled("source", self._source_extent),
             *tiled("target", lambda v: tiled_extent(v, "target", v["rows"], tile, written=True)),
             *tiled(
@@ -92,8 +99,10 @@ class ConvolutionKernel:
             op.Ends("ends", "<i4", lambda v: v["blocks"] * (v["rows"] if sparse else 1) + 1),
             # Sparse: for each weight, vectors from the block's first plane. Dense: see `_offsets`.
             op.Table("entries", "<u2" if sparse else "u1", self._count_entries),
-            op.Table("weights", "<f4", lambda v: self._count_entries(v) if sparse else 0),
-            op.Table("bias", "<f4", lambda v: v["rows"]),
+            op.Table("weights", item, lambda v: self._count_entries(v) if sparse else 0),
+            op.Table("bias", item, lambda v: v["rows"]),
+            # The least and the largest result of each row.
+            op.Table("row_bounds", "<i2", lambda v: 2 * v["rows"] * limited),
             op.Table("mask", "<u4", lambda v: self.masked * self._count_floats(v)),
             op.Ends("block_planes", "<i4", lambda v: v["blocks"] + 1),
             op.Place("slab", op.SCRATCH, self._slab_extent),  # the patches of a block
@@ -162,16 +171,16 @@ class ConvolutionKernel:
     def name(self) -> str:
         shape = f"{self.lanes}x{self.tile}_{self.last}x{self.rows}_{self.patch.name}"
         flags = "t" * self.twice + "b" * self.blocked + "r" * self.residual + "m" * self.masked
-        return f"convolution_{shape}_{flags}_{self.bounds}"
+        return f"convolution_{shape}_{flags}{'q' * self.fixed}_{self.bounds}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        _Driver(self, Emitter(function, self.lanes, self)).write()
+        _Driver(self, Emitter(function, self.lanes, self, fixed=self.fixed)).write()
         return function
 
 
 class _Driver:
-    """Walks over this thread's share of tiles, parts of rows, and blocks."""
+    """Walks over the given units (parts of the rows of each tile) and blocks."""
 
     def __init__(self, kernel: ConvolutionKernel, emitter: Emitter) -> None:
         self.kernel, self.emit = kernel, emitter
@@ -179,15 +188,13 @@ class _Driver:
     def write(self) -> None:
         e, kernel = self.emit, self.kernel
         parts, tiles = e.field("parts"), e.field("tiles")
-        units = e.mul(tiles, parts)
-        first = e.share(units, e.thread, e.threads)
-        last = e.share(units, e.add(e.thread, 1), e.threads)
+        first, last = e.first, e.last
         stop = e.build.udiv(e.add(last, e.build.sub(parts, number(1))), parts)
         part_rows = e.address("part_rows")
         final = e.build.sub(tiles, number(1))
         with e.loop(e.build.udiv(first, parts), stop) as tile:
             start = e.mul(tile, parts)
-            # Two threads that share a tile compute different parts of its rows.
+            # Threads that share a tile compute different parts of its rows.
             low = e.largest_integer(e.build.sub(first, start), number(0))
             high = e.smallest_integer(e.build.sub(last, start), parts)
             row, end = (e.load_i32(part_rows, e.mul(bound, 4)) for bound in (low, high))
@@ -264,6 +271,7 @@ class _Driver:
                 e.at(e.base("mask"), mask if kernel.masked else number(0)),
                 e.base("partial"),
                 e.address("weights"),
+                e.address("row_bounds"),
                 e.at(e.base("order"), order),
                 e.field("target_plane"),
                 e.field("residual_plane"),

@@ -13,6 +13,7 @@ from strzoo.engine.codegen.builder import F32, I32, KERNEL, Emitter, number, vec
 from strzoo.engine.codegen.finishing import bounded, masked_all
 from strzoo.engine.codegen.tiles import (
     PIECES,
+    TILE_WORK,
     TILES,
     over_my_tiles,
     tiled,
@@ -54,6 +55,7 @@ class ElementwiseKernel:
         affine = self.kind == "affine"
         return (
             *op.HEAD,
+            *TILE_WORK,
             *tiled("source", extent("source")),
             *tiled("other", extent("other", read=self.kind == "add")),
             *tiled("target", extent("target", written=True)),
@@ -119,7 +121,7 @@ LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693145751953125, 1.428606820309
 
 @dataclass(frozen=True)
 class SoftmaxKernel:
-    """The softmax over the features of each of a group's `images`; one thread does all of it."""
+    """The softmax over the features of each of a group's `images`, as one unit of work."""
 
     images: int = op.between(*op.LANES)
 
@@ -132,7 +134,7 @@ class SoftmaxKernel:
             op.Place(name, op.ARENA, lambda v: 4 * self.images * v["features"])
             for name in ("source", "target")
         )
-        return (*op.HEAD, *places, op.Count("features"))
+        return (*op.HEAD, *op.work(lambda v: 1, lambda v: 1), *places, op.Count("features"))
 
     @property
     def name(self) -> str:
@@ -143,7 +145,7 @@ class SoftmaxKernel:
         e = Emitter(function, self.images, self)
         features, step = e.field("features"), 4 * self.images
         source, target = (e.address(name) for name in ("source", "target"))
-        with e.when(e.build.icmp_signed("==", e.thread, number(0))):
+        with e.when(e.build.icmp_signed("<", e.first, e.last)):
             start = [e.load_vector(source)]
             with e.carrying(1, features, start) as (index, tops, following):
                 following.append(e.largest(tops[0], e.load_vector(source, e.mul(index, step))))

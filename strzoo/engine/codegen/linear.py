@@ -15,6 +15,7 @@ from strzoo.engine.codegen.builder import F32, I16, I32, I64, KERNEL, Emitter, n
 from strzoo.engine.codegen.finishing import bounded
 
 SUMS = 8  # independent ones, so that no multiplication waits for the one before
+PARTS_AT_ONCE = 4  # that a thread takes
 AHEAD = 1024  # bytes to prefetch: the weights are read once per run, from a far cache
 
 
@@ -55,6 +56,7 @@ class LinearKernel:
 
         return (
             *op.HEAD,
+            *op.work(lambda v: v["parts"], lambda v: PARTS_AT_ONCE),
             op.Place("source", op.ARENA, read),
             op.Place("target", op.ARENA, lambda v: count_rows(v) * vector),
             op.Count("parts"),
@@ -81,14 +83,11 @@ class LinearKernel:
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.images, self)
-        parts = e.field("parts")
-        first = e.share(parts, e.thread, e.threads)
-        last = e.share(parts, e.add(e.thread, 1), e.threads)
         source, target = e.address("source"), e.address("target")
         bias = e.address("bias")
         low, high = e.real_field("low"), e.real_field("high")
         bounds = e.address("part_rows")
-        first, last = (e.load_i32(bounds, e.mul(part, 4)) for part in (first, last))
+        first, last = (e.load_i32(bounds, e.mul(part, 4)) for part in (e.first, e.last))
         with e.loop(first, last) as row:
             total = self._dense(e, source, row) if self.dense else self._sparse(e, source, row)
             total = e.build.fadd(total, e.splat(e.load(bias, F32, e.mul(row, 4))))

@@ -31,8 +31,8 @@ Size = Callable[[Values], int]
 
 @dataclass(frozen=True)
 class Operand:
-    """One number of a row. This kind itself is for the address of the kernel and the number of the
-    instruction, which are not the kernel's."""
+    """One number of a row. This kind itself is for what is not the kernel's: its address, the
+    number of the instruction, and the units of work up to its end."""
 
     name: str
 
@@ -125,11 +125,19 @@ class Kernel(Protocol):
         """Add the kernel's function to an LLVM module."""
 
 
-HEAD = (Operand("kernel"), Operand("sync"))
-ROW_FIELDS = 32  # i64 numbers in the row of an instruction
+HEAD = (Operand("kernel"), Operand("number"), Operand("done"))
+ROW_FIELDS = 40  # i64 numbers in the row of an instruction
+MOST_UNITS = (1 << 40) - 1  # of an instruction
+MOST_INSTRUCTIONS = 1 << 20
 LANES = (1, 64)  # floats of a vector, images of a group, blocks of a plane
 TILE = (1, 64)  # vectors of a tile; its code is unrolled
 BOUNDS = ("none", "relu", "clamp")
+
+
+def work(units: Size, step: Size) -> tuple[Operand, ...]:
+    """The first operands of every kernel: how many units its work has, and after how many a thread
+    should stop and look for more, because units up to a multiple of `step` have much in common."""
+    return Count("units", units, lambda v: MOST_UNITS), Count("step", step)
 
 
 def row_operands(kernel: Kernel) -> list[Operand]:

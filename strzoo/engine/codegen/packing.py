@@ -15,6 +15,8 @@ from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, I32, I64, KERNEL, Emitter, number
 from strzoo.engine.codegen.tiles import (
     PIECES,
+    PLANE_WORK,
+    TILE_WORK,
     TILES,
     over_my_planes,
     over_my_tiles,
@@ -61,6 +63,7 @@ class PackKernel:
 
         return (
             *op.HEAD,
+            *TILE_WORK,
             op.Count("planes"),
             op.Count("phases"),  # planes of the target for each of the source
             op.Place("source", self.origin, source),
@@ -166,6 +169,7 @@ class UnpackKernel:
 
         return (
             *op.HEAD,
+            *PLANE_WORK,
             op.Count("planes"),
             op.Place("source", op.ARENA, source),
             op.Stride("source_plane"),

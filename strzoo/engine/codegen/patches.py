@@ -84,7 +84,7 @@ class PatchForm:
         return found
 
     def fits(self, lanes: int, images: int) -> bool:
-        """Whether the patch is one of vectors of `lanes` floats, `images` of which are a pixel."""
+        """Whether the patch is one of vectors of `lanes` numbers, `images` of which are a pixel."""
         if not self.size:
             return self == IN_PLACE
         return (
@@ -156,8 +156,8 @@ class PatchPacker:
                     e.store(value, e.at(there, e.mul(plane, size)))
 
     def _moved(self, value: ir.Value, kind: tuple[int, int], fill: ir.Value) -> ir.Value:
-        lanes = self.form.lanes_of(kind, self.e.lanes)
-        if lanes == list(range(self.e.lanes)):
+        lanes = self.form.lanes_of(kind, self.e.width)
+        if lanes == list(range(self.e.width)):
             return value
-        mask = ir.Constant(ir.VectorType(I32, self.e.lanes), lanes)
+        mask = ir.Constant(ir.VectorType(I32, self.e.width), lanes)
         return self.e.build.shuffle_vector(value, fill, mask)

@@ -16,9 +16,13 @@ AHEAD_TILE = 7  # vectors; wider tiles need no prefetching
 AHEAD = 512  # bytes to prefetch: tables are read once per tile, often from a far cache
 FOUR = 4  # weights at a time
 REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
-# (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, order of
-# the rows, output plane, residual plane, first row, end of the rows, low, high)
-ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 10 + [I64] * 4 + [F32] * 2)
+# (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, bounds of
+# the rows, order of the rows, output plane, residual plane, first row, end of the rows, low, high)
+ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 11 + [I64] * 4 + [F32] * 2)
+_NAMES = (
+    *("ends", "table", "bias", "x", "out", "residual", "mask", "partial", "weights", "limits"),
+    *("order", "plane", "residual_plane", "row", "end", "low", "high"),
+)
 
 
 def rows_function(
@@ -26,7 +30,7 @@ def rows_function(
 ) -> ir.Function:
     """The function that computes the rows [row, end) of one tile, made once per module."""
     finish = f"{kernel.bounds}{'r' * kernel.residual}{'m' * kernel.masked}" if last else ""
-    flags = "f" * first + "l" * last + "t" * kernel.twice
+    flags = "f" * first + "l" * last + "t" * kernel.twice + "q" * kernel.fixed
     name = f"rows_{kernel.lanes}x{tile}x{kernel.rows}_{flags}_{finish}"
     if kernel.patch.size:
         name += f"_{kernel.patch.pattern}"
@@ -36,11 +40,11 @@ def rows_function(
     function = ir.Function(module, ROWS, name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    emitter = Emitter(function, kernel.lanes)
-    names = ("ends", "table", "bias", "x", "out", "residual", "mask", "partial", "weights", "order")
-    for name_, argument in zip(names, function.args, strict=False):
+    emitter = Emitter(function, kernel.lanes, fixed=kernel.fixed)
+    for name_, argument in zip(_NAMES, function.args, strict=True):
         argument.name = name_
-        if name_ not in ("out", "residual"):  # the residual may be read in place
+        # The residual may be read in place.
+        if argument.type == BYTES and name_ not in ("out", "residual"):
             argument.add_attribute("noalias")
     _Rows(kernel, emitter, tile, first=first, last=last).write()
     return function
@@ -53,58 +57,63 @@ class _Rows:
         self.kernel, self.emit, self.tile = kernel, emitter, tile
         self.first, self.last = first, last
         self.places = [4 * emitter.lanes * kernel.patch.place(j) for j in range(tile)]
+        self.args = dict(zip(_NAMES, emitter.function.args, strict=True))
+        self.item = 2 if kernel.fixed else 4  # bytes of a number
 
     def write(self) -> None:
         e, count = self.emit, self.kernel.rows
-        ends, table, bias, x, *_ = e.function.args
-        row, end = e.function.args[12:14]
-        with e.loop(row, end, count) as index:
+        with e.loop(self.args["row"], self.args["end"], count) as index:
             if count == 1:
-                rows = [e.load_i32(e.function.args[9], e.mul(index, 4))]
+                rows = [e.load_i32(self.args["order"], e.mul(index, 4))]
             else:
                 rows = [e.add(index, r) for r in range(count)]
-            start_values = [value for each in rows for value in self._start(bias, each)]
+            start_values = [value for each in rows for value in self._start(each)]
             compute = self._sparse if count == 1 else self._dense
-            results = compute(ends, table, x, index, start_values)
+            results = compute(index, start_values)
             for r, each in enumerate(rows):
                 self._end(results[r * self.tile : (r + 1) * self.tile], each)
         e.finish()
 
     def _partial(self, row: ir.Value) -> ir.Value:
         e = self.emit
-        return e.at(e.function.args[7], e.mul(row, 4 * e.lanes * self.tile))
+        return e.at(self.args["partial"], e.mul(row, 4 * e.lanes * self.tile))
 
-    def _start(self, bias: ir.Value, row: ir.Value) -> list[ir.Value]:
+    def _number(self, name: str, index: ir.Value, type_: ir.Type | None = None) -> ir.Value:
+        """The number at `index` of a table, or several from there on."""
+        e = self.emit
+        place = e.mul(index, self.item)
+        return e.load(self.args[name], type_ or e.element, place, align=self.item)
+
+    def _start(self, row: ir.Value) -> list[ir.Value]:
         e = self.emit
         if self.first:
-            return [e.splat(e.load(bias, F32, e.mul(row, 4)))] * self.tile
+            return [e.splat(self._number("bias", row))] * self.tile
         partial = self._partial(row)
         return [e.load_vector(partial, 4 * e.lanes * j) for j in range(self.tile)]
 
-    def _sparse(
-        self, ends: ir.Value, table: ir.Value, x: ir.Value, row: ir.Value, values: list[ir.Value]
-    ) -> list[ir.Value]:
+    def _sparse(self, row: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
         """Four weights at a time, then one by one."""
         e = self.emit
+        ends, table, x = (self.args[name] for name in ("ends", "table", "x"))
         start = e.load_i32(ends, e.mul(row, 4))
         stop = e.load_i32(ends, e.add(e.mul(row, 4), 4))
         count = e.build.sub(stop, start)
         whole = e.add(start, e.build.and_(count, number(-FOUR)))
-        weights = e.function.args[8]
         sets = 2 if self.kernel.twice else 1
         initial = values + [e.constant(0.0)] * (self.tile * (sets - 1))
         with e.carrying(start, whole, initial, FOUR) as (position, sums, following):
             place = e.mul(position, 2)
             if self.tile <= AHEAD_TILE:
                 e.prefetch(e.at(table, e.add(place, AHEAD)))
-                e.prefetch(e.at(weights, e.add(e.mul(position, 4), 2 * AHEAD)))
+                ahead = e.add(e.mul(position, self.item), self.item // 2 * AHEAD)
+                e.prefetch(e.at(self.args["weights"], ahead))
             packed = e.load(table, I64, place, align=2)
-            factors = e.load(weights, ir.VectorType(F32, FOUR), e.mul(position, 4))
+            factors = self._number("weights", position, ir.VectorType(e.element, FOUR))
             for index in range(FOUR):
                 vector = e.build.lshr(packed, number(16 * index))
                 vector = e.build.and_(vector, number(0xFFFF))
                 source = e.at(x, e.mul(vector, 4 * e.lanes))
-                mask = ir.Constant(ir.VectorType(I32, e.lanes), [index] * e.lanes)
+                mask = ir.Constant(ir.VectorType(I32, e.width), [index] * e.width)
                 weight = e.build.shuffle_vector(factors, factors, mask)
                 first = self.tile * (index % sets)
                 part = sums[first : first + self.tile]
@@ -113,11 +122,11 @@ class _Rows:
         sums = following[: self.tile]
         if sets > 1:
             both = zip(sums, following[self.tile :], strict=True)
-            sums = [e.build.fadd(a, b) for a, b in both]
+            sums = [e.sum(a, b) for a, b in both]
         with e.carrying(whole, stop, sums) as (position, sums, following):
             vector = e.build.zext(e.load(table, I16, e.mul(position, 2), align=2), I64)
             source = e.at(x, e.mul(vector, 4 * e.lanes))
-            weight = e.splat(e.load(weights, F32, e.mul(position, 4)))
+            weight = e.splat(self._number("weights", position))
             following += self._multiplied(weight, source, sums)
         return following
 
@@ -126,16 +135,15 @@ class _Rows:
     ) -> list[ir.Value]:
         e = self.emit
         return [
-            e.fma(weight, e.load_vector(source, place), total)
+            e.multiply_add(weight, e.load_vector(source, place), total)
             for place, total in zip(self.places, sums, strict=True)
         ]
 
-    def _dense(
-        self, ends: ir.Value, table: ir.Value, x: ir.Value, row: ir.Value, values: list[ir.Value]
-    ) -> list[ir.Value]:
+    def _dense(self, row: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
         """`ends` holds the block's range of inputs; a table entry is an offset and the weights of
         all rows of the group; a group's entries follow those of the group before."""
         e, count = self.emit, self.kernel.rows
+        ends, table, x = (self.args[name] for name in ("ends", "table", "x"))
         start, stop = e.load_i32(ends), e.load_i32(ends, 4)
         size = 4 * (count + 1)
         inputs = e.load_i32(table)  # entries of one group, before the first entry
@@ -161,18 +169,18 @@ class _Rows:
             for j, value in enumerate(values):
                 e.store(value, partial, step * j)
             return
-        out, residual, mask = e.function.args[4:7]
-        plane = e.mul(row, e.function.args[10])
-        low, high = e.function.args[14:16]
         if kernel.residual:
-            there = e.at(residual, e.mul(row, e.function.args[11]))
+            there = e.at(self.args["residual"], e.mul(row, self.args["residual_plane"]))
             values = [
-                e.build.fadd(value, e.load_vector(there, step * j))
-                for j, value in enumerate(values)
+                e.sum(value, e.load_vector(there, step * j)) for j, value in enumerate(values)
             ]
+        low, high = self.args["low"], self.args["high"]
+        if kernel.fixed and kernel.bounds == "clamp":
+            first = e.mul(row, 2)
+            low, high = (self._number("limits", e.add(first, k)) for k in (0, 1))
         values = bounded(e, values, kernel.bounds, low, high)
         if kernel.masked:
-            values = masked_all(e, values, mask)
-        target = e.at(out, plane)
+            values = masked_all(e, values, self.args["mask"])
+        target = e.at(self.args["out"], e.mul(row, self.args["plane"]))
         for j, value in enumerate(values):
             e.store(value, target, step * j)

@@ -2,10 +2,15 @@
 
 Each worker thread waits in `serve` for tasks in its mailbox.
 
-A task is a row of i64: the address of a `run_plan`, then its arguments. A mailbox is the memory
-that a worker and its caller share; HANDLE, WAIT and POST are a semaphore of the operating system.
-Its functions are called with more arguments than some systems' versions take, which C's calling
-conventions allow:
+A task is a row of i64: the address of a `run_plan`, then its arguments. Several threads may have
+the same tasks, each for memory of its own; then NEXT leads to the number of the next task that none
+of them has begun.
+
+A mailbox is the memory that a worker and its caller share. The caller offers tasks by their ticket,
+and the worker takes the offer. What it has not taken when the caller has nothing left to do, the
+caller withdraws, so that nobody waits for a worker that has no core. HANDLE, WAIT and POST are a
+semaphore of the operating system. Its functions are called with more arguments than some systems'
+versions take, which C's calling conventions allow:
 
     wait(handle, forever = -1)        post(handle, one = 1, nothing = null)
 """
@@ -19,9 +24,9 @@ from strzoo.engine.codegen.dispatch import KIND as RUN_PLAN
 from strzoo.engine.codegen.dispatch import spin_until
 
 TASK_FIELDS = 1 + len(RUN_PLAN.args)
-# Byte offsets in a mailbox. DONE, which the worker writes, has a cache line of its own.
-TICKET, TASKS, COUNT, ASLEEP, HANDLE, WAIT, POST, YIELD = range(0, 64, 8)
-DONE = 64
+# Byte offsets in a mailbox. What the worker writes has a cache line of its own.
+TICKET, TASKS, COUNT, ASLEEP, HANDLE, WAIT, POST, NEXT = range(0, 64, 8)
+DONE, OFFER, YIELD = 64, 72, 80
 SEMAPHORE = 128  # memory for systems whose semaphores live in the caller's memory
 MAILBOX = 256
 STOP = -1  # as COUNT: the worker returns
@@ -35,23 +40,25 @@ _POST = ir.FunctionType(I64, [BYTES, I64, BYTES])
 
 def emit_team(module: ir.Module) -> None:
     """void serve(mailbox); void submit(mailboxes, count); void wait_all(mailboxes, count);
-    void run_tasks(tasks, count); void run_team(mailboxes, count, tasks, number of tasks)."""
-    run_tasks = _function(module, "run_tasks", [BYTES, I64])
+    void run_tasks(tasks, count, next); void run_team(mailboxes, count, tasks, number of tasks,
+    next); void rest(count, yield)."""
+    run_tasks = _function(module, "run_tasks", [BYTES, I64, BYTES])
     submit, wait_all = (_function(module, name, [BYTES, I64]) for name in ("submit", "wait_all"))
     _emit_run_tasks(run_tasks)
     _emit_submit(submit)
     _emit_wait_all(wait_all)
     _emit_serve(_function(module, "serve", [BYTES]), run_tasks)
-    run_team = _function(module, "run_team", [BYTES, I64, BYTES, I64])
-    mailboxes, count, tasks, length = run_team.args
+    _emit_rest(_function(module, "rest", [I64, I64]))
+    run_team = _function(module, "run_team", [BYTES, I64, BYTES, I64, BYTES])
+    mailboxes, count, tasks, length, following = run_team.args
     e = Emitter(run_team, 1)
     e.build.call(submit, [mailboxes, count])
-    e.build.call(run_tasks, [tasks, length])
+    e.build.call(run_tasks, [tasks, length, following])
     e.build.call(wait_all, [mailboxes, count])
     e.finish()
 
 
-NAMES = ("run_tasks", "submit", "wait_all", "serve", "run_team")
+NAMES = ("run_tasks", "submit", "wait_all", "serve", "run_team", "rest")
 
 
 def _function(module: ir.Module, name: str, kinds: list[ir.Type]) -> ir.Function:
@@ -59,33 +66,74 @@ def _function(module: ir.Module, name: str, kinds: list[ir.Type]) -> ir.Function
 
 
 def _emit_run_tasks(function: ir.Function) -> None:
-    """Run tasks, one after the other."""
-    tasks, count = function.args
+    """Run tasks, one after the other; with `next`, those that no other thread has begun."""
+    tasks, count, following = function.args
     e = Emitter(function, 1)
-    with e.loop(0, count) as index:
+
+    def run(index: ir.Value) -> None:
         task = e.at(tasks, e.mul(index, 8 * TASK_FIELDS))
         run = e.build.inttoptr(e.load(task, I64, 0), RUN_PLAN.as_pointer())
         e.build.call(run, [e.load(task, kind, 8 * (i + 1)) for i, kind in enumerate(RUN_PLAN.args)])
+
+    def run_all() -> None:
+        with e.loop(0, count) as index:
+            run(index)
+
+    def run_shared() -> None:
+        counter = e.build.bitcast(following, I64.as_pointer())
+        look, work, done = (function.append_basic_block(name) for name in ("look", "work", "done"))
+        e.build.branch(look)
+        e.build.position_at_end(look)
+        index = e.build.atomic_rmw("add", counter, number(1), "acq_rel")
+        e.build.cbranch(e.build.icmp_signed("<", index, count), work, done)
+        e.build.position_at_end(work)
+        run(index)
+        e.build.branch(look)
+        e.build.position_at_end(done)
+
+    e.either(e.build.icmp_unsigned("==", following, ir.Constant(BYTES, None)), run_all, run_shared)
+    e.finish()
+
+
+def _emit_rest(function: ir.Function) -> None:
+    """Wait as for others, in vain, until a thread would have yielded its core `count` times."""
+    count, yield_ = function.args
+    e = Emitter(function, 1)
+    rests = e.build.alloca(I64)
+    e.build.store(number(0), rests)
+
+    def note() -> None:
+        e.build.store(e.add(e.build.load(rests), 1), rests)
+
+    def arrived() -> ir.Value:
+        value = e.build.load_atomic(rests, "acquire", 8)  # as one looks at the work that is done
+        return e.build.icmp_signed(">=", value, count)
+
+    spin_until(e, arrived, yield_, note)
     e.finish()
 
 
 def _emit_submit(function: ir.Function) -> None:
-    """Tell the workers that their mailboxes hold new tasks, and wake those that sleep."""
+    """Offer the workers the tasks in their mailboxes, if any, and wake those that sleep."""
     mailboxes, count = function.args
     e = Emitter(function, 1)
     with e.loop(0, count) as index:
         mailbox = e.at(mailboxes, e.mul(index, MAILBOX))
-        e.build.atomic_rmw("add", _counter(e, mailbox, TICKET), number(1), "seq_cst")
-        was_asleep = e.build.atomic_rmw("xchg", _counter(e, mailbox, ASLEEP), number(0), "seq_cst")
-        with e.when(e.build.icmp_signed("!=", was_asleep, number(0))):
-            post = e.build.inttoptr(e.load(mailbox, I64, POST), _POST.as_pointer())
-            nothing = ir.Constant(BYTES, None)
-            e.build.call(post, [e.load(mailbox, BYTES, HANDLE), number(1), nothing])
+        with e.when(e.build.icmp_signed("!=", e.load(mailbox, I64, COUNT), number(0))):
+            ticket = e.add(e.load(mailbox, I64, TICKET), 1)
+            e.build.store_atomic(ticket, _counter(e, mailbox, OFFER), "seq_cst", 8)
+            e.build.store_atomic(ticket, _counter(e, mailbox, TICKET), "seq_cst", 8)
+            asleep = _counter(e, mailbox, ASLEEP)
+            was_asleep = e.build.atomic_rmw("xchg", asleep, number(0), "seq_cst")
+            with e.when(e.build.icmp_signed("!=", was_asleep, number(0))):
+                post = e.build.inttoptr(e.load(mailbox, I64, POST), _POST.as_pointer())
+                nothing = ir.Constant(BYTES, None)
+                e.build.call(post, [e.load(mailbox, BYTES, HANDLE), number(1), nothing])
     e.finish()
 
 
 def _emit_wait_all(function: ir.Function) -> None:
-    """Wait until the workers have run the submitted tasks."""
+    """Withdraw offers that were not taken, and wait until the others have run their tasks."""
     mailboxes, count = function.args
     e = Emitter(function, 1)
     with e.loop(0, count) as index:
@@ -96,6 +144,10 @@ def _emit_wait_all(function: ir.Function) -> None:
             done = e.build.load_atomic(_counter(e, mailbox, DONE), "acquire", 8)
             return e.build.icmp_signed("==", done, ticket)
 
+        offer = e.build.atomic_rmw("xchg", _counter(e, mailbox, OFFER), number(0), "seq_cst")
+        withdrawn = e.build.icmp_signed("==", offer, ticket)
+        with e.when(withdrawn):  # a call that offers nothing finds it done, too
+            e.build.store_atomic(ticket, _counter(e, mailbox, DONE), "release", 8)
         spin_until(e, arrived, e.load(mailbox, I64, YIELD))
     e.finish()
 
@@ -106,16 +158,16 @@ def _emit_serve(function: ir.Function, run_tasks: ir.Function) -> None:
     e = Emitter(function, 1)
     build = e.build
     entry = build.block
-    look, rest, sleep, wake, work, end = (
+    look, rest, sleep, wake, take, work, end = (
         function.append_basic_block(name)
-        for name in ("look", "rest", "sleep", "wake", "work", "end")
+        for name in ("look", "rest", "sleep", "wake", "take", "work", "end")
     )
     build.branch(look)
 
     build.position_at_end(look)
     seen, spins = build.phi(I64), build.phi(I64)
     ticket = build.load_atomic(_counter(e, mailbox, TICKET), "acquire", 8)
-    build.cbranch(build.icmp_signed("!=", ticket, seen), work, rest)
+    build.cbranch(build.icmp_signed("!=", ticket, seen), take, rest)
 
     build.position_at_end(rest)
     _pause(e)
@@ -135,12 +187,18 @@ def _emit_serve(function: ir.Function, run_tasks: ir.Function) -> None:
     build.atomic_rmw("xchg", _counter(e, mailbox, ASLEEP), number(0), "seq_cst")
     build.branch(look)
 
+    build.position_at_end(take)
+    offer = _counter(e, mailbox, OFFER)
+    taken = build.cmpxchg(offer, ticket, number(0), "seq_cst", "seq_cst")
+    build.cbranch(build.extract_value(taken, 1), work, look)
+
     build.position_at_end(work)
     count = e.load(mailbox, I64, COUNT)
     stop = build.icmp_signed("<", count, number(0))
     with e.when(stop):
         build.branch(end)
-    build.call(run_tasks, [e.load(mailbox, BYTES, TASKS), count])
+    tasks, following = (e.load(mailbox, BYTES, at) for at in (TASKS, NEXT))
+    build.call(run_tasks, [tasks, count, following])
     build.store_atomic(ticket, _counter(e, mailbox, DONE), "release", 8)
     worked = build.block
     build.branch(look)
@@ -149,6 +207,7 @@ def _emit_serve(function: ir.Function, run_tasks: ir.Function) -> None:
         (seen, number(0), seen, ticket),
         (spins, number(0), next_spins, number(0)),
     ):
+        value.add_incoming(after_work, take)  # withdrawn: not to be taken any more
         value.add_incoming(before, entry)
         value.add_incoming(after_rest, rest)
         # A worker that wakes without a task sleeps again at once.

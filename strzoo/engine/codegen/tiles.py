@@ -1,4 +1,4 @@
-"""Loops over a thread's share of tiles and planes, and the extent of what they touch."""
+"""Loops over the given units of tiles and planes, and the extent of what they touch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ def whole_tiles(v: op.Values) -> int:
     return -(-v["target_vectors"] // v["tile"])
 
 
-MOST_UNITS = 1 << 48  # tiles times planes: a thread's share is computed in 64 bits
 TILES = op.Count("tiles", whole_tiles)
 
 PIECES = (op.Count("piece_tiles"), op.Stride("pitch"))
+
+# Units are the planes of each tile, one tile after the other; or the planes, whole.
+TILE_WORK = op.work(lambda v: v["tiles"] * v["planes"], lambda v: v["planes"])
+PLANE_WORK = op.work(lambda v: v["planes"], lambda v: v["planes"])
 
 
 def tiled(name: str, extent: op.Size) -> tuple[op.Operand, ...]:
@@ -39,12 +42,10 @@ def tiled_extent(v: op.Values, name: str, planes: int, tile: int, *, written: bo
         written: whether every tile of every plane must have memory of its own.
 
     Raises:
-        ValueError: tiles or planes overlap, or there are too many for 64-bit arithmetic.
+        ValueError: tiles or planes overlap.
     """
     plane, step, pitch = v[f"{name}_plane"], v[f"{name}_tile"], v["pitch"]
     tiles, piece_tiles = v["tiles"], v["piece_tiles"]
-    if tiles * planes > MOST_UNITS:
-        raise ValueError(f"{tiles} tiles of {planes} planes")
     end = (planes - 1) * plane + tile
     last_piece, last = divmod(tiles - 1, piece_tiles)
     whole = (min(tiles, piece_tiles) - 1) * step + end
@@ -61,14 +62,12 @@ def tiled_extent(v: op.Values, name: str, planes: int, tile: int, *, written: bo
 
 @contextmanager
 def share_of_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-    """(tile, first plane, end of the planes) for each tile of which this thread has a part.
+    """(tile, first plane, end of the planes) for each tile of which a part is given.
 
     The operands planes and tiles say how many there are. Two threads may share a tile.
     """
-    planes, tiles = e.field("planes"), e.field("tiles")
-    units = e.mul(tiles, planes)
-    first = e.share(units, e.thread, e.threads)
-    last = e.share(units, e.add(e.thread, 1), e.threads)
+    planes = e.field("planes")
+    first, last = e.first, e.last
     stop = e.build.udiv(e.add(last, e.build.sub(planes, number(1))), planes)
     with e.loop(e.build.udiv(first, planes), stop) as tile:
         start = e.mul(tile, planes)
@@ -78,7 +77,7 @@ def share_of_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
 
 @contextmanager
 def over_my_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-    """(tile, plane, vectors of the tile) for this thread's share, tile by tile.
+    """(tile, plane, vectors of the tile) for what is given, tile by tile.
 
     It uses the operands tile and target_vectors as well.
     """
@@ -91,10 +90,8 @@ def over_my_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
 
 @contextmanager
 def over_my_planes(e: Emitter) -> Iterator[ir.Value]:
-    """This thread's share of the planes, whole."""
-    planes = e.field("planes")
-    start = e.share(planes, e.thread, e.threads)
-    with e.loop(start, e.share(planes, e.add(e.thread, 1), e.threads)) as plane:
+    """The given planes, whole."""
+    with e.loop(e.first, e.last) as plane:
         yield plane
 
 

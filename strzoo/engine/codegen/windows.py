@@ -13,11 +13,12 @@ from functools import cached_property
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import F32, KERNEL, Emitter, number
+from strzoo.engine.codegen.builder import I16, KERNEL, Emitter, number
 from strzoo.engine.codegen.finishing import bounded, masked_all
 from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
 from strzoo.engine.codegen.tiles import (
     PIECES,
+    TILE_WORK,
     TILES,
     share_of_tiles,
     tiled,
@@ -42,6 +43,7 @@ class Walk:
         patch: what the window of a tile reads of a plane.
         phases: planes into which a channel of the source is split.
         masked: whether places that are no pixels must be zero.
+        fixed: whether the numbers are 16-bit fixed point, twice as many in a vector.
     """
 
     lanes: int = op.between(*op.LANES)
@@ -50,15 +52,17 @@ class Walk:
     patch: PatchForm = IN_PLACE
     phases: int = op.between(1, 1 << 10, default=1)
     masked: bool = False
+    fixed: bool = False
 
     @property
     def name(self) -> str:
         shape = f"{self.lanes}x{self.tile}_{self.last}_{self.patch.name}_{self.phases}"
-        return shape + "m" * self.masked
+        return shape + "m" * self.masked + "q" * self.fixed
 
     def fits(self, lanes: int, images: int) -> bool:
         """Whether the walk is one over vectors of `lanes` floats, `images` of which are a pixel."""
-        patches = self.patch.size > 0 and self.patch.fits(lanes, images)
+        width = lanes * (2 if self.fixed else 1)
+        patches = self.patch.size > 0 and self.patch.fits(width, images)
         return self.lanes == lanes and self.last <= self.tile and patches
 
     def operands(self, count_taps: op.Size, *, multiplied: bool = False) -> tuple[op.Operand, ...]:
@@ -82,6 +86,7 @@ class Walk:
 
         return (
             *op.HEAD,
+            *TILE_WORK,
             op.Place("source", op.ARENA, source),
             op.Stride("source_plane"),
             *tiled("target", self.extent),
@@ -105,7 +110,7 @@ class Walk:
 
 class _Walker:
     """Calls `compute(address of the channel's patches, places of some outputs in it, their place
-    in the plane)` for this thread's share and stores what it returns. `begin(plane)` is called
+    in the plane)` for what is given and stores what it returns. `begin(plane)` is called
     before each plane of a tile. With a `multiplier`, that many planes read one channel."""
 
     def __init__(self, e: Emitter, walk: Walk, multiplier: ir.Value | None = None) -> None:
@@ -114,7 +119,9 @@ class _Walker:
     def go(self, begin: Callable[[ir.Value], None], compute: Compute) -> None:
         e, walk = self.e, self.walk
         packer = PatchPacker(e, walk.patch)
-        patches, fill = e.address("slab"), e.splat(e.real_field("fill"))
+        filling = e.real_field("fill")
+        fill = e.splat(e.build.fptosi(filling, I16) if e.fixed else filling)
+        patches = e.address("slab")
         size = 4 * walk.lanes * walk.patch.size * walk.phases
         final = e.build.sub(e.field("tiles"), number(1))
         with share_of_tiles(e) as (tile, low, high):
@@ -167,7 +174,7 @@ class DepthwiseKernel:
         walk: over the output.
         taps: of the window.
         multiplied: whether several output channels read the same input channel.
-        bounds: of the results.
+        bounds: of the results; in fixed point, a clamp has bounds of each plane.
     """
 
     walk: Walk
@@ -178,13 +185,20 @@ class DepthwiseKernel:
     def fits(self, lanes: int, images: int) -> bool:
         return self.walk.fits(lanes, images)
 
+    @property
+    def _limited(self) -> bool:
+        return self.walk.fixed and self.bounds == "clamp"
+
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
+        item = "<i2" if self.walk.fixed else "<f4"
         return (
             *self.walk.operands(lambda v: self.taps, multiplied=self.multiplied),
             op.Count("multiplier"),  # output channels of one input channel
-            op.Table("weights", "<f4", lambda v: v["planes"] * self.taps),
-            op.Table("bias", "<f4", lambda v: v["planes"]),
+            op.Table("weights", item, lambda v: v["planes"] * self.taps),
+            op.Table("bias", item, lambda v: v["planes"]),
+            # The least and the largest result of each plane.
+            op.Table("row_bounds", "<i2", lambda v: 2 * v["planes"] * self._limited),
             op.Real("low"),
             op.Real("high"),
         )
@@ -195,27 +209,33 @@ class DepthwiseKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.walk.lanes, self)
+        e = Emitter(function, self.walk.lanes, self, fixed=self.walk.fixed)
+        item = 2 if e.fixed else 4
         walker = _Walker(e, self.walk, e.field("multiplier") if self.multiplied else None)
         offsets = e.address("offsets")
         taps = [e.load_i32(offsets, 4 * tap) for tap in range(self.taps)]
-        low, high = e.real_field("low"), e.real_field("high")
+        limits = [e.real_field("low"), e.real_field("high")]
         factors: list[ir.Value] = []
         bias: list[ir.Value] = []
 
+        def number(name: str, index: ir.Value, skipped: int = 0) -> ir.Value:
+            place = e.add(e.mul(index, item), item * skipped)
+            return e.load(e.at(e.base(name), e.field(name)), e.element, place, align=item)
+
         def begin(plane: ir.Value) -> None:
-            skipped = e.add(e.field("weights"), e.mul(plane, 4 * self.taps))
-            weights = e.at(e.base("weights"), skipped)
-            factors[:] = [e.splat(e.load(weights, F32, 4 * tap)) for tap in range(self.taps)]
-            bias[:] = [e.splat(e.load(e.address("bias"), F32, e.mul(plane, 4)))]
+            first = e.mul(plane, self.taps)
+            factors[:] = [e.splat(number("weights", first, tap)) for tap in range(self.taps)]
+            bias[:] = [e.splat(number("bias", plane))]
+            if self._limited:
+                limits[:] = [number("row_bounds", e.mul(plane, 2), k) for k in (0, 1)]
 
         def compute(slab: ir.Value, places: list[int], place: ir.Value) -> list[ir.Value]:
             sums = bias * len(places)
             for factor, offset in zip(factors, taps, strict=True):
                 there = e.at(slab, offset)
                 loaded = [e.load_vector(there, at) for at in places]
-                sums = [e.fma(factor, a, b) for a, b in zip(loaded, sums, strict=True)]
-            return walker.mask(bounded(e, sums, self.bounds, low, high), place)
+                sums = [e.multiply_add(factor, a, b) for a, b in zip(loaded, sums, strict=True)]
+            return walker.mask(bounded(e, sums, self.bounds, *limits), place)
 
         walker.go(begin, compute)
         return function
@@ -223,7 +243,7 @@ class DepthwiseKernel:
 
 @dataclass(frozen=True)
 class PoolKernel:
-    """The largest number of each window, or the mean of those that count.
+    """The largest number of each window, or (not in fixed point) the mean of those that count.
 
     Args:
         walk: over the output.
@@ -234,7 +254,8 @@ class PoolKernel:
     kind: str = op.one_of("max", "mean")
 
     def fits(self, lanes: int, images: int) -> bool:
-        return self.walk.fits(lanes, images)
+        known = self.kind == "max" or not self.walk.fixed
+        return self.walk.fits(lanes, images) and known
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
@@ -252,7 +273,7 @@ class PoolKernel:
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
-        e = Emitter(function, self.walk.lanes, self)
+        e = Emitter(function, self.walk.lanes, self, fixed=self.walk.fixed)
         walker = _Walker(e, self.walk)
         offsets, taps = e.address("offsets"), e.field("taps")
 

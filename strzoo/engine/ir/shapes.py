@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import singledispatch
 
+from strzoo.engine.ir.fixed import Dequantize, Quantize
 from strzoo.engine.ir.graph import (
     Add,
     Affine,
@@ -95,7 +96,9 @@ def _(layer: Add, inputs: Sequence[Shape]) -> Shape:
 
 
 @infer_shape.register(Clamp)
-def _(layer: Clamp, inputs: Sequence[Shape]) -> Shape:
+@infer_shape.register(Quantize)
+@infer_shape.register(Dequantize)
+def _(layer: Layer, inputs: Sequence[Shape]) -> Shape:
     return inputs[0]
 
 

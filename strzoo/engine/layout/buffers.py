@@ -71,10 +71,11 @@ class Layout:
         height, width: pixels of a plane.
         blocking: of a plane.
         images: that go together, in lanes next to each other.
-        lanes: floats of a vector.
+        lanes: numbers of a vector.
         tile: vectors of a tile; 0 for features: planes of one pixel with nothing between them.
         phases: planes stored for each channel.
         pieces: of the arena.
+        item: bytes of a number: 4 for fp32, 2 for 16-bit fixed point.
     """
 
     height: int
@@ -85,6 +86,12 @@ class Layout:
     tile: int
     phases: int = 1
     pieces: int = 1
+    item: int = 4
+
+    @property
+    def vector(self) -> int:
+        """Bytes of a vector."""
+        return self.item * self.lanes
 
     @property
     def vectors(self) -> int:
@@ -102,25 +109,25 @@ class Layout:
     @property
     def plane(self) -> int:
         """Bytes from plane to plane within a tile."""
-        return 4 * self.lanes * self.tile if self.tile else 4 * self.images
+        return self.vector * self.tile if self.tile else 4 * self.images
 
     @property
     def columns(self) -> int:
         """Vectors of a tile that are next to each other in a row of the block."""
         return min(self.tile, self.blocking.block[1])
 
-    def floats(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Places of pixels in the plane's vectors, counted in floats."""
+    def places(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Places of pixels in the plane's vectors, counted in numbers."""
         (high, wide), (_, across) = self.blocking.block, self.blocking.grid
         block = rows // high * across + columns // wide
         return (rows % high * wide + columns % wide) * self.lanes + block * self.images
 
-    def bytes(self, floats: np.ndarray, tile_bytes: int, pitch: int) -> np.ndarray:
+    def bytes(self, places: np.ndarray, tile_bytes: int, pitch: int) -> np.ndarray:
         """Their places in memory, with tiles `tile_bytes` apart and pieces `pitch` apart."""
-        vector, lane = np.divmod(floats, self.lanes)
+        vector, lane = np.divmod(places, self.lanes)
         tile, within = np.divmod(vector, self.tile)
         piece, tile = np.divmod(tile, self.piece_tiles)
-        return piece * pitch + tile * tile_bytes + 4 * (within * self.lanes + lane)
+        return piece * pitch + tile * tile_bytes + self.item * (within * self.lanes + lane)
 
 
 @dataclass
@@ -133,6 +140,7 @@ class Buffer:
         clean: whether a window reads places that are no pixels, which must hold `fill`.
         phases: planes stored for each channel.
         packed: whether it is a vector of features.
+        fixed: whether it holds 16-bit fixed point.
         inside: the buffer that this one is a part of, from its channel `channel` on.
         own_layout: set by `lay_out` for buffers that are not inside another.
         place: floats from the start of the arena to the buffer; set by `plan_memory`.
@@ -148,6 +156,7 @@ class Buffer:
     fill: float = 0.0
     phases: int = 1
     packed: bool = False
+    fixed: bool = False
     inside: Buffer | None = None
     channel: int = 0
     own_layout: Layout | None = None
@@ -184,9 +193,9 @@ class Buffer:
         """Bytes from tile to tile: all planes of the buffer that this one is a part of."""
         return self.root.channels * self.layout.phases * self.plane
 
-    def bytes(self, floats: np.ndarray) -> np.ndarray:
-        """Bytes from the first pixel of a plane to others of it; see `Layout.floats`."""
-        return self.layout.bytes(floats, self.tile_bytes, self.root.pitch)
+    def bytes(self, places: np.ndarray) -> np.ndarray:
+        """Bytes from the first pixel of a plane to others of it; see `Layout.places`."""
+        return self.layout.bytes(places, self.tile_bytes, self.root.pitch)
 
     @property
     def address(self) -> int:
@@ -200,7 +209,8 @@ class Buffer:
         layout = self.layout
         if self.packed:
             return -(-self.channels // ALIGNMENT) * ALIGNMENT * layout.images
-        return self.channels * layout.phases * layout.piece_tiles * layout.tile * layout.lanes
+        tile = layout.tile * layout.vector // 4
+        return self.channels * layout.phases * layout.piece_tiles * tile
 
 
 class SharedLayouts:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from strzoo.engine.hardware import Hardware
+from strzoo.engine.ir.fixed import fixed_values
 from strzoo.engine.ir.graph import (
     Add,
     Affine,
@@ -62,12 +65,15 @@ def lay_out(
     classes = shared.classes(memory.buffers)
     for number, members in enumerate(classes):
         memory.groups.update({id(buffer): number for buffer in members})
-    blockings = _choose_blockings(graph, memory, classes, hardware.lanes // images)
+    fixed = [any(buffer.fixed for buffer in members) for members in classes]
+    counts = [(2 if each else 1) * hardware.lanes // images for each in fixed]
+    blockings = _choose_blockings(graph, memory, classes, counts)
     for number, members in enumerate(classes):
         tile = _choose_tile(graph, memory, number, blockings[number], hardware, threads, tilings)
         for buffer in members:
-            size = (buffer.height, buffer.width, blockings[number], images, hardware.lanes)
-            buffer.own_layout = Layout(*size, tile, buffer.phases, memory.pieces)
+            lanes, item = (2 * hardware.lanes, 2) if fixed[number] else (hardware.lanes, 4)
+            size = (buffer.height, buffer.width, blockings[number], images, lanes)
+            buffer.own_layout = Layout(*size, tile, buffer.phases, memory.pieces, item)
     for buffer in memory.buffers:
         if buffer.inside is None and buffer.packed:
             single = Blocking((1, 1), (1, 1))
@@ -81,6 +87,7 @@ def _make_buffers(graph: Graph, memory: MemoryPlan) -> None:
         bounds = getattr(layer, "bounds", None)
         if bounds is not None and bounds.low >= 0:
             memory.positive.add(name)
+    fixed = fixed_values(graph)
     for name, shape in graph.shapes.items():
         if len(shape) == 1:
             memory.values[name] = Buffer(name, shape[0], 1, 1, packed=True)
@@ -93,7 +100,9 @@ def _make_buffers(graph: Graph, memory: MemoryPlan) -> None:
             and memory.values[maker.inputs[0]].packed
         )
         channels, height, width = shape
-        memory.values[name] = Buffer(name, channels, height, width, packed=packed)
+        memory.values[name] = Buffer(
+            name, channels, height, width, packed=packed, fixed=name in fixed
+        )
 
 
 def _join_concatenations(graph: Graph, memory: MemoryPlan) -> None:
@@ -138,6 +147,8 @@ def _windowed_buffer(
     fill = float("-inf") if isinstance(layer, MaxPool) and taps.outside else 0.0
     if layer.inputs[0] in memory.positive:
         fill = 0.0  # a zero never exceeds the largest value of the window
+    elif fill and value.fixed:
+        fill = float(np.iinfo(np.int16).min)
     source = value
     if taps.strides != (1, 1) or fill or value.packed:
         key = (taps.strides, taps.phases, fill)
@@ -150,6 +161,7 @@ def _windowed_buffer(
                 taps.columns,
                 fill=fill,
                 phases=len(taps.phases),
+                fixed=value.fixed,
             ),
         )
     source.root.clean |= taps.outside
@@ -159,10 +171,10 @@ def _windowed_buffer(
 
 
 def _choose_blockings(
-    graph: Graph, memory: MemoryPlan, classes: list[list[Buffer]], count: int
+    graph: Graph, memory: MemoryPlan, classes: list[list[Buffer]], counts: list[int]
 ) -> list[Blocking]:
-    """The blocking of each class of buffers. A strided window whose input's blocking matches that
-    of its output needs no copy; it reads the input itself from here on."""
+    """The blocking of each class of buffers, with `counts` blocks. A strided window whose input's
+    blocking matches that of its output needs no copy; it reads the input itself from here on."""
     chosen: list[Blocking | None] = [None] * len(classes)
     strided = [layer for layer in _windows(graph, memory) if _may_stride(layer, memory)]
     values = {layer.name: memory.values[layer.inputs[0]].root for layer in strided}
@@ -178,7 +190,7 @@ def _choose_blockings(
         chosen[number] = choose_blocking(
             max(buffer.height for buffer in members),
             max(buffer.width for buffer in members),
-            count,
+            counts[number],
             strided=any(memory.groups[id(value)] == number for value in values.values()),
             wanted=[blocking for blocking in wanted if blocking],
         )

@@ -10,8 +10,10 @@ from strzoo.engine.layout.buffers import Buffer, Layout
 
 
 def pixel_mask(layout: Layout) -> np.ndarray:
-    """uint32 per float of a plane's vectors: all ones on a pixel, else zero."""
-    return _spread(np.full((layout.height, layout.width), 0xFFFFFFFF, np.uint32), layout)
+    """uint32 per float, or uint16 per 16-bit number, of a plane's vectors: all ones on a pixel,
+    else zero."""
+    kind = np.uint32 if layout.item == 4 else np.uint16
+    return _spread(np.full((layout.height, layout.width), np.iinfo(kind).max, kind), layout)
 
 
 def window_scales(layer: AveragePool, source: Buffer, target: Buffer) -> np.ndarray:
@@ -23,7 +25,7 @@ def window_scales(layer: AveragePool, source: Buffer, target: Buffer) -> np.ndar
 
 def _spread(pixels: np.ndarray, layout: Layout) -> np.ndarray:
     flat = np.zeros(layout.vectors * layout.lanes, pixels.dtype)
-    places = layout.floats(*np.indices(pixels.shape))
+    places = layout.places(*np.indices(pixels.shape))
     for image in range(layout.images):
         flat[places + image] = pixels
     return flat

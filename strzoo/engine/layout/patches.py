@@ -43,7 +43,8 @@ class Patch:
         return self.height * self.width | 1
 
     def byte_offsets(self, taps: Taps, lanes: int) -> np.ndarray:
-        """Bytes from the start of a plane's patch to each tap of the first output; int64 [taps]."""
+        """Bytes from the start of a plane's patch to each tap of the first output, in vectors of
+        `lanes` floats; int64 [taps]."""
         offsets = np.asarray(taps.offsets, np.int64)
         return ((offsets[:, 0] - self.top) * self.width + offsets[:, 1] - self.left) * 4 * lanes
 
@@ -98,7 +99,7 @@ def list_copies(taps: Taps, patch: Patch, source: Buffer, target: Layout) -> Pat
         down_block[outside], across_block[outside] = grid
         place = source.bytes((down * wide + across) * layout.lanes)
         place[outside] = 0
-        into = within * 4 * layout.lanes
+        into = within * layout.vector
         found.append(np.stack((down_block, across_block, place, into), axis=1))
     everything = np.concatenate(found)
     inside = everything[everything[:, 0] < grid[0], :2]

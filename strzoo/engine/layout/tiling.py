@@ -84,6 +84,7 @@ class Problem:
         groups: of the convolution.
         threads: that share the layer.
         whole_rows: tiles must be rows of a block, for this layer or another with the same tiles.
+        fixed: 16-bit fixed point, for which there is no dense form.
     """
 
     blocking: Blocking
@@ -95,6 +96,7 @@ class Problem:
     groups: int = 1
     threads: int = 1
     whole_rows: bool = True
+    fixed: bool = False
 
     @property
     def vectors(self) -> int:
@@ -132,6 +134,7 @@ def pose_problem(
         groups=layer.groups,
         threads=threads,
         whole_rows=whole_rows,
+        fixed=layer.weight.dtype == np.int16,
     )
 
 
@@ -139,7 +142,7 @@ def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
     """The tilings with that tile that are worth comparing, at least one."""
     channels = problem.planes // len(problem.taps.phases)
     found: list[Tiling] = []
-    group = hardware.dense_rows(tile)
+    group = 1 if problem.fixed else hardware.dense_rows(tile)
     read = problem.read(tile) * len(problem.taps.phases)
     for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         worth = blocks == 1 or (channels >= 4 * blocks and problem.groups == 1)

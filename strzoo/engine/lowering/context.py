@@ -32,6 +32,7 @@ class LoweringContext:
         instructions: so far.
         chosen: how each layer runs, in words.
         scratch: bytes that a thread needs.
+        done: names of layers that an instruction of another has done already.
         copied: ids of the buffers for windows that have been copied.
     """
 
@@ -43,6 +44,7 @@ class LoweringContext:
     instructions: list[Instruction] = field(default_factory=list)
     chosen: dict[str, str] = field(default_factory=dict)
     scratch: int = 0
+    done: set[str] = field(default_factory=set)
     copied: set[int] = field(default_factory=set)
 
     @property
@@ -108,9 +110,8 @@ def window_fields(
     offsets = np.asarray(taps.phase) * size + patch.byte_offsets(taps, context.lanes)
     (slab,) = context.reserve(PLANES * size * len(taps.phases))
     last = layout.vectors - (layout.tiles - 1) * layout.tile
-    walk = Walk(
-        context.lanes, layout.tile, last, copies.form, len(taps.phases), target.must_be_clean
-    )
+    phases, masked = len(taps.phases), target.must_be_clean
+    walk = Walk(context.lanes, layout.tile, last, copies.form, phases, masked, target.fixed)
     values = planes_of("source", source) | planes_of("target", target)
     del values["source_tile"]
     return walk, {

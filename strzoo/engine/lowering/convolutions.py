@@ -7,6 +7,7 @@ import numpy as np
 from strzoo.engine.codegen.convolution import ConvolutionKernel
 from strzoo.engine.codegen.patches import IN_PLACE
 from strzoo.engine.codegen.windows import DepthwiseKernel
+from strzoo.engine.ir.fixed import FixedConvolution
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.patches import find_patch, list_copies
@@ -73,7 +74,11 @@ class ConvolutionLowering:
             self._sparse(rest, nonzeros.rows_from(grouped), grouped)
         kind = f"dense, {tiling.group} rows" if grouped else "sparse"
         blocks = f", {tiling.channel_blocks} blocks" if tiling.channel_blocks > 1 else ""
-        context.chosen[self.layer.name] = f"{kind}, tile {tiling.tile}{blocks}"
+        context.chosen[self.layer.name] = f"{kind}, tile {tiling.tile}{blocks}{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        return ", int16" if self.target.fixed else ""
 
     def _sparse(self, tiling: Tiling, nonzeros: Nonzeros, first: int) -> None:
         table = sparse_table(nonzeros, tiling.channel_blocks, self.plane, 4 * self.context.lanes)
@@ -115,6 +120,7 @@ class ConvolutionLowering:
         fields = planes_of("target", target)
         fields["target"] += skipped
         last = layout.vectors - (layout.tiles - 1) * layout.tile
+        bias, limits = self._numbers(first, first + rows)
         kernel = ConvolutionKernel(
             context.lanes,
             self.tile,
@@ -126,6 +132,7 @@ class ConvolutionLowering:
             self.residual is not None,
             target.must_be_clean,
             bounds,
+            target.fixed,
         )
         context.add(
             self.layer.name,
@@ -144,7 +151,8 @@ class ConvolutionLowering:
                 "entries": context.constants.add(table.entries, spare=64),
                 "weights": weights,
                 "order": order,
-                "bias": context.constants.add(self.layer.bias[first : first + rows].astype("f4")),
+                "bias": bias,
+                "row_bounds": limits,
                 "mask": context.mask(target),
                 "block_planes": context.constants.add(table.block_planes),
                 "slab": slab,
@@ -154,12 +162,21 @@ class ConvolutionLowering:
             },
         )
 
+    def _numbers(self, first: int, last: int) -> tuple[int, int]:
+        """The places of the constants of the rows [first, last): bias, and bounds if needed."""
+        layer, add = self.layer, self.context.constants.add
+        if not isinstance(layer, FixedConvolution):
+            return add(layer.bias[first:last].astype(np.float32)), 0
+        limits = 0 if layer.limits is None else add(layer.limits[first:last])
+        return add(layer.bias[first:last]), limits
+
     def _depthwise(self) -> None:
         context, layer = self.context, self.layer
         walk, fields = window_fields(context, layer, self.source, self.target)
         multiplier = len(layer.weight) // layer.groups
         bounds, low, high = bounds_of(layer.bounds)
-        context.chosen[layer.name] = "depthwise"
+        context.chosen[layer.name] = "depthwise" + self._suffix
+        bias, limits = self._numbers(0, len(layer.weight))
         context.add(
             layer.name,
             DepthwiseKernel(walk, len(self.offsets), multiplier > 1, bounds),
@@ -167,7 +184,8 @@ class ConvolutionLowering:
             | {
                 "multiplier": multiplier,
                 "weights": context.constants.add(layer.weight.reshape(len(layer.weight), -1)),
-                "bias": context.constants.add(layer.bias.astype(np.float32)),
+                "bias": bias,
+                "row_bounds": limits,
                 "low": low,
                 "high": high,
             },

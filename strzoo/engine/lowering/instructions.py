@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from strzoo.engine.codegen.operands import HEAD, ROW_FIELDS, Kernel, Real, row_operands
+from strzoo.engine.codegen.operands import HEAD, ROW_FIELDS, Count, Kernel, Real, row_operands
 
 _ALIGNMENT = 64
 
 
 @dataclass
 class Instruction:
-    """One kernel call by all threads, which wait for each other before the next instruction."""
+    """One kernel, whose work threads share. It is finished before the next instruction begins."""
 
     layer: str
     kernel: Kernel
     values: dict[str, int | float]
 
-    def row(self, number: int) -> np.ndarray:
-        """The row, int64 [ROW_FIELDS], of the instruction with that number; they count from 1."""
+    @property
+    def row(self) -> np.ndarray:
+        """The row, int64 [ROW_FIELDS], without what is not the kernel's."""
         row = np.zeros(ROW_FIELDS, np.int64)
         operands = row_operands(self.kernel)[len(HEAD) :]
+        values: Any = {"units": 0, "step": 0, **self.values}
         names = {operand.name for operand in operands}
-        assert names == set(self.values), (self.kernel.name, names ^ set(self.values))
-        row[1] = number
+        assert names == set(values), (self.kernel.name, names ^ set(values))
         for position, operand in enumerate(operands, start=len(HEAD)):
-            value = self.values[operand.name]
+            value = values[operand.name]
+            if operand.name in ("units", "step"):
+                assert isinstance(operand, Count)
+                assert operand.exactly is not None
+                value = operand.exactly(values)
             row[position] = _bits(value) if isinstance(operand, Real) else value
         return row
+
+
+def number_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows of a plan, int64 [instructions, ROW_FIELDS], numbered from 1 on, each with the units
+    of work up to its end."""
+    numbered = np.stack(rows)
+    numbered[:, 1] = np.arange(1, len(rows) + 1)
+    numbered[:, 2] = np.cumsum(numbered[:, len(HEAD)])
+    return numbered
 
 
 def _bits(value: float) -> int:

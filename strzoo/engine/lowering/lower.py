@@ -13,6 +13,12 @@ from strzoo.engine.codegen.linear import LinearKernel
 from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.codegen.windows import PoolKernel
 from strzoo.engine.hardware import Hardware
+from strzoo.engine.ir.fixed import (
+    Dequantize,
+    FixedConvolution,
+    FixedGlobalAveragePool,
+    Quantize,
+)
 from strzoo.engine.ir.graph import (
     Add,
     Affine,
@@ -40,6 +46,7 @@ from strzoo.engine.lowering.context import (
     window_fields,
 )
 from strzoo.engine.lowering.convolutions import ConvolutionLowering
+from strzoo.engine.lowering.instructions import number_rows
 from strzoo.engine.lowering.packing import (
     copy_pixels,
     flatten,
@@ -71,15 +78,16 @@ def lower(
             this one.
     """
     context = LoweringContext(memory, hardware, tilings, threads)
-    load_images(context, memory.values[graph.input])
+    load_images(context, graph)
     for layer in graph.layers:
-        _RULES[type(layer)](context, layer)
+        if layer.name not in context.done:
+            _RULES[type(layer)](context, layer)
     store_results(context, memory.values[graph.output])
     instructions = context.instructions
     return Plan(
         memory.images,
         hardware.lanes,
-        np.stack([item.row(sync) for sync, item in enumerate(instructions, start=1)]),
+        number_rows([item.row for item in instructions]),
         tuple(item.kernel for item in instructions),
         tuple(item.layer for item in instructions),
         context.constants.block(),
@@ -177,9 +185,12 @@ def _global_pool(context: LoweringContext, layer: GlobalAveragePool) -> None:
         copy_pixels(context, layer.name, source, target)
         return
     layout = replace(source.layout, height=source.height, width=source.width, tile=1, phases=1)
+    scales = 0
+    if isinstance(layer, FixedGlobalAveragePool) and layer.scale is not None:
+        scales = context.constants.add(layer.scale.astype(np.float32))
     context.add(
         layer.name,
-        GlobalPoolKernel(context.lanes, context.images),
+        GlobalPoolKernel(context.lanes, context.images, source.fixed),
         planes_of("source", source)
         | pieces_of(source)
         | {
@@ -191,6 +202,7 @@ def _global_pool(context: LoweringContext, layer: GlobalAveragePool) -> None:
             "mask": context.constants.add(
                 pixel_mask(layout), ("mask", layout), spare=4 * context.lanes
             ),
+            "scales": scales,
             "scale": 1.0 / (source.height * source.width),
         },
     )
@@ -250,6 +262,13 @@ def _flatten(context: LoweringContext, layer: Flatten) -> None:
     flatten(context, layer.name, source, target)
 
 
+def _convert(context: LoweringContext, layer: Quantize | Dequantize) -> None:
+    source = context.memory.values[layer.inputs[0]]
+    target = context.memory.values[layer.output]
+    scale = layer.scale if isinstance(layer, Dequantize) else 1 / layer.scale
+    copy_pixels(context, layer.name, source, target, scale=scale)
+
+
 def _softmax(context: LoweringContext, layer: Softmax) -> None:
     source = context.memory.values[layer.inputs[0]]
     target = context.memory.values[layer.output]
@@ -259,6 +278,10 @@ def _softmax(context: LoweringContext, layer: Softmax) -> None:
 
 _RULES: dict[type[Layer], Callable[..., None]] = {
     Convolution: _convolution,
+    FixedConvolution: _convolution,
+    FixedGlobalAveragePool: _global_pool,
+    Quantize: _convert,
+    Dequantize: _convert,
     Linear: _linear,
     MaxPool: _pool,
     AveragePool: _pool,

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
+from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
-from strzoo.engine.ir.graph import AveragePool, Convolution, MaxPool
+from strzoo.engine.ir.fixed import Quantize
+from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
 
-def load_images(context: LoweringContext, target: Buffer) -> None:
-    """Copy the caller's images [n, C, H, W] to a buffer."""
+def load_images(context: LoweringContext, graph: Graph) -> None:
+    """Copy the caller's images [n, C, H, W] to the input's buffer.
+
+    Where only fixed point is made of them, that is done at once: its buffer is filled instead.
+    """
+    target, scale = context.memory.values[graph.input], None
+    readers = [layer for layer in graph.layers if graph.input in layer.inputs]
+    if len(readers) == 1 and isinstance(readers[0], Quantize) and graph.output != graph.input:
+        context.done.add(readers[0].name)
+        target, scale = context.memory.values[readers[0].output], 1 / readers[0].scale
     rows, columns = np.indices((target.height, target.width))
     size = 4 * target.height * target.width
     source = {"source": 0, "source_plane": size, "source_image": size * target.channels}
     places = (rows * target.width + columns) * 4
-    _pack(context, "input", "input", source, [places], target, target.channels)
+    _pack(context, "input", "input", source, [places], target, target.channels, scale)
 
 
 def store_results(context: LoweringContext, source: Buffer) -> None:
@@ -41,8 +51,10 @@ def copy_pixels(
     *,
     strides: tuple[int, int] = (1, 1),
     phases: tuple[tuple[int, int], ...] = ((0, 0),),
+    scale: np.ndarray | None = None,
 ) -> None:
-    """Copy the pixels of `source` to `target`; with strides, those of each phase to its planes."""
+    """Copy the pixels of `source` to `target`; with strides, those of each phase to its planes;
+    into or out of fixed point, multiplied by `scale` [channels]."""
     if target.packed:
         flatten(context, layer, source, target)
         return
@@ -53,7 +65,7 @@ def copy_pixels(
         row, column = np.indices((rows, columns))
         places.append(_pixel_bytes(source, row * strides[0] + y, column * strides[1] + x))
     fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
-    _pack(context, layer, "arena", fields, places, target, source.channels)
+    _pack(context, layer, "arena", fields, places, target, source.channels, scale)
 
 
 def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | AveragePool) -> Buffer:
@@ -75,36 +87,46 @@ def _pack(
     places: list[np.ndarray],
     target: Buffer,
     planes: int,
+    scale: np.ndarray | None = None,
 ) -> None:
     """Args: `places` holds for each phase the bytes [rows, columns] from the start of a plane of
     the source to its pixels."""
     layout = target.layout
     floats = layout.vectors * layout.lanes
     table = np.zeros((len(places), floats), np.int32)
-    mask = np.zeros((len(places), floats), np.uint32)
+    mask = np.zeros((len(places), floats), np.uint32 if layout.item == 4 else np.uint16)
     for phase, here in enumerate(places):
-        there = layout.floats(*np.indices(here.shape))
+        there = layout.places(*np.indices(here.shape))
         for image in range(layout.images):
             table[phase, there + image] = here
-            mask[phase, there + image] = 0xFFFFFFFF
+            mask[phase, there + image] = np.iinfo(mask.dtype).max
     masked = target.must_be_clean and not mask.all()
-    context.add(
-        layer,
-        PackKernel(context.lanes, context.images, origin, masked, target.root.fill != 0),
-        source
-        | planes_of("target", target)
-        | pieces_of(target)
-        | {
-            "planes": planes,
-            "phases": len(places),
-            "tile": layout.tile,
-            "tiles": layout.tiles,
-            "target_vectors": layout.vectors,
-            "places": context.constants.add(table),
-            "mask": context.constants.add(mask) if masked else 0,
-            "fill": target.root.fill,
-        },
-    )
+    fields = {
+        **source,
+        **planes_of("target", target),
+        **pieces_of(target),
+        "planes": planes,
+        "phases": len(places),
+        "tile": layout.tile,
+        "tiles": layout.tiles,
+        "target_vectors": layout.vectors,
+        "places": context.constants.add(table),
+        "mask": context.constants.add(mask) if masked else 0,
+        "fill": target.root.fill,
+    }
+    if target.fixed or scale is not None:
+        del fields["source_image"]
+        kind = "copy"
+        if scale is not None:
+            kind = "quantize" if target.fixed else "dequantize"
+            fields["scales"] = context.constants.add(scale.astype(np.float32))
+        else:
+            fields["scales"] = 0
+        (fields["gathered"],) = context.reserve(layout.tile * layout.lanes * 4)
+        context.add(layer, FixedPackKernel(context.lanes, kind, origin, masked), fields)
+        return
+    kernel = PackKernel(context.lanes, context.images, origin, masked, target.root.fill != 0)
+    context.add(layer, kernel, fields)
 
 
 def _unpack(
@@ -134,4 +156,4 @@ def _pixel_bytes(buffer: Buffer, rows: np.ndarray, columns: np.ndarray) -> np.nd
     layout = buffer.layout
     if not layout.tile:
         return np.zeros_like(rows)
-    return buffer.bytes(layout.floats(rows, columns))
+    return buffer.bytes(layout.places(rows, columns))

@@ -60,7 +60,7 @@ def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzer
         row,
         plane,
         offsets[tap],
-        values.astype(np.float32),
+        values if values.dtype == np.int16 else values.astype(np.float32),
     )
 
 
@@ -71,7 +71,7 @@ class SparseTable:
     Args:
         ends: int32 [blocks * rows + 1]: where the entries of a row start, in the order of `order`.
         entries: uint16: vectors from the block's first plane to what a weight multiplies.
-        weights: fp32.
+        weights: fp32, or int16 in fixed point.
         part_rows: int32 [parts + 1]: rows that threads can share out.
         block_planes: int32 [blocks + 1].
         order: int32 [blocks * rows]: the rows as they are computed.

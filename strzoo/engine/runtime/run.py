@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from strzoo.engine.codegen.dispatch import NAME
+from strzoo.engine.codegen import dispatch
 from strzoo.engine.hardware import default_threads
+from strzoo.engine.runtime.attendance import Attendance
 from strzoo.engine.runtime.memory import aligned
 from strzoo.engine.runtime.semaphore import FairSemaphore
 from strzoo.engine.runtime.threads import Code, Team, yield_address
@@ -19,6 +21,7 @@ from strzoo.errors import StrzooError
 if TYPE_CHECKING:
     from strzoo.engine.lowering.plan import Plan
 
+ARENA, SCRATCH = 4, 6  # where a task names them
 AT_ONCE = 32  # groups of each thread in one native call; signals are handled between calls
 
 
@@ -36,7 +39,7 @@ class Program:
         )  # so that the caller's copy can be freed
         self._rows_address = self._rows.ctypes.data
         self._constants_address = self._constants.ctypes.data
-        self._run = code.addresses[NAME]
+        self._run = code.addresses[dispatch.NAME]
 
     def task(
         self,
@@ -55,7 +58,7 @@ class Program:
             result: [n, ...] fp32. Both arrays must live until the task is done.
             thread: number of the thread; `threads` share the group.
             instructions: part of the plan. Several tasks can run its parts one after the other if
-                the barrier of `memory` is not reset in between.
+                `memory` is not reset in between.
         """
         first, last, _ = instructions.indices(len(self._rows))
         size = self._rows.strides[0]
@@ -63,7 +66,7 @@ class Program:
             self._run,
             *(self._rows_address + first * size, last - first, size),
             *(memory.arena_address, self._constants_address, memory.scratch_addresses[thread]),
-            *(images.ctypes.data, result.ctypes.data, memory.barrier_address),
+            *(images.ctypes.data, result.ctypes.data, memory.block_address),
             *(thread, threads, len(images)),
         )
 
@@ -73,7 +76,8 @@ class Program:
 
 
 class Memory:
-    """The memory that one run at a time works in: arena, scratch memory per thread, barrier."""
+    """The memory that one run at a time works in: arena, scratch memory per thread, and the block
+    in which threads tell each other what is done (`codegen.dispatch`)."""
 
     def __init__(self, plan: Plan, threads: int) -> None:
         try:
@@ -84,11 +88,22 @@ class Memory:
                 f"the model works in {plan.arena + threads * plan.scratch} bytes of memory, which "
                 "the system does not give; use smaller images, or free some memory"
             ) from error
-        self.barrier = np.zeros(8, np.int64)
-        self.barrier[1] = yield_address()
+        self._block = aligned(dispatch.block_bytes(threads)).view(np.int64)
+        self._block[dispatch.YIELD // 8] = yield_address()
+        self._claims = self._block[dispatch.THREAD // 8 :].reshape(threads, -1)
         self.arena_address = self.arena.ctypes.data
         self.scratch_addresses = [area.ctypes.data for area in self.scratch]
-        self.barrier_address = self.barrier.ctypes.data
+        self.block_address = self._block.ctypes.data
+
+    def reset(self) -> None:
+        """Before a run: nothing is done."""
+        self._block[dispatch.DONE // 8] = 0
+        self._claims[:] = 0
+
+    @property
+    def waited(self) -> np.ndarray:
+        """How often the caller yielded its core while it waited for each worker in the last run."""
+        return self._claims[1:, dispatch.WAITED // 8]
 
 
 class ExecutionContext:
@@ -98,6 +113,12 @@ class ExecutionContext:
         self.team = Team(threads, code)
         self._memories: weakref.WeakKeyDictionary[Program, dict[int, list[Memory]]]
         self._memories = weakref.WeakKeyDictionary()
+        self._attendances: weakref.WeakKeyDictionary[Program, Attendance]
+        self._attendances = weakref.WeakKeyDictionary()
+
+    def attendance(self, program: Program) -> Attendance:
+        """Which workers take part when all threads work on one group; made when first used."""
+        return self._attendances.setdefault(program, Attendance(self.team.threads - 1))
 
     def memories(self, program: Program, count: int, threads: int) -> list[Memory]:
         """`count` memories for the program, for `threads` threads each; made when first used."""
@@ -108,8 +129,8 @@ class ExecutionContext:
 
 
 def count_concurrent(batch: int, images: int, threads: int) -> int:
-    """How many of `batch` images run concurrently: in groups of `images`, each on a thread of its
-    own, with equally many groups on every thread. No thread waits for another."""
+    """How many of `batch` images run concurrently: in groups of `images`, each on one thread, as
+    many as equal threads do in the same time. No thread waits for another before the end."""
     return batch // images // threads * threads * images
 
 
@@ -169,21 +190,33 @@ class Runner:
     ) -> None:
         size = program.plan.images
         memories = context.memories(program, self.threads, 1)
-        tasks: list[list[tuple[int, ...]]] = [[] for _ in memories]
-        for number, start in enumerate(range(0, len(images), size)):
-            group = slice(start, start + size)
-            thread = number % self.threads
-            tasks[thread].append(program.task(memories[thread], images[group], result[group]))
-        context.team.run([np.array(own, np.int64) for own in tasks])
+        groups = [slice(start, start + size) for start in range(0, len(images), size)]
+        first = np.array(
+            [program.task(memories[0], images[group], result[group]) for group in groups], np.int64
+        )
+        tasks = [first]
+        for memory in memories[1:]:
+            tasks.append(first.copy())
+            tasks[-1][:, ARENA] = memory.arena_address
+            tasks[-1][:, SCRATCH] = memory.scratch_addresses[0]
+        context.team.share(tasks)
 
     def _run_cooperatively(
         self, context: ExecutionContext, program: Program, images: np.ndarray, result: np.ndarray
     ) -> None:
         (memory,) = context.memories(program, 1, self.threads)
-        memory.barrier[0] = 0
-        context.team.run(
-            [
-                np.array([program.task(memory, images, result, thread, self.threads)], np.int64)
-                for thread in range(self.threads)
-            ]
-        )
+        memory.reset()
+        attendance = context.attendance(program)
+        started = time.perf_counter()
+        present = [True, *attendance.present(started)]
+        tasks = [
+            np.array(
+                [program.task(memory, images, result, thread, self.threads)] * present[thread],
+                np.int64,
+            )
+            for thread in range(self.threads)
+        ]
+        context.team.run(tasks)
+        ended, rests = time.perf_counter(), memory.waited
+        waited = rests * context.team.rest_seconds if rests.any() else rests
+        attendance.note(started, ended, waited.tolist())

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
@@ -21,12 +22,14 @@ from strzoo.engine.codegen import threads as native
 from strzoo.engine.runtime.memory import aligned
 
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_RESTS = 16  # of which the time is measured
 _KINDS = {
     "serve": (_ADDRESS,),
     "submit": (_ADDRESS, _NUMBER),
     "wait_all": (_ADDRESS, _NUMBER),
-    "run_tasks": (_ADDRESS, _NUMBER),
-    "run_team": (_ADDRESS, _NUMBER, _ADDRESS, _NUMBER),
+    "run_tasks": (_ADDRESS, _NUMBER, _ADDRESS),
+    "run_team": (_ADDRESS, _NUMBER, _ADDRESS, _NUMBER, _ADDRESS),
+    "rest": (_NUMBER, _NUMBER),
 }
 
 
@@ -56,6 +59,7 @@ class Team:
         self._numbers = self._mailboxes.view(np.int64)
         self._address = self._mailboxes.ctypes.data
         self._tasks: Sequence[np.ndarray] = ()
+        self._next = aligned(64).view(np.int64)
         self._affinity = Affinity()
         self._semaphores = [
             Semaphore(self._mailboxes[index, native.SEMAPHORE :]) for index in range(threads - 1)
@@ -75,10 +79,34 @@ class Team:
         self._numbers[worker, offset // 8] = value
 
     def run(self, tasks: Sequence[np.ndarray]) -> None:
-        """Run tasks[i], int64 [N, TASK_FIELDS], on thread i, all threads at the same time."""
-        self._hand_out(tasks)
+        """Run tasks[i], int64 [N, TASK_FIELDS], on thread i, all threads at the same time.
+
+        The tasks of a worker that has not begun when the caller's are done are left out: the
+        threads must work on one thing together, as in `run_plan`.
+        """
+        self._run(tasks, 0)
+
+    def share(self, tasks: Sequence[np.ndarray]) -> None:
+        """Run task n on whichever thread i is free first, as tasks[i][n], for every n."""
+        self._next[0] = 0
+        self._run(tasks, self._next.ctypes.data)
+
+    def _run(self, tasks: Sequence[np.ndarray], following: int) -> None:
+        self._hand_out(tasks, following)
         own = tasks[0]
-        self._functions["run_team"](self._address, self.threads - 1, own.ctypes.data, len(own))
+        self._functions["run_team"](
+            self._address, self.threads - 1, own.ctypes.data, len(own), following
+        )
+
+    @cached_property
+    def rest_seconds(self) -> float:
+        """How long a thread waits for others until it yields its core once."""
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            self._functions["rest"](_RESTS, yield_address())
+            times.append((time.perf_counter() - start) / _RESTS)
+        return min(times)
 
     def time(self, tasks: Sequence[np.ndarray]) -> list[float]:
         """As `run`; returns the seconds that each task of the first thread took."""
@@ -88,21 +116,22 @@ class Team:
         marks = [time.perf_counter()]
         try:
             while done < len(own):
-                self._functions["run_tasks"](own[done:].ctypes.data, 1)
+                self._functions["run_tasks"](own[done:].ctypes.data, 1, 0)
                 done += 1
                 marks.append(time.perf_counter())
         finally:
             # After an interruption too: the workers may be waiting for this thread.
-            self._functions["run_tasks"](own[done:].ctypes.data, len(own) - done)
+            self._functions["run_tasks"](own[done:].ctypes.data, len(own) - done, 0)
             self._functions["wait_all"](self._address, self.threads - 1)
         return [after - before for before, after in pairwise(marks)]
 
-    def _hand_out(self, tasks: Sequence[np.ndarray]) -> None:
+    def _hand_out(self, tasks: Sequence[np.ndarray], following: int = 0) -> None:
         self._tasks = tasks  # must live while they run
         self._affinity.keep_off_this_core()
         for worker, own in zip(range(self.threads - 1), tasks[1:], strict=True):
             self._fill(worker, native.TASKS, own.ctypes.data)
             self._fill(worker, native.COUNT, len(own))
+            self._fill(worker, native.NEXT, following)
 
     def __del__(self) -> None:
         if self._process == os.getpid():  # a forked process has the team but not its threads

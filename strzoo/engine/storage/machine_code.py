@@ -86,6 +86,7 @@ def _emit(kernels: list[Kernel]) -> Any:
 
     module = ir.Module("strzoo")
     module.triple = llvm.get_process_triple()
+    module.features = llvm.get_host_cpu_features().flatten()
     for kernel in kernels:
         kernel.emit(module)
     emit_program(module)

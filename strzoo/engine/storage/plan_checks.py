@@ -28,9 +28,6 @@ def check_plan(plan: Plan, hardware: Hardware) -> None:
         raise ValueError(f"{plan.lanes} lanes, {plan.images} images")
     if len(plan.layers) != len(plan.kernels) or len(plan.input_shape) != 3:
         raise ValueError(f"{len(plan.layers)} layers, input {plan.input_shape}")
-    # Threads count the barriers that they have passed, from 1 on.
-    if not np.array_equal(plan.rows[:, 1], np.arange(1, len(plan.rows) + 1)):
-        raise ValueError("instructions that are not numbered from 1 on")
     named: dict[str, op.Kernel] = {}
     for kernel in plan.kernels:
         if named.setdefault(kernel.name, kernel) != kernel:
@@ -51,6 +48,13 @@ def check_plan(plan: Plan, hardware: Hardware) -> None:
             _Instruction(kernel, plan.rows[index], plan.constants, areas).check()
         except ValueError as error:
             raise ValueError(f"instruction {index}, {kernel.name}: {error}") from None
+    # Threads wait until as much work is done as there is up to the end of an instruction.
+    numbers, done, units = plan.rows[:, 1], plan.rows[:, 2], plan.rows[:, len(op.HEAD)]
+    if len(plan.rows) > op.MOST_INSTRUCTIONS or not (
+        np.array_equal(numbers, np.arange(1, len(plan.rows) + 1))
+        and np.array_equal(done, np.cumsum(units))
+    ):
+        raise ValueError("instructions that are not numbered from 1 on")
     # The caller's results are not initialised, so the last instruction must fill them.
     last = next(o for o in reversed(plan.kernels[-1].operands) if isinstance(o, op.Place))
     if last.area != op.OUTPUT:

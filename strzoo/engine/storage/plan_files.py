@@ -18,6 +18,7 @@ import numpy as np
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
 from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
+from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
 from strzoo.engine.codegen.operands import Kernel, row_operands
@@ -44,6 +45,7 @@ KERNELS: dict[str, type[Any]] = {
     for kernel in (
         ConvolutionKernel,
         DepthwiseKernel,
+        FixedPackKernel,
         PackKernel,
         GlobalPoolKernel,
         LinearKernel,

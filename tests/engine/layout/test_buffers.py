@@ -25,7 +25,7 @@ def test_a_vector_holds_the_same_place_of_every_region():
     rows, columns = np.indices((3, 4))
     # Left above, right above, left below, right below are lanes 0 to 3; the places of a region
     # are vectors 0 to 3, row by row.
-    assert LAYOUT.floats(rows, columns).tolist() == [
+    assert LAYOUT.places(rows, columns).tolist() == [
         [0, 4, 1, 5],
         [8, 12, 9, 13],
         [2, 6, 3, 7],
@@ -47,7 +47,7 @@ def test_tiles_are_dealt_out_to_the_pieces_of_the_arena():
 
 def test_images_that_go_together_are_lanes_side_by_side():
     layout = Layout(2, 2, Blocking((1, 2), (2, 1)), images=2, lanes=4, tile=1)
-    assert layout.floats(*np.indices((2, 2))).tolist() == [[0, 2], [4, 6]]
+    assert layout.places(*np.indices((2, 2))).tolist() == [[0, 2], [4, 6]]
 
 
 def test_tiles_follow_each_other_with_all_channels_in_each():
@@ -68,7 +68,7 @@ def test_regions_cover_the_map_with_few_vectors(height, width, count):
         other = Blocking((down, count // down), (-(-height // down), -(-width * down // count)))
         assert blocking.vectors <= other.vectors
     layout = Layout(height, width, blocking, 1, count, 1)
-    places = layout.floats(*np.indices((height, width)))
+    places = layout.places(*np.indices((height, width)))
     assert len(np.unique(places)) == height * width
     assert places.max() < blocking.vectors * count
 

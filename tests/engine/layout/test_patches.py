@@ -62,14 +62,14 @@ def test_every_tap_of_every_output_is_where_the_kernel_looks(
     memory = np.full(layout.tiles * tile * lanes, FILL)
     rows, columns = np.indices(size)
     for image in range(images):
-        memory[source.bytes(layout.floats(rows, columns) + image) // 4] = pixels[..., image]
+        memory[source.bytes(layout.places(rows, columns) + image) // 4] = pixels[..., image]
     find_taps = direct_taps if strides != (1, 1) else window_taps
     taps = find_taps(window, size, target_size)
     patch = find_patch(taps, tile, small)
     copies = list_copies(taps, patch, source, target)
     offsets = patch.byte_offsets(taps, lanes) // (4 * lanes)
     for index, (y, x) in itertools.product(range(target.tiles), np.ndindex(*target_size)):
-        place = int(target.floats(np.array(y), np.array(x)))
+        place = int(target.places(np.array(y), np.array(x)))
         vector, lane = divmod(place, lanes)
         if vector // tile != index:
             continue

@@ -38,10 +38,10 @@ class Code:
             self.addresses |= self.known[kernel.name].addresses
 
 
-def run_engine(graph, images, *, lanes, group, threads):
+def run_engine(graph, images, *, lanes, group, threads, tilings=None):
     registers = 32 if lanes == 16 else 16
     hardware = Hardware(lanes, registers, identity=host_hardware().identity)
-    plan = make_plan(graph, hardware, min(group, lanes), threads=threads)
+    plan = make_plan(graph, hardware, min(group, lanes), tilings, threads)
     check_plan(plan, hardware)
     program = Program(plan, Code(plan.kernels, hardware))
     result = np.full((len(images), *plan.output_shape), np.nan, np.float32)

@@ -18,7 +18,7 @@ from strzoo.engine.runtime import threads as module
 from strzoo.engine.runtime.threads import Team
 from strzoo.engine.storage.machine_code import compile_kernels
 
-# What an task calls, as `run_plan` is: addresses and numbers.
+# What a task calls, as `run_plan` is: addresses and numbers.
 KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (TASK_FIELDS - 1))
 
 
@@ -28,12 +28,31 @@ def code():
 
 
 class Notes:
-    """A function for tasks that notes the last of their numbers, by the thread that calls it."""
+    """A function for tasks that notes the last of their numbers, by the thread that calls it.
+
+    The caller of a team that has `wanted` something noted waits for that before it ends its last
+    task, so that no worker comes too late.
+    """
 
     def __init__(self):
         self.found: defaultdict[int, list[int]] = defaultdict(list)
-        self._function = KIND(lambda *given: self.found[threading.get_ident()].append(given[-1]))
+        self._caller, self._wanted = threading.get_ident(), 0
+        self._function = KIND(self._note)
         self._address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
+
+    def _note(self, *given):
+        thread = threading.get_ident()
+        if given[-1] >= 0:
+            self.found[thread].append(given[-1])
+        elif thread == self._caller:
+            end = time.monotonic() + 10
+            while sum(map(len, self.found.values())) < self._wanted and time.monotonic() < end:
+                time.sleep(0)
+
+    def awaiting(self, count, *numbers):
+        """Tasks of the caller, the last of which waits until `count` more numbers are noted."""
+        self._wanted = sum(map(len, self.found.values())) + count
+        return self.tasks(*numbers, -1)
 
     def tasks(self, *numbers):
         rows = np.zeros((len(numbers), TASK_FIELDS), np.int64)
@@ -53,7 +72,8 @@ def test_each_thread_carries_out_its_own_orders_in_turn(code):
         if turn % 4 == 0:
             time.sleep(0.003)  # the workers have gone to sleep
         numbers = [[100 * turn + 10 * thread + n for n in range(thread)] for thread in range(3)]
-        team.run([notes.tasks(*own) for own in numbers])
+        first = notes.awaiting(sum(map(len, numbers)), *numbers[0])
+        team.run([first, *(notes.tasks(*own) for own in numbers[1:])])
         for ident, own in zip(idents, numbers, strict=True):
             expected[ident] += own
             assert notes.found[ident] == expected[ident]
@@ -65,6 +85,30 @@ def test_a_team_of_one_needs_no_other_thread(code):
     team.run([notes.tasks(7, 8)])
     assert notes.found == {threading.get_ident(): [7, 8]}
     assert threading.active_count() == before
+
+
+def test_what_a_worker_has_not_begun_when_the_caller_is_done_is_left_out(code):
+    team, notes = Team(2, code), Notes()
+    (worker,) = workers_of(team)
+    for number in range(200):  # the caller has nothing to do
+        team.run([notes.tasks(), notes.tasks(number)])
+    noted = list(notes.found[worker.ident])
+    assert noted == sorted(set(noted))  # each once at most, in turn
+    team.run([notes.tasks(), notes.tasks()])  # a call that offers nothing waits for nothing
+    team.run([notes.awaiting(1), notes.tasks(1000)])  # and none of those left out comes later
+    assert notes.found[worker.ident] == [*noted, 1000]
+
+
+def test_shared_tasks_are_run_once_by_whoever_is_free(code):
+    team, notes = Team(3, code), Notes()
+    for turn in range(20):
+        if turn % 4 == 0:
+            time.sleep(0.003)
+        numbers = list(range(30 * turn, 30 * turn + 30))
+        team.share([notes.tasks(*numbers)] * 3)
+        found = sorted(number for own in notes.found.values() for number in own)
+        assert found == list(range(30 * turn + 30))
+    assert all(own == sorted(own) for own in notes.found.values())
 
 
 def test_orders_for_fewer_threads_are_refused_not_repeated(code):
@@ -94,7 +138,7 @@ def test_a_signal_does_not_wake_a_worker_for_good(code):
         for number in range(20):
             time.sleep(0.002)
             signal.pthread_kill(worker.ident, signal.SIGUSR1)
-            team.run([notes.tasks(), notes.tasks(number)])
+            team.run([notes.awaiting(1), notes.tasks(number)])
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert notes.found[worker.ident] == list(range(20))
@@ -114,9 +158,9 @@ def test_what_was_interrupted_while_timed_is_finished(code, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module.time, "perf_counter", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            team.time([notes.tasks(1, 2, 3, 4), notes.tasks(5, 6)])
+            team.time([notes.awaiting(5, 1, 2, 3), notes.tasks(5, 6)])
     # The second was carried out before the interruption: none is left out, none repeated.
-    assert notes.found == {threading.get_ident(): [1, 2, 3, 4], worker.ident: [5, 6]}
+    assert notes.found == {threading.get_ident(): [1, 2, 3], worker.ident: [5, 6]}
     assert len(team.time([notes.tasks(1, 2), notes.tasks(3)])) == 2
 
 
@@ -131,7 +175,7 @@ def test_workers_keep_off_the_core_of_their_caller(code):
     try:
         for core in sorted(cores)[:2] * 2:
             os.sched_setaffinity(0, {core})
-            team.run([notes.tasks(), notes.tasks(core)])
+            team.run([notes.awaiting(1), notes.tasks(core)])
             assert os.sched_getaffinity(worker) == cores - {core}
     finally:
         os.sched_setaffinity(0, cores)

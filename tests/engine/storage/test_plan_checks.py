@@ -32,6 +32,7 @@ from strzoo.engine.ir.graph import (
     Window,
 )
 from strzoo.engine.layout.tiling import Tiling
+from strzoo.engine.lowering.instructions import number_rows
 from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.storage.plan_checks import check_plan
 from tests.helpers.engine.building import chain
@@ -174,7 +175,7 @@ def test_partial_sums_of_blocks_need_scratch_memory() -> None:
         kernels=(BODY.kernels[index], BODY.kernels[-1]),
         layers=("f", "output"),
     )
-    plan.rows[:, 1] = (1, 2)
+    plan.rows[:, 1:3] = number_rows(list(plan.rows))[:, 1:3]
     plan = change(plan, 0, "slab", 0)  # there are no patches
     check_plan(dataclasses.replace(plan, scratch=2 * 64), HARDWARE)
     with pytest.raises(ValueError, match="partial: 128 bytes at 0 of 124"):
@@ -256,7 +257,7 @@ def test_entries_of_tables_that_lead_elsewhere_are_refused(
         (LinearKernel, "parts", 1 << 20),
         (UnpackKernel, "pixels", 9),  # one result would hold what was in memory before
         (UnpackKernel, "target_image", 44),
-        (UnpackKernel, "sync", 7),
+        (UnpackKernel, "number", 7),
     ],
 )
 def test_numbers_that_do_not_fit_the_others_are_refused(kind: type, field: str, new: int) -> None:

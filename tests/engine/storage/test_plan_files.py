@@ -136,7 +136,7 @@ def change_row(content: PlanFile, field: str, value: int) -> PlanFile:
         ("parts", 1 << 20),
         ("entries", 1 << 30),
         ("bias", 1 << 30),
-        ("sync", 7),
+        ("number", 7),
     ],
 )
 def test_numbers_that_lead_out_of_memory_are_refused(

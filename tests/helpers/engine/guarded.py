@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from strzoo.engine.codegen import dispatch
 from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.lowering.plan import Plan
@@ -77,32 +78,45 @@ def run_guarded(
     }
     memory = {name: Guarded(size, at_end=at_end) for name, size in areas.items()}
     scratch = [Guarded(plan.scratch, at_end=at_end) for _ in range(threads)]
-    barrier = np.array([1 << 62, yield_address()] + [0] * 6, np.int64)  # no thread waits
+    blocks = [_own_part(thread, threads) for thread in range(threads)]
     memory["constants"].bytes[:] = plan.constants
     memory["rows"].bytes[:] = program._rows.reshape(-1).view(np.uint8)
     memory["input"].bytes[:] = images.reshape(-1).view(np.uint8)
     memory["output"].bytes.view(np.uint32)[:] = UNWRITTEN
     program._rows_address = memory["rows"].address
     program._constants_address = memory["constants"].address
-    where = SimpleNamespace(
-        arena_address=memory["arena"].address,
-        scratch_addresses=[area.address for area in scratch],
-        barrier_address=barrier.ctypes.data,
-    )
+    places = [
+        SimpleNamespace(
+            arena_address=memory["arena"].address,
+            scratch_addresses=[area.address for area in scratch],
+            block_address=block.ctypes.data,
+        )
+        for block in blocks
+    ]
     given, result = (
         memory[name].bytes.view(np.float32).reshape(size)
         for name, size in (("input", images.shape), ("output", shape))
     )
     tasks = np.array(
         [
-            program.task(where, given, result, thread, threads, slice(index, index + 1))
+            program.task(places[thread], given, result, thread, threads, slice(index, index + 1))
             for index in range(len(program))
             for thread in range(threads)
         ],
         np.int64,
     )
-    run_tasks = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(
+    run_tasks = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(
         codes.addresses["run_tasks"]
     )
-    run_tasks(tasks.ctypes.data, len(tasks))
+    run_tasks(tasks.ctypes.data, len(tasks), None)
     return result.copy()
+
+
+def _own_part(thread: int, threads: int) -> np.ndarray:
+    """A block for `thread` in which the others' parts are taken and nothing is waited for."""
+    block = np.zeros(dispatch.block_bytes(threads) // 8, np.int64)
+    block[dispatch.DONE // 8], block[dispatch.YIELD // 8] = 1 << 60, yield_address()
+    claims = block[dispatch.THREAD // 8 :].reshape(threads, -1)[:, dispatch.CLAIM // 8]
+    claims[:] = 1 << 62
+    claims[thread] = 0
+    return block

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.engine.codegen.operands import Kernel
+from strzoo.engine.codegen.operands import HEAD, Kernel
 from strzoo.engine.hardware import host_hardware
 from strzoo.engine.lowering.instructions import ConstantPool, Instruction
 from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
@@ -65,19 +65,21 @@ def run_kernel(
     )
     for name, value in operands.items():
         values[name] = pool.add(value, spare=64) if isinstance(value, np.ndarray) else value
-    row, constants, floats = Instruction("", kernel, values).row(1), pool.block(), arena.floats()
+    row, constants, floats = Instruction("", kernel, values).row, pool.block(), arena.floats()
     if kernel not in _known:
         _known[kernel] = compile_kernels([kernel], host_hardware())
     function = _FUNCTION(_known[kernel].addresses[kernel.name])
     areas = [row, floats, constants, np.full(scratch, 0xFF, np.uint8)]
     addresses = [area.ctypes.data for area in areas]
     addresses += [0 if array is None else array.ctypes.data for array in (given, result)]
+    units = int(row[len(HEAD)])
     for thread in range(threads):
-        function(*addresses, thread, threads, images)
+        first, last = (units * at // threads for at in (thread, thread + 1))
+        function(*addresses, first, last, images)
     return floats
 
 
-_OTHERS = ("kernel", "sync", "partial")
+_OTHERS = ("kernel", "number", "done", "units", "step", "partial")
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

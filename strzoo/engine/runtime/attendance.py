@@ -1,0 +1,46 @@
+"""Attendance: which workers take part in calls that all threads work on together.
+
+A worker whose core has other things to do is put aside by the system in the middle of its part, for
+milliseconds, and the others wait for that part. Such a worker stays away for a while. It is asked
+back after that, for twice as long a time each time that it is put aside again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHORT, LONG = 0.05, 1.0  # seconds that a worker stays away at first, and at most
+NOTICEABLE = 2e-4  # seconds of waiting for a worker; parts of the work take less
+SHARE = 0.2  # of a call: waiting less than that is the end of a part, not a thread put aside
+
+
+class Attendance:
+    """The attendance of the workers of a team in the calls of one program.
+
+    Args:
+        workers: of the team.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._back = [0.0] * workers  # when each may come back
+        self._away = [0.0] * workers  # for how long each stayed away the last time
+        self._fewer = 0.0  # seconds that a call of fewer threads takes; 0 as long as none was made
+
+    def present(self, now: float) -> list[bool]:
+        """Whether each worker takes part in a call at the time `now`, in seconds."""
+        return [now >= back for back in self._back]
+
+    def note(self, started: float, ended: float, waited: Sequence[float]) -> None:
+        """Note when a call started and ended, and how many seconds it waited for each worker."""
+        seconds, present = ended - started, self.present(started)
+        if not all(present):
+            # The fastest lately: a slow call says little, and what was fast long ago is forgotten.
+            self._fewer = min(1.02 * self._fewer or seconds, seconds)
+        elif seconds < self._fewer:
+            return  # having waited, the call was still faster than one of fewer threads
+        for worker, wait in enumerate(waited):
+            if wait > max(NOTICEABLE, SHARE * seconds):
+                self._away[worker] = min(max(2 * self._away[worker], SHORT), LONG)
+                self._back[worker] = ended + self._away[worker]
+            elif present[worker] and started > self._back[worker] + self._away[worker]:
+                self._away[worker] = 0.0
