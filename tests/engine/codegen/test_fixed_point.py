@@ -40,7 +40,7 @@ class Network:
 
     def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
         self.random = np.random.default_rng(seed)
-        self.shapes = {"x": (channels, height, width)}
+        self.shapes: dict[str, tuple[int, ...]] = {"x": (channels, height, width)}
         self.layers: list[Layer] = []
         scale = self.random.uniform(1e-4, 3e-4, channels)
         self.last = self.add(Quantize, "x", scale=scale)
@@ -149,7 +149,7 @@ def test_clamps_have_bounds_of_each_channel(lanes: int) -> None:
 def test_depthwise_convolutions(lanes: int, stride: int) -> None:
     network = Network(3, 16, 16)
     network.convolution(8, 1, density=0.9)
-    window = {"pads": SAME, "strides": (stride, stride)}
+    window: dict[str, Any] = {"pads": SAME, "strides": (stride, stride)}
     network.convolution(8, 3, groups=8, density=1.0, **window)
     network.convolution(16, 3, groups=8, density=1.0, pads=SAME)  # two of each channel
     network.check(lanes, 3)
@@ -170,7 +170,8 @@ def test_blocks_of_input_channels_and_both_sets_of_sums() -> None:
     network = Network(64, 7, 7)
     name = network.convolution(40, 3, pads=SAME, density=0.4)
     last = network.convolution(40, 1, name, density=0.7)
-    network.check(16, 2, **{name: Tiling(1, 4), last: Tiling(1, 2)})
+    tilings: dict[str, Any] = {name: Tiling(1, 4), last: Tiling(1, 2)}
+    network.check(16, 2, **tilings)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
