@@ -20,6 +20,8 @@ from strzoo.checkpoint.reading import build_checkpoint
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import StrzooError, UsageError, required
 from strzoo.files import atomic_path, check_destination, write_error
+from strzoo.sparse.sparsify import magnitude_layers, to_dense_
+from strzoo.sparse.unwrap import copy_network
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -42,7 +44,8 @@ def save_checkpoint(
     bare state dict that library loads. A `.safetensors` holds plain keys.
 
     Args:
-        checkpoint: what to write; a network becomes one by `build_checkpoint`.
+        checkpoint: what to write; a network becomes one by `build_checkpoint`, DNW and GMP layers
+            as dense ones that hold the weights they compute with.
         path: ends in .pth, .pt or .safetensors.
         layout: "strzoo", "torchvision" or "timm" (dense checkpoints only for the latter two).
         compact: bitmask and values (`.safetensors`, our layout, dense); see
@@ -62,6 +65,8 @@ def save_checkpoint(
     """
     path = Path(path)
     if isinstance(checkpoint, nn.Module):
+        if magnitude_layers(checkpoint):  # what they drop is in no file: it is what they compute
+            checkpoint = to_dense_(copy_network(checkpoint))
         checkpoint = build_checkpoint(checkpoint, architecture=architecture)
     check_form(
         path,

@@ -91,10 +91,11 @@ def _holds_classes(path: Path) -> bool:
     """Whether a folder holds folders of images, one for each class, and no folders of splits."""
     if not path.is_dir():
         return False
-    inner = [e for e in os.scandir(path) if not is_junk(e.name) and e.is_dir()]
-    if len(inner) < 2 or any(_is_split(entry.name) for entry in inner):
+    inner = [path / name for name in _list(path) if not is_junk(name)]
+    inner = [folder for folder in inner if folder.is_dir()]
+    if len(inner) < 2 or any(_is_split(folder.name) for folder in inner):
         return False
-    return any(is_image(file.name) for entry in inner for file in os.scandir(entry))
+    return any(any(map(is_image, _list(folder))) for folder in inner)
 
 
 def has_validation(data: str | os.PathLike[str]) -> bool:
@@ -110,6 +111,14 @@ def has_validation(data: str | os.PathLike[str]) -> bool:
         e.name for base in SPLIT_BASES if (path / base).is_dir() for e in os.scandir(path / base)
     ]
     return any(canonical_split(name) in ("validation", "test") for name in inner)
+
+
+def _list(folder: Path) -> list[str]:
+    """Names in a folder; none if it cannot be listed, which the reader of its images says."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _is_split(name: str) -> bool:

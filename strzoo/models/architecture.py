@@ -103,7 +103,7 @@ class Architecture:
 
 
 def import_library(name: str, *, purpose: str) -> Any:
-    """The module of an optional library.
+    """The module of an optional library, or one inside it.
 
     Raises:
         StrzooError: it is not installed; the message says what needs it.
@@ -115,4 +115,5 @@ def import_library(name: str, *, purpose: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise StrzooError(f"{purpose} needs {name}: pip install {name}") from None
+        package = name.partition(".")[0]
+        raise StrzooError(f"{purpose} needs {package}: pip install {package}") from None

@@ -16,10 +16,11 @@ from strzoo.settings import Settings
 from strzoo.sparse.sparsify import magnitude_layers, sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.config import TrainConfig
+from strzoo.training.dotted import call_dotted
 from strzoo.training.finetuning import Frozen, ZeroMask
 from strzoo.training.initialisation import Initialisation, initialise_
 from strzoo.training.normalisation import share_statistics
-from strzoo.training.optimisation import groups_by_name, parameter_groups
+from strzoo.training.optimisation import groups_by_name, parameter_groups, scale_by_depth
 from strzoo.training.pretrained import build_pretrained, check_mask, match_layers
 from strzoo.training.pruning import PruneRates, apply_gmp_rates, apply_rates, resolve_rates
 from strzoo.training.sampler import BatchSampler
@@ -155,17 +156,18 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value != plain[name]}
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over the three groups of `parameter_groups`, or those of the published code; on a GPU
-    its fused form, which updates all parameters in a few kernels and takes the loss scaling of
-    fp16 in without waiting.
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer over the three groups of `parameter_groups`, or those of the published code.
+
+    A group with `lr_scale` learns at that part of the rate.
 
     Args:
         model: the network; parameters without gradients are left out.
-        config: rate, momentum and decays.
+        config: optimizer, rate, momentum, decays and layer_decay.
 
     Raises:
-        UsageError: everything is frozen.
+        UsageError: everything is frozen, or the optimizer does not take its arguments.
+        StrzooError: its code, or timm for layer_decay, cannot be imported.
     """
     grouped = groups_by_name if config.is_on("groups_by_name") else parameter_groups
     groups = grouped(
@@ -177,13 +179,19 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     parameters = [parameter for group in groups for parameter in group["params"]]
     if not parameters:
         raise UsageError(f"freeze={','.join(config.freeze)} leaves nothing to train")
-    return torch.optim.SGD(
-        groups,
-        lr=config.peak_learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        fused=parameters[0].is_cuda or None,
-    )
+    if config.layer_decay is not None:
+        groups = scale_by_depth(model, groups, config.layer_decay)
+    arguments = dict(config.optimizer_args)
+    if config.optimizer in _OPTIMIZERS:
+        arguments = {"fused": parameters[0].is_cuda or None, **arguments}
+    if config.optimizer == "sgd":
+        arguments = {"momentum": config.momentum, "nesterov": config.nesterov, **arguments}
+    path = _OPTIMIZERS.get(config.optimizer, config.optimizer)
+    arguments = {"lr": config.peak_learning_rate, **arguments}
+    made = call_dotted(path, arguments, "optimizer", groups)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise UsageError(f"optimizer={config.optimizer} makes no torch.optim.Optimizer")
+    return made
 
 
 def build_schedule(config: TrainConfig) -> LearningRate:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from strzoo.models.architecture import import_library
+from strzoo.models.heads import find_head
 from strzoo.sparse.filters import ChannelImportance
 
 _NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -115,9 +116,18 @@ def scale_by_depth(
     Raises:
         StrzooError: timm is not installed.
     """
-    optim = import_library("timm", purpose="layer_decay").optim
+    optim = import_library("timm.optim", purpose="layer_decay")
     scales: dict[int, float] = {}
-    for group in optim.param_groups_layer_decay(model, layer_decay=decay):
+    # Of a network that is not timm's it has to be told which layer is the classifier.
+    known = hasattr(model, "group_matcher") or hasattr(model, "pretrained_cfg")
+    if not known:
+        vars(model)["pretrained_cfg"] = {"classifier": find_head(model)}
+    try:
+        found = optim.param_groups_layer_decay(model, layer_decay=decay)
+    finally:
+        if not known:
+            del vars(model)["pretrained_cfg"]
+    for group in found:
         scales.update((id(parameter), group["lr_scale"]) for parameter in group["params"])
     split = []
     for group in groups:

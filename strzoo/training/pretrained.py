@@ -102,6 +102,7 @@ def _check_keys(config: TrainConfig, spec: ModelSpec) -> None:
             f"start_from={config.start_from} was built with {dict(spec.options)}, not {given}; "
             "leave model_args out"
         )
+    shape = () if spec.record.any_options else _SHAPE
     for name in _RANDOM:
         value = getattr(config, name)
         if value != getattr(plain, name):
@@ -109,7 +110,7 @@ def _check_keys(config: TrainConfig, spec: ModelSpec) -> None:
                 f"{name}={value} is for random weights; start_from={config.start_from} brings "
                 f"its own: leave {name} out"
             )
-    for name in _SHAPE:
+    for name in shape:
         value, has = getattr(config, name), spec.options.get(name, getattr(plain, name) or False)
         if value is not None and value != has:
             raise UsageError(
