@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from strzoo.analysis.report import report
+from strzoo.arguments import checked
 from strzoo.errors import StrzooError
 from strzoo.settings import Settings
 from strzoo.zoo.budgets import Budget
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from strzoo.checkpoint import Checkpoint
 
 
+@checked
 def extract_budget(
     target: str | os.PathLike[str] | Checkpoint | nn.Module | Report,
     *,

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from strzoo.analysis.results import LayerReport, Report
+from strzoo.arguments import checked
 from strzoo.borders import reading
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.onnx.files import read_onnx, read_opset, real_inputs
@@ -58,6 +59,7 @@ class OnnxInspection:
         }
 
 
+@checked
 def inspect_onnx(
     path: str | os.PathLike[str], *, input_size: tuple[int, ...] | None = None
 ) -> OnnxInspection:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from strzoo.analysis.comparison import MISMATCH, MISPRINT, compare_published
 from strzoo.analysis.dense_counts import INPUT_SIZE, shipped_counts
 from strzoo.analysis.results import DenseCounts, LayerReport, Report
+from strzoo.arguments import checked
 from strzoo.errors import UnknownNameError
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import CardSource, ModuleSource, OnnxSource
@@ -35,6 +36,7 @@ class _Sparsity:
     notes: tuple[str, ...] = ()
 
 
+@checked
 def report(
     target: Model,
     *,
@@ -75,6 +77,7 @@ def report(
     return _report_checkpoint(source.checkpoint, size)
 
 
+@checked
 def report_budget(
     budget: Budget, *, input_size: tuple[int, ...] = INPUT_SIZE, name: str | None = None
 ) -> Report:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
 from strzoo.analysis.inspect_onnx import inspect_onnx
+from strzoo.arguments import checked
 from strzoo.benchmarking.engines import ONNX_ENGINES, available_engines, check_engine, open_engine
 from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
@@ -62,6 +63,7 @@ class _Subject:
         return path.stat().st_size if path and path.exists() else None
 
 
+@checked
 def benchmark(
     models: Sequence[Model] | Model,
     *,

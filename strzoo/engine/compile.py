@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from strzoo.arguments import checked
 from strzoo.engine.frontend.network import open_network, spell_size
 from strzoo.engine.hardware import default_threads, host_hardware
 from strzoo.engine.requirement import require_llvmlite
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@checked
 def compile(
     model: Model,
     threads: int | None = None,

@@ -21,8 +21,6 @@ from strzoo.evaluation.runner import Runner
 
 log = logging.getLogger(__name__)
 
-_CPU_OUT_OF_MEMORY = "can't allocate memory"
-
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -200,9 +198,7 @@ class Loop:
                     scores = self.runner.run(ready)[: len(piece)]
                     some = labels[start : start + len(piece)]
                     parts.append(rank(scores, some, self._subset, self.runner.reader))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not self._is_out_of_memory(error):
-                    raise
+            except torch.OutOfMemoryError:
                 self._halve(len(piece))
                 continue
             start += len(piece)
@@ -221,10 +217,6 @@ class Loop:
         if len(piece) == size:
             return piece
         return torch.cat([piece, piece[:1].expand(size - len(piece), *piece.shape[1:])])
-
-    @staticmethod
-    def _is_out_of_memory(error: RuntimeError) -> bool:
-        return isinstance(error, torch.OutOfMemoryError) or _CPU_OUT_OF_MEMORY in str(error)
 
     def _halve(self, size: int) -> None:
         if size == 1 or self.runner.fixed_batch:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from strzoo.arguments import checked
 from strzoo.data.preprocessing import build_transforms
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import Model, resolve
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@checked
 def load(
     name_or_file: Model,
     *,
@@ -101,6 +103,7 @@ def _with_classes(model: nn.Module, source: Any, num_classes: int | None) -> nn.
     return model.eval()
 
 
+@checked
 def get_transforms(
     name: str | ModelCard | Preprocessing, *, settings: Settings | None = None
 ) -> Callable[[Image], Tensor]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from strzoo.arguments import check_path
 from strzoo.errors import UsageError
 from strzoo.files import PLAN_MAGIC
 from strzoo.hub.source import (
@@ -56,6 +57,7 @@ def resolve(model: Model, *, format: str | None = None, settings: Settings | Non
         return model
     settings = settings or Settings.from_env()
     if isinstance(model, str | os.PathLike):
+        check_path(model, "MODEL")
         text = os.fspath(model)
         if is_file(text):
             return _open_file(Path(text), format, settings)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from strzoo.arguments import check_fields
 from strzoo.errors import UsageError
 from strzoo.training.keys import (
     CLOSED_FRACTION,
@@ -229,6 +230,7 @@ class TrainConfig:
     tensorboard: bool = key(True, "write TensorBoard scalars (extra strzoo[train])", resuming=FREE)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for one in fields(self):
             self._check_value(one.name, getattr(self, one.name), one.metadata)
         if not self.target_start <= self.target_end:
