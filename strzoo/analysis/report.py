@@ -217,6 +217,6 @@ def _combine(model: str, counts: DenseCounts, sparsity: _Sparsity) -> Report:
         counts.params,
         counts.other_macs,
         counts.uncounted,
-        sparsity.notes,
+        (*sparsity.notes, *counts.notes),
         counts.model,
     )

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from strzoo.arguments import checked
@@ -21,7 +19,7 @@ from strzoo.checkpoint import compact as compact_format
 from strzoo.checkpoint.layouts import check_layout, to_layout
 from strzoo.checkpoint.reading import build_checkpoint
 from strzoo.checkpoint.record import Checkpoint
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, required
 from strzoo.files import atomic_path, check_destination, write_error
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -82,7 +80,7 @@ def save_checkpoint(
                 _write_safetensors(checkpoint, state, temporary, layout, compact)
             else:
                 torch.save(_document(checkpoint, state, layout), temporary)
-        except (RuntimeError, SafetensorError) as error:
+        except RuntimeError as error:
             raise _disk_error(path, error, sum(value.nbytes for value in state.values())) from error
         if check is not None:
             check(temporary)
@@ -140,6 +138,10 @@ def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) 
 def _write_safetensors(
     checkpoint: Checkpoint, state: Mapping[str, Tensor], path: Path, layout: str, compact: bool
 ) -> None:
+    with required("safetensors", "writing a .safetensors file"):
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
     header = {"format": "pt"}
     tensors = dict(state)
     if compact:
@@ -148,7 +150,10 @@ def _write_safetensors(
     header["metadata"] = json.dumps(dict(checkpoint.metadata))
     if foreign := check_layout(layout, checkpoint.architecture, checkpoint.spec.options):
         header["create_with"] = foreign.creation
-    save_file(_separate(tensors), path, metadata=header)
+    try:
+        save_file(_separate(tensors), path, metadata=header)
+    except SafetensorError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

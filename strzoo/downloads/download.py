@@ -259,6 +259,7 @@ def import_file(
     deadline = Deadline(Network().total_time, cancel)
     cache = Cache(settings.cache_dir, check)
     source = LocalSource(path, path.name, str(path))
+    cache.staging.clean()
     with cache.tidied(), cache.staging.hold("import", "local") as partial:
         sha256 = copy_file(source, partial, deadline, progress)
         try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from strzoo.downloads.addresses import join_address, split_address
 from strzoo.downloads.failures import our_errors
-from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line
+from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line, required
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class Web:
     """One session with the outside: proxies from the environment, cookies only if asked for."""
 
     def __init__(self, network: Network, deadline: Deadline) -> None:
-        import requests
+        with required("requests", "downloading"):
+            import requests
 
         self.network, self.deadline = network, deadline
         self._session = requests.Session()

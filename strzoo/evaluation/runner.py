@@ -12,13 +12,11 @@ from torch import Tensor
 from strzoo.borders import shorten_cause
 from strzoo.data.loading import normalise
 from strzoo.data.preprocessing import check_preprocessing
+from strzoo.devices import is_out_of_memory
 from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.outputs import BACKGROUNDS, OutputReader
 from strzoo.evaluation.results import PRECISIONS
 from strzoo.zoo.registry import ModelCard, Preprocessing
-
-# What torch says, in a RuntimeError, where the memory of the CPU does not suffice.
-_CPU_OUT_OF_MEMORY = "can't allocate memory"
 
 ENGINES = ("torch", "onnxruntime", "sparse")
 
@@ -112,15 +110,15 @@ class Runner:
 
         Raises:
             UsageError: the network cannot run them, or its output is not class scores.
-            torch.OutOfMemoryError: there is no memory for so many, on a GPU or on the CPU.
+            RuntimeError: there is no memory for so many (`devices.is_out_of_memory`).
         """
         try:
             return self.reader(self.forward(inputs))
-        except (StrzooError, torch.OutOfMemoryError):
+        except StrzooError:
             raise
         except Exception as error:  # whatever the network's own code raises
-            if _CPU_OUT_OF_MEMORY in str(error):
-                raise torch.OutOfMemoryError(shorten_cause(error)) from error
+            if is_out_of_memory(error):
+                raise
             raise UsageError(
                 f"{self.name} does not run on images of shape {tuple(inputs.shape)} "
                 f"({shorten_cause(error)})"
@@ -130,7 +128,7 @@ class Runner:
         """As `run`; what does not fit in the memory is a StrzooError too."""
         try:
             return self.run(inputs)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             raise StrzooError("out of memory; use smaller batches") from error
 
     def most_at_once(self, batch: int) -> int:

@@ -135,7 +135,9 @@ def _options(config: TrainConfig) -> dict[str, Any]:
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over the three groups of `parameter_groups`, or those of the published code.
+    """SGD over the three groups of `parameter_groups`, or those of the published code; on a GPU
+    its fused form, which updates all parameters in a few kernels and takes the loss scaling of
+    fp16 in without waiting.
 
     Args:
         model: the network; parameters without gradients are left out.
@@ -151,13 +153,15 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
         threshold_decay=config.threshold_decay,
         decay_normalisation=config.is_on("decay_normalisation"),
     )
-    if not any(group["params"] for group in groups):
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if not parameters:
         raise UsageError(f"freeze={','.join(config.freeze)} leaves nothing to train")
     return torch.optim.SGD(
         groups,
         lr=config.peak_learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
+        fused=parameters[0].is_cuda or None,
     )
 
 

@@ -28,6 +28,7 @@ from strzoo.training.builders import (
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import DataSets
 from strzoo.training.folder import RunFolder
+from strzoo.training.gradients import Gradients
 from strzoo.training.hints import BusyMachine, warn_if_dense
 from strzoo.training.layer_state import measure_layers, total_sparsity
 from strzoo.training.metric import Metric, validate
@@ -47,7 +48,7 @@ from strzoo.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
-_CHECK_EVERY = {"cpu": 1, "cuda": 10}  # steps; looking at the loss makes a GPU wait
+_CHECK_EVERY = {"cpu": 1, "cuda": 10}  # steps; to look at the loss is to wait for the GPU
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -100,11 +101,12 @@ class Trainer:
             config, model, optimizer, self.accelerator.scaler, Metric(device),
             self.sampler.images, self.threads, average, controller, network.mask,
         )  # fmt: skip
-        self.loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self._gradients = Gradients(self.accelerator, optimizer, loss_function, config)
         self._busy = BusyMachine(device)
         self._stop = StopRequest()
         self._on_event = on_event
-        self._check_every = _CHECK_EVERY[device.type]
+        self.check_every = _CHECK_EVERY[device.type]
         seed_all(config.seed + self.group.rank)  # dropout and the like differ between processes
 
     @property
@@ -150,7 +152,7 @@ class Trainer:
         clock = time.perf_counter()
         with contextlib.closing(batches):
             while batch := list(islice(batches, self.config.accumulate)):
-                self._take_step(batch)
+                self.take_step(batch)
                 clock, before = time.perf_counter(), clock
                 state.seconds += clock - before
                 self._report_step()
@@ -158,17 +160,22 @@ class Trainer:
                 if every and self.position % every == 0 and state.step < sampler.steps_per_epoch:
                     self.save()
 
-    def _take_step(self, batch: list[tuple[Tensor, Tensor]]) -> None:
-        """One optimizer step on this process's share of a global batch, in parts."""
+    def take_step(self, batch: list[tuple[Tensor, Tensor]]) -> None:
+        """One optimizer step on this process's share of a global batch, in parts.
+
+        Nothing here waits for a GPU, except every `check_every` steps the look at the loss, and
+        the decisions of a sparsity target.
+        """
         state, accelerator = self.state, self.accelerator
+        is_stopping = self.group.ask(lambda: self._stop.name is not None)
         epoch = state.epoch + state.step / self.sampler.steps_per_epoch
         for group in state.optimizer.param_groups:
             group["lr"] = self.schedule.at(epoch)
         self.network.prune(self.config, epoch)
-        state.optimizer.zero_grad(set_to_none=True)
         total = self.sampler.step_images(state.step) / self.group.world
-        losses = accelerator.accumulate(batch, self.loss_function, state.metric, total)
-        stopping = self._agree(losses)
+        for answers in self._gradients.compute(batch, total):
+            state.metric.add(*answers)
+        self._check_loss()
         accelerator.scaler.step(state.optimizer)
         accelerator.scaler.update()
         if state.mask is not None:
@@ -180,23 +187,20 @@ class Trainer:
                 state.controller.settle()
         if state.average is not None:
             state.average.update(self.model)
-        if stopping:
+        if is_stopping():
             raise Stopped
 
-    def _agree(self, losses: list[Tensor]) -> bool:
-        """Whether all processes are to stop after this step.
+    def _check_loss(self) -> None:
+        """Look at the loss every `check_every` steps, and in the last one of an epoch.
 
         Raises:
-            StrzooError: a loss is not finite in some process; nothing was updated with it.
+            StrzooError: it is not finite in some process.
         """
         last = self.state.step + 1 == self.sampler.steps_per_epoch
-        if (self.position + 1) % self._check_every and not last:
-            return False
-        total = float(self.state.metric.sums[0]) + sum(float(loss) for loss in losses)
-        stop, diverged = self.group.any([self._stop.name is not None, not math.isfinite(total)])
-        if diverged:
+        if (self.position + 1) % self.check_every and not last:
+            return
+        if self.group.any([not math.isfinite(self.state.metric.loss_sum)])[0]:
             raise self._divergence("the loss is not finite", self.position + 1)
-        return stop
 
     def _divergence(self, what: str, position: int) -> StrzooError:
         epoch, step = divmod(position - 1, self.sampler.steps_per_epoch)
