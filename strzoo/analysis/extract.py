@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from strzoo.analysis.report import report
@@ -12,15 +11,12 @@ from strzoo.settings import Settings
 from strzoo.zoo.budgets import Budget
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from strzoo.analysis.results import Report
-    from strzoo.checkpoint import Checkpoint
 
 
 @checked
 def extract_budget(
-    target: str | os.PathLike[str] | Checkpoint | nn.Module | Report,
+    target: Model | Report,
     *,
     name: str | None = None,
     architecture: str | None = None,

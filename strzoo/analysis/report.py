@@ -73,7 +73,7 @@ def report(
     if isinstance(source, OnnxSource):
         from strzoo.analysis.inspect_onnx import inspect_onnx
 
-        return inspect_onnx(source.need_file(), input_size=size).report
+        return inspect_onnx(source, input_size=size).report
     return _report_checkpoint(source.checkpoint, size)
 
 

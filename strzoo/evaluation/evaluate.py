@@ -71,8 +71,8 @@ def evaluate(
     of workers or of processes (started by torchrun).
 
     Args:
-        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, or any network (run in
-            evaluation mode on its own device, then put back as it was).
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, a `SparseModel`, or
+            any network (run in evaluation mode on its own device, then put back as it was).
         data: a folder, tar or parquet file (docs/evaluation.md lists the layouts), an `ImageSet`,
             or batches of images and labels as loaders give them: pairs, or dictionaries such as
             {"pixel_values": images, "labels": labels}. Floats [N, 3, H, W] are taken for

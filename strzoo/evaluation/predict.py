@@ -83,7 +83,8 @@ def predict(
     """The `top` most likely classes of each image, with their probabilities.
 
     Args:
-        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint` or any network.
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, a `SparseModel` or
+            any network.
         images: one or several of: a file, a folder (all images below it), an address (only with
             `allow_urls`), encoded bytes, a PIL image, an array or tensor of pixels (uint8
             [H, W, 3], [H, W] or [3, H, W], with or without an alpha channel; uint16, or floats

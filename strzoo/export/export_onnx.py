@@ -118,7 +118,9 @@ def export_onnx(
     on_step("loading the network")
     source = resolve(model, settings=settings)
     if source.kind in ("onnx", "plan"):
-        raise UsageError(f"{source.path} is {source.described} already; give an id or a checkpoint")
+        raise UsageError(
+            f"{source.shown} is {source.described} already; give an id or a checkpoint"
+        )
     network, size = source.build_dense(), check_image_size(input_size) or source.input_size
     for note in source.notes:
         on_step(note)

@@ -105,14 +105,14 @@ def _with_classes(model: nn.Module, source: Any, num_classes: int | None) -> nn.
 
 @checked
 def get_transforms(
-    name: str | ModelCard | Preprocessing, *, settings: Settings | None = None
+    name: Model | ModelCard | Preprocessing, *, settings: Settings | None = None
 ) -> Callable[[Image], Tensor]:
     """The published evaluation preprocessing: PIL image in, normalised [3, crop, crop] out.
 
     Bilinear resize of the short side, centre crop, scale to [0, 1], normalise.
 
     Args:
-        name: a MODEL (an id or a file), a card, or a preprocessing.
+        name: a model as `strzoo.evaluate` takes it, a card, or a preprocessing.
         settings: cache folder and registries; from the environment by default.
 
     Returns:
