@@ -35,8 +35,8 @@ def find_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda", local % count) if count else torch.device("cpu")
     try:
         place = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"device {device!r} is not one of cpu, cuda, cuda:N") from None
+    except (RuntimeError, TypeError, ValueError):
+        raise UsageError(f"device {device!r:.60} is not one of cpu, cuda, cuda:N") from None
     if place.type == "cuda":
         if place.index is None:
             place = torch.device("cuda", local % count if count else 0)

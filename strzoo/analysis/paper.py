@@ -18,6 +18,7 @@ from strzoo.analysis.dense_counts import shipped_counts
 from strzoo.analysis.paper_runs import PaperRankRun, PaperRun, find_rank_runs, find_runs
 from strzoo.analysis.report import report_budget
 from strzoo.analysis.results import DenseCounts
+from strzoo.arguments import checked
 from strzoo.zoo.budgets import Budget, load_budget
 from strzoo.zoo.paper import (
     PaperHyperparameters,
@@ -97,6 +98,7 @@ class PaperComparison:
         }
 
 
+@checked
 def compare_paper_table(
     number: str | int, *, runs: str | os.PathLike[str] | None = None
 ) -> PaperComparison:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from strzoo.analysis.comparison import MISMATCH, MISPRINT, compare_published
 from strzoo.analysis.dense_counts import INPUT_SIZE, shipped_counts
 from strzoo.analysis.results import DenseCounts, LayerReport, Report
+from strzoo.arguments import checked
 from strzoo.errors import UnknownNameError
 from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import resolve
@@ -36,6 +37,7 @@ class _Sparsity:
     notes: tuple[str, ...] = ()
 
 
+@checked
 def report(
     target: Model,
     *,
@@ -76,10 +78,11 @@ def report(
     if isinstance(source, OnnxSource):
         from strzoo.analysis.inspect_onnx import inspect_onnx
 
-        return inspect_onnx(source.need_file(), input_size=size).report
+        return inspect_onnx(source, input_size=size).report
     return _report_checkpoint(source.checkpoint, size or source.input_size)
 
 
+@checked
 def report_budget(
     budget: Budget, *, input_size: tuple[int, ...] = INPUT_SIZE, name: str | None = None
 ) -> Report:

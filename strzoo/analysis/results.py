@@ -171,4 +171,5 @@ class Report:
             "other_macs": dict(self.other_macs),
             "uncounted": dict(self.uncounted),
             "notes": list(self.notes),
+            "incomplete": list(self.incomplete),
         }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strzoo.arguments import checked
 from strzoo.checkpoint.layouts import check_layout
 from strzoo.checkpoint.reading import read_checkpoint, read_tensors
 from strzoo.checkpoint.recognise import THRESHOLD
@@ -42,6 +43,7 @@ class Conversion:
         return {"schema": 1, **asdict(self), "path": str(self.path), "notes": list(self.notes)}
 
 
+@checked
 def to_dense(checkpoint: Checkpoint) -> Checkpoint:
     """The same network with plain convolutions: each weight is the effective weight.
 

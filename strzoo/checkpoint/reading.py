@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strzoo.arguments import checked
 from strzoo.borders import reading
 from strzoo.checkpoint.cleaning import clean_state, finish_state
 from strzoo.checkpoint.raw import READERS, Raw, only_tensors, read_raw, sniff
@@ -42,6 +43,7 @@ from strzoo.strict_json import build_record, convert
 log = logging.getLogger(__name__)
 
 
+@checked
 def read_checkpoint(
     path: str | os.PathLike[str],
     *,
@@ -118,6 +120,7 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
         return found
 
 
+@checked
 def build_checkpoint(
     source: nn.Module | Mapping[str, Any],
     metadata: Mapping[str, Any] | None = None,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strzoo.arguments import checked
 from strzoo.checkpoint import compact as compact_format
 from strzoo.checkpoint.layouts import check_layout, to_layout
 from strzoo.checkpoint.reading import build_checkpoint
@@ -26,6 +27,7 @@ from strzoo.sparse.unwrap import copy_network
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
+@checked
 def save_checkpoint(
     checkpoint: Checkpoint | nn.Module,
     path: str | os.PathLike[str],

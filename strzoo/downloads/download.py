@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from strzoo.arguments import checked
 from strzoo.downloads.cache import Cache, CachedFile, Check, check_content
 from strzoo.downloads.sources import LocalSource, RefusedError, Source, SourceError, list_sources
 from strzoo.downloads.staging import Partial
@@ -38,6 +39,7 @@ class Fetched:
     source: str
 
 
+@checked
 def download(
     name: str,
     *,

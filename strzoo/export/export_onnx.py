@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
+from strzoo.arguments import checked
 from strzoo.data.calibration import Images, Samples, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.files import atomic_path, check_destination, write_error
@@ -48,6 +49,7 @@ _ENOUGH = 20
 _CHECKED = 64  # images that fp16 and int8 are compared on
 
 
+@checked
 def export_onnx(
     model: Model,
     path: str | os.PathLike[str],
@@ -128,7 +130,9 @@ def export_onnx(
         return exported
     check_precision(precision)
     if source.kind in ("onnx", "plan"):
-        raise UsageError(f"{source.path} is {source.described} already; give an id or a checkpoint")
+        raise UsageError(
+            f"{source.shown} is {source.described} already; give an id or a checkpoint"
+        )
     network, size = source.build_dense(), check_image_size(input_size) or source.input_size
     for note in source.notes:
         on_step(note)

@@ -6,6 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from strzoo.arguments import checked
 from strzoo.checkpoint.convert import Conversion, to_dense, verify_conversion
 from strzoo.checkpoint.layouts import check_layout
 from strzoo.checkpoint.reading import read_checkpoint
@@ -18,6 +19,7 @@ from strzoo.hub.source import CardSource, CheckpointSource, Source
 from strzoo.settings import Settings
 
 
+@checked
 def convert(
     source: Model,
     destination: str | os.PathLike[str],

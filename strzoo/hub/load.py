@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from strzoo.arguments import checked
 from strzoo.data.preprocessing import build_transforms
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import Model, resolve
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@checked
 def load(
     name_or_file: Model,
     *,
@@ -89,15 +91,16 @@ def _with_classes(model: nn.Module, source: Source, num_classes: int | None) -> 
     return replace_head_(model, source.checkpoint.spec.head, num_classes).eval()
 
 
+@checked
 def get_transforms(
-    name: str | ModelCard | Preprocessing, *, settings: Settings | None = None
+    name: Model | ModelCard | Preprocessing, *, settings: Settings | None = None
 ) -> Callable[[Image], Tensor]:
     """The published evaluation preprocessing: PIL image in, normalised [3, crop, crop] out.
 
     Bilinear resize of the short side, centre crop, scale to [0, 1], normalise.
 
     Args:
-        name: a MODEL (an id or a file), a card, or a preprocessing.
+        name: a model as `strzoo.evaluate` takes it, a card, or a preprocessing.
         settings: cache folder and registries; from the environment by default.
 
     Returns:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from strzoo.arguments import checked
 from strzoo.errors import UsageError
 from strzoo.models.architecture import Architecture
 from strzoo.models.blocks import ConvLayer
@@ -23,11 +25,12 @@ LAYERS: dict[str, ConvLayer] = {
 }
 
 
+@checked
 def create_model(
     architecture: str,
     *,
     num_classes: int | None = None,
-    layer: str | ConvLayer = "dense",
+    layer: str | Callable[..., nn.Conv2d] = "dense",
     **options: Any,
 ) -> nn.Module:
     """A randomly initialised network with the published key layout, in training mode.

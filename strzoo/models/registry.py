@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib import import_module
 
 import strzoo.models
+from strzoo.arguments import checked
 from strzoo.errors import UsageError
 from strzoo.models.architecture import Architecture
 from strzoo.models.external import external_architecture, is_external
@@ -26,6 +27,7 @@ def _built_in() -> dict[str, Architecture]:
     return found
 
 
+@checked
 def register_architecture(architecture: Architecture) -> Architecture:
     """Make an architecture known to everything that takes a name or reads a checkpoint.
 

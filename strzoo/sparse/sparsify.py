@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from strzoo.arguments import checked, show
 from strzoo.errors import UnknownNameError, UsageError
 from strzoo.sparse.layers import (
     DEFAULT_S_INIT,
@@ -56,6 +57,7 @@ _PARENTS_LEFT_DENSE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 Skip = Iterable[str] | Callable[[str, nn.Module], bool]
 
 
+@checked
 def sparsify_(
     model: nn.Module,
     method: str = "str",
@@ -121,6 +123,7 @@ def sparsify_(
     return model
 
 
+@checked
 def to_dense_(model: nn.Module) -> nn.Module:
     """Turn sparse layers back into plain ones that hold the effective weights, in place.
 
@@ -302,7 +305,7 @@ def match_names(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
     """
     names = list(names)
     matched: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in _read_patterns(patterns):
         found = fnmatch.filter(names, pattern)
         if not found:
             raise UnknownNameError(
@@ -310,6 +313,16 @@ def match_names(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
             )
         matched.update(found)
     return matched
+
+
+def _read_patterns(patterns: Any) -> list[str]:
+    try:
+        found = [patterns] if isinstance(patterns, str) else [*patterns]
+    except TypeError:  # not to be iterated over, whatever it claims
+        found = [None]
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise UsageError(f"skip is {show(patterns)}; expected layer names, patterns or a function")
+    return found
 
 
 def _options(

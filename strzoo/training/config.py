@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from strzoo.arguments import check_fields
 from strzoo.errors import UsageError
 from strzoo.models.external import is_external
 from strzoo.training.config_data import DataKeys
@@ -27,6 +28,7 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for one in fields(self):
             if one.name in ARGUMENTS:
                 frozen = freeze_arguments(getattr(self, one.name), one.name)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from strzoo.arguments import check_path
 from strzoo.data.imageset import ImageSet
 from strzoo.data.layouts import find_samples
 from strzoo.data.training_images import find_training_samples
@@ -50,6 +51,7 @@ def open_fit_data(
         StrzooError and its subclasses: it cannot be read.
     """
     if isinstance(data, str | os.PathLike):
+        check_path(data, "data")
         return _open_folder(model, Path(data).expanduser(), config, device)
     if isinstance(data, ImageSet):
         data = (data.images, data.labels)

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from strzoo.arguments import checked
 from strzoo.devices import choose_precision, find_device
 from strzoo.distributed import Group, read_launcher
+from strzoo.errors import UsageError
 from strzoo.models.external import is_external
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import prunable_layers, sparse_layers
@@ -95,6 +97,7 @@ class TrainPlan:
         return {"schema": 1, **asdict(self)}
 
 
+@checked
 def plan(
     config: TrainConfig, *, processes: int | None = None, settings: Settings | None = None
 ) -> TrainPlan:
@@ -113,6 +116,8 @@ def plan(
         StrzooError: as `train` would before its first step.
     """
     config = resolve_config(config, settings)
+    if processes is not None and processes < 1:
+        raise UsageError(f"processes is {processes}; it must be at least 1")
     device = find_device(config.device)
     count = read_launcher().world if processes is None else processes
     images, data = _count_images(config)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from strzoo.arguments import checked
 from strzoo.devices import choose_precision, cpu_threads, find_device, float32_mode
 from strzoo.distributed import Group, join_group
 from strzoo.settings import Settings
@@ -28,6 +29,7 @@ from strzoo.training.state import check_resumable, read_state
 from strzoo.training.tensorboard import Board
 
 
+@checked
 def train(
     config: TrainConfig | str | os.PathLike[str],
     *,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from strzoo.arguments import checked
 from strzoo.errors import IntegrityError, UnknownNameError
 from strzoo.strict_json import build_record, read_json
 
@@ -111,6 +112,7 @@ def list_paper_tables() -> list[str]:
     return [table.number for table in read_paper().tables]
 
 
+@checked
 def load_paper_table(number: str | int) -> PaperTable:
     """A table of the paper by its number.
 

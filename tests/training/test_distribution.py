@@ -47,12 +47,12 @@ def in_doubles() -> Iterator[None]:
         )
 
     torch.set_default_dtype(torch.float64)
-    datasets.load_digits = load_some  # type: ignore[attr-defined]
+    datasets.load_digits = load_some  # type: ignore[assignment]
     try:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
-        datasets.load_digits = load  # type: ignore[attr-defined]
+        datasets.load_digits = load
 
 
 def assert_close(one: Path, two: Path, tolerance: float) -> None:
