@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from strzoo.errors import IntegrityError, UsageError, one_line
 from strzoo.models.architecture import Architecture
-from strzoo.models.external import check_options, is_external, runs_code
+from strzoo.models.external import check_options
+from strzoo.models.external_names import is_external, runs_code
 from strzoo.models.heads import SOURCE
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.models.spec import ModelSpec

@@ -94,6 +94,9 @@ class Web:
 
         self.network, self.deadline = network, deadline
         self._session = requests.Session()
+        # Even when it does not follow a redirect, requests looks where it leads, and for that
+        # reads its whole body into memory; `get` follows them itself.
+        self._session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
         # A compressed body would make sizes and ranges count other bytes than the file's.
         self._session.headers.update(
             {"User-Agent": f"strzoo/{VERSION}", "Accept-Encoding": "identity"}

@@ -29,6 +29,7 @@ from strzoo.models.architecture import (
     ForeignLayout,
     Options,
 )
+from strzoo.models.external_names import LIBRARIES, runs_code
 from strzoo.models.heads import find_head, replace_head_
 from strzoo.models.libraries import (
     as_fetching_error,
@@ -39,7 +40,6 @@ from strzoo.models.libraries import (
     torchvision_weights,
 )
 
-LIBRARIES = ("timm", "torchvision")
 FORMS = "timm:NAME, torchvision:NAME or package.module:function"
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -58,16 +58,6 @@ _MOST_ELEMENTS = 1 << 31
 
 class TooLargeError(UsageError):
     """A network has more weights than any real one. Exit code 2."""
-
-
-def is_external(name: Any) -> bool:
-    """Whether a name means a network from elsewhere: it has a colon."""
-    return isinstance(name, str) and ":" in name
-
-
-def runs_code(name: str) -> bool:
-    """Whether building that network runs code that is not a known library's."""
-    return name.partition(":")[0] not in LIBRARIES
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,8 @@ import strzoo.models
 from strzoo.arguments import checked
 from strzoo.errors import UsageError
 from strzoo.models.architecture import Architecture
-from strzoo.models.external import external_architecture, is_external
+from strzoo.models.external import external_architecture
+from strzoo.models.external_names import is_external
 from strzoo.zoo.names import resolve_name
 
 _registered: dict[str, Architecture] = {}

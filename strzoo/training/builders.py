@@ -11,7 +11,7 @@ from torch import nn
 from strzoo.distributed import Group
 from strzoo.errors import UsageError
 from strzoo.models.create import create_model, create_with_weights
-from strzoo.models.external import is_external
+from strzoo.models.external_names import is_external
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import magnitude_layers, sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage

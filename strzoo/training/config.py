@@ -9,7 +9,7 @@ from typing import Any
 
 from strzoo.arguments import check_fields
 from strzoo.errors import UsageError
-from strzoo.models.external import is_external
+from strzoo.models.external_names import is_external
 from strzoo.training.config_data import DataKeys
 from strzoo.training.config_network import NetworkKeys
 from strzoo.training.config_run import RunKeys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -80,6 +80,8 @@ def freeze_arguments(value: Any, name: str) -> Arguments:
         UsageError: a name is no word, or a value is no plain one.
     """
     pairs = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(pairs, Iterable):
+        raise UsageError(f"{name}={value!r} is no mapping of names to values")
     frozen: dict[str, Any] = {}
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:

@@ -13,7 +13,7 @@ from strzoo.arguments import checked
 from strzoo.devices import choose_precision, find_device
 from strzoo.distributed import Group, read_launcher
 from strzoo.errors import UsageError
-from strzoo.models.external import is_external
+from strzoo.models.external_names import is_external
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import prunable_layers, sparse_layers
 from strzoo.training.builders import (

@@ -15,7 +15,7 @@ from torch import nn
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import CardSource, Source
-from strzoo.models.external import is_external
+from strzoo.models.external_names import is_external
 from strzoo.models.spec import ModelSpec
 from strzoo.settings import Settings
 from strzoo.sparse.layers import STRLayer

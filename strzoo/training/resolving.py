@@ -12,7 +12,7 @@ from typing import Any
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.data.training_images import list_training_classes
 from strzoo.errors import UsageError
-from strzoo.models.external import is_external
+from strzoo.models.external_names import is_external
 from strzoo.models.spec import ModelSpec
 from strzoo.settings import Settings
 from strzoo.training.config import TrainConfig
