@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from strzoo.arguments import show
 from strzoo.errors import UsageError
 
 # Arguments of a function by name, sorted: a mapping that is frozen.
@@ -80,19 +81,19 @@ def freeze_arguments(value: Any, name: str) -> Arguments:
         UsageError: a name is no word, or a value is no plain one.
     """
     pairs = value.items() if isinstance(value, Mapping) else value
-    if not isinstance(pairs, Iterable):
-        raise UsageError(f"{name}={value!r} is no mapping of names to values")
+    if not isinstance(value, Mapping | tuple | list):
+        raise UsageError(f"{name}={show(value)} is no mapping of names to values")
     frozen: dict[str, Any] = {}
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise UsageError(f"{name}={value!r} is no mapping of names to values")
+            raise UsageError(f"{name}={show(value)} is no mapping of names to values")
         key, given = pair
         given = tuple(given) if isinstance(given, list) else given
         items = given if isinstance(given, tuple) else (given,)
         if not (isinstance(key, str) and key.isidentifier()):
             raise UsageError(f"{name}.{key} is not the name of an argument")
         if not all(isinstance(item, str | int | float | None) for item in items):
-            raise UsageError(f"{name}.{key}={given!r} is no plain value, nor a list of such")
+            raise UsageError(f"{name}.{key}={show(given)} is no plain value, nor a list of such")
         frozen[key] = given
     return tuple(sorted(frozen.items()))
 
