@@ -8,7 +8,7 @@ import click
 
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
-from strzoo.cli.report import parse_size, report_table
+from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
 from strzoo.settings import Settings
 from strzoo.zoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
 
@@ -34,9 +34,8 @@ def list_command(as_json: bool) -> None:
         (b.name, b.architecture, b.method, f"{b.sparsity:.2f}", str(len(b.layers)))
         for b in sorted(found, key=lambda b: (b.architecture, b.method, b.sparsity))
     ]
-    print_table(
-        simple_table(("budget", "architecture", "method", "sparsity %", "layers"), table, left=3)
-    )
+    header = ("budget", "architecture", "method", "sparsity %", "layers")
+    print_table(simple_table(header, table, left=3, optional=("architecture", "method")))
 
 
 @budgets.command()
@@ -52,7 +51,7 @@ def show(budget: str, as_json: bool) -> None:
         print_json(to_document(loaded))
         return
     made = report_budget(loaded)
-    print_table(report_table(made))
+    print_table(report_table(made), more=ONLY_IN_JSON)
     click.echo("\n".join(rendering.summary(made)))
 
 

@@ -115,5 +115,6 @@ def _print(report: CompileReport) -> None:
         )
         for layer in report.layers
     ]
-    print_table(simple_table(HEADER, rows, left=3))
+    optional = ("kind", "weights", "runs as")
+    print_table(simple_table(HEADER, rows, left=3, optional=optional))
     click.echo("\n".join(report.summary()))

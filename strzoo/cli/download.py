@@ -11,9 +11,8 @@ import click
 
 from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json
+from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import download_bar, spell_bytes
-from strzoo.cli.rows import print_rows
 from strzoo.downloads.cache import check_content
 from strzoo.downloads.download import Fetched, default_format, obtain
 from strzoo.downloads.web import Network
@@ -150,7 +149,7 @@ def print_fetched(fetched: list[Fetched]) -> None:
         )
         for f in fetched
     ]
-    print_rows(HEADER, rows, left=6)
+    print_table(simple_table(HEADER, rows, left=6))
 
 
 def describe(fetched: Fetched) -> dict[str, Any]:

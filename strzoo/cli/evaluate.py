@@ -246,7 +246,14 @@ def _print(made: EvalResult) -> None:
                 f"{check.different_predictions} predictions differ",
             )
         )
-    print_table(simple_table(("", "", ""), rows, left=1, title=f"{made.model} on {made.data}"))
+    print_table(
+        simple_table(
+            ("figure", "value", "of"),
+            rows,
+            title=f"{made.model} on {made.data}",
+            wrap=("of",),
+        )
+    )
     click.echo(f"layout: {made.layout}")
     for note in made.notes:
         click.echo(f"note: {note}")

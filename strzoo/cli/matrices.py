@@ -91,7 +91,8 @@ def matrices(
         )
         for layer in made.layers
     ]
-    print_table(simple_table(HEADER, rows, title=made.model))
+    optional = ("groups", "stride", "input")
+    print_table(simple_table(HEADER, rows, title=made.model, optional=optional))
     inputs = f", inputs of {made.images} images" if made.images else ""
     click.echo(
         f"{made.path}: {len(made.layers)} layers as {', '.join(made.formats)}{inputs}, "

@@ -48,7 +48,10 @@ def list_command(pattern: str, as_json: bool, settings: Settings) -> None:
         )
         for card in cards
     ]
-    print_table(simple_table(HEADER, rows, left=3))
+    print_table(
+        simple_table(HEADER, rows, left=3, optional=("files", "cached")),
+        more="what `strzoo info ID` shows of each",
+    )
 
 
 @click.command()

@@ -99,7 +99,8 @@ def predict(
             for place, guess in enumerate(one.guesses):
                 chance = f"{100 * guess.probability:.2f}"
                 rows.append((one.source if place == 0 else "", guess.name, guess.wnid, chance))
-        print_table(simple_table(("image", "class", "wnid", "probability %"), rows, left=3))
+        header = ("image", "class", "wnid", "probability %")
+        print_table(simple_table(header, rows, left=3, wrap=("class",), optional=("wnid",)))
     if not quiet and (bad := sum(1 for p in made if p.error)):
         click.echo(f"strzoo: WARNING: {bad} of {len(made)} images are unreadable", err=True)
 

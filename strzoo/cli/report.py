@@ -17,6 +17,10 @@ from strzoo.settings import Settings
 if TYPE_CHECKING:
     from strzoo.analysis.results import Report
 
+# What a narrow terminal may lack, the first first.
+_OPTIONAL = ("type", "shape", "threshold", "params", "nonzeros", "dense MACs")
+ONLY_IN_JSON = "output shapes of the layers"
+
 
 def parse_size(text: str) -> tuple[int, int, int]:
     """`224`, `224x192` (height x width) or `3x224x192` as (channels, height, width).
@@ -58,7 +62,7 @@ def report_table(made: Report) -> Table:
     """The layers and the totals."""
     from strzoo.analysis.rendering import HEADER, TEXT_COLUMNS, rows
 
-    return Table(HEADER, rows(made), TEXT_COLUMNS, made.model, totals=True)
+    return Table(HEADER, rows(made), TEXT_COLUMNS, made.model, totals=True, optional=_OPTIONAL)
 
 
 def show_report(
@@ -80,7 +84,7 @@ def show_report(
         print_json(document)
         return
     if style == "table" and output is None:
-        print_table(report_table(made))
+        print_table(report_table(made), more=ONLY_IN_JSON)
         click.echo("\n".join(rendering.summary(made)))
         return
     texts = {

@@ -59,7 +59,9 @@ def verify(
                         line.verdict + note,
                     )
                 )
-        print_table(simple_table(HEADER, rows, left=3))
+        print_table(
+            simple_table(HEADER, rows, left=3, wrap=("verdict",), optional=("from", "difference")),
+        )
     failed = [result.model for result in results if not result.passed]
     if failed:
         raise VerificationError(f"published figures differ from computed ones: {', '.join(failed)}")
