@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, install_advice
 from strzoo.onnx.sessions import open_session
 
 ENGINES = ("torch", "torch-compile", "onnxruntime", "sparse")
@@ -34,7 +34,7 @@ def check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
     if engine == "sparse" and not has_sparse_engine():
-        raise StrzooError("the sparse engine needs llvmlite: pip install 'strzoo[engine]'")
+        raise StrzooError(f"the sparse engine needs llvmlite: {install_advice('engine')}")
 
 
 def open_engine(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import click
 
-from strzoo.errors import StrzooError
+from strzoo.errors import StrzooError, install_advice
 from strzoo.version import VERSION
 
 # name -> (module, attribute, help line). The help line is here so that --help imports nothing.
@@ -43,6 +43,14 @@ COMMANDS = {
     "doctor": ("strzoo.cli.doctor", "doctor", "Show versions, devices, cache and disk."),
 }
 INTERRUPTED = 130
+# What is imported -> what is installed, of the packages that strzoo requires.
+PACKAGES = {
+    **{name: name for name in ("torch", "torchvision", "numpy", "safetensors", "gdown", "requests",
+                               "urllib3", "filelock", "onnx", "onnxscript", "onnxruntime",
+                               "rich", "fvcore")},
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+}  # fmt: skip
 
 EPILOG = """\b
 Exit codes: 0 done, 1 error, 2 usage, 3 network or quota, 4 integrity,
@@ -127,6 +135,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except StrzooError as error:
         _complain(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get((error.name or "").partition(".")[0])
+        if package is None:
+            raise
+        advice = install_advice(package)
+        _complain(f"this needs the package {package}, which is not installed: {advice}")
+        return StrzooError.exit_code
     except MemoryError:
         _complain("out of memory; close other programs or use a smaller model or batch")
         return StrzooError.exit_code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
@@ -42,7 +43,7 @@ _OPTIONAL = (
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
 @click.option(
     "--engines",
     help="Of torch, torch-compile, onnxruntime, sparse  [default: torch,onnxruntime and sparse "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from strzoo.cli.completion import complete_budget, complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
@@ -39,7 +40,7 @@ def list_command(as_json: bool) -> None:
 
 
 @budgets.command()
-@click.argument("budget")
+@click.argument("budget", shell_complete=complete_budget)
 @json_option
 def show(budget: str, as_json: bool) -> None:
     """Show BUDGET layer by layer, with the MACs it leaves."""
@@ -56,8 +57,8 @@ def show(budget: str, as_json: bool) -> None:
 
 
 @budgets.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", shell_complete=complete_budget)
+@click.argument("second", shell_complete=complete_budget)
 @json_option
 def compare(first: str, second: str, as_json: bool) -> None:
     """Compare two budgets layer by layer (second minus first, in percentage points)."""
@@ -81,7 +82,7 @@ def compare(first: str, second: str, as_json: bool) -> None:
 
 
 @budgets.command(short_help="Extract the budget of a model.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write a budget file (.json)."
 )

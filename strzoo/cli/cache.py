@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import spell_bytes
@@ -51,7 +52,7 @@ def list_command(as_json: bool, settings: Settings) -> None:
 
 
 @cache.command()
-@click.argument("model", required=False, metavar="[ID]")
+@click.argument("model", required=False, metavar="[ID]", shell_complete=complete_model)
 @click.option("--format", type=click.Choice(FORMATS), help="Which file  [default: dense]")
 @settings_options
 def path(model: str | None, format: str | None, settings: Settings) -> None:
@@ -72,7 +73,7 @@ def path(model: str | None, format: str | None, settings: Settings) -> None:
 
 
 @cache.command()
-@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=complete_model)
 @json_option
 @settings_options
 @verbosity_options
@@ -101,7 +102,7 @@ def verify(models: tuple[str, ...], as_json: bool, settings: Settings, quiet: bo
 
 
 @cache.command("prune", short_help="Remove left-overs, and the files of models.")
-@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=complete_model)
 @click.option("--forget", is_flag=True, help="Drop the recorded hashes of the models too.")
 @click.option("--compiled", is_flag=True, help="Remove what the sparse engine keeps.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")

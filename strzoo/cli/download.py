@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
@@ -25,7 +26,7 @@ GDOWN_COOKIES = Path("~/.cache/gdown/cookies.txt")
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="ID...")
+@click.argument("models", nargs=-1, required=True, metavar="ID...", shell_complete=complete_model)
 @click.option(
     "--format",
     "formats",

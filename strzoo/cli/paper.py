@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from strzoo.cli.completion import complete_table
 from strzoo.cli.options import force_option, json_option
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
@@ -28,7 +29,7 @@ _OPTIONAL = ("command", "keeps dense", "budget", "id", "differs", "recipe", "FLO
 
 
 @click.command()
-@click.argument("table", required=False)
+@click.argument("table", required=False, shell_complete=complete_table)
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),

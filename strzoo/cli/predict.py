@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.evaluate import (
     engine_option,
     make_preprocessing,
@@ -22,7 +23,7 @@ from strzoo.settings import Limits, Settings
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("images", nargs=-1, required=True)
 @click.option("-k", "--top", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option(

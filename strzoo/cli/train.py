@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_change, complete_recipe
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
@@ -21,8 +22,8 @@ INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("recipe", required=False)
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("recipe", required=False, shell_complete=complete_recipe)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_change)
 @click.option("--list", "listing", is_flag=True, help="List the recipes.")
 @click.option("--keys", is_flag=True, help="List all keys with types and defaults.")
 @click.option("--show", is_flag=True, help="Print the resolved configuration as YAML.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError, VerificationError
@@ -13,7 +14,7 @@ HEADER = ("model", "from", "figure", "published", "computed", "difference", "ver
 
 
 @click.command()
-@click.argument("models", nargs=-1)
+@click.argument("models", nargs=-1, shell_complete=complete_model)
 @click.option("--against", metavar="ID", help="The model a checkpoint file should be.")
 @json_option
 @settings_options

@@ -18,7 +18,7 @@ import numpy as np
 from strzoo.borders import open_file, reading
 from strzoo.data.imagenet_classes import COUNT, index_by_wnid, is_wnid
 from strzoo.data.samples import Samples, single_labels
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError, StrzooError, install_advice
 from strzoo.settings import Limits
 
 # Names of columns as the hub's image classification sets have them, the best known first.
@@ -233,5 +233,6 @@ def _import_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise StrzooError("reading parquet needs pyarrow: pip install 'strzoo[parquet]'") from None
+        advice = install_advice("parquet")
+        raise StrzooError(f"reading parquet needs pyarrow: {advice}") from None
     return pyarrow.parquet

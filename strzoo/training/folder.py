@@ -79,9 +79,8 @@ class RunFolder:
                 lock.release()
 
     def _refuse_other_run(self) -> None:
-        own = self._resume not in (None, "auto") and (
-            Path(str(self._resume)).expanduser().parent.resolve() == self.path.resolve()
-        )
+        resumed = None if self._resume == "auto" else self.find_resume()
+        own = resumed is not None and resumed.parent.resolve() == self.path.resolve()
         if self.last.exists() and self._resume != "auto" and not own:
             raise UsageError(
                 f"{self.path} holds a run; go on with resume=auto, or choose another output=FOLDER"
@@ -102,7 +101,10 @@ class RunFolder:
         """The checkpoint to go on from, if any."""
         if self._resume == "auto":
             return self.last if self.last.exists() else None
-        return None if self._resume is None else Path(self._resume).expanduser()
+        if self._resume is None:
+            return None
+        path = Path(self._resume).expanduser()
+        return path / LAST if path.is_dir() else path
 
     def begin(self, config: TrainConfig, device: torch.device, processes: int) -> None:
         """Write config.yaml and environment.json.
