@@ -255,7 +255,7 @@ def import_file(
     registry = load_registry(settings)
     wanted = registry.get(name) if name is not None else None
     path = user_path(path)
-    path = run_checkpoint(path, wanted and default_format(wanted))
+    path = run_checkpoint(path, None if wanted is None else default_format(wanted))
     deadline = Deadline(Network().total_time, cancel)
     cache = Cache(settings.cache_dir, check)
     source = LocalSource(path, path.name, str(path))
