@@ -74,7 +74,7 @@ def check_results_file(path: Path) -> None:
         raise UsageError(f"{path} cannot be a results file: name a file in an existing folder")
     if path.exists() and path.stat().st_size:
         with open(path, encoding="utf-8", errors="replace", newline="") as stream:
-            found = stream.readline().strip()
+            found = stream.readline(4096).strip()
         if found != ",".join(COLUMNS):
             raise IntegrityError(
                 f"{path} has other columns ({found[:60]}); name another file for --csv"
