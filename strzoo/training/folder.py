@@ -24,6 +24,7 @@ from strzoo.checkpoint.record import TrainedOn
 from strzoo.devices import describe_device, list_versions
 from strzoo.errors import StrzooError, UsageError
 from strzoo.files import write_error, write_text
+from strzoo.settings import user_path
 from strzoo.sparse.sparsify import to_dense_
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import dump_config
@@ -43,7 +44,7 @@ class RunFolder:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.path = Path(config.run_folder).expanduser()
+        self.path = user_path(config.run_folder)
         self.last = self.path / LAST
         self._resume = config.resume
 
@@ -80,7 +81,7 @@ class RunFolder:
 
     def _refuse_other_run(self) -> None:
         own = self._resume not in (None, "auto") and (
-            Path(str(self._resume)).expanduser().parent.resolve() == self.path.resolve()
+            user_path(str(self._resume)).parent.resolve() == self.path.resolve()
         )
         if self.last.exists() and self._resume != "auto" and not own:
             raise UsageError(
@@ -102,7 +103,7 @@ class RunFolder:
         """The checkpoint to go on from, if any."""
         if self._resume == "auto":
             return self.last if self.last.exists() else None
-        return None if self._resume is None else Path(self._resume).expanduser()
+        return None if self._resume is None else user_path(self._resume)
 
     def begin(self, config: TrainConfig, device: torch.device, processes: int) -> None:
         """Write config.yaml and environment.json.
