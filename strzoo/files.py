@@ -152,9 +152,9 @@ def refuse_foreign(path: str | os.PathLike[str], wanted: str) -> None:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hex SHA-256 of a file's content, read in 1 MiB blocks."""
+    """Hex SHA-256 of a regular file's content, read in 1 MiB blocks."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

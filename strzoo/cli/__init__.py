@@ -6,6 +6,7 @@ results printed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -51,6 +52,8 @@ PACKAGES = {
     "PIL": "pillow",
     "yaml": "PyYAML",
 }  # fmt: skip
+# What writing to standard output raises: its reader left, a full disk or a closed descriptor.
+_STREAM_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 EPILOG = """\b
 Exit codes: 0 done, 1 error, 2 usage, 3 network or quota, 4 integrity,
@@ -115,6 +118,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             code = cli.main(arguments, prog_name="strzoo", standalone_mode=False)
             sys.stdout.flush()
         except OSError as error:
+            if error.filename is not None or error.errno not in _STREAM_ERRORS:
+                raise
             return _report_stream(error)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
@@ -145,13 +150,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         _complain("out of memory; close other programs or use a smaller model or batch")
         return StrzooError.exit_code
+    except Exception as error:  # whatever it is, no traceback reaches the terminal
+        from strzoo.cli.last_resort import describe_defect
+
+        _complain(describe_defect(error, arguments))
+        return StrzooError.exit_code
 
 
 def _complain(message: str) -> None:
     line = " ".join(message.split())
-    click.echo(
-        f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
-    )
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed, or its disk full
+        click.echo(
+            f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
+        )
 
 
 def _report_stream(error: OSError) -> int:
