@@ -106,8 +106,21 @@ def atomic_path(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
             _publish_new(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
+    except StrzooError as error:  # of what reads it back, by the name it has now
+        hide_temporary(error, temporary, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hide_temporary(error: StrzooError, temporary: Path, path: Path) -> None:
+    """Name `path` in a message instead of the file or folder that was to become it."""
+    error.args = tuple(
+        part.replace(str(temporary), str(path)).replace(temporary.name, path.name)
+        if isinstance(part, str)
+        else part
+        for part in error.args
+    )
 
 
 def _publish_new(temporary: Path, path: Path) -> None:
