@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from strzoo.models.registry import list_architectures as list_architectures
     from strzoo.models.registry import register_architecture as register_architecture
     from strzoo.onnx.results import OnnxExport as OnnxExport
+    from strzoo.pruning.prune import prune as prune
+    from strzoo.pruning.results import PruneResult as PruneResult
     from strzoo.settings import Settings as Settings
     from strzoo.sparse.filters import remove_filters as remove_filters
     from strzoo.sparse.filters import sparsify_filters_ as sparsify_filters_
@@ -131,6 +133,8 @@ _HOMES = {
     "strzoo.evaluation.predict": ("Prediction", "predict"),
     "strzoo.zoo.paper": ("PaperTable", "list_paper_tables", "load_paper_table"),
     "strzoo.zoo.registry": ("ModelCard", "get_card", "list_models"),
+    "strzoo.pruning.prune": ("prune",),
+    "strzoo.pruning.results": ("PruneResult",),
     "strzoo.settings": ("Settings",),
     "strzoo.sparse.sparsify": ("sparsify_", "to_dense_"),
     "strzoo.training.config": ("TrainConfig",),

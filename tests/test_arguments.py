@@ -122,6 +122,7 @@ RIGHT: dict[str, Callable[[], dict[str, Any]]] = {
     "load_recipe": lambda: {"name_or_path": "digits_str"},
     "plan": lambda: {"config": strzoo.load_recipe("digits_str")},
     "predict": lambda: {"model": Tiny(), "images": np.zeros((40, 40, 3), np.uint8)},
+    "prune": lambda: {"model": Tiny(), "data": IMAGES, "sparsity": 0.5, "workers": 0},
     "read_checkpoint": lambda: {"path": "r20.pth"},
     "register_architecture": lambda: {},
     "remove_filters": lambda: {"model": _str_network()},

@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": ("strzoo.cli.evaluate", "evaluate", "Measure top-1 and top-5 on ImageNet."),
     "predict": ("strzoo.cli.predict", "predict", "Name what is in images."),
     "train": ("strzoo.cli.train", "train", "Train a recipe: dense, STR, DNW or GMP."),
+    "prune": ("strzoo.cli.prune", "prune", "Make a network sparse at once, without training."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
     "paper": ("strzoo.cli.paper", "paper", "Show the paper's tables and what repeats them."),
