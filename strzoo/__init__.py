@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from strzoo.analysis.verify import verify as verify
     from strzoo.benchmarking.benchmark import benchmark as benchmark
     from strzoo.benchmarking.results import BenchmarkResult as BenchmarkResult
+    from strzoo.benchmarking.tradeoff import tradeoff as tradeoff
+    from strzoo.benchmarking.tradeoff_results import TradeoffResult as TradeoffResult
     from strzoo.checkpoint import Checkpoint as Checkpoint
     from strzoo.checkpoint import build_checkpoint as build_checkpoint
     from strzoo.checkpoint import read_checkpoint as read_checkpoint
@@ -110,6 +112,8 @@ _HOMES = {
     "strzoo.export.export_onnx": ("export_onnx",),
     "strzoo.onnx.results": ("OnnxExport",),
     "strzoo.benchmarking.results": ("BenchmarkResult",),
+    "strzoo.benchmarking.tradeoff": ("tradeoff",),
+    "strzoo.benchmarking.tradeoff_results": ("TradeoffResult",),
     "strzoo.downloads.download": ("download",),
     "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),

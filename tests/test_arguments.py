@@ -135,6 +135,7 @@ RIGHT: dict[str, Callable[[], dict[str, Any]]] = {
     "sparsify_filters_": lambda: {"model": strzoo.create_model("resnet20", num_classes=2)},
     "to_dense": lambda: {"checkpoint": strzoo.build_checkpoint(NETWORK)},
     "to_dense_": lambda: {"model": Tiny()},
+    "tradeoff": lambda: {"model": "none.pth", "data": "digits", "runs": 1},
     "train": lambda: {"config": "missing_recipe"},
     "verify": lambda: {"target": "r20.pth"},
     "write_budget": lambda: {"budget": _budget(), "path": _new(".json")},

@@ -37,6 +37,11 @@ COMMANDS = {
     "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
     "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
     "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),
+    "tradeoff": (
+        "strzoo.cli.tradeoff",
+        "tradeoff",
+        "Accuracy and latency at several sparsities.",
+    ),
     "compile": ("strzoo.cli.compile", "compile_command", "Compile for the sparse CPU engine."),
     "matrices": ("strzoo.cli.matrices", "matrices", "Write each layer's weights as a matrix."),
     "rnn": ("strzoo.cli.rnn", "rnn", "FastGRNN with learned rank: train, report, export."),

@@ -35,7 +35,7 @@ HEADER = ("layer", "shape", "weights", "sparsity %", "output error")
     help="obc: second order, what stays is solved for; magnitude: the smallest go.",
 )
 @click.option(
-    "--images", type=click.IntRange(min=1), default=256, show_default=True, help="How many to use."
+    "--images", type=click.IntRange(min=1), default=512, show_default=True, help="How many to use."
 )
 @click.option("--validation", help="Labelled images: accuracy before and after.")
 @click.option("--skip", multiple=True, metavar="PATTERN", help="Layers to leave dense.")

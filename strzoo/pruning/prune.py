@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from strzoo.arguments import checked
 from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
 from strzoo.checkpoint.writing import check_form
-from strzoo.data.calibration import Images, load_samples
-from strzoo.data.class_order import TRAINING
+from strzoo.data.calibration import Images
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import UsageError
 from strzoo.evaluation.evaluate import Batches, evaluate
@@ -25,6 +24,7 @@ from strzoo.evaluation.results import EvalResult
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import Source
 from strzoo.pruning.batchnorm import renew_statistics
+from strzoo.pruning.images import load_calibration
 from strzoo.pruning.results import PrunedLayer, PruneResult
 from strzoo.pruning.second_order import (
     Rows,
@@ -51,7 +51,7 @@ def prune(
     sparsity: float,
     *,
     method: str = "obc",
-    images: int = 256,
+    images: int = 512,
     validation: str | os.PathLike[str] | ImageSet | Batches | None = None,
     output: str | os.PathLike[str] | None = None,
     skip: Iterable[str] = (),
@@ -111,7 +111,9 @@ def prune(
     source = resolve(model, settings=settings)
     network = source.build_dense()
     checkpoint = _check_output(source, network, output, force=force)
-    batches = _load_images(source, data, images, input_size)
+    calibration = load_calibration(source, data, images, input_size)
+    side = calibration.shape[2] * calibration.shape[3]
+    batches = calibration.split(max(1, min(64, _PIXELS // side)))
     layers = convertible_layers(network, "gmp", skip)
     begun = _sparsity(network)
     _check_reach(network, layers, sparsity)
@@ -175,32 +177,6 @@ def _check_output(
         found = build_checkpoint(network, architecture=source.settings.architecture or None)
     check_form(Path(output), found.architecture, format="dense", force=force)
     return replace(found, metadata={"epoch": 0}, notes=())
-
-
-def _load_images(
-    source: Source, data: Images, count: int, input_size: tuple[int, ...] | None
-) -> Sequence[Tensor]:
-    """The calibration images in batches, spread over what there is."""
-    if isinstance(data, ImageSet):
-        data = data.images
-    size: Any = input_size
-    if size is None:
-        size = tuple(data.shape[1:]) if isinstance(data, Tensor) else source.input_size
-    if len(size) != 3:
-        raise UsageError(f"images of shape {size} are not (channels, height, width)")
-    if isinstance(data, Tensor):
-        data = data[_spread(len(data), count)]
-    elif isinstance(data, str | os.PathLike):
-        inner = (Path(data).expanduser() / name for name in TRAINING)
-        data = next((path for path in inner if path.is_dir()), data)
-    found = load_samples(data, size, source.preprocessing).images
-    found = found[_spread(len(found), count)]
-    return found.split(max(1, min(64, _PIXELS // (size[1] * size[2]))))
-
-
-def _spread(there: int, count: int) -> Tensor:
-    """Numbers of `count` images among those there are, at equal distances."""
-    return torch.linspace(0, max(there - 1, 0), min(there, count)).round().long()
 
 
 def _check_reach(network: nn.Module, layers: Mapping[str, nn.Module], sparsity: float) -> None:
