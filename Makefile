@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts clean setup
+.PHONY: demo test lint counts device clean setup
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Correctness and speed on this machine's GPU and cores, in eight minutes.
+device: setup
+	$(BIN)/python benchmarks/device.py $(DEVICE_OPTIONS)
 
 # The dense counts of the published architectures that ship with strzoo.
 counts: setup

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import os
 import platform
 import statistics
@@ -50,39 +51,46 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_images(folder: Path, count: int) -> tuple[float, float, float]:
+def make_images(folder: Path, count: int, processes: int = 1) -> tuple[float, float, float]:
     """Class folders of JPEGs; returns their mean width, height and kilobytes."""
-    random = np.random.default_rng(0)
+    work = [(folder, number) for number in range(count)]
+    if processes == 1:
+        made = [_make_image(*one) for one in work]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(processes) as pool:
+            made = pool.starmap(_make_image, work, chunksize=16)
+    width, height, size = (statistics.mean(column) for column in zip(*made, strict=True))
+    return width, height, size
+
+
+def _make_image(folder: Path, number: int) -> tuple[int, int, float]:
+    """Write one JPEG; returns its width, height and kilobytes."""
+    random = np.random.default_rng(number)
     sources = [image for image in photographs() if min(image.size) >= 300]
-    widths, heights, sizes = [], [], []
-    classes = list_classes()
-    for number in range(count):
-        image = sources[number % len(sources)]
-        width, height = int(random.normal(500, 40)), int(random.normal(375, 30))
-        share = random.uniform(0.75, 0.98)
-        scale = share * min(image.width / width, image.height / height)
-        box_width, box_height = width * scale, height * scale
-        left = random.uniform(0, image.width - box_width)
-        top = random.uniform(0, image.height - box_height)
-        piece = image.resize(
-            (width, height),
-            Image.Resampling.LANCZOS,
-            box=(left, top, left + box_width, top + box_height),
-        )
-        content = b""
-        for quality in (99, 97, 95, 92, 88, 84):  # the best that stays near the wanted size
-            stream = io.BytesIO()
-            piece.save(stream, "JPEG", quality=quality)
-            content = stream.getvalue()
-            if len(content) < 125_000:
-                break
-        path = folder / classes[number * 7 % 1000].wnid / f"{number:05}.JPEG"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        widths.append(width)
-        heights.append(height)
-        sizes.append(len(content) / 1000)
-    return statistics.mean(widths), statistics.mean(heights), statistics.mean(sizes)
+    image = sources[number % len(sources)]
+    width, height = int(random.normal(500, 40)), int(random.normal(375, 30))
+    share = random.uniform(0.75, 0.98)
+    scale = share * min(image.width / width, image.height / height)
+    box_width, box_height = width * scale, height * scale
+    left = random.uniform(0, image.width - box_width)
+    top = random.uniform(0, image.height - box_height)
+    piece = image.resize(
+        (width, height),
+        Image.Resampling.LANCZOS,
+        box=(left, top, left + box_width, top + box_height),
+    )
+    content = b""
+    for quality in (99, 97, 95, 92, 88, 84):  # the best that stays near the wanted size
+        stream = io.BytesIO()
+        piece.save(stream, "JPEG", quality=quality)
+        content = stream.getvalue()
+        if len(content) < 125_000:
+            break
+    path = folder / list_classes()[number * 7 % 1000].wnid / f"{number:05}.JPEG"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return width, height, len(content) / 1000
 
 
 def ours(model: Path, data: Path, options: argparse.Namespace) -> tuple[float, float]:
@@ -124,7 +132,7 @@ def timms(weights: Path, data: Path, options: argparse.Namespace) -> tuple[float
         std=(0.229, 0.224, 0.225),
         num_workers=options.workers,
         crop_pct=0.875,
-        pin_memory=False,
+        pin_memory=device.type == "cuda",
         device=device,
     )
     losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
@@ -161,12 +169,17 @@ def decode_alone(data: Path, options: argparse.Namespace) -> float:
 
 
 def model_alone(
-    model: Path, data: Path, options: argparse.Namespace, *, pieces: bool = False
+    model: Path,
+    data: Path,
+    options: argparse.Namespace,
+    *,
+    pieces: bool = False,
+    compile: bool = False,
 ) -> float:
     """Images per second of the network, normalisation included, one batch over and over."""
     size = options.batch_size
     samples = find_samples(data, 1000)
-    chosen = RunnerOptions(device=options.device, precision=options.precision)
+    chosen = RunnerOptions(device=options.device, precision=options.precision, compile=compile)
     with open_runner(resolve(model), chosen) as runner:
         batch = next(
             load_batches(

@@ -29,7 +29,7 @@ from strzoo.sparse.filters import count_filters
 
 EPOCHS, BATCH = 30, 256
 # Of the pruned network: decay of weights and importances, and of thresholds; the twin's is 5e-4.
-WEIGHT_DECAY, THRESHOLD_DECAY = 0.01, 0.02
+WEIGHT_DECAY, THRESHOLD_DECAY = 0.01, 0.08
 S_INIT, G, G_SCALE = -4.0, "exp", 2.0
 
 
@@ -97,10 +97,8 @@ def measure_speed(networks: list[nn.Module], data: ImageSet, rounds: int) -> flo
     with tempfile.TemporaryDirectory() as folder:
         for number, network in enumerate(networks):
             path = Path(folder) / f"{number}.onnx"
-            torch.onnx.export(
-                network, (data.images[:1],), path, input_names=["images"], dynamo=False,
-                dynamic_axes={"images": {0: "batch"}},
-            )  # fmt: skip
+            size = tuple(data.images.shape[1:])
+            strzoo.export_onnx(network, path, input_size=size, images=data.images[:8])
             sessions.append(onnxruntime.InferenceSession(str(path), options))
     seconds: list[list[float]] = [[], []]
     for turn in range(rounds + 3):

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from strzoo.training.config import TrainConfig as TrainConfig
     from strzoo.training.fit import FitConfig as FitConfig
     from strzoo.training.fit import fit as fit
+    from strzoo.training.own_loop import PruningSchedule as PruningSchedule
+    from strzoo.training.own_loop import SparsityTarget as SparsityTarget
     from strzoo.training.plan import TrainPlan as TrainPlan
     from strzoo.training.plan import plan as plan
     from strzoo.training.recipes import list_recipes as list_recipes
@@ -133,6 +135,7 @@ _HOMES = {
     "strzoo.sparse.sparsify": ("sparsify_", "to_dense_"),
     "strzoo.training.config": ("TrainConfig",),
     "strzoo.training.fit": ("FitConfig", "fit"),
+    "strzoo.training.own_loop": ("PruningSchedule", "SparsityTarget"),
     "strzoo.training.plan": ("TrainPlan", "plan"),
     "strzoo.training.train": ("train",),
     "strzoo.training.recipes": ("list_recipes", "load_recipe"),

@@ -13,6 +13,8 @@ from strzoo.distributed import read_launcher
 from strzoo.errors import StrzooError, UsageError
 from strzoo.version import VERSION
 
+# Of the CPU's allocator, and of libraries that allocate on a GPU past torch.
+_OUT_OF_MEMORY = ("can't allocate memory", "BLAS_STATUS_ALLOC_FAILED", "DNN_STATUS_ALLOC_FAILED")
 _PIXELS_WORTH_SHARING = 1 << 15  # 128 images of 16x16
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,8 +35,8 @@ def find_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda", local % count) if count else torch.device("cpu")
     try:
         place = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"device {device!r} is not one of cpu, cuda, cuda:N") from None
+    except (RuntimeError, TypeError, ValueError):
+        raise UsageError(f"device {device!r:.60} is not one of cpu, cuda, cuda:N") from None
     if place.type == "cuda":
         if place.index is None:
             place = torch.device("cuda", local % count if count else 0)
@@ -101,6 +103,19 @@ def float32_mode(device: torch.device, precision: str) -> Iterator[None]:
         raise StrzooError("out of GPU memory; use a smaller batch or model") from error
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not get memory: a GPU's, or on the CPU the machine's."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what torch holds of a GPU's memory without using it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def choose_threads(threads: int | None, pixels: int) -> int:

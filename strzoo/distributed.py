@@ -82,6 +82,27 @@ class Group:
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
 
+    def ask(self, flag: Callable[[], bool]) -> Callable[[], bool]:
+        """Whether `flag` holds in any process, to be read later: several processes exchange it
+        while they work, and read what it was now; one process reads what it is then.
+
+        Args:
+            flag: says whether it holds in this process.
+
+        Returns:
+            Gives the answer, the same in every process; all of them must call it.
+        """
+        if self.world == 1:
+            return flag
+        found = torch.tensor(int(flag()))
+        exchange = dist.all_reduce(found, op=dist.ReduceOp.MAX, async_op=True)
+
+        def answer() -> bool:
+            exchange.wait()
+            return bool(found)
+
+        return answer
+
     def lead(self, work: Callable[[], Value]) -> Value:
         """What `work` gives in the first process, in every process; its StrzooError is raised in
         every process as well."""

@@ -5,6 +5,9 @@ A message is one line: the bad value, the valid choices, what to do next.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class StrzooError(Exception):
     """Base of every error that strzoo raises on purpose. Exit code 1."""
@@ -50,6 +53,27 @@ class CancelledError(StrzooError):
     """The caller cancelled the work. Exit code 130."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def required(package: str, purpose: str) -> Iterator[None]:
+    """Around imports of a package that only some work needs: say so if it is not installed.
+
+    Args:
+        package: the name that is imported and installed.
+        purpose: what needs it, the first words of the message.
+
+    Raises:
+        StrzooError: an import in the block failed because the package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise StrzooError(
+            f"{purpose} needs the package {package}, which is not installed: pip install {package}"
+        ) from None
 
 
 def one_line(text: str, limit: int = 200) -> str:

@@ -6,12 +6,12 @@ documented environment variables when it is called.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from strzoo.arguments import check_fields, check_path, checked
 from strzoo.errors import IntegrityError, UsageError, one_line
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -45,6 +45,7 @@ class Limits:
     nesting: int = 64
 
     @classmethod
+    @checked
     def from_env(cls, env: Mapping[str, str] | None = None, **given: int) -> Limits:
         """Limits from the environment; those given here by name win over it.
 
@@ -59,6 +60,7 @@ class Limits:
         return cls(**({n: value for n, value in found.items() if value is not None} | given))
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for limit in fields(self):
             if (value := getattr(self, limit.name)) < 1:
                 raise UsageError(f"the limit {limit.name} is {value}; it must be at least 1")
@@ -86,15 +88,25 @@ def _grouped(number: int) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Cache folder, extra registries, mirrors, network switches and limits of inputs."""
+    """Cache folder, extra registries, mirrors, network switches and limits of inputs.
+
+    `architecture` is the network of checkpoint files that do not say theirs, or that name code,
+    which runs only if it is named here as well: "timm:NAME", "torchvision:NAME" or
+    "package.module:function".
+    """
 
     cache_dir: Path
     offline: bool = False
     registries: tuple[Path, ...] = ()
     mirrors: tuple[str, ...] = field(default=())
     limits: Limits = field(default_factory=Limits)
+    architecture: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
+    @checked
     def from_env(
         cls,
         env: Mapping[str, str] | None = None,
@@ -104,6 +116,7 @@ class Settings:
         registries: Iterable[str | os.PathLike[str]] = (),
         mirrors: Iterable[str] = (),
         limits: Limits | None = None,
+        architecture: str = "",
     ) -> Settings:
         """Settings from the environment; arguments given here win over it.
 
@@ -126,6 +139,7 @@ class Settings:
             registries=tuple(user_path(p) for p in [*registries, *extra]),
             mirrors=tuple([*mirrors, mirror] if mirror else mirrors),
             limits=limits or Limits.from_env(env),
+            architecture=architecture,
         )
 
 
@@ -133,22 +147,15 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """A path that a user gave, with `~` expanded.
 
     Raises:
-        UsageError: it begins with the home of an unknown user, is too long for this system, or
-            holds a null character.
+        UsageError: as `check_path`, or it begins with the home of an unknown user.
     """
+    check_path(path)
     text = os.fspath(path)
     try:
         expanded = Path(text).expanduser()
-        os.lstat(expanded)
     except RuntimeError as error:
         raise UsageError(f"{one_line(text, 120)!r}: no such user; write the folder out") from error
-    except ValueError as error:
-        reason = "it holds a null character or half of a character"
-        raise UsageError(f"{one_line(text, 120)!r} is no path: {reason}") from error
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            shown = one_line(text, 120)
-            raise UsageError(f"{shown!r} is too long for a path; choose a shorter one") from error
+    check_path(expanded)
     return expanded
 
 

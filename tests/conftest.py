@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -16,6 +17,10 @@ from strzoo.cli import run
 from tests.helpers.published import str_state, write_published
 
 pytest_plugins = ["tests.helpers.resnet20"]
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("strzoo", deadline=None)
+hypothesis.settings.load_profile("strzoo")
 
 # The networks here are small: one thread is as fast as two, and far faster beside other work.
 torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import strzoo
 from strzoo.models import registry
@@ -15,7 +16,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 def test_the_example_of_an_architecture_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     try:
-        names: dict[str, object] = {}
+        names: dict[str, Any] = {}
         exec(compile(code, "CONTRIBUTING.md", "exec"), names)
         # By hand: 3x3x3 weights of 8 filters with a bias each, and 8 weights of 10 classes.
         assert strzoo.report(names["network"]).params == 8 * 27 + 8 + 80

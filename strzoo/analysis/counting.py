@@ -1,8 +1,12 @@
-"""Dense MACs and parameters of any network: counted by fvcore, cross-checked independently."""
+"""Dense MACs and parameters of any network: counted by fvcore, cross-checked independently.
+
+Without fvcore the independent count stands alone, and the report says so.
+"""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import logging
 import math
 import warnings
@@ -23,6 +27,12 @@ from strzoo.sparse.unwrap import plain_network
 
 log = logging.getLogger(__name__)
 
+WITHOUT_FVCORE = (
+    "MACs counted from the shapes of convolutions, linears and pools alone: fvcore, which counts "
+    "other operators too, is not installed"
+)
+# With fvcore's name for them.
+_POOLS: dict[type[nn.Module], str] = {nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d"}
 _NORMALISATIONS = ("batch_norm", "group_norm", "instance_norm", "layer_norm")
 
 
@@ -45,8 +55,12 @@ def count_dense(
     layers = prunable_layers(traced)
     with _evaluating(traced):
         example = _example(traced, input_size)
-        outputs, expected = _count_by_shapes(traced, layers, example)
-        by_module, by_operator, uncounted = _count_by_fvcore(traced, example)
+        outputs, expected, pools = _count_by_shapes(traced, layers, example)
+        if has_fvcore():
+            by_module, by_operator, uncounted = _count_by_fvcore(traced, example)
+        else:
+            by_module = {layer_name: Counter(conv=macs) for layer_name, macs in expected.items()}
+            by_operator, uncounted = pools + Counter(conv=expected.total()), Counter()
     counts = []
     for layer_name, layer in layers.items():
         # fvcore knows a model that is a single layer by the empty name, as torch does.
@@ -77,7 +91,16 @@ def count_dense(
         tuple(counts),
         {op: count for op, count in other.items() if count},
         dict(sorted(uncounted.items())),
+        () if has_fvcore() else (WITHOUT_FVCORE,),
     )
+
+
+def has_fvcore() -> bool:
+    """Whether fvcore is installed."""
+    try:
+        return importlib.util.find_spec("fvcore") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 @contextmanager
@@ -103,10 +126,12 @@ def _example(model: nn.Module, input_size: tuple[int, ...]) -> Tensor:
 
 def _count_by_shapes(
     model: nn.Module, layers: dict[str, nn.Module], example: Tensor
-) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
-    """Output shape and MACs of each layer from one forward pass: positions x weights."""
+) -> tuple[dict[str, tuple[int, ...]], Counter[str], Counter[str]]:
+    """From one forward pass: output shape and MACs (positions x weights) of each layer, and of
+    the average pools, one for each of their inputs."""
     outputs: dict[str, tuple[int, ...]] = {}
     macs: Counter[str] = Counter()
+    pools: Counter[str] = Counter()
 
     def observe(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -123,7 +148,11 @@ def _count_by_shapes(
 
         return hook
 
+    def pool(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pools[_POOLS[type(module)]] += inputs[0].numel()
+
     handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
+    handles += [m.register_forward_hook(pool) for m in model.modules() if type(m) in _POOLS]
     try:
         model(example)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -136,7 +165,7 @@ def _count_by_shapes(
     finally:
         for handle in handles:
             handle.remove()
-    return outputs, macs
+    return outputs, macs, pools
 
 
 def _count_by_fvcore(

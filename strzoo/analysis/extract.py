@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from strzoo.analysis.report import report
+from strzoo.arguments import checked
 from strzoo.errors import StrzooError
 from strzoo.settings import Settings
 from strzoo.zoo.budgets import Budget
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from strzoo.analysis.results import Report
-    from strzoo.checkpoint import Checkpoint
+    from strzoo.hub.resolve import Model
 
 
+@checked
 def extract_budget(
-    target: str | os.PathLike[str] | Checkpoint | nn.Module | Report,
+    target: Model | Report,
     *,
     name: str | None = None,
     architecture: str | None = None,

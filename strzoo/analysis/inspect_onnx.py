@@ -13,21 +13,28 @@ from typing import Any
 import onnx
 
 from strzoo.analysis.results import LayerReport, Report
+from strzoo.arguments import checked
 from strzoo.borders import reading
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.onnx.files import read_onnx, read_opset, real_inputs
+from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import OnnxSource, Source
+from strzoo.onnx.files import read_opset, real_inputs
 from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.operators import FREE, POOLS, find_holders, name_operator, normalises
 from strzoo.onnx.weights import BIAS_INPUT, CONVOLUTIONS, WeightedNode, weighted_nodes
+from strzoo.settings import Settings
 
 Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class OnnxInspection:
-    """What an ONNX file holds. `report` is that of `strzoo.report`; sizes in bytes."""
+    """What an ONNX model holds. `report` is that of `strzoo.report`; sizes in bytes.
 
-    path: Path
+    `path` is None for a model in memory.
+    """
+
+    path: Path | None
     bytes: int
     producer: str
     ir_version: int
@@ -44,7 +51,7 @@ class OnnxInspection:
         return {
             **self.report.to_dict(),
             "onnx": {
-                "path": str(self.path),
+                "path": None if self.path is None else str(self.path),
                 "bytes": self.bytes,
                 "producer": self.producer,
                 "ir_version": self.ir_version,
@@ -58,8 +65,9 @@ class OnnxInspection:
         }
 
 
+@checked
 def inspect_onnx(
-    path: str | os.PathLike[str], *, input_size: tuple[int, ...] | None = None
+    path: str | os.PathLike[str] | Model, *, input_size: tuple[int, ...] | None = None
 ) -> OnnxInspection:
     """Layers, weights, sparsity and MACs of an ONNX file, ours or anyone's.
 
@@ -67,7 +75,8 @@ def inspect_onnx(
     operators are understood. MACs are counted for one image.
 
     Args:
-        path: the file; weights in external files are read too.
+        path: the file, whatever its name; weights in external files are read too. Or its bytes, or
+            an `onnx.ModelProto`.
         input_size: the first input's axes after the batch, where the file leaves them open.
 
     Returns:
@@ -75,24 +84,29 @@ def inspect_onnx(
 
     Raises:
         StrzooError: the file cannot be read.
-        UsageError: the input size is needed, or contradicts the file.
+        UsageError: the input size is needed, or contradicts the file; or it is another model.
         IntegrityError: it is not an ONNX model.
     """
-    path = Path(path)
-    model = read_onnx(path)
-    with reading(path, "a readable ONNX model"):
-        return _inspect(path, model, input_size)
+    if isinstance(path, str | os.PathLike):
+        source: Source = OnnxSource(Settings.from_env(), path=Path(path))
+    else:
+        source = resolve(path)
+    if not isinstance(source, OnnxSource):
+        raise UsageError(f"{source.shown} is {source.described}, not an ONNX model")
+    model = source.read()
+    with reading(source.shown, "a readable ONNX model"):
+        return _inspect(source, model, input_size)
 
 
 def _inspect(
-    path: Path, model: onnx.ModelProto, input_size: tuple[int, ...] | None
+    source: OnnxSource, model: onnx.ModelProto, input_size: tuple[int, ...] | None
 ) -> OnnxInspection:
     opened = expand_fused(_with_input_size(model, input_size), shapes_only=True)
     try:
         inferred = onnx.shape_inference.infer_shapes(opened, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise IntegrityError(
-            f"{path}: shape inference fails ({' '.join(str(error).split())[:160]})"
+            f"{source.shown}: shape inference fails ({' '.join(str(error).split())[:160]})"
         ) from error
     graph = inferred.graph
     known = [*graph.value_info, *graph.input, *graph.output]
@@ -107,7 +121,7 @@ def _inspect(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     first = real_inputs(model)
     report = Report(
-        metadata.get("strzoo.model", str(path)),
+        metadata.get("strzoo.model", source.shown),
         "weights",
         tuple(d for d in shapes[first[0].name][1:] if d is not None) if first else (),
         layers,
@@ -115,11 +129,12 @@ def _inspect(
         other,
         uncounted,
         _notes(graph, layers, holders),
+        source.metadata.architecture,
         incomplete=tuple(holders),
     )
     return OnnxInspection(
-        path,
-        path.stat().st_size,
+        source.path,
+        model.ByteSize() if source.path is None else source.path.stat().st_size,
         f"{model.producer_name} {model.producer_version}".strip() or "unknown",
         model.ir_version,
         read_opset(model),

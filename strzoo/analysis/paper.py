@@ -15,11 +15,14 @@ from typing import Any
 
 from strzoo.analysis.comparison import parse_figure, print_like
 from strzoo.analysis.dense_counts import shipped_counts
-from strzoo.analysis.paper_runs import PaperRun, find_runs
+from strzoo.analysis.paper_runs import PaperRankRun, PaperRun, find_rank_runs, find_runs
 from strzoo.analysis.report import report_budget
 from strzoo.analysis.results import DenseCounts
+from strzoo.arguments import checked
 from strzoo.zoo.budgets import Budget, load_budget
 from strzoo.zoo.paper import (
+    PaperHyperparameters,
+    PaperRank,
     PaperResult,
     PaperTable,
     find_paper_result,
@@ -54,18 +57,33 @@ class PaperLine:
             "computed_flops": self.computed_flops,
             "differences": list(self.differences),
             "command": self.command,
-            "runs": [{**asdict(run), "folder": str(run.folder)} for run in self.runs],
+            "runs": _spell_runs(self.runs),
         }
 
 
 @dataclass(frozen=True)
+class PaperSetting:
+    """A row of hyperparameters or of ranks, the command that trains with them, and the user's runs
+    that did, the best first."""
+
+    row: PaperHyperparameters | PaperRank
+    command: str
+    runs: tuple[PaperRun, ...] | tuple[PaperRankRun, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self.row), "command": self.command, "runs": _spell_runs(self.runs)}
+
+
+@dataclass(frozen=True)
 class PaperComparison:
-    """A table of the paper, its result rows compared. `lines` is empty for a table of
-    hyperparameters or ranks, whose rows are in `table`."""
+    """A table of the paper: `lines` are those of a table of results, `settings` those of a table of
+    hyperparameters or ranks."""
 
     table: PaperTable
     source: str
     lines: tuple[PaperLine, ...] = ()
+    settings: tuple[PaperSetting, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -76,10 +94,11 @@ class PaperComparison:
             "source": self.source,
             "notes": list(self.table.notes),
             "rows": [line.to_dict() for line in self.lines]
-            or [asdict(row) for row in self.table.rows],
+            + [setting.to_dict() for setting in self.settings],
         }
 
 
+@checked
 def compare_paper_table(
     number: str | int, *, runs: str | os.PathLike[str] | None = None
 ) -> PaperComparison:
@@ -87,7 +106,8 @@ def compare_paper_table(
 
     Args:
         number: of the table, one of `list_paper_tables()`.
-        runs: a run folder, or a folder of them; a run belongs to the rows that name its recipe.
+        runs: a run folder, or a folder of them; a run belongs to the rows that name its recipe, a
+            FastGRNN run to the pairs of ranks that it passed through.
 
     Returns:
         A line per row of the table: as printed, recomputed, and as measured in the runs.
@@ -97,12 +117,35 @@ def compare_paper_table(
         StrzooError: `runs` is no folder, or holds no run.
         IntegrityError: a file of a run is damaged.
     """
-    table = load_paper_table(number)
+    table, source = load_paper_table(number), read_paper().source
+    folder = None if runs is None else Path(runs).expanduser()
+    if table.ranks:
+        passed = () if folder is None else find_rank_runs(folder)
+        ranks = tuple(_match_ranks(row, passed) for row in table.ranks)
+        return PaperComparison(table, source, settings=ranks)
     own: dict[str, list[PaperRun]] = {}
-    for run in () if runs is None else find_runs(Path(runs).expanduser()):
+    for run in () if folder is None else find_runs(folder):
         own.setdefault(run.recipe, []).append(run)
+    settings = tuple(
+        PaperSetting(row, _command(row.recipe), tuple(own.get(row.recipe, ())))
+        for row in table.hyperparameters
+    )
     lines = tuple(_compare(row, own.get(row.recipe or "", ())) for row in table.results)
-    return PaperComparison(table, read_paper().source, lines)
+    return PaperComparison(table, source, lines, settings)
+
+
+def _match_ranks(row: PaperRank, runs: Iterable[PaperRankRun]) -> PaperSetting:
+    place = (row.dataset, row.rank_w, row.rank_u)
+    own = tuple(run for run in runs if (run.dataset, run.rank_w, run.rank_u) == place)
+    return PaperSetting(row, _command(row.recipe), own)
+
+
+def _command(recipe: str) -> str:
+    return f"strzoo train {recipe} data=FOLDER"
+
+
+def _spell_runs(runs: Iterable[PaperRun] | Iterable[PaperRankRun]) -> list[dict[str, Any]]:
+    return [{**asdict(run), "folder": str(run.folder)} for run in runs]
 
 
 def _compare(row: PaperResult, runs: Sequence[PaperRun]) -> PaperLine:
@@ -135,7 +178,7 @@ def _compare(row: PaperResult, runs: Sequence[PaperRun]) -> PaperLine:
                 differences.append(f"FLOPs {row.flops}, computed {print_like(flops, printed)}")
     if not (_prints_as(row.params, params, doubt) or _is_otherwise_counted(row, counts)):
         differences.insert(0, f"params {row.params}, computed {print_like(params, row.params)}")
-    command = None if row.recipe is None else f"strzoo train {row.recipe} data=FOLDER"
+    command = None if row.recipe is None else _command(row.recipe)
     return PaperLine(row, params, flops, tuple(differences), command, tuple(runs))
 
 

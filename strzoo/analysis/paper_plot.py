@@ -32,6 +32,7 @@ def plot_paper_table(
     path = Path(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -48,6 +49,9 @@ def plot_paper_table(
         axes.plot(left, [run.top1 for run in own], "k*", label="own runs", markersize=10)
     axes.set_xscale("log")
     axes.invert_xaxis()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("weights that are not zero, %")
     axes.set_ylabel("top-1 %")
     axes.set_title(f"Table {number}. {comparison.table.title}", loc="left", fontsize=10)

@@ -1,7 +1,7 @@
-"""Run folders of `strzoo train`, read for what they reached: recipe, accuracy, sparsity.
+"""Run folders of `strzoo train`, read for what they reached: accuracy, and sparsity or ranks.
 
-Read as files (report.json of a finished run, results.csv and config.yaml of another), so that
-nothing of the training, and no torch, is imported.
+Read as files (report.json of a finished run, results.csv and config.yaml of another, result.json of
+FastGRNN), so that nothing of the training, and no torch, is imported.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from strzoo.errors import IntegrityError, StrzooError
 from strzoo.strict_json import read_json
 
 _REPORT, _RESULTS, _CONFIG = "report.json", "results.csv", "config.yaml"
+_RANKS = "result.json"
 _LEVELS = ("", "*/", "*/*/")  # runs/RECIPE/SEED is as deep as folders are searched
 
 
@@ -32,6 +33,20 @@ class PaperRun:
     finished: bool
 
 
+@dataclass(frozen=True)
+class PaperRankRun:
+    """The best epoch of a FastGRNN run at one pair of ranks; `top1` is percent, `learned` says that
+    the ranks were."""
+
+    dataset: str
+    rank_w: int
+    rank_u: int
+    learned: bool
+    folder: Path
+    epoch: int
+    top1: float
+
+
 def find_runs(folder: Path) -> list[PaperRun]:
     """The runs in `folder` and two levels below, the best accuracy first. Runs without a finished
     epoch are left out.
@@ -40,13 +55,45 @@ def find_runs(folder: Path) -> list[PaperRun]:
         StrzooError: there is no such folder, or no run in it.
         IntegrityError: a file of a run is not what `strzoo train` writes.
     """
+    runs = [run for run in map(_read, _find(folder, _CONFIG)) if run is not None]
+    return sorted(runs, key=lambda run: -run.top1)
+
+
+def find_rank_runs(folder: Path) -> list[PaperRankRun]:
+    """The pairs of ranks that FastGRNN runs in `folder` and two levels below passed through, the
+    best accuracy first. Networks of several layers or directions are left out.
+
+    Raises: as `find_runs`.
+    """
+    found = [run for place in _find(folder, _RANKS) for run in _read_ranks(place)]
+    return sorted(found, key=lambda run: -run.top1)
+
+
+def _find(folder: Path, name: str) -> list[Path]:
+    """The folders with a file of that name."""
     if not folder.is_dir():
         raise StrzooError(f"{folder} is not a folder of runs")
-    places = sorted({path.parent for level in _LEVELS for path in folder.glob(level + _CONFIG)})
+    places = sorted({path.parent for level in _LEVELS for path in folder.glob(level + name)})
     if not places:
-        raise StrzooError(f"{folder} holds no run of strzoo train: no {_CONFIG} two levels down")
-    runs = [run for run in map(_read, places) if run is not None]
-    return sorted(runs, key=lambda run: -run.top1)
+        raise StrzooError(f"{folder} holds no run of strzoo train: no {name} two levels down")
+    return places
+
+
+def _read_ranks(folder: Path) -> list[PaperRankRun]:
+    try:
+        document = read_json(folder / _RANKS)
+        config = document["config"]
+        learned = "learned" in (config["rank_w"], config["rank_u"])
+        return [
+            PaperRankRun(
+                str(config["dataset"]), int(row["rank_w"][0]), int(row["rank_u"][0]), learned,
+                folder, int(row["epoch"]), float(row["top1"]),
+            )
+            for row in document["by_rank"]
+            if len(row["rank_w"]) == 1
+        ]  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise _damaged(folder, error) from None
 
 
 def _read(folder: Path) -> PaperRun | None:
@@ -64,7 +111,11 @@ def _read(folder: Path) -> PaperRun | None:
         best = max(meant, key=lambda row: (float(row["top1"]), int(row["epoch"])), default=rows[-1])
         return _build(_read_recipe(folder / _CONFIG), folder, best, finished=False)
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise IntegrityError(f"{folder} is not a run of strzoo train: {error!r}") from None
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(f"{folder} is not a run of strzoo train: {error!r}")
 
 
 def _build(recipe: str, folder: Path, row: Any, *, finished: bool) -> PaperRun:

@@ -1,15 +1,11 @@
-"""A report as a terminal table, CSV or Markdown. The numbers are the same in each."""
+"""A report as rows of text, CSV or Markdown. The numbers are the same in each."""
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
 
 from strzoo.analysis.results import CONVENTION, LayerReport, Report
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 HEADER = (
     "layer",
@@ -22,7 +18,7 @@ HEADER = (
     "dense MACs",
     "sparse MACs",
 )
-_LEFT = 3  # columns of text; the others are numbers
+TEXT_COLUMNS = 3  # the others are numbers
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
@@ -67,35 +63,20 @@ def summary(report: Report) -> list[str]:
     return [*lines, *(f"note: {note}" for note in report.notes)]
 
 
-def to_table(report: Report) -> Table:
-    """A rich table of the layers and the totals."""
-    from rich.table import Table
-
-    table = Table(title=report.model, title_justify="left", header_style="bold")
-    for index, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if index < _LEFT else "right", no_wrap=True)
-    body = rows(report)
-    for row in body[:-1]:
-        table.add_row(*row)
-    table.add_section()
-    table.add_row(*body[-1], style="bold")
-    return table
-
-
 def to_csv(report: Report) -> str:
     """Comma-separated values with plain numbers; the shape as `64x3x7x7`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(name.replace(" ", "_").lower() for name in HEADER)
     for row in rows(report):
-        numbers = (cell.replace(",", "").removesuffix(" %") for cell in row[_LEFT:])
-        writer.writerow([*row[:_LEFT], *numbers])
+        numbers = (cell.replace(",", "").removesuffix(" %") for cell in row[TEXT_COLUMNS:])
+        writer.writerow([*row[:TEXT_COLUMNS], *numbers])
     return stream.getvalue()
 
 
 def to_markdown(report: Report) -> str:
     """A Markdown table and the summary."""
-    aligned = ["---"] * _LEFT + ["---:"] * (len(HEADER) - _LEFT)
+    aligned = ["---"] * TEXT_COLUMNS + ["---:"] * (len(HEADER) - TEXT_COLUMNS)
     lines = [" | ".join(HEADER), " | ".join(aligned), *(" | ".join(row) for row in rows(report))]
     table = "\n".join(f"| {line} |" for line in lines)
     notes = "\n".join(f"- {line}" for line in summary(report))

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from strzoo.analysis.comparison import MISMATCH, MISPRINT, compare_published
 from strzoo.analysis.dense_counts import INPUT_SIZE, shipped_counts
 from strzoo.analysis.results import DenseCounts, LayerReport, Report
+from strzoo.arguments import checked
 from strzoo.errors import UnknownNameError
+from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import CardSource, ModuleSource, OnnxSource
 from strzoo.settings import Settings
@@ -35,6 +37,7 @@ class _Sparsity:
     notes: tuple[str, ...] = ()
 
 
+@checked
 def report(
     target: Model,
     *,
@@ -46,9 +49,10 @@ def report(
     Args:
         target: a model id (its weights if they are in the cache, else its budget, else the
             architecture alone; `Report.source` and `notes` say which), a checkpoint or ONNX file,
-            a `Checkpoint`, or any `nn.Module`.
+            a `Checkpoint`, any `nn.Module`; or a FastGRNN network or its file.
         input_size: channels, height, width of one image, or the side of a square one; by default
-            what the network was made for (3, 224, 224; 32 pixels for ResNet20 and small stems).
+            what the network was trained on or made for (3, 224, 224; 32 pixels for ResNet20 and
+            small stems). Of a FastGRNN network the steps of a sequence.
         settings: cache folder and registries; from the environment by default.
 
     Returns:
@@ -61,8 +65,11 @@ def report(
         StrzooError, IntegrityError: the file cannot be read, or the network does not run on
             that input size.
     """
-    size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
     source = resolve(target, settings=settings)
+    if isinstance(source, FamilySource):
+        found: Report = source.report(input_size)
+        return found
+    size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
     if isinstance(source, CardSource):
         made = _report_card(source, size or INPUT_SIZE)
         return replace(made, notes=(*made.notes, *_differences(source, made)))
@@ -71,10 +78,11 @@ def report(
     if isinstance(source, OnnxSource):
         from strzoo.analysis.inspect_onnx import inspect_onnx
 
-        return inspect_onnx(source.need_file(), input_size=size).report
-    return _report_checkpoint(source.checkpoint, size)
+        return inspect_onnx(source, input_size=size).report
+    return _report_checkpoint(source.checkpoint, size or source.input_size)
 
 
+@checked
 def report_budget(
     budget: Budget, *, input_size: tuple[int, ...] = INPUT_SIZE, name: str | None = None
 ) -> Report:
@@ -136,14 +144,13 @@ def _report_card(source: CardSource, input_size: tuple[int, ...]) -> Report:
 
 
 def _report_checkpoint(
-    checkpoint: Checkpoint, input_size: tuple[int, ...] | None, *, name: str | None = None
+    checkpoint: Checkpoint, input_size: tuple[int, ...], *, name: str | None = None
 ) -> Report:
     import torch
 
     from strzoo.models.spec import ModelSpec
 
     spec = checkpoint.spec
-    input_size = spec.input_size if input_size is None else input_size
     counts = None
     if spec == ModelSpec(spec.architecture, 1000) and input_size == INPUT_SIZE:
         counts = shipped_counts(spec.architecture)
@@ -214,6 +221,6 @@ def _combine(model: str, counts: DenseCounts, sparsity: _Sparsity) -> Report:
         counts.params,
         counts.other_macs,
         counts.uncounted,
-        sparsity.notes,
+        (*sparsity.notes, *counts.notes),
         counts.model,
     )

@@ -39,7 +39,7 @@ class DenseCounts:
 
     `params` counts all trained parameters but STR thresholds; `other_macs` the operators that
     are not a layer, such as the average pool; `uncounted` the operators outside the convention,
-    with how often each occurs.
+    with how often each occurs; `notes` what limits the count.
     """
 
     model: str
@@ -48,6 +48,7 @@ class DenseCounts:
     layers: tuple[LayerCount, ...]
     other_macs: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
     uncounted: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,4 +171,5 @@ class Report:
             "other_macs": dict(self.other_macs),
             "uncounted": dict(self.uncounted),
             "notes": list(self.notes),
+            "incomplete": list(self.incomplete),
         }

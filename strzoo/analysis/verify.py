@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from strzoo.analysis.comparison import MISMATCH, Comparison, compare_published
 from strzoo.analysis.report import report
+from strzoo.arguments import checked
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import CardSource
@@ -41,6 +42,7 @@ class Verification:
         }
 
 
+@checked
 def verify(
     target: Model,
     *,

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
 from strzoo.analysis.inspect_onnx import inspect_onnx
+from strzoo.arguments import checked
 from strzoo.benchmarking.engines import ONNX_ENGINES, available_engines, check_engine, open_engine
 from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.export.export_onnx import export_onnx
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import OnnxSource, Source
+from strzoo.hub.source import OnnxSource, PlanSource, Source
 from strzoo.onnx.files import read_onnx
 from strzoo.settings import Settings
 
@@ -41,27 +42,34 @@ _WARM_UP = 3
 
 @dataclass
 class _Subject:
-    """A model as each kind of engine takes it, and its dense twin: the zeros filled."""
+    """A model as each kind of engine takes it, and its dense twin: the zeros filled.
+
+    A compiled one is a `.strz` file alone, for the sparse engine.
+    """
 
     name: str
     sparsity: float
     input_size: tuple[int, ...]
-    onnx_file: Path
-    onnx_twin: Path
-    network: nn.Module | None
-    network_twin: nn.Module | None
-    checkpoint: Path | None
+    onnx_file: Path | None = None
+    onnx_twin: Path | None = None
+    network: nn.Module | None = None
+    network_twin: nn.Module | None = None
+    checkpoint: Path | None = None
+    plan: Path | None = None
 
     def take(self, engine: str, *, twin: bool) -> Any:
+        if self.plan is not None:
+            return self.plan if engine == "sparse" and not twin else None
         if engine in ONNX_ENGINES:
             return self.onnx_twin if twin else self.onnx_file
         return self.network_twin if twin else self.network
 
     def file_bytes(self, engine: str) -> int | None:
-        path = self.onnx_file if engine in ONNX_ENGINES else self.checkpoint
+        path = (self.plan or self.onnx_file) if engine in ONNX_ENGINES else self.checkpoint
         return path.stat().st_size if path and path.exists() else None
 
 
+@checked
 def benchmark(
     models: Sequence[Model] | Model,
     *,
@@ -80,8 +88,9 @@ def benchmark(
     timed on the same engine, which shows what the zeros buy there.
 
     Args:
-        models: model ids, checkpoint files, `Checkpoint`s, networks, or ONNX files (for the
-            engines that read ONNX).
+        models: model ids, checkpoint files, `Checkpoint`s, networks, ONNX files (for the engines
+            that read ONNX), and what is compiled: `SparseModel`s and `.strz` files, for the sparse
+            engine alone, without a dense twin.
         engines: of "torch", "torch-compile", "onnxruntime" and, where strzoo[engine] is
             installed, "sparse"; by default torch, onnxruntime and sparse if it is there.
         batches: batch sizes.
@@ -112,7 +121,12 @@ def benchmark(
     for source in sources:
         if isinstance(source, OnnxSource) and not set(engines) & set(ONNX_ENGINES):
             raise UsageError(
-                f"{source.path} is an ONNX file and none of the engines reads ONNX; add onnxruntime"
+                f"{source.shown} is {source.described} and none of the engines reads ONNX; add "
+                "onnxruntime"
+            )
+        if isinstance(source, PlanSource) and "sparse" not in engines:
+            raise UsageError(
+                f"{source.shown} is {source.described}: the engine sparse must be among the engines"
             )
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(prefix="strzoo-") as folder, _torch_threads(threads):
@@ -149,10 +163,14 @@ def _prepare(source: Source, folder: Path, input_size: tuple[int, ...] | None) -
     """Export the model (checked against torch) and make both dense twins."""
     folder.mkdir()
     network = twin = checkpoint = None
+    if isinstance(source, PlanSource):
+        return _prepare_plan(source, folder)
     if isinstance(source, OnnxSource):
-        file = source.need_file()
-        report = inspect_onnx(file, input_size=input_size).report
-        name, size = file.name, report.input_size
+        file = source.path or folder / "model.onnx"
+        if source.path is None:
+            onnx.save(source.read(), str(file))
+        report = inspect_onnx(source, input_size=input_size).report
+        name, size = file.name if source.path else source.name, report.input_size
     else:
         network = source.build_dense()
         file, name, size = folder / "model.onnx", source.name, input_size or source.input_size
@@ -163,6 +181,14 @@ def _prepare(source: Source, folder: Path, input_size: tuple[int, ...] | None) -
     onnx.save(filled, str(folder / "twin.onnx"))
     sparsity = report.sparsity or 0.0
     return _Subject(name, sparsity, size, file, folder / "twin.onnx", network, twin, checkpoint)
+
+
+def _prepare_plan(source: PlanSource, folder: Path) -> _Subject:
+    from strzoo.engine.compile import compile
+
+    compiled = compile(source, cache=False)
+    plan = source.path or compiled.save(folder / "model.strz")
+    return _Subject(source.name, compiled.report.sparsity, compiled.input_shape, plan=plan)
 
 
 def _fill_network(network: nn.Module) -> nn.Module:
@@ -207,7 +233,7 @@ def _time_batch(
     for index, subject in enumerate(subjects):
         shape = (batch, *subject.input_size)
         wanted = [(e, t) for e in engines for t in (False, True) if t is False or subject.sparsity]
-        wanted += [("onnxruntime", True)]  # what ratios refer to
+        wanted += [("onnxruntime", True)]  # what ratios refer to, where there is a twin
         for engine, twin in dict.fromkeys(wanted):
             model = subject.take(engine, twin=twin)
             if model is None:
@@ -253,7 +279,8 @@ def _time_batch(
         subject = subjects[index]
         median = float(np.median(measured))
         sparse, dense = subject.sparsity > 0, times.get((index, engine, True))
-        reference_median = float(np.median(times[index, "onnxruntime", True]))
+        twin_times = times.get((index, "onnxruntime", True))
+        reference_median = None if twin_times is None else float(np.median(twin_times))
         shape = (batch, *subject.input_size)
         model = subject.take(engine, twin=False)
         rows.append(
@@ -269,7 +296,7 @@ def _time_batch(
                 fastest=min(measured),
                 images_per_second=1000 * batch / median,
                 dense_onnxruntime=reference_median,
-                ratio=reference_median / median,
+                ratio=None if reference_median is None else reference_median / median,
                 gain=float(np.median(dense)) / median if sparse and dense else None,
                 verdict=judge(measured, dense) if sparse and dense else None,
                 peak_memory=peak_memory(engine, model, shape, threads) if memory else None,

@@ -52,7 +52,7 @@ def plot_benchmark(
         panel.set_yticks(places, [f"{row.model}, {row.engine}" for row in rows])
         for place, row in zip(places, rows, strict=True):
             panel.annotate(
-                f"{row.ratio:.2f}x",
+                "" if row.ratio is None else f"{row.ratio:.2f}x",
                 (row.p90, place),
                 (6, 0),
                 textcoords="offset points",

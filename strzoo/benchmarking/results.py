@@ -25,8 +25,8 @@ class Timing:
 
     Latencies in milliseconds per batch; memory and file size in bytes (None where they are not
     known); `dense_onnxruntime` is the median latency of the dense twin on onnxruntime; `ratio`
-    and `gain` as in `CONVENTION`, `gain` None for a model without zeros, `verdict` one of
-    `VERDICTS`.
+    and `gain` as in `CONVENTION`, `verdict` one of `VERDICTS`. `gain` is None for a model without
+    zeros; what refers to a dense twin is None for a compiled model, which has none.
     """
 
     model: str
@@ -39,8 +39,8 @@ class Timing:
     p99: float
     fastest: float
     images_per_second: float
-    dense_onnxruntime: float
-    ratio: float
+    dense_onnxruntime: float | None
+    ratio: float | None
     gain: float | None
     verdict: str | None
     peak_memory: int | None

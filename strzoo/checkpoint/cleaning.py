@@ -13,8 +13,8 @@ from torch import Tensor
 
 from strzoo.checkpoint.layouts import fit_head, from_layout
 from strzoo.checkpoint.parametrised import fold_parts
-from strzoo.checkpoint.prefixes import strip_prefixes
-from strzoo.checkpoint.recognise import drop_thresholded_copies, is_known
+from strzoo.checkpoint.prefixes import Stripped, strip_prefixes
+from strzoo.checkpoint.recognise import drop_thresholded_copies, is_known, is_mostly
 from strzoo.checkpoint.stored import densify
 from strzoo.models.spec import ModelSpec
 from strzoo.settings import Limits
@@ -22,6 +22,7 @@ from strzoo.settings import Limits
 # float8 and the like are not among them: they need a scale that is kept elsewhere.
 _CONVERTED = (torch.float64, torch.float16, torch.bfloat16)
 _COUNTER = ".num_batches_tracked"  # of BatchNorm; files of torch before 0.4.1 have none
+_PUBLISHED = "module."
 _MATRICES = (torch.sparse_csr, torch.sparse_csc)
 
 
@@ -42,7 +43,13 @@ class Cleaned:
     as_matrices: bool = False
 
 
-def clean_state(state: Mapping[str, Tensor], limits: Limits, *, published: bool = False) -> Cleaned:
+def clean_state(
+    state: Mapping[str, Tensor],
+    limits: Limits,
+    *,
+    published: bool = False,
+    spec: ModelSpec | None = None,
+) -> Cleaned:
     """`state` in the form that the networks of the zoo load, as far as it can be told without
     knowing which one it is.
 
@@ -50,6 +57,7 @@ def clean_state(state: Mapping[str, Tensor], limits: Limits, *, published: bool 
         state: tensors by the keys of a file.
         limits: how large sparse tensors may be when dense.
         published: the file has the published form, whose prefix is not worth a note.
+        spec: the network from elsewhere that it is known to be of, whose keys stay as they are.
 
     Raises:
         IntegrityError: a sparse tensor is above a limit.
@@ -57,11 +65,20 @@ def clean_state(state: Mapping[str, Tensor], limits: Limits, *, published: bool 
     as_matrices = any(value.layout in _MATRICES for value in state.values())
     dense, notes = _densify(state, limits)
     folded, done = fold_parts(dense)
-    stripped = strip_prefixes(folded, lambda keys: is_known(from_layout(keys)[0]))
-    if not (published and stripped.prefixes == ("module.",)):
+
+    def fits(keys: Mapping[str, Tensor]) -> bool:
+        return is_known(from_layout(keys)[0]) if spec is None else is_mostly(keys, spec)
+
+    if spec is not None and published and all(key.startswith(_PUBLISHED) for key in folded):
+        # Its own keys may begin like a wrapper's: one prefix goes.
+        plain = {key.removeprefix(_PUBLISHED): value for key, value in folded.items()}
+        stripped = Stripped(plain, (_PUBLISHED,)) if fits(plain) else strip_prefixes(folded, fits)
+    else:
+        stripped = strip_prefixes(folded, fits)
+    if not (published and stripped.prefixes == (_PUBLISHED,)):
         notes += stripped.notes
     single, converted = _to_single(drop_thresholded_copies(stripped.state))
-    ours, layout = from_layout(single)
+    ours, layout = from_layout(single) if spec is None else (single, None)
     options = layout.options if layout is not None else {}
     notes += [*done, *converted]
     notes += [f"{layout.library}'s network: {k}={v}" for k, v in options.items() if layout and v]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strzoo.arguments import checked
 from strzoo.checkpoint.layouts import check_layout
 from strzoo.checkpoint.reading import read_checkpoint, read_tensors
 from strzoo.checkpoint.recognise import THRESHOLD
@@ -42,6 +43,7 @@ class Conversion:
         return {"schema": 1, **asdict(self), "path": str(self.path), "notes": list(self.notes)}
 
 
+@checked
 def to_dense(checkpoint: Checkpoint) -> Checkpoint:
     """The same network with plain convolutions: each weight is the effective weight.
 
@@ -87,7 +89,8 @@ def verify_conversion(
     """
     converted = read_checkpoint(path)
     other = converted.build_model() if layout == "strzoo" else _foreign(converted, path, layout)
-    image = torch.randn(1, *source.spec.input_size, generator=torch.Generator().manual_seed(0))
+    size = source.trained_on.input_size if source.trained_on else source.spec.input_size
+    image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, found = source.build_model()(image), other.eval()(image)
     difference = float((expected - found).abs().max())
@@ -107,7 +110,7 @@ def _foreign(checkpoint: Checkpoint, path: Path, layout: str) -> nn.Module:
     assert foreign is not None
     has = {**spec.record.options, **foreign.options}
     given = {name: value for name, value in spec.options.items() if name != "head_bias"}
-    if odd := [name for name, value in given.items() if value != has[name]]:
+    if odd := [name for name, value in given.items() if value != has.get(name)]:
         raise UsageError(f"{foreign.creation} has no option {odd[0]!r}, which these weights need")
     model = foreign.create(spec.num_classes)
     model.load_state_dict(read_tensors(path), strict=True)

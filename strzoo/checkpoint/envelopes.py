@@ -1,8 +1,8 @@
 """Where in a document the weights are: training code wraps them in mappings of many names.
 
 The rules, in order: the named entries of `ENTRIES`, up to three inside each other; a document that
-is the state dict itself; a network that was saved whole (its tensors, without its code); the one
-entry that holds weights, whatever its name.
+is the state dict itself, or a network that was saved whole (its tensors, without its code); the one
+entry that holds weights, whatever its name. Weights are tensors whose name begins with `weight`.
 """
 
 from __future__ import annotations
@@ -137,13 +137,13 @@ class _Search:
             for name in ENTRIES:
                 if name in mapping and (found := self.find(mapping[name], depth + 1)):
                     return found.below(name, mapping)
-        if self.state(value) is not None:
+        if self._has_weights(value):
             return _Place((), (), value)
         if mapping is not None and depth < _DEEPEST:
             able = [k for k, v in mapping.items() if isinstance(k, str) and self._has_weights(v)]
             if len(able) == 1:
                 return _Place((), (), mapping[able[0]]).below(able[0], mapping)
-        return None
+        return None if self.state(value) is None else _Place((), (), value)
 
     def state(self, value: Any) -> Mapping[str, Any] | None:
         """The state dict that `value` is or, as a network, has; None if it has no tensors."""

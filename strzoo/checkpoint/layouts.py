@@ -16,7 +16,7 @@ from torch import Tensor
 
 from strzoo.errors import UsageError
 from strzoo.models.architecture import ForeignLayout
-from strzoo.models.registry import known_architectures
+from strzoo.models.registry import find_architecture, known_architectures
 from strzoo.models.spec import ModelSpec
 
 LAYOUTS = ("strzoo", "torchvision", "timm")
@@ -32,12 +32,11 @@ def check_layout(
     """
     if layout not in LAYOUTS:
         raise UsageError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
-    known = known_architectures()
     if layout == "strzoo":
         return None
-    found = known[architecture].layout(layout, options)
+    found = find_architecture(architecture).layout(layout, options)
     if found is None:
-        able = [name for name, record in known.items() if record.layout(layout)]
+        able = [name for name, record in known_architectures().items() if record.layout(layout)]
         raise UsageError(
             f"{layout} has no network for {architecture} weights; it has {', '.join(able)}"
         )
@@ -50,10 +49,10 @@ def to_layout(state: Mapping[str, Tensor], layout: str, architecture: str) -> di
     Raises:
         UsageError: the layout is unknown or has no such architecture.
     """
-    foreign = check_layout(layout, architecture)
-    if foreign is None:
+    foreign, record = check_layout(layout, architecture), find_architecture(architecture)
+    if foreign is None or record.any_options:  # a library's own network has its keys
         return dict(state)
-    ours = known_architectures()[architecture].head
+    ours = record.head
     result = {
         foreign.rename(key): value.flatten(1) if key == f"{ours}.weight" else value
         for key, value in state.items()
@@ -77,7 +76,7 @@ def from_layout(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Foreign
 
 def fit_head(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
     """`state` with a linear classifier as the 1x1 convolution that the network has."""
-    weight_key, bias_key = f"{spec.record.head}.weight", f"{spec.record.head}.bias"
+    weight_key, bias_key = f"{spec.head}.weight", f"{spec.head}.bias"
     weight, wanted = state[weight_key], spec.shapes().get(weight_key, ())
     if weight.dim() != 2 or len(wanted) != 4:
         return dict(state)

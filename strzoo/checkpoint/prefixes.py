@@ -53,9 +53,9 @@ def strip_prefixes(
         state: keys as a file has them.
         is_known: whether plain keys are those of a network of the zoo.
     """
-    if is_known(state):
-        return Stripped(dict(state))
     plain, wrappers = _without_wrappers(state)
+    if is_known(state) and not (wrappers and is_known(plain)):
+        return Stripped(dict(state))
     counters = tuple(key for key in plain if key.rpartition(".")[2] == _COUNTER)
     for key in counters:
         del plain[key]

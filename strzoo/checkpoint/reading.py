@@ -15,13 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strzoo.arguments import checked
 from strzoo.borders import reading
 from strzoo.checkpoint.cleaning import clean_state, finish_state
 from strzoo.checkpoint.raw import READERS, Raw, only_tensors, read_raw, sniff
 from strzoo.checkpoint.rebuilding import StandIn
-from strzoo.checkpoint.recognise import THRESHOLD, check_state, declare, infer_spec, is_name_of
+from strzoo.checkpoint.recognise import (
+    THRESHOLD,
+    UnknownKeysError,
+    check_state,
+    declare,
+    fit_classes,
+    infer_spec,
+    is_name_of,
+    stated_spec,
+)
 from strzoo.checkpoint.record import Checkpoint, TrainedOn
 from strzoo.checkpoint.stored import Budget, Stored
+from strzoo.checkpoint.structure import check_structure, guess_source, stated_source
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.settings import Limits
@@ -32,6 +43,7 @@ from strzoo.strict_json import build_record, convert
 log = logging.getLogger(__name__)
 
 
+@checked
 def read_checkpoint(
     path: str | os.PathLike[str],
     *,
@@ -50,7 +62,9 @@ def read_checkpoint(
 
     Args:
         path: the file.
-        architecture: expected architecture; by default whatever the file holds.
+        architecture: expected architecture; by default whatever the file holds. A network from
+            elsewhere ("timm:NAME", "torchvision:NAME", "package.module:function") has to be named
+            where the file does not say it, and where it is code, which is then run.
         entry: name of the entry to take where several hold weights; by default the weights as
             trained, and an average of them only if there are no others.
         limits: what the file may take; by default those of the environment.
@@ -106,6 +120,7 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
         return found
 
 
+@checked
 def build_checkpoint(
     source: nn.Module | Mapping[str, Any],
     metadata: Mapping[str, Any] | None = None,
@@ -117,11 +132,12 @@ def build_checkpoint(
     """A checked `Checkpoint` from a network of this zoo, or from a raw state dict.
 
     Args:
-        source: a network made by `create_model` (sparse layers included), wrapped, compiled or
-            pruned by torch.nn.utils as it may be, or its state dict.
+        source: a network made by `create_model` or by timm (sparse layers included), wrapped,
+            compiled or pruned by torch.nn.utils as it may be, or its state dict.
         metadata: plain values to keep beside the weights, such as `epoch` or `best_acc1`.
         path: the file the weights came from, for messages.
-        architecture: expected architecture; by default whatever the weights are.
+        architecture: expected architecture; by default whatever the weights are. A network of your
+            own needs its "package.module:function", by which its checkpoint is built again.
         trained_on: the data; by default what `metadata["strzoo"]` says.
 
     Returns:
@@ -133,16 +149,25 @@ def build_checkpoint(
             cannot say.
     """
     metadata = dict(metadata or {})
-    state: Mapping[str, Any] = {}
-    if isinstance(source, nn.Module):
-        network = plain_network(source)
-        _check_thresholds(network)
-        state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
-        metadata.setdefault("strzoo", declare(network))
-    else:
-        state = source
-    raw = only_tensors(state, metadata)
-    return _build(raw, path, architecture, Limits.from_env(), trained_on)
+    if not isinstance(source, nn.Module):
+        raw = only_tensors(source, metadata)
+        return _build(raw, path, architecture, Limits.from_env(), trained_on)
+    network = plain_network(source)
+    _check_thresholds(network)
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    metadata.setdefault("strzoo", declare(network))
+    known = stated_source(network)
+    named = architecture or known or guess_source(network)
+    try:
+        made = _build(only_tensors(state, metadata), path, named, Limits.from_env(), trained_on)
+    except UnknownKeysError as error:
+        raise IntegrityError(
+            f"{error}; a {type(network).__name__} of your own is kept with "
+            "architecture='package.module:function', which builds it again"
+        ) from error
+    if made.spec.record.any_options and not known:
+        check_structure(network, made.spec)
+    return made
 
 
 def _build(
@@ -154,11 +179,15 @@ def _build(
 ) -> Checkpoint:
     metadata = dict(raw.metadata)
     own, arch = metadata.pop("strzoo", None), metadata.get("arch")
-    cleaned = clean_state(raw.state, limits, published=raw.published)
-    options = {**cleaned.options, **(own if isinstance(own, Mapping) else {})}
-    spec = infer_spec(cleaned.state, options, arch)
+    stated = stated_spec(own, architecture)
+    cleaned = clean_state(raw.state, limits, published=raw.published, spec=stated)
+    if stated is not None:
+        spec = stated if stated.num_classes else fit_classes(cleaned.state, stated)
+    else:
+        options = {**cleaned.options, **(own if isinstance(own, Mapping) else {})}
+        spec = infer_spec(cleaned.state, options, arch)
     notes = [*raw.notes, *cleaned.notes]
-    if not is_name_of(arch, spec.record) and arch is not None:
+    if not is_name_of(arch, spec.record) and arch is not None and stated is None:
         if any(is_name_of(arch, record) for record in known_architectures().values()):
             raise _other_architecture(spec.architecture, "its arch field", arch)
         notes.append(f"its arch field says {str(arch)[:60]!r}; recognised by its keys")

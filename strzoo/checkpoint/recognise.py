@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from strzoo.errors import IntegrityError
+from strzoo.errors import IntegrityError, UsageError, one_line
 from strzoo.models.architecture import Architecture
+from strzoo.models.external import check_options
+from strzoo.models.external_names import is_external, runs_code
+from strzoo.models.heads import SOURCE
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.models.spec import ModelSpec
 from strzoo.sparse.layers import STRLayer, soft_threshold
@@ -19,13 +23,16 @@ from strzoo.sparse.sparsify import prunable_layers
 log = logging.getLogger(__name__)
 
 THRESHOLD = ".sparseThreshold"
-_COUNTER = ".num_batches_tracked"
 # Networks that people take for MobileNetV1, by keys that only they have.
 _NAMESAKES = {
     "torchvision's MobileNetV2": ("features.1.conv.0.0.weight", "classifier.1.weight"),
     "torchvision's MobileNetV3": ("features.1.block.0.0.weight", "classifier.3.weight"),
     "timm's MobileNetV2 or a later one": ("conv_stem.weight", "conv_head.weight"),
 }
+
+
+class UnknownKeysError(IntegrityError):
+    """The keys of a state dict are of no known architecture. Exit code 4."""
 
 
 def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = None) -> ModelSpec:
@@ -38,7 +45,8 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         arch: the file's `arch` field, which decides between architectures with equal keys.
 
     Raises:
-        IntegrityError: the keys are of no known architecture.
+        UnknownKeysError: the keys are of no known architecture.
+        IntegrityError: they are, and something is wrong with its classifier.
     """
     options = dict(declared) if isinstance(declared, Mapping) else {}
     known = list(known_architectures().values())
@@ -66,14 +74,66 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
         return ModelSpec(record.name, classes, found)
     for name, marks in _NAMESAKES.items():
         if all(mark in state for mark in marks):
-            raise IntegrityError(
+            raise UnknownKeysError(
                 f"the keys are those of {name}, which is not in the zoo (its mobilenetv1 is "
                 "another network); strzoo.register_architecture adds your own"
             )
-    raise IntegrityError(
+    raise UnknownKeysError(
         f"the keys are of no known architecture{nearest}; the first is {next(iter(state))!r}; "
         f"known are {', '.join(list_architectures())}; strzoo.register_architecture adds your own"
     )
+
+
+def stated_spec(own: Any, named: str | None) -> ModelSpec | None:
+    """The network from elsewhere that a file states, or that the user says it is of; None if
+    neither does, so that keys and shapes have to tell. Its code is not run here.
+
+    Args:
+        own: the `strzoo` entry of a file that we wrote.
+        named: the architecture that the user names.
+
+    Raises:
+        IntegrityError: the file states code that the user does not name, or nonsense; or it
+            states one network, and the user another.
+    """
+    stated = own.get("architecture") if isinstance(own, Mapping) else None
+    if not isinstance(stated, str) or not is_external(stated):
+        return ModelSpec(named, 0) if named and is_external(named) and not stated else None
+    options, classes = own.get("options", {}), own.get("num_classes")
+    if not isinstance(options, Mapping) or type(classes) is not int or classes < 1:
+        raise IntegrityError(f"what it says of {one_line(stated, 80)!r} is no network")
+    if named and named != stated:
+        raise IntegrityError(f"it holds a {one_line(stated, 80)}, not a {named}")
+    if runs_code(stated) and named != stated:
+        raise IntegrityError(
+            f"it names the code {one_line(stated, 80)} as its network, which runs only if you name "
+            f"it as well: --architecture {one_line(stated, 80)} (architecture= from Python)"
+        )
+    try:
+        check_options(options, stated, foreign=not runs_code(stated))
+        spec = ModelSpec(stated, classes, dict(options))
+        spec.shapes()
+    except UsageError as error:
+        raise IntegrityError(f"its network cannot be built: {error}") from error
+    return spec
+
+
+def is_mostly(state: Mapping[str, Tensor], spec: ModelSpec) -> bool:
+    """Whether at least half of the entries of that network are in `state`."""
+    expected = spec.shapes()
+    return 2 * sum(key in state for key in expected) >= len(expected)
+
+
+def fit_classes(state: Mapping[str, Tensor], spec: ModelSpec) -> ModelSpec:
+    """`spec` with as many classes as the classifier in `state` has outputs.
+
+    Raises:
+        IntegrityError: there is no such classifier.
+    """
+    key = f"{spec.head}.weight"
+    if key not in state or not state[key].dim():
+        raise IntegrityError(f"not a {spec.architecture}: missing: {key}, its classifier")
+    return replace(spec, num_classes=len(state[key]))
 
 
 def is_known(state: Mapping[str, Tensor]) -> bool:
@@ -100,11 +160,14 @@ def is_name_of(arch: Any, record: Architecture) -> bool:
 
 
 def declare(model: nn.Module) -> dict[str, Any]:
-    """What the shapes of a network's weights cannot tell: options that are attributes of it, and
-    under `dense_layers` those without a threshold in an STR network."""
+    """What the shapes of a network's weights cannot tell: options that are attributes of it, or the
+    source of a network from elsewhere, and under `dense_layers` those without a threshold in an STR
+    network."""
+    source = getattr(model, SOURCE, None)
     names = {name for record in known_architectures().values() for name in record.options}
     found = {name: getattr(model, name) for name in sorted(names) if hasattr(model, name)}
     plain = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    plain = dict(source) if isinstance(source, dict) else plain
     layers = prunable_layers(model)
     dense = [name for name, layer in layers.items() if not isinstance(layer, STRLayer)]
     return {**plain, "dense_layers": dense if len(dense) < len(layers) else []}
@@ -148,7 +211,7 @@ def check_state(
     """
     expected = spec.shapes()
     thresholds = {key for key in state if key.endswith(THRESHOLD)}
-    layers = spec.layers()
+    layers, types = spec.layers(), spec.dtypes()
     wanted = set(expected)
     if thresholds:
         wanted |= {
@@ -170,7 +233,7 @@ def check_state(
     mistyped = [
         f"{key} holds {value.dtype}, expected {wanted_type}"
         for key, value in state.items()
-        if value.dtype != (wanted_type := torch.int64 if key.endswith(_COUNTER) else torch.float32)
+        if value.dtype != (wanted_type := types.get(key, torch.float32))
     ]
     problems.append(_first("mistyped", mistyped))
     if found := [problem for problem in problems if problem]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,8 +15,8 @@ from strzoo.checkpoint.recognise import THRESHOLD
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.models.spec import ModelSpec
-from strzoo.sparse.layers import STRConv2d, STRLayer, soft_threshold
-from strzoo.sparse.sparsify import to_dense_
+from strzoo.sparse.layers import soft_threshold
+from strzoo.sparse.sparsify import sparsify_, to_dense_
 from strzoo.zoo.registry import Preprocessing
 
 
@@ -139,12 +138,7 @@ class Checkpoint:
                 f"{self.path or 'this checkpoint'} is dense: it has no thresholds; "
                 "use format='dense'"
             )
-        with torch.device("meta"):  # nothing is initialised only to be overwritten
-            model = self.spec.build(self._layer if self.format == "str" else "dense")
-        if self.format == "str":
-            for name, module in model.named_modules():
-                if isinstance(module, STRLayer) and name + THRESHOLD not in self.state_dict:
-                    to_dense_(module)
+        model = self._build_empty()
         model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
         # A read-only or memory-mapped source must not be written to by training.
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -153,9 +147,24 @@ class Checkpoint:
             to_dense_(model)
         return model.requires_grad_(True).eval()
 
-    @property
-    def _layer(self) -> Any:
-        return partial(STRConv2d, threshold=self.threshold_granularity)
+    def _build_empty(self) -> nn.Module:
+        """The network whose parameters are still to come: nothing is initialised only to be
+        overwritten, except where code may compute buffers that no file holds."""
+        if self.spec.record.any_options:
+            with torch.random.fork_rng(devices=[]):
+                model = self.spec.build()
+        else:
+            with torch.device("meta"):
+                model = self.spec.build()
+        if self.format == "str":
+            learned = self.thresholds()
+            sparsify_(
+                model,
+                "str",
+                skip=lambda name, layer: name not in learned,
+                threshold=self.threshold_granularity,
+            )
+        return model
 
     @property
     def threshold_granularity(self) -> str:

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from strzoo.borders import reading
 from strzoo.checkpoint import compact
-from strzoo.errors import IntegrityError
+from strzoo.errors import IntegrityError, required
 from strzoo.settings import Limits
 
 
@@ -23,6 +22,9 @@ def read_safetensors(path: Path, limits: Limits) -> tuple[dict[str, Tensor], dic
         StrzooError: the file cannot be read.
         IntegrityError: it is damaged, or claims more than it holds.
     """
+    with required("safetensors", f"reading {path}"):
+        from safetensors import safe_open
+
     with reading(path, "a safetensors file", hint="fetch it again") as place:
         with safe_open(path, framework="pt") as stream:
             header = stream.metadata() or {}

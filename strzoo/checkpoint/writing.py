@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from strzoo.arguments import checked
 from strzoo.checkpoint import compact as compact_format
 from strzoo.checkpoint.layouts import check_layout, to_layout
 from strzoo.checkpoint.reading import build_checkpoint
 from strzoo.checkpoint.record import Checkpoint
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, required
 from strzoo.files import atomic_path, check_destination, write_error
+from strzoo.sparse.sparsify import magnitude_layers, to_dense_
+from strzoo.sparse.unwrap import copy_network
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
+@checked
 def save_checkpoint(
     checkpoint: Checkpoint | nn.Module,
     path: str | os.PathLike[str],
@@ -35,6 +37,7 @@ def save_checkpoint(
     half: bool = False,
     force: bool = False,
     check: Callable[[Path], object] | None = None,
+    architecture: str | None = None,
 ) -> Path:
     """Write `checkpoint` to `path`, whole or not at all.
 
@@ -43,7 +46,8 @@ def save_checkpoint(
     bare state dict that library loads. A `.safetensors` holds plain keys.
 
     Args:
-        checkpoint: what to write; a network of this zoo becomes one by `build_checkpoint`.
+        checkpoint: what to write; a network becomes one by `build_checkpoint`, DNW and GMP layers
+            as dense ones that hold the weights they compute with.
         path: ends in .pth, .pt or .safetensors.
         layout: "strzoo", "torchvision" or "timm" (dense checkpoints only for the latter two).
         compact: bitmask and values (`.safetensors`, our layout, dense); see
@@ -52,6 +56,7 @@ def save_checkpoint(
         force: overwrite an existing file.
         check: called with the finished file before it gets its final name; if it raises,
             `path` stays as it was.
+        architecture: of a network of your own, the "package.module:function" that builds it again.
 
     Returns:
         `path`.
@@ -62,7 +67,9 @@ def save_checkpoint(
     """
     path = Path(path)
     if isinstance(checkpoint, nn.Module):
-        checkpoint = build_checkpoint(checkpoint)
+        if magnitude_layers(checkpoint):  # what they drop is in no file: it is what they compute
+            checkpoint = to_dense_(copy_network(checkpoint))
+        checkpoint = build_checkpoint(checkpoint, architecture=architecture)
     check_form(
         path,
         checkpoint.architecture,
@@ -80,7 +87,7 @@ def save_checkpoint(
                 _write_safetensors(checkpoint, state, temporary, layout, compact)
             else:
                 torch.save(_document(checkpoint, state, layout), temporary)
-        except (RuntimeError, SafetensorError) as error:
+        except RuntimeError as error:
             raise _disk_error(path, error, sum(value.nbytes for value in state.values())) from error
         if check is not None:
             check(temporary)
@@ -138,6 +145,10 @@ def _document(checkpoint: Checkpoint, state: Mapping[str, Tensor], layout: str) 
 def _write_safetensors(
     checkpoint: Checkpoint, state: Mapping[str, Tensor], path: Path, layout: str, compact: bool
 ) -> None:
+    with required("safetensors", "writing a .safetensors file"):
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
     header = {"format": "pt"}
     tensors = dict(state)
     if compact:
@@ -146,7 +157,10 @@ def _write_safetensors(
     header["metadata"] = json.dumps(dict(checkpoint.metadata))
     if foreign := check_layout(layout, checkpoint.architecture, checkpoint.spec.options):
         header["create_with"] = foreign.creation
-    save_file(_separate(tensors), path, metadata=header)
+    try:
+        save_file(_separate(tensors), path, metadata=header)
+    except SafetensorError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def benchmark(
     settings: Settings,
     quiet: bool,
 ) -> None:
-    """Time MODELS (ids, checkpoint files or ONNX files) on several engines, in turn.
+    """Time MODELS (ids, checkpoint, ONNX or .strz files) on several engines, in turn.
 
     Ratio is against onnxruntime on the dense twin (the same network with its zeros filled), gain
     against the same engine on the dense twin; above 1 is faster. Random input, medians.
@@ -120,8 +120,8 @@ def _print(made: BenchmarkResult) -> None:
             f"{row.p90:.2f}",
             f"{row.p99:.2f}",
             f"{row.images_per_second:.1f}",
-            f"{row.dense_onnxruntime:.2f}",
-            f"{row.ratio:.2f}",
+            "-" if row.dense_onnxruntime is None else f"{row.dense_onnxruntime:.2f}",
+            "-" if row.ratio is None else f"{row.ratio:.2f}",
             "-" if row.gain is None else f"{row.gain:.2f}",
             "-" if row.peak_memory is None else f"{row.peak_memory / 1e6:.0f}",
             "-" if row.file_bytes is None else f"{row.file_bytes / 1e6:.1f}",

@@ -8,7 +8,7 @@ import click
 
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
-from strzoo.cli.report import parse_size
+from strzoo.cli.report import parse_size, report_table
 from strzoo.settings import Settings
 from strzoo.zoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
 
@@ -52,7 +52,7 @@ def show(budget: str, as_json: bool) -> None:
         print_json(to_document(loaded))
         return
     made = report_budget(loaded)
-    print_table(rendering.to_table(made))
+    print_table(report_table(made))
     click.echo("\n".join(rendering.summary(made)))
 
 

@@ -8,6 +8,7 @@ import click
 
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json
+from strzoo.cli.progress import spell_bytes
 from strzoo.settings import Settings
 
 
@@ -55,7 +56,8 @@ def convert(
 ) -> None:
     """Convert SOURCE (an id or a checkpoint file) and write DESTINATION.
 
-    DESTINATION ends in .pth, .pt or .safetensors, which decides the kind of file.
+    DESTINATION ends in .pth, .pt or .safetensors, which decides the kind of file. A FastGRNN file
+    is folded; strzoo rnn convert has its other forms.
     """
     from strzoo.hub.convert import convert as convert_model
 
@@ -80,8 +82,8 @@ def convert(
     checked = ", logits equal the source's" if made.verified else ""
     click.echo(
         f"{made.path}: {made.architecture}, {made.source_format} -> {form}, "
-        f"sparsity {made.sparsity:.2f} %, {made.bytes / 1e6:.1f} MB "
-        f"(source {made.source_bytes / 1e6:.1f} MB){checked}"
+        f"sparsity {made.sparsity:.2f} %, {spell_bytes(made.bytes)} "
+        f"(source {spell_bytes(made.source_bytes)}){checked}"
     )
     for note in made.notes:
         click.echo(f"note: {note}")

@@ -11,11 +11,9 @@ import click
 
 from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, verbosity_options
-from strzoo.cli.output import console, print_json, print_table, simple_table
+from strzoo.cli.output import Table, live_console, print_json, print_table, simple_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from strzoo.demo import DemoResult
     from strzoo.training.fit import EpochResult
 
@@ -43,21 +41,20 @@ def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool
     """
     import dataclasses
 
-    from rich.live import Live
-
     from strzoo.demo import CONFIG, run_demo
 
     config = CONFIG if epochs is None else dataclasses.replace(CONFIG, epochs=epochs)
-    screen = console(err=True)
+    screen = live_console(quiet=quiet)
     start = time.monotonic()
     seen: dict[str, list[EpochResult]] = {}
 
     with contextlib.ExitStack() as stack:
         check_interrupts = stack.enter_context(remembered_interrupts())
-        live = Live(console=screen, transient=True, auto_refresh=False)
-        watching = screen.is_terminal and not quiet
-        if watching:
-            stack.enter_context(live)
+        live = None
+        if screen is not None:
+            from rich.live import Live
+
+            live = stack.enter_context(Live(console=screen, transient=True, auto_refresh=False))
 
         def say(text: str) -> None:
             check_interrupts()
@@ -67,7 +64,7 @@ def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool
         def watch(network: str, result: EpochResult) -> None:
             check_interrupts()
             seen.setdefault(network, []).append(result)
-            if watching:
+            if live is not None:
                 live.update(_history(network, seen[network]), refresh=True)
 
         made = run_demo(output, config, seed=seed, on_step=say, on_epoch=watch)
@@ -89,10 +86,11 @@ def _history(network: str, results: list[EpochResult], every: int = 1) -> Table:
 
 
 def _print(made: DemoResult) -> None:
-    from strzoo.analysis.rendering import summary, to_table
+    from strzoo.analysis.rendering import summary
+    from strzoo.cli.report import report_table
 
     print_table(_history("STR", list(made.history), every=5))
-    print_table(to_table(made.report))
+    print_table(report_table(made.report))
     click.echo("\n".join(summary(made.report)))
     rows = [
         ("dense twin", "0.00", f"{made.dense_twin_top1:.2f}"),

@@ -16,7 +16,7 @@ from strzoo.cli.options import (
     settings_options,
     verbosity_options,
 )
-from strzoo.cli.output import console, print_json, print_table, simple_table
+from strzoo.cli.output import live_console, print_json, print_table, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
@@ -191,8 +191,8 @@ def evaluate(
 @contextmanager
 def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar with rate and remaining time, where somebody looks."""
-    screen = console(err=True)
-    if quiet or not screen.is_terminal:
+    screen = live_console(quiet=quiet)
+    if screen is None:
         yield lambda done, total: None
         return
     from rich.progress import (

@@ -9,6 +9,7 @@ import click
 
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.progress import spell_bytes
 from strzoo.cli.report import parse_size
 from strzoo.settings import Settings
 
@@ -85,7 +86,7 @@ def export(
 
     The input is `images`, the output `logits`, the batch axis `batch`. Before the file appears
     onnxruntime runs it against torch at batch 1 and 3, on real and on random images; if a check
-    fails, nothing is written and the exit code is 6.
+    fails, nothing is written and the exit code is 6. Of a FastGRNN file the input is `sequences`.
     """
     from strzoo.cli.steps import show_steps
     from strzoo.data.labels import read_class_names
@@ -138,7 +139,7 @@ def _print(made: OnnxExport) -> None:
     ]
     click.echo(
         f"{made.path}: {made.model}, {made.precision}, opset {made.opset}, "
-        f"{made.bytes / 1e6:.2f} MB, sparsity {made.sparsity:.2f} % "
+        f"{spell_bytes(made.bytes)}, sparsity {made.sparsity:.2f} % "
         f"(torch {made.source_sparsity:.2f} %)"
     )
     click.echo(f"input {shapes[0]}, output {shapes[1]}")

@@ -20,7 +20,8 @@ force_option = click.option("--force", is_flag=True, help="Overwrite an existing
 
 
 def settings_options(command: Command) -> Command:
-    """Add --cache-dir, --offline and --registry; the command gets them as `settings`."""
+    """Add --cache-dir, --offline, --registry and --architecture; the command gets them as
+    `settings`."""
 
     @click.option(
         "--cache-dir",
@@ -39,15 +40,25 @@ def settings_options(command: Command) -> Command:
         type=click.Path(dir_okay=False, path_type=Path),
         help="Add the models of a registry file [env STRZOO_REGISTRY].",
     )
+    @click.option(
+        "--architecture",
+        default="",
+        metavar="SOURCE",
+        help="The network of a checkpoint that does not say it, or whose code is to be run: "
+        "timm:NAME, torchvision:NAME, package.module:function.",
+    )
     @functools.wraps(command)
     def wrapped(
         *args: Any,
         cache_dir: Path | None,
         offline: bool | None,
         registries: tuple[Path, ...],
+        architecture: str,
         **kwargs: Any,
     ) -> Any:
-        settings = Settings.from_env(cache_dir=cache_dir, offline=offline, registries=registries)
+        settings = Settings.from_env(
+            cache_dir=cache_dir, offline=offline, registries=registries, architecture=architecture
+        )
         return command(*args, settings=settings, **kwargs)
 
     return wrapped  # type: ignore[return-value]

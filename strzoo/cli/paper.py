@@ -12,17 +12,19 @@ import click
 from strzoo.cli.options import force_option, json_option
 from strzoo.cli.output import print_fitted, print_json
 from strzoo.errors import UsageError
-from strzoo.zoo.paper import PaperRank, PaperTable, read_paper
+from strzoo.zoo.paper import PaperRank, read_paper
 
 if TYPE_CHECKING:
-    from strzoo.analysis.paper import PaperComparison, PaperLine
-    from strzoo.analysis.paper_runs import PaperRun
+    from collections.abc import Iterable
+
+    from strzoo.analysis.paper import PaperComparison, PaperLine, PaperSetting
+    from strzoo.analysis.paper_runs import PaperRankRun, PaperRun
 
 _TEXT = ("table", "architecture", "dataset", "differs", "id", "budget", "recipe", "command")
 _WRAP = ("title", "method", "keeps dense", "own runs")
 # What a narrow terminal may lack, the first first.
 _OPTIONAL = ("command", "keeps dense", "budget", "id", "differs", "recipe", "FLOPs", "params",
-             "dataset", "architecture")  # fmt: skip
+             "fixed %", "dataset", "architecture")  # fmt: skip
 
 
 @click.command()
@@ -106,17 +108,15 @@ def _list(as_json: bool, as_csv: bool) -> None:
 
 def _cells(made: PaperComparison, *, with_runs: bool) -> tuple[tuple[str, ...], list[Any]]:
     """Header and rows as texts; columns that are empty throughout are left out."""
-    if made.lines:
-        rows = [_result_cells(line, with_runs) for line in made.lines]
-    else:
-        rows = [_other_cells(made.table, index) for index in range(len(made.table.rows))]
+    rows = [_result_cells(line, with_runs) for line in made.lines]
+    rows += [_setting_cells(setting, with_runs) for setting in made.settings]
     header = tuple(name for name in rows[0] if any(row[name] for row in rows) or name == "own runs")
     return header, [tuple(row[name] for name in header) for row in rows]
 
 
 def _result_cells(line: PaperLine, with_runs: bool) -> dict[str, str]:
     row = line.result
-    own = {"own runs": "; ".join(map(_spell_run, line.runs)) or "none"} if with_runs else {}
+    own = _own_runs(line.runs) if with_runs else {}
     return {
         "method": row.method,
         "top-1 %": f"{row.top1:.2f}",
@@ -133,13 +133,23 @@ def _result_cells(line: PaperLine, with_runs: bool) -> dict[str, str]:
     }
 
 
-def _spell_run(run: PaperRun) -> str:
+def _own_runs(runs: Iterable[PaperRun | PaperRankRun]) -> dict[str, str]:
+    return {"own runs": "; ".join(map(_spell_run, runs)) or "none"}
+
+
+def _spell_run(run: PaperRun | PaperRankRun) -> str:
+    from strzoo.analysis.paper_runs import PaperRun
+
+    if not isinstance(run, PaperRun):
+        return f"{run.top1:.2f} {'learned' if run.learned else 'fixed'}"
     state = "" if run.finished else f", epoch {run.epoch} so far"
     return f"{run.top1:.2f} at {run.sparsity:.2f} %{state}"
 
 
-def _other_cells(table: PaperTable, index: int) -> dict[str, str]:
-    row: Any = table.rows[index]
+def _setting_cells(setting: PaperSetting, with_runs: bool) -> dict[str, str]:
+    row = setting.row
+    own = _own_runs(setting.runs) if with_runs else {}
+    repeated = {"recipe": row.recipe, "command": setting.command}
     if isinstance(row, PaperRank):
         return {
             "dataset": row.dataset,
@@ -148,14 +158,16 @@ def _other_cells(table: PaperTable, index: int) -> dict[str, str]:
             "fixed %": "" if row.fixed is None else f"{row.fixed:.2f}",
             "learned %": "" if row.learned is None else f"{row.learned:.2f}",
             "weight decay": "" if row.weight_decay is None else f"{row.weight_decay:g}",
+            **own,
+            **repeated,
         }
     return {
         "architecture": row.architecture,
         "sparsity %": f"{row.sparsity:.2f}",
         "weight decay": f"{row.weight_decay:.10g}",
         "s_init": f"{row.s_init:g}",
-        "recipe": row.recipe,
-        "command": f"strzoo train {row.recipe} data=FOLDER",
+        **own,
+        **repeated,
     }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from strzoo.cli.output import live_console
 
 if TYPE_CHECKING:
     from strzoo.downloads.transfer import Progress
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def download_bar(filename: str, *, quiet: bool) -> Iterator[Progress | None]:
     """The callback that draws bytes, rate and remaining time; None where nobody looks."""
-    if quiet or not sys.stderr.isatty():
+    screen = live_console(quiet=quiet)
+    if screen is None:
         yield None
         return
     from rich.progress import (
@@ -26,8 +28,6 @@ def download_bar(filename: str, *, quiet: bool) -> Iterator[Progress | None]:
         TransferSpeedColumn,
     )
 
-    from strzoo.cli.output import console
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -35,7 +35,7 @@ def download_bar(filename: str, *, quiet: bool) -> Iterator[Progress | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(err=True)) as bars:
+    with Progress(*columns, console=screen) as bars:
         task = bars.add_task(filename, total=None)
 
         def draw(done: int, total: int | None) -> None:

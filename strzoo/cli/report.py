@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strzoo.cli.options import Command, force_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table
+from strzoo.cli.output import Table, print_json, print_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
@@ -54,6 +54,13 @@ def output_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
+def report_table(made: Report) -> Table:
+    """The layers and the totals."""
+    from strzoo.analysis.rendering import HEADER, TEXT_COLUMNS, rows
+
+    return Table(HEADER, rows(made), TEXT_COLUMNS, made.model, totals=True)
+
+
 def show_report(
     made: Report,
     document: dict[str, Any],
@@ -73,7 +80,7 @@ def show_report(
         print_json(document)
         return
     if style == "table" and output is None:
-        print_table(rendering.to_table(made))
+        print_table(report_table(made))
         click.echo("\n".join(rendering.summary(made)))
         return
     texts = {
@@ -108,8 +115,9 @@ def report(
 ) -> None:
     """Params, sparsity, thresholds and MACs of each layer of MODEL, and the totals.
 
-    MODEL is an id, a checkpoint file or an ONNX file. An id is reported from its weights if they
-    are in the cache, else from its published budget; the last lines say which.
+    MODEL is an id, a checkpoint file (a FastGRNN network's too) or an ONNX file. An id is reported
+    from its weights if they are in the cache, else from its published budget; the last lines say
+    which.
     """
     from strzoo.files import check_destination
 

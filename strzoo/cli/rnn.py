@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from strzoo.cli.options import force_option, json_option, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
-from strzoo.cli.rnn_training import train
+from strzoo.cli.output import print_json
+from strzoo.cli.rnn_training import print_rnn_report, train
 from strzoo.errors import UsageError
 
 if TYPE_CHECKING:
     from strzoo.rnn.classifier import SequenceClassifier
-    from strzoo.rnn.report import RNNReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # As in strzoo.rnn.gates, strzoo.rnn.edgeml and strzoo.rnn.config, which --help must not import.
@@ -118,24 +117,7 @@ def report(
     if as_json:
         print_json(made.to_dict())
         return
-    _print_report(made)
-
-
-def _print_report(made: RNNReport) -> None:
-    rows = [
-        (
-            one.name, "x".join(map(str, one.shape)), str(one.rank), f"{one.params:,}",
-            f"{one.nonzeros:,}", f"{one.sparsity:.2f}", f"{one.macs:,}", f"{one.sparse_macs:,}",
-        )
-        for one in made.matrices
-    ]  # fmt: skip
-    header = ("matrix", "shape", "rank", "params", "nonzeros", "sparsity %", "MACs", "sparse MACs")
-    print_table(simple_table(header, rows, title=made.model))
-    click.echo(
-        f"{made.params:,} parameters, {made.nonzeros:,} left ({4 * made.nonzeros / 1024:.2f} KB "
-        f"in fp32); MACs {made.macs_per_step:,} per step, {made.macs:,} for {made.steps} steps "
-        f"(sparse {made.sparse_macs_per_step:,} and {made.sparse_macs:,})"
-    )
+    print_rnn_report(made)
 
 
 @rnn.command()

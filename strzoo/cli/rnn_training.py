@@ -1,8 +1,9 @@
-"""`strzoo rnn train`: a recipe, trained; or listed, shown."""
+"""`strzoo rnn train`: a recipe, trained; or listed, shown, planned."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,8 @@ from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from strzoo.rnn.config import RNNConfig
+    from strzoo.rnn.report import RNNReport
     from strzoo.rnn.results import RNNEpoch, RNNTrainResult
 
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--list", "listing", is_flag=True, help="List the recipes.")
 @click.option("--keys", is_flag=True, help="List all keys with types and defaults.")
 @click.option("--show", is_flag=True, help="Print the resolved configuration as YAML.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @json_option
 @verbosity_options
 def train(
@@ -28,18 +32,19 @@ def train(
     listing: bool,
     keys: bool,
     show: bool,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Train RECIPE, a name of --list or a YAML file, with some keys changed.
 
     \b
-    strzoo rnn train digits target_rank_w=4 target_rank_u=6
+    strzoo rnn train digits_fastgrnn target_rank_w=4 target_rank_u=6
     strzoo rnn train har2_9_8 data=/data/har output=runs/har2
 
     The best network of each pair of ranks is kept, folded, as rank_W_U.pth.
     """
-    from strzoo.rnn.parsing import apply_overrides, dump_config
+    from strzoo.rnn.parsing import apply_overrides
     from strzoo.rnn.recipes import list_recipes, load_recipe
 
     if listing:
@@ -55,13 +60,30 @@ def train(
     if recipe is None:
         raise UsageError("name a recipe; strzoo rnn train --list shows them")
     config = apply_overrides(load_recipe(recipe), changes)
-    if show:
-        if as_json:
-            import dataclasses
+    run_recipe(config, show=show, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
-            print_json({"schema": 1, "config": dataclasses.asdict(config)})
-        else:
-            click.echo(dump_config(config), nl=False)
+
+def run_recipe(config: RNNConfig, *, show: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Train `config`, or print it (`show`), or what training it would do (`dry_run`)."""
+    from strzoo.rnn.parsing import dump_config
+
+    if show or dry_run:
+        document: dict[str, Any] = {"schema": 1, "config": dataclasses.asdict(config)}
+        report = None
+        if dry_run:
+            from strzoo.rnn.training import plan_rnn
+
+            report = plan_rnn(config)
+            document["network"] = None if report is None else report.to_dict()
+        if as_json:
+            print_json(document)
+            return
+        click.echo(dump_config(config), nl=False)
+        if report is not None:
+            click.echo(f"\nbefore training, in {config.epochs} epochs of {config.dataset}:")
+            print_rnn_report(report)
+        elif dry_run:
+            click.echo(f"\nthe network follows from the data: give data= for {config.dataset}")
         return
     from strzoo.rnn.training import train_rnn
 
@@ -75,6 +97,24 @@ def train(
 
     result = train_rnn(config, on_epoch=None if quiet else tell)
     _print_training(result, as_json, quiet)
+
+
+def print_rnn_report(made: RNNReport) -> None:
+    """The matrices as a table, and the totals in a line."""
+    rows = [
+        (
+            one.name, "x".join(map(str, one.shape)), str(one.rank), f"{one.params:,}",
+            f"{one.nonzeros:,}", f"{one.sparsity:.2f}", f"{one.macs:,}", f"{one.sparse_macs:,}",
+        )
+        for one in made.matrices
+    ]  # fmt: skip
+    header = ("matrix", "shape", "rank", "params", "nonzeros", "sparsity %", "MACs", "sparse MACs")
+    print_table(simple_table(header, rows, title=made.model))
+    click.echo(
+        f"{made.params:,} parameters, {made.nonzeros:,} left ({4 * made.nonzeros / 1024:.2f} KB "
+        f"in fp32); MACs {made.macs_per_step:,} per step, {made.macs:,} for {made.steps} steps "
+        f"(sparse {made.sparse_macs_per_step:,} and {made.sparse_macs:,})"
+    )
 
 
 def _print_keys(as_json: bool) -> None:

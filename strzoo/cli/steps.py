@@ -8,20 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from strzoo.cli.output import live_console
+
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def show_steps(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     """The callback that shows the step and the seconds so far; a log line where nobody looks."""
-    if quiet or not sys.stderr.isatty():
+    screen = live_console(quiet=quiet)
+    if screen is None:
         yield lambda text: log.info("%s", text)
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from strzoo.cli.output import console
-
-    screen = console(err=True)
     screen.file = sys.stderr  # the terminal itself, also while a library's prints are caught
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True) as bars:
@@ -32,7 +32,8 @@ def show_steps(*, quiet: bool) -> Iterator[Callable[[str], None]]:
 @contextlib.contextmanager
 def show_count(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """The callback (done, total) that draws a bar with rate and remaining time on a terminal."""
-    if quiet or not sys.stderr.isatty():
+    screen = live_console(quiet=quiet)
+    if screen is None:
         yield lambda done, total: None
         return
     from rich.progress import (
@@ -43,8 +44,6 @@ def show_count(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
         TimeRemainingColumn,
     )
 
-    from strzoo.cli.output import console
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -52,7 +51,6 @@ def show_count(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    screen = console(err=True)
     screen.file = sys.stderr
     started = time.monotonic()
     with Progress(*columns, console=screen, transient=True) as bars:

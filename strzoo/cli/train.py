@@ -51,7 +51,7 @@ def train(
     batch_size is the global one, over all processes; learning_rate is for a global batch of
     lr_batch_size and is not changed by another batch_size unless scale_lr=true, which scales it
     linearly. SIGTERM and Ctrl-C write a checkpoint first; resume=auto goes on from it. See
-    docs/training.md.
+    docs/training.md. FastGRNN recipes have other keys: strzoo rnn train --keys.
     """
     if listing:
         _list(as_json)
@@ -61,6 +61,11 @@ def train(
         return
     if recipe is None:
         raise UsageError("name a recipe; strzoo train --list shows them")
+    from strzoo.rnn.recipes import has_recipe
+
+    if has_recipe(recipe):
+        _train_rnn(recipe, changes, show=show, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        return
     from strzoo.training.parsing import apply_overrides
     from strzoo.training.recipes import load_recipe
 
@@ -89,11 +94,23 @@ def train(
         raise click.exceptions.Exit(INTERRUPTED)
 
 
+def _train_rnn(recipe: str, changes: tuple[str, ...], **options: bool) -> None:
+    from strzoo.cli.rnn_training import run_recipe
+    from strzoo.rnn.parsing import apply_overrides
+    from strzoo.rnn.recipes import load_recipe
+
+    run_recipe(apply_overrides(load_recipe(recipe), changes), **options)
+
+
 def _list(as_json: bool) -> None:
-    from strzoo.training.recipes import list_recipe_groups, load_recipe
+    from strzoo.rnn import recipes as rnn
+    from strzoo.training.recipes import RecipeGroup, list_recipe_groups, load_recipe
 
     groups = list_recipe_groups()
     abouts = {name: load_recipe(name).about for group in groups for name in group.recipes}
+    recurrent = {name: config.about for name, config in rnn.list_recipes().items()}
+    groups.append(RecipeGroup(rnn.TITLE, tuple(recurrent)))
+    abouts |= recurrent
     if as_json:
         rows = [{"title": group.title, "recipes": list(group.recipes)} for group in groups]
         print_json({"schema": 1, "recipes": abouts, "groups": rows})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from strzoo.cli.output import console, simple_table
+from strzoo.cli.output import live_console, simple_table
 from strzoo.training.results import EpochDone, Event, RunStarted, StepDone
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ _ROWS = 12  # epochs that the live table shows
 @contextlib.contextmanager
 def show_training(config: TrainConfig, *, quiet: bool) -> Iterator[Callable[[Event], None]]:
     """The callback that shows a run on stderr."""
-    screen = console(err=True)
     if quiet:
         yield lambda event: None
         return
-    if not screen.is_terminal:
+    screen = live_console()
+    if screen is None:
         yield _print_line
         return
     from rich.live import Live

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from strzoo.arguments import check_path, show
 from strzoo.data.digits import load_digits
 from strzoo.data.images import BrokenImageError, check_resized, decode
 from strzoo.data.imageset import ImageSet
@@ -67,6 +68,12 @@ def load_samples(
         images = images.images
     if isinstance(images, Tensor):
         return Samples("the given images", _check_tensor(images, input_size, as_bytes))
+    if not isinstance(images, str | os.PathLike):
+        raise UsageError(
+            f"images are {show(images)}; expected a folder, one of {', '.join(BUNDLED)}, an "
+            "ImageSet or a tensor"
+        )
+    check_path(images, "images")
     text = os.fspath(images)
     if text == "digits" and not as_bytes:
         return Samples("digits", _digits(input_size))

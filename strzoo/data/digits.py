@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from strzoo.arguments import checked
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import UsageError
 
@@ -18,6 +19,7 @@ SPLITS = ("train", "test", "all")
 _HELD_OUT = 5  # every fifth image is held out for test
 
 
+@checked
 def load_digits(split: str = "all") -> ImageSet:
     """The digits as [N, 3, 8, 8], grey repeated on three channels, mean 0 and deviation 1.
 

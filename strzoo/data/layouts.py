@@ -15,7 +15,7 @@ import numpy as np
 
 from strzoo.borders import check_regular
 from strzoo.data import cifar, parquet, webdataset
-from strzoo.data.class_order import TRAINING, find_order, order_folders
+from strzoo.data.class_order import find_order, order_folders
 from strzoo.data.imagenet_classes import COUNT, is_wnid
 from strzoo.data.labels import (
     ACCEPTED,
@@ -33,7 +33,7 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.settings import Limits
 
 # Where the folders of the splits are, below a data set's root.
-_BASES = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
+SPLIT_BASES = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
 _BEST_FIRST = ("val", "validation", "valid", "dev", "test")
 _MOST_SPLITS = 8  # a folder of more folders holds classes
 _VAL_TAR = "ILSVRC2012_img_val.tar"
@@ -96,44 +96,6 @@ def find_samples(
             f"{num_classes}"
         )
     return samples
-
-
-def find_training_samples(
-    data: str | os.PathLike[str], num_classes: int, limits: Limits | None = None
-) -> Samples:
-    """The training images below `data`, one folder per class, in a fixed order.
-
-    Args:
-        data: a folder with `train` in it (or ILSVRC/Data/CLS-LOC/train).
-        num_classes: outputs of the network. Folders become labels as in `find_samples`.
-        limits: of what is read; by default those of the environment.
-
-    Raises:
-        UsageError: there is no such folder, a class has no images, or there are not as many
-            classes as the network has outputs.
-    """
-    path = Path(data).expanduser()
-    folder = next((path / inner for inner in TRAINING if (path / inner).is_dir()), None)
-    if folder is None:
-        raise UsageError(
-            f"{path} has no training images: expected {path / 'train'} with a folder per class"
-        )
-    tree = FolderTree(folder, limits)
-    classes = tree.folders
-    filled = {name.split("/")[0] for name in tree.images}
-    if loose := sorted(filled - set(classes)):
-        raise UsageError(f"{folder} has images outside class folders ({_few(loose)}); sort them in")
-    if empty := [name for name in classes if name not in filled]:
-        raise UsageError(
-            f"{folder / empty[0]} has no images ({len(empty)} of {len(classes)} class folders are "
-            "empty): fill it, or remove it and set num_classes"
-        )
-    if len(classes) != num_classes:
-        raise UsageError(
-            f"{folder} has {len(classes)} class folders, the model has {num_classes} classes; set "
-            f"num_classes={len(classes)} or give the right folder"
-        )
-    return _from_folders(tree, classes, 0, num_classes, "")
 
 
 def _recognise(
@@ -200,7 +162,7 @@ def _find_folder(path: Path, split: str | None) -> Path:
     Raises:
         UsageError: there is no such split, or only the training split is known.
     """
-    for base in _BASES:
+    for base in SPLIT_BASES:
         root = path / base
         if not root.is_dir():
             continue
@@ -253,7 +215,7 @@ def _from_tree(
     tops = sorted({name.split("/")[depth] for name in images if name.count("/") > depth})
     inside = [name for name in images if name.count("/") > depth]
     if labels is None and tops and len(inside) == len(images) and not _one_flat(tops, num_classes):
-        return _from_folders(tree, tops, depth, num_classes, archive)
+        return samples_from_folders(tree, tops, depth, num_classes, archive)
     return _from_flat(tree, places, labels, real, archive, num_classes)
 
 
@@ -262,9 +224,21 @@ def _one_flat(tops: Sequence[str], num_classes: int) -> bool:
     return len(tops) == 1 and num_classes > 1 and not is_wnid(tops[0]) and not tops[0].isdigit()
 
 
-def _from_folders(
-    tree: Tree, tops: Sequence[str], depth: int, num_classes: int, archive: str
+def samples_from_folders(
+    tree: Tree, tops: Sequence[str], depth: int, num_classes: int, archive: str = ""
 ) -> Samples:
+    """The images in class folders.
+
+    Args:
+        tree: what lies there.
+        tops: names of the class folders.
+        depth: of these folders below the tree's root.
+        num_classes: outputs of the network.
+        archive: what holds the tree, to be added to the layout's name.
+
+    Raises:
+        UsageError: the folders are not the network's classes.
+    """
     try:
         order = order_folders(tops, num_classes, tree.location)
     except UsageError as error:

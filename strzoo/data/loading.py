@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from strzoo.data.device_resize import resize_and_crop
 from strzoo.data.images import BrokenImageError, decode, prepare, resized_size
 from strzoo.data.samples import Samples, Source
 from strzoo.errors import StrzooError, UsageError
@@ -207,16 +208,25 @@ def normalise(pixels: Tensor, steps: Preprocessing, *, channels_last: bool = Tru
     values = pixels.permute(0, 3, 1, 2).to(torch.float32)
     if not channels_last:
         values = values.contiguous()
-    mean = torch.tensor(steps.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(steps.std, device=pixels.device).view(1, 3, 1, 1)
-    return values.div_(255).sub_(mean).div_(std)
+    return (
+        values.div_(255)
+        .sub_(_channels(steps.mean, pixels.device))
+        .div_(_channels(steps.std, pixels.device))
+    )
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number a channel [1, 3, 1, 1], copied to a device once: it waits for the copy."""
+    with torch.inference_mode(False):  # so that training can use it too
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -> Batch:
     """Fill in the images that were left encoded: decoded, resized and cropped on `device`.
 
-    On a GPU nvJPEG decodes; its pixels, and those of the antialiased resize, can differ from
-    PIL's in the last bits. What the decoder refuses, PIL decodes.
+    On a GPU nvJPEG decodes and all images are resized together; the pixels can differ from PIL's
+    in the last bits. What the decoder refuses, PIL decodes.
     """
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms import InterpolationMode
@@ -235,14 +245,21 @@ def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -
             decoded = decode_jpeg(contents, mode=ImageReadMode.RGB, device=where)
     except RuntimeError:  # one bad image fails the whole batch
         decoded = [None] * len(rows)
+    ready: dict[int, Tensor] = {}
     for row, content, image in zip(rows, contents, decoded, strict=True):
-        if image is None:
-            try:
-                found = torch.from_numpy(prepare(decode(content.numpy().tobytes()), steps).copy())
-                pixels[row] = found.to(device)
-            except BrokenImageError as error:
-                broken[row] = str(error)
+        if image is not None:
+            ready[row] = image
             continue
+        try:
+            found = torch.from_numpy(prepare(decode(content.numpy().tobytes()), steps).copy())
+            pixels[row] = found.to(device)
+        except BrokenImageError as error:
+            broken[row] = str(error)
+    together = steps.interpolation == "bilinear" and steps.crop <= steps.resize
+    if ready and together and device.type == "cuda":
+        pixels[list(ready)] = resize_and_crop(list(ready.values()), steps.resize, steps.crop)
+        ready = {}
+    for row, image in ready.items():
         image = functional.resize(image, [steps.resize], InterpolationMode(steps.interpolation))
         pixels[row] = functional.center_crop(image, [steps.crop, steps.crop]).permute(1, 2, 0)
     return replace(batch, pixels=pixels, encoded={}, broken=broken)

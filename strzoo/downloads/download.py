@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from strzoo.arguments import checked
 from strzoo.downloads.cache import Cache, CachedFile, Check, check_content
 from strzoo.downloads.sources import LocalSource, RefusedError, Source, SourceError, list_sources
 from strzoo.downloads.staging import Partial
@@ -38,6 +39,7 @@ class Fetched:
     source: str
 
 
+@checked
 def download(
     name: str,
     *,
@@ -257,6 +259,7 @@ def import_file(
     deadline = Deadline(Network().total_time, cancel)
     cache = Cache(settings.cache_dir, check)
     source = LocalSource(path, path.name, str(path))
+    cache.staging.clean()
     with cache.tidied(), cache.staging.hold("import", "local") as partial:
         sha256 = copy_file(source, partial, deadline, progress)
         try:

@@ -17,7 +17,7 @@ from strzoo.downloads.addresses import host, join_address, split_address
 from strzoo.downloads.failures import TransientError
 from strzoo.downloads.headers import parse_count
 from strzoo.downloads.web import Answer, Network, Web
-from strzoo.errors import NetworkError, StrzooError, UsageError, one_line
+from strzoo.errors import NetworkError, StrzooError, UsageError, one_line, required
 from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import ModelCard
 
@@ -194,8 +194,9 @@ def _next_address(answer: Answer, network: Network) -> str:
         RefusedError: the page is not a confirmation but says that the file is not to be had.
         NetworkError: it leads away from Google.
     """
-    from gdown.download import get_url_from_gdrive_confirmation
-    from gdown.exceptions import FileURLRetrievalError
+    with required("gdown", "reading Google Drive's confirmation page"):
+        from gdown.download import get_url_from_gdrive_confirmation
+        from gdown.exceptions import FileURLRetrievalError
 
     # gdown parses line by line: on one line, a form spread over several is understood, and a
     # page of a million lines takes no time.

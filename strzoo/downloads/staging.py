@@ -150,7 +150,12 @@ class Staging:
                 continue
             except LocklessError as error:
                 logger.info("cannot lock in %s (%s): no resume", self.folder, error)
-                unlocked = folder.rename(folder.with_name(folder.name + _UNLOCKED))
+                try:
+                    unlocked = folder.rename(folder.with_name(folder.name + _UNLOCKED))
+                except FileNotFoundError:  # taken for a shell before it had its name
+                    if not left:
+                        raise
+                    continue
                 return Partial(unlocked, filename, source, None)
             if lock is not None:
                 return Partial(folder, filename, source, lock)
@@ -202,17 +207,30 @@ def _claim(entry: Path, *, remove: bool = False) -> bool:
         try:
             lock = try_lock(entry / "lock")
         except LocklessError:  # of a time when the file system could lock
+            if _drop_shell(entry, lock_file=True):
+                return True
             if time.time() - _modified(entry) < MAX_AGE:
                 return False
         else:
             if lock is None:
-                return False
+                return _drop_shell(entry, lock_file=False)
     if remove:
         _remove(entry, lock)
         logger.info("removed the partial %s", entry.name)
     elif lock is not None:
         release(lock)
     return not remove or not os.path.lexists(entry)
+
+
+def _drop_shell(entry: Path, *, lock_file: bool) -> bool:
+    """Remove a folder without content. Locking makes it anew if its owner has just renamed or
+    removed it. Its maker, if it is alive, makes another."""
+    with contextlib.suppress(OSError):
+        if lock_file and {path.name for path in entry.iterdir()} == {"lock"}:
+            (entry / "lock").unlink(missing_ok=True)
+        entry.rmdir()
+        return True
+    return False
 
 
 def _remove(folder: Path, lock: BaseFileLock | None) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from strzoo.downloads.addresses import join_address, split_address
 from strzoo.downloads.failures import our_errors
-from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line
+from strzoo.errors import CancelledError, NetworkError, StrzooError, one_line, required
 from strzoo.version import VERSION
 
 if TYPE_CHECKING:
@@ -89,10 +89,14 @@ class Web:
     """One session with the outside: proxies from the environment, cookies only if asked for."""
 
     def __init__(self, network: Network, deadline: Deadline) -> None:
-        import requests
+        with required("requests", "downloading"):
+            import requests
 
         self.network, self.deadline = network, deadline
         self._session = requests.Session()
+        # Even when it does not follow a redirect, requests looks where it leads, and for that
+        # reads its whole body into memory; `get` follows them itself.
+        self._session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
         # A compressed body would make sizes and ranges count other bytes than the file's.
         self._session.headers.update(
             {"User-Agent": f"strzoo/{VERSION}", "Accept-Encoding": "identity"}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from strzoo.arguments import checked
 from strzoo.engine.frontend.network import open_network, spell_size
 from strzoo.engine.hardware import default_threads, host_hardware
 from strzoo.engine.requirement import require_llvmlite
@@ -26,6 +27,7 @@ PRECISIONS = ("fp32", "int16")
 log = logging.getLogger(__name__)
 
 
+@checked
 def compile(
     model: Model,
     threads: int | None = None,
@@ -48,7 +50,8 @@ def compile(
 
     Args:
         model: a model id, a checkpoint file, an ONNX file, its bytes or an `onnx.ModelProto`, a
-            torch network (BatchNorm as in evaluation mode), or a `.strz` file.
+            torch network (BatchNorm as in evaluation mode), or a `.strz` file. A `SparseModel` is
+            given back.
         threads: that a call uses; by default all cores that this process may use, or what a
             `.strz` file was made for.
         batch: the batch size to be fast at; any other works too.
@@ -110,7 +113,10 @@ def compile(
                 f"{source.path} is compiled already; give the precision when compiling"
             )
         if tune:
-            raise UsageError(f"{source.path} is compiled already; tune when compiling the model")
+            raise UsageError(f"{source.shown} is compiled already; tune when compiling the model")
+        if isinstance(source.compiled, SparseModel):
+            return _keep(source.compiled, wanted, threads)
+        assert source.path is not None
         builder = PlanFileBuilder.open(source.path, wanted, threads, hardware, folder)
     else:
         network = open_network(source, wanted, on_step)
@@ -135,6 +141,20 @@ def _check_precision(
         raise UsageError(f"tolerance is {tolerance}; it must be a positive number, such as 0.01")
     if precision == "int16" and lanes not in (None, 1):
         raise UsageError(f"lanes is {lanes}; in int16 a vector holds pixels of one image")
+
+
+def _keep(model: SparseModel, size: tuple[int, ...] | None, threads: int | None) -> SparseModel:
+    """A compiled model as it is, if that is what is asked for."""
+    own = model.input_shape
+    if size is not None and size != own[-len(size) :]:
+        asked, made = (f"images of {'x'.join(map(str, shape))}" for shape in (size, own))
+    elif threads is not None and threads != model.threads:
+        asked, made = f"{threads} threads", f"{model.threads}"
+    else:
+        return model
+    raise UsageError(
+        f"{model.name} was compiled for {made}, {asked} is asked for; compile the model again"
+    )
 
 
 def _check(name: str, value: int | None) -> None:

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strzoo.borders import shorten_cause
-from strzoo.data.batches import read_batch
+from strzoo.arguments import checked
+from strzoo.data.batches import describe, read_batch
 from strzoo.data.imageset import ImageSet
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import DECODERS, default_workers
 from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD
 from strzoo.data.samples import single_labels
 from strzoo.distributed import join_group
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import UsageError
 from strzoo.evaluation.distributed import Run, describe_device, list_versions
 from strzoo.evaluation.loop import LoopOptions
 from strzoo.evaluation.metric import rank
@@ -41,6 +41,7 @@ Batches = Iterable[Any]
 _BATCH = {"cpu": 64, "cuda": 256}  # larger ones are not faster on the CPU
 
 
+@checked
 def evaluate(
     model: Model,
     data: str | os.PathLike[str] | ImageSet | Batches,
@@ -70,8 +71,8 @@ def evaluate(
     of workers or of processes (started by torchrun).
 
     Args:
-        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, or any network (run in
-            evaluation mode on its own device, then put back as it was).
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, a `SparseModel`, or
+            any network (run in evaluation mode on its own device, then put back as it was).
         data: a folder, tar or parquet file (docs/evaluation.md lists the layouts), an `ImageSet`,
             or batches of images and labels as loaders give them: pairs, or dictionaries such as
             {"pixel_values": images, "labels": labels}. Floats [N, 3, H, W] are taken for
@@ -168,7 +169,7 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
                 (size if runner.fixed_batch else len(piece)) - len(piece), *piece.shape[1:]
             )
             inputs = torch.cat([piece, padding]).to(runner.device)
-            scores = _run(runner, inputs)[: len(piece)]
+            scores = runner.run_at_once(inputs)[: len(piece)]
             if int(some.max()) >= scores.shape[1]:
                 raise UsageError(
                     f"labels go up to {int(some.max())}; {runner.name} has {scores.shape[1]} "
@@ -203,27 +204,13 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
     )
 
 
-def _run(runner: Runner, inputs: Tensor) -> Tensor:
-    try:
-        return runner.run(inputs)
-    except torch.OutOfMemoryError as error:
-        raise StrzooError("out of memory; use smaller batches") from error
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        if isinstance(error, StrzooError):
-            raise
-        raise UsageError(
-            f"{runner.name} does not run on images of shape {tuple(inputs.shape)} "
-            f"({shorten_cause(error)})"
-        ) from error
-
-
 def _batches(data: Any, batch_size: int) -> Iterable[Any]:
     if isinstance(data, Mapping):
         return [data]
     if not isinstance(data, ImageSet):
-        if not isinstance(data, Iterable):
+        if not isinstance(data, Iterable) or isinstance(data, Tensor | np.ndarray):
             raise UsageError(
-                f"data is a {type(data).__name__}; expected a folder, tar or parquet file, an "
+                f"data is {describe(data)}; expected a folder, tar or parquet file, an "
                 "ImageSet, or batches of images and labels"
             )
         return data

@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from strzoo.data.images import BrokenImageError
 from strzoo.data.loading import Batch, decode_on_device, load_batches
 from strzoo.data.samples import Samples
+from strzoo.devices import is_out_of_memory, release_memory
 from strzoo.errors import StrzooError
 from strzoo.evaluation.metric import Answers, Metric, rank
 from strzoo.evaluation.results import Timing
 from strzoo.evaluation.runner import Runner
 
 log = logging.getLogger(__name__)
-
-_CPU_OUT_OF_MEMORY = "can't allocate memory"
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,12 @@ class Loop:
             self._consume(batches, metric)
 
     def _consume(self, batches: Iterator[Batch], metric: Metric) -> None:
-        pending: tuple[Batch, tuple[Tensor, Tensor | None, Tensor]] | None = None
+        pending: tuple[Batch, Callable[[], Answers]] | None = None
         for batch, inputs in self._staged(self._timed(batches)):
             self.watch.first = self.watch.first or time.perf_counter() - self.watch.called
             labels = torch.from_numpy(self.samples.labels[batch.indices.numpy()])
-            answers = self._answer(inputs, labels.to(self.runner.device, non_blocking=True))
+            labels = labels.to(self.runner.device, non_blocking=True)
+            answers = self._read_later(self._answer(inputs, labels))
             # The answers before these are read while the device works on these.
             if pending is not None:
                 self._enter(*pending, metric)
@@ -200,12 +201,13 @@ class Loop:
                     scores = self.runner.run(ready)[: len(piece)]
                     some = labels[start : start + len(piece)]
                     parts.append(rank(scores, some, self._subset, self.runner.reader))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not self._is_out_of_memory(error):
+                start += len(piece)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
-                self._halve(len(piece))
+            else:
                 continue
-            start += len(piece)
+            self._halve(len(piece))  # out of the handler: the error holds the failed try's memory
         ranked, losses = (torch.cat([p[i] for p in parts]) for i in (0, 2))  # type: ignore[misc]
         own = [p[1] for p in parts if p[1] is not None]
         return ranked, torch.cat(own) if own else None, losses
@@ -222,10 +224,6 @@ class Loop:
             return piece
         return torch.cat([piece, piece[:1].expand(size - len(piece), *piece.shape[1:])])
 
-    @staticmethod
-    def _is_out_of_memory(error: RuntimeError) -> bool:
-        return isinstance(error, torch.OutOfMemoryError) or _CPU_OUT_OF_MEMORY in str(error)
-
     def _halve(self, size: int) -> None:
         if size == 1 or self.runner.fixed_batch:
             raise StrzooError(
@@ -234,18 +232,30 @@ class Loop:
             )
         self.chunk = size // 2
         log.warning("out of memory: going on with %d images at once", self.chunk)
-        if self.runner.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.runner.device)
 
-    def _enter(
-        self, batch: Batch, answers: tuple[Tensor, Tensor | None, Tensor], metric: Metric
-    ) -> None:
-        ranked, own, losses = answers
-        found = Answers(
-            ranked.cpu().numpy(), None if own is None else own.cpu().numpy(), losses.cpu().numpy()
-        )
+    def _read_later(self, answers: tuple[Tensor, Tensor | None, Tensor]) -> Callable[[], Answers]:
+        """Begin to copy answers to the host; the function waits for them alone, not for what the
+        device was given after them."""
+        host = [None if part is None else part.to("cpu", non_blocking=True) for part in answers]
+        copied = torch.cuda.Event() if self.runner.device.type == "cuda" else None
+        if copied is not None:
+            copied.record()
+
+        def read() -> Answers:
+            if copied is not None:
+                copied.synchronize()
+            ranked, own, losses = (None if part is None else part.numpy() for part in host)
+            assert ranked is not None
+            assert losses is not None
+            return Answers(ranked, own, losses)
+
+        return read
+
+    def _enter(self, batch: Batch, answers: Callable[[], Answers], metric: Metric) -> None:
+        found = answers()
         readable = [row for row in range(len(batch)) if row not in batch.broken]
-        if not bool(torch.isfinite(losses.cpu()[readable]).all()):
+        if not np.isfinite(found.losses[readable]).all():
             raise StrzooError(
                 f"{self.runner.name} in {self.runner.precision} gives outputs that are not finite; "
                 "try --precision fp32"

@@ -17,7 +17,7 @@ from strzoo.evaluation.outputs import LOGITS, SOFTMAX, WITH_BACKGROUND, OutputRe
 from strzoo.evaluation.runner import Runner, RunnerOptions
 from strzoo.hub.source import OnnxSource
 from strzoo.onnx.outputs import OutputChoice, choose_output, find_background
-from strzoo.onnx.sessions import CPU_PROVIDER, open_session
+from strzoo.onnx.sessions import CPU_PROVIDER
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -44,7 +44,7 @@ def open_onnx(source: OnnxSource, options: RunnerOptions) -> Runner:
     """
     import onnxruntime
 
-    path = source.need_file()
+    path = source.shown
     if options.format is not None or options.compile or options.precision not in ("auto", "fp32"):
         raise UsageError(
             f"{path} is an ONNX file: its format and precision are in the file, "
@@ -54,8 +54,7 @@ def open_onnx(source: OnnxSource, options: RunnerOptions) -> Runner:
     chosen = [_spell_provider(name, available) for name in options.providers]
     if not chosen and options.device is not None and str(options.device).startswith("cuda"):
         chosen = [_spell_provider(_CUDA, available)]
-    session = open_session(
-        path,
+    session = source.open_session(
         threads=environment_threads() or 0,
         providers=[*chosen, *([] if CPU_PROVIDER in chosen else [CPU_PROVIDER])],
     )
@@ -68,7 +67,7 @@ def open_onnx(source: OnnxSource, options: RunnerOptions) -> Runner:
 def _make_runner(
     source: OnnxSource, session: onnxruntime.InferenceSession, options: RunnerOptions
 ) -> Runner:
-    path = source.path
+    path = source.shown
     if len(session.get_inputs()) != 1:
         raise UsageError(f"{path} has {len(session.get_inputs())} inputs; one is expected")
     value = session.get_inputs()[0]

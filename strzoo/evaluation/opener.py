@@ -30,7 +30,7 @@ def open_runner(
     if engine == "sparse":
         return contextlib.nullcontext(open_sparse(source, options))
     if isinstance(source, PlanSource):
-        raise UsageError(f"{source.path} is a plan of the sparse engine; {engine} cannot run it")
+        raise UsageError(f"{source.shown} is {source.described}; {engine} cannot run it")
     if isinstance(source, OnnxSource) and engine == "onnxruntime":
         return contextlib.nullcontext(open_onnx(source, options))
     if isinstance(source, OnnxSource) or engine == "onnxruntime":

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from strzoo.arguments import check_path, checked
 from strzoo.data.batches import ImageLike, open_image, split_images
 from strzoo.data.imagenet_classes import COUNT, list_classes
 from strzoo.data.images import BrokenImageError, decode, prepare
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, Tensor, Mapping)
 _BATCH = 32
+_ADDRESS = ("http://", "https://")
 _LARGEST_DOWNLOAD = 64 << 20  # bytes; no photograph comes near it
 _DOWNLOAD_SECONDS = 60.0
 
@@ -59,6 +61,7 @@ class Prediction:
         }
 
 
+@checked
 def predict(
     model: Model,
     images: ImageLike | Iterable[ImageLike],
@@ -80,7 +83,8 @@ def predict(
     """The `top` most likely classes of each image, with their probabilities.
 
     Args:
-        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint` or any network.
+        model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, a `SparseModel` or
+            any network.
         images: one or several of: a file, a folder (all images below it), an address (only with
             `allow_urls`), encoded bytes, a PIL image, an array or tensor of pixels (uint8
             [H, W, 3], [H, W] or [3, H, W], with or without an alpha channel; uint16, or floats
@@ -159,7 +163,7 @@ def _predict_batch(
             some = pixels[start : start + size]
             full = some + some[:1] * (size - len(some))
             inputs = runner.prepare(torch.from_numpy(np.stack(full)).to(runner.device))
-            parts.append(runner.run(inputs)[: len(some)].cpu())
+            parts.append(runner.run_at_once(inputs)[: len(some)].cpu())
         rows = iter(torch.cat(parts))
     results = []
     for row, (name, _) in enumerate(sources):
@@ -199,7 +203,9 @@ def _expand(images: Sequence[ImageLike], allow_urls: bool) -> Iterator[tuple[str
             yield f"image {number}", image
             continue
         text = os.fspath(image)
-        if text.startswith(("http://", "https://")):
+        if not text.startswith(_ADDRESS):
+            check_path(image, "image")
+        if text.startswith(_ADDRESS):
             if not allow_urls:
                 raise UsageError(
                     f"{text} is an address; pass --allow-urls (allow_urls=True) to fetch it"
@@ -220,7 +226,7 @@ def _expand(images: Sequence[ImageLike], allow_urls: bool) -> Iterator[tuple[str
 
 def _open(image: ImageLike, settings: Settings) -> Image.Image:
     """Any image as RGB, one at an address included."""
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
+    if isinstance(image, str) and image.startswith(_ADDRESS):
         return decode(_fetch(image, settings))
     return open_image(image)
 

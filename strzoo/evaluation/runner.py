@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strzoo.borders import shorten_cause
 from strzoo.data.loading import normalise
 from strzoo.data.preprocessing import check_preprocessing
-from strzoo.errors import UsageError
+from strzoo.devices import is_out_of_memory
+from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.outputs import BACKGROUNDS, OutputReader
 from strzoo.evaluation.results import PRECISIONS
 from strzoo.zoo.registry import ModelCard, Preprocessing
@@ -70,7 +72,7 @@ class Runner:
 
     Args:
         forward: takes inputs as `prepare` makes them and gives what the network puts out, on
-            `device`; a RuntimeError, TypeError or ValueError if it cannot run them.
+            `device`; raises what its code raises if it cannot run them.
         reader: makes class scores of it.
         preprocessing: of evaluation; `states_preprocessing` tells a stated one from a guess.
         takes_bytes: the network normalises by itself.
@@ -107,10 +109,27 @@ class Runner:
         """Class scores float32 [B, classes] on the device, for inputs as `prepare` makes them.
 
         Raises:
-            UsageError: the network's output is not class scores.
-            RuntimeError, TypeError, ValueError: the network cannot run them.
+            UsageError: the network cannot run them, or its output is not class scores.
+            RuntimeError: there is no memory for so many (`devices.is_out_of_memory`).
         """
-        return self.reader(self.forward(inputs))
+        try:
+            return self.reader(self.forward(inputs))
+        except StrzooError:
+            raise
+        except Exception as error:  # whatever the network's own code raises
+            if is_out_of_memory(error):
+                raise
+            raise UsageError(
+                f"{self.name} does not run on images of shape {tuple(inputs.shape)} "
+                f"({shorten_cause(error)})"
+            ) from error
+
+    def run_at_once(self, inputs: Tensor) -> Tensor:
+        """As `run`; what does not fit in the memory is a StrzooError too."""
+        try:
+            return self.run(inputs)
+        except RuntimeError as error:
+            raise StrzooError("out of memory; use smaller batches") from error
 
     def most_at_once(self, batch: int) -> int:
         """How many images of a batch `forward` should be given at once."""
@@ -129,12 +148,11 @@ class Runner:
         try:
             run = self.eager or self.forward
             shape = self.reader(run(self.prepare(pixels.to(self.device)))).shape
-        except UsageError:
+        except StrzooError:
             raise
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:160]
+        except Exception as error:  # whatever the network's own code raises
             raise UsageError(
-                f"{self.name} does not run on images of {crop}x{crop} pixels ({reason}); "
-                "give its size with --crop"
+                f"{self.name} does not run on images of {crop}x{crop} pixels "
+                f"({shorten_cause(error)}); give its size with --crop"
             ) from error
         return int(shape[1])

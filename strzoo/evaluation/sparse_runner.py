@@ -10,7 +10,7 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.onnx_runner import read_outputs
 from strzoo.evaluation.outputs import LOGITS, SOFTMAX, OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
-from strzoo.hub.source import OnnxSource, Source
+from strzoo.hub.source import OnnxSource, PlanSource, Source
 from strzoo.onnx.metadata import read_metadata
 
 
@@ -32,8 +32,11 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
     ):
         raise UsageError("the sparse engine runs on the CPU; leave out --device and --provider")
     given = options.preprocessing
+    in_memory = isinstance(source, PlanSource) and source.path is None
     compiled = compile(
-        source, threads=environment_threads(), size=None if given is None else given.crop
+        source,
+        threads=None if in_memory else environment_threads(),
+        size=None if given is None else given.crop,
     )
     channels, height, width = compiled.input_shape
     metadata = read_metadata(compiled.metadata, source.name)

@@ -13,14 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
+from strzoo.arguments import checked
 from strzoo.data.calibration import Images, Samples, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.files import atomic_path, check_destination, write_error
+from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import ImageSize, Source
 from strzoo.onnx.graphs import DEFAULT_OPSET, Deployed, build_graph
@@ -33,7 +34,7 @@ from strzoo.onnx.parity import (
 )
 from strzoo.onnx.precision import check_precision, convert_precision
 from strzoo.onnx.results import OnnxExport
-from strzoo.onnx.sessions import open_session
+from strzoo.onnx.sessions import open_session, read_versions
 from strzoo.onnx.weights import weighted_nodes, zero_percent
 from strzoo.settings import Settings
 
@@ -48,6 +49,7 @@ _ENOUGH = 20
 _CHECKED = 64  # images that fp16 and int8 are compared on
 
 
+@checked
 def export_onnx(
     model: Model,
     path: str | os.PathLike[str],
@@ -77,7 +79,9 @@ def export_onnx(
 
     Args:
         model: a model id, a checkpoint file, a `Checkpoint`, or any `nn.Module` (not changed;
-            STR, DNW and GMP layers are converted to plain ones on a copy).
+            STR, DNW and GMP layers are converted to plain ones on a copy); or a FastGRNN network
+            or its file, whose input is `sequences` [batch, steps, features] and which takes
+            `precision` fp32 or int8, `opset` and `force` alone.
         path: ends in .onnx.
         input_size: channels, height, width of one image; by default what the network was made
             for (3, 32, 32 for resnet20 and small stems, else 3, 224, 224).
@@ -109,14 +113,26 @@ def export_onnx(
     path = Path(path)
     if path.suffix != ".onnx":
         raise UsageError(f"{path} must end in .onnx")
-    check_precision(precision)
     report_path = path.with_name(path.name + ".json")
     for destination in (path, report_path):
         check_destination(destination, force=force)
     on_step("loading the network")
     source = resolve(model, settings=settings)
+    if isinstance(source, FamilySource):
+        source.refuse(
+            input_size=input_size, batch=batch, softmax=softmax, preprocessing=preprocessing,
+            class_names=class_names, images=images, tolerance=tolerance,
+            min_agreement=min_agreement > 0,
+        )  # fmt: skip
+        exported = source.export(path, precision=precision, opset=opset, force=force)
+        with atomic_path(report_path, force=force) as temporary_report:
+            temporary_report.write_text(json.dumps(exported.to_dict(), indent=2) + "\n")
+        return exported
+    check_precision(precision)
     if source.kind in ("onnx", "plan"):
-        raise UsageError(f"{source.path} is {source.described} already; give an id or a checkpoint")
+        raise UsageError(
+            f"{source.shown} is {source.described} already; give an id or a checkpoint"
+        )
     network, size = source.build_dense(), check_image_size(input_size) or source.input_size
     for note in source.notes:
         on_step(note)
@@ -171,7 +187,7 @@ def export_onnx(
             tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
             checks=tuple(checks),
             metadata=entries,
-            versions=_versions(),
+            versions=read_versions(),
             seconds=time.perf_counter() - started,
         )
         _judge(result, min_agreement)
@@ -322,11 +338,3 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
         d.dim_value if d.HasField("dim_value") else d.dim_param
         for d in value.type.tensor_type.shape.dim
     )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }

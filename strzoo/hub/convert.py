@@ -6,17 +6,20 @@ import os
 from functools import partial
 from pathlib import Path
 
+from strzoo.arguments import checked
 from strzoo.checkpoint.convert import Conversion, to_dense, verify_conversion
 from strzoo.checkpoint.layouts import check_layout
 from strzoo.checkpoint.reading import read_checkpoint
 from strzoo.checkpoint.writing import check_form, save_checkpoint
 from strzoo.errors import UsageError
 from strzoo.files import check_destination
+from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import CardSource, CheckpointSource, Source
 from strzoo.settings import Settings
 
 
+@checked
 def convert(
     source: Model,
     destination: str | os.PathLike[str],
@@ -33,7 +36,8 @@ def convert(
     """Convert a model and write the result, whole or not at all.
 
     Args:
-        source: a model id, a checkpoint file, a run folder, or a `Checkpoint`.
+        source: a model id, a checkpoint file, a run folder, or a `Checkpoint`; or a FastGRNN
+            network or its file, whose learned ranks are folded.
         destination: ends in .pth, .pt or .safetensors.
         format: "dense", or "str" to rewrite an STR checkpoint without its optimizer state.
         settings: cache folder, registries, network switches; from the environment by default.
@@ -55,6 +59,11 @@ def convert(
     if format not in ("dense", "str"):
         raise UsageError(f"format {format!r} is not one of dense, str")
     opened = resolve(source, format=format, settings=settings)
+    if isinstance(opened, FamilySource):
+        opened.refuse(
+            STR=format == "str", layout=layout != "strzoo", compact=compact, half=half, entry=entry
+        )
+        return opened.convert(Path(destination), verify=verify, force=force)
     if entry is not None:
         opened = _take_entry(opened, entry)
     if isinstance(opened, CardSource):  # what cannot be is said before anything is fetched

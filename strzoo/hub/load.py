@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from strzoo.arguments import checked
 from strzoo.data.preprocessing import build_transforms
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import CardSource
-from strzoo.models.blocks import initialize
+from strzoo.hub.source import CardSource, Source
 from strzoo.models.create import create_model
+from strzoo.models.heads import replace_head_
 from strzoo.settings import Settings
-from strzoo.sparse.layers import STRLayer
 from strzoo.zoo.registry import ModelCard, Preprocessing
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@checked
 def load(
     name_or_file: Model,
     *,
     format: str | None = None,
     pretrained: bool | str | os.PathLike[str] = True,
     num_classes: int | None = None,
+    architecture: str | None = None,
     settings: Settings | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -42,6 +45,8 @@ def load(
             gives random weights; a path loads that file as the weights of the named model.
         num_classes: another number of classes than the weights have replaces the classifier
             by a randomly initialised one and keeps everything else.
+        architecture: of a file, the network that it does not say, or whose code is to be run:
+            "timm:NAME", "torchvision:NAME" or "package.module:function".
         settings: cache folder, registries, network switches; from the environment by default.
         options: with `pretrained=False`, further arguments of `create_model`.
 
@@ -55,6 +60,8 @@ def load(
     """
     if options and pretrained is not False:
         raise UsageError(f"{next(iter(options))!r} is only for pretrained=False")
+    if architecture is not None:
+        settings = replace(settings or Settings.from_env(), architecture=architecture)
     source = resolve(name_or_file, format=format, settings=settings)
     if not isinstance(source, CardSource):
         if pretrained is not True:
@@ -77,39 +84,23 @@ def load(
     return _with_classes(checkpoint.build_model(format or "dense"), source, num_classes)
 
 
-def _with_classes(model: nn.Module, source: Any, num_classes: int | None) -> nn.Module:
+def _with_classes(model: nn.Module, source: Source, num_classes: int | None) -> nn.Module:
     """`model` with a new classifier, unless it has that many outputs already."""
     if num_classes is None:
         return model
-    name = source.checkpoint.spec.record.head
-    head = model.get_submodule(name)
-    assert isinstance(head, nn.Conv2d | nn.Linear)
-    known = len(head.weight)
-    if num_classes == known:
-        return model
-    if num_classes < 1:
-        raise UsageError(f"num_classes is {num_classes}; it must be at least 1")
-    options: dict[str, Any] = {"bias": head.bias is not None}
-    if isinstance(head, STRLayer):
-        options["threshold"] = head.granularity
-    if isinstance(head, nn.Conv2d):
-        new: nn.Module = type(head)(head.in_channels, num_classes, 1, **options)
-    else:
-        new = type(head)(head.in_features, num_classes, **options)
-    initialize(new)
-    model.set_submodule(name, new)
-    return model.eval()
+    return replace_head_(model, source.checkpoint.spec.head, num_classes).eval()
 
 
+@checked
 def get_transforms(
-    name: str | ModelCard | Preprocessing, *, settings: Settings | None = None
+    name: Model | ModelCard | Preprocessing, *, settings: Settings | None = None
 ) -> Callable[[Image], Tensor]:
     """The published evaluation preprocessing: PIL image in, normalised [3, crop, crop] out.
 
     Bilinear resize of the short side, centre crop, scale to [0, 1], normalise.
 
     Args:
-        name: a MODEL (an id or a file), a card, or a preprocessing.
+        name: a model as `strzoo.evaluate` takes it, a card, or a preprocessing.
         settings: cache folder and registries; from the environment by default.
 
     Returns:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from strzoo.arguments import check_path
 from strzoo.errors import UsageError
 from strzoo.files import PLAN_MAGIC
+from strzoo.hub.families import open_family
 from strzoo.hub.source import (
     CardSource,
     CheckpointSource,
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from strzoo.checkpoint import Checkpoint
+    from strzoo.hub.source import Compiled
 
 # A text, so that nothing of it is imported to define it.
 Model: TypeAlias = (
-    "str | os.PathLike[str] | bytes | onnx.ModelProto | nn.Module | Checkpoint | Source"
+    "str | os.PathLike[str] | bytes | onnx.ModelProto | nn.Module | Checkpoint | Compiled | Source"
 )
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".onnx", ".strz")
@@ -42,7 +45,8 @@ def resolve(model: Model, *, format: str | None = None, settings: Settings | Non
     Args:
         model: a model id or unique prefix; a checkpoint, ONNX or .strz file; the folder of a
             training run; a `Checkpoint`; an `nn.Module`; an `onnx.ModelProto` or the bytes of an
-            ONNX file.
+            ONNX file; a `SparseModel`; a file, folder or network of a family
+            (`strzoo.hub.families`).
         format: "str" or "dense": which published file of an id is meant; by default dense.
         settings: cache folder, registries, network switches; from the environment by default.
 
@@ -56,12 +60,16 @@ def resolve(model: Model, *, format: str | None = None, settings: Settings | Non
         return model
     settings = settings or Settings.from_env()
     if isinstance(model, str | os.PathLike):
+        check_path(model, "MODEL")
         text = os.fspath(model)
         if is_file(text):
             return _open_file(Path(text), format, settings)
         return CardSource(get_card(text, settings=settings), settings, format)
     if isinstance(model, bytes | bytearray):
         return OnnxSource(settings, content=bytes(model))
+    if callable(own := getattr(type(model), "strzoo_source", None)):
+        found: Source = own(model, settings)
+        return found
     kind = type(model).__module__.split(".")[0]
     if kind == "onnx" or (kind.startswith("onnx_") and hasattr(model, "SerializeToString")):
         return OnnxSource(settings, proto=model)  # type: ignore[arg-type]
@@ -69,12 +77,13 @@ def resolve(model: Model, *, format: str | None = None, settings: Settings | Non
         from strzoo.checkpoint import Checkpoint
 
         if isinstance(model, sys.modules["torch"].nn.Module):
-            return ModuleSource(model, settings)
+            return open_family(settings, network=model) or ModuleSource(model, settings)
         if isinstance(model, Checkpoint):
             return CheckpointSource(settings, checkpoint=model)
     raise UsageError(
         f"a {type(model).__name__} is no model; give a model id, a checkpoint, ONNX or .strz "
-        "file, a run folder, a Checkpoint, a torch.nn.Module, an onnx.ModelProto or its bytes"
+        "file, a run folder, a Checkpoint, a torch.nn.Module, a SparseModel, an onnx.ModelProto or "
+        "its bytes"
     )
 
 
@@ -85,10 +94,12 @@ def is_file(text: str) -> bool:
 
 
 def _open_file(path: Path, format: str | None, settings: Settings) -> Source:
+    if path.suffix not in (".onnx", ".strz") and (found := open_family(settings, path=path)):
+        return found
     if path.is_dir():
         path = _find_best(path, format)
     if path.suffix == ".strz" or _starts_with(path, PLAN_MAGIC):
-        return PlanSource(path, settings)
+        return PlanSource(settings, path=path)
     if path.suffix == ".onnx":
         return OnnxSource(settings, path=path)
     return CheckpointSource(settings, path=path)

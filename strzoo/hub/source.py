@@ -10,19 +10,21 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from strzoo.borders import check_regular, open_file, reading
+from strzoo.borders import reading
 from strzoo.data.imagenet_classes import list_classes
 from strzoo.data.preprocessing import IMAGENET, SMALL, fit_preprocessing
 from strzoo.downloads.cache import Cache, CachedFile
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
-from strzoo.files import PLAN_MAGIC, sha256_file
+from strzoo.files import PLAN_MAGIC
+from strzoo.hub.hashes import file_stamp, hash_onnx, hash_tensors, read_hash
 from strzoo.settings import Settings
 from strzoo.zoo.registry import ModelCard, Preprocessing, load_registry
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
     from torch import nn
 
     from strzoo.checkpoint import Checkpoint
@@ -43,6 +45,7 @@ class Source:
     """
 
     kind = ""
+    _file: Path | None = None
 
     def __init__(self, name: str, settings: Settings) -> None:
         self._name, self.settings = name, settings
@@ -64,6 +67,11 @@ class Source:
             OfflineError, NetworkError, IntegrityError: an id's file cannot be had.
         """
         return None
+
+    @property
+    def shown(self) -> str:
+        """How messages call it: by its file if it has one, else by its name."""
+        return str(self._file or self.name)
 
     @property
     def sha256(self) -> str:
@@ -144,6 +152,7 @@ class CheckpointSource(Source):
     """A checkpoint file, or a `Checkpoint` in memory."""
 
     kind = "checkpoint"
+    described = "a checkpoint"
 
     def __init__(
         self, settings: Settings, *, path: Path | None = None, checkpoint: Checkpoint | None = None
@@ -178,7 +187,11 @@ class CheckpointSource(Source):
         from strzoo.checkpoint import read_checkpoint
 
         assert self._file is not None
-        return read_checkpoint(self._file, limits=self.settings.limits)
+        return read_checkpoint(
+            self._file,
+            architecture=self.settings.architecture or None,
+            limits=self.settings.limits,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -201,9 +214,10 @@ class CheckpointSource(Source):
 
     @property
     def stated_preprocessing(self) -> Preprocessing | None:
-        if self.card is None and self.checkpoint.trained_on is not None:
-            return self.checkpoint.trained_on.preprocessing
-        return super().stated_preprocessing
+        trained_on = self.checkpoint.trained_on if self.card is None else None
+        if trained_on is not None:
+            return trained_on.preprocessing
+        return super().stated_preprocessing or self.checkpoint.spec.preprocessing
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -215,6 +229,7 @@ class CardSource(CheckpointSource):
     """A published model by its id: its file is found or fetched when the weights are needed."""
 
     kind = "id"
+    described = "a published model"
 
     def __init__(self, card: ModelCard, settings: Settings, format: str | None = None) -> None:
         super().__init__(settings)
@@ -374,15 +389,16 @@ class OnnxSource(_MetadataSource):
     def described(self) -> str:  # type: ignore[override]
         return "an ONNX file" if self._file else "an ONNX model"
 
-    def need_file(self) -> Path:
-        """The file, for what reads only files.
+    def open_session(self, **options: Any) -> onnxruntime.InferenceSession:
+        """A session of onnxruntime on the model; arguments and errors as `onnx.sessions` has."""
+        from strzoo.onnx.sessions import open_session
 
-        Raises:
-            UsageError: the model is in memory.
-        """
-        if self._file is None:
-            raise UsageError(f"{self.name} is an ONNX model in memory; save it to a file first")
-        return self._file
+        if self._file is not None:
+            return open_session(self._file, **options)
+        model = self.read()  # which also refuses what refers to other files
+        with reading(self.shown, "a model of less than 2 GB"):
+            content = self._content or model.SerializeToString()
+        return open_session(content, **options)
 
     def read(self) -> onnx.ModelProto:
         """The model with its weights; read anew each time, as it may be large.
@@ -391,25 +407,27 @@ class OnnxSource(_MetadataSource):
             StrzooError: the file cannot be read, or has changed since it was hashed.
             IntegrityError: it is not an ONNX model.
         """
-        from strzoo.onnx.files import check_model, parse_onnx, read_onnx
+        from strzoo.onnx.files import parse_onnx, read_onnx
 
-        if self._proto is not None:
-            return check_model(self._proto, self._name)
-        if self._content is not None:
-            return parse_onnx(self._content, "the model")
+        held = self._content if self._proto is None else self._proto
+        if held is not None:
+            return parse_onnx(held, self._name, self.settings.limits)
         assert self._file is not None
         stamp = self.__dict__.get("_stamp")
         changed = stamp is not None and stamp != file_stamp(self._file)
         if changed and hash_onnx(self._file) != self.sha256:
             raise StrzooError(f"{self._file} has changed since it was compiled; compile it again")
-        return read_onnx(self._file)
+        return read_onnx(self._file, limits=self.settings.limits)
 
     @cached_property
     def entries(self) -> Mapping[str, str]:  # type: ignore[override]
         from strzoo.onnx.files import read_onnx
         from strzoo.onnx.metadata import our_entries
 
-        model = self.read() if self._file is None else read_onnx(self._file, weights=False)
+        limits = self.settings.limits
+        if self._file is None:
+            return our_entries(self.read())
+        model = read_onnx(self._file, weights=False, limits=limits)
         return our_entries(model)
 
     @cached_property
@@ -425,26 +443,50 @@ class OnnxSource(_MetadataSource):
         return hash_onnx(self._file)
 
 
-class PlanSource(_MetadataSource):
-    """A `.strz` file: a network compiled by the sparse engine."""
-
-    kind = "plan"
-    described = "a compiled plan of the sparse engine"
-    wanted = "give the model that it was compiled from"
-
-    def __init__(self, path: Path, settings: Settings) -> None:
-        super().__init__(path.name, settings)
-        self._file = path
+class Compiled(Protocol):
+    """What `strzoo.compile` returns, as far as it is known here."""
 
     @property
-    def path(self) -> Path:
+    def metadata(self) -> dict[str, str]: ...
+
+    @property
+    def source_sha256(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def strzoo_source(self, settings: Settings) -> Source:
+        """The model as a source: how the resolver recognises it."""
+
+
+class PlanSource(_MetadataSource):
+    """A network compiled by the sparse engine: a `.strz` file, or what `strzoo.compile` gave."""
+
+    kind = "plan"
+    wanted = "give the model that it was compiled from"
+
+    def __init__(
+        self, settings: Settings, *, path: Path | None = None, compiled: Compiled | None = None
+    ) -> None:
+        super().__init__(path.name if path else compiled.name if compiled else "", settings)
+        self._file, self.compiled = path, compiled
+
+    @property
+    def path(self) -> Path | None:
         return self._file
+
+    @property
+    def described(self) -> str:  # type: ignore[override]
+        return "a compiled plan of the sparse engine" if self._file else "a compiled model"
 
     @cached_property
     def header(self) -> dict[str, Any]:
         """What the plan says about itself; its content is checked when it is loaded."""
+        if self.compiled is not None:
+            return {"metadata": self.compiled.metadata, "source": self.compiled.source_sha256}
         from strzoo.sealed_files import read_header
 
+        assert self._file is not None
         return read_header(self._file, PLAN_MAGIC, "compiled strzoo model")
 
     @property
@@ -460,75 +502,3 @@ class PlanSource(_MetadataSource):
     def sha256(self) -> str:
         """Of the model that it was compiled from."""
         return str(self.header.get("source", ""))
-
-
-def read_hash(path: Path) -> str:
-    """SHA-256 of a regular file.
-
-    Raises:
-        StrzooError: it cannot be read.
-        IntegrityError: it is a folder, a device or the like.
-    """
-    with reading(path, "a readable file"):
-        check_regular(path.stat().st_mode, path)
-        return sha256_file(path)
-
-
-def file_stamp(path: Path) -> tuple[int, int, int]:
-    """What changes when a file does, without reading it.
-
-    Raises:
-        StrzooError: there is no such file.
-    """
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-# A key that ONNX writes for every tensor whose values are in another file.
-_EXTERNAL = b"location"
-
-
-def hash_onnx(path: Path) -> str:
-    """SHA-256 of an ONNX file, those that hold its weights included. Needs onnx only for these.
-
-    Raises:
-        StrzooError, IntegrityError: a file cannot be read, or is no ONNX model.
-    """
-    digest = read_hash(path)
-    if not _mentions(path, _EXTERNAL):
-        return digest
-    from strzoo.onnx.files import list_external
-
-    files = list_external(path)
-    digest += "".join(map(read_hash, files))
-    return hashlib.sha256(digest.encode()).hexdigest() if files else digest
-
-
-def _mentions(path: Path, word: bytes) -> bool:
-    """Whether a file holds `word` anywhere."""
-    before = b""
-    with reading(path, "an ONNX model"), open_file(path) as stream:
-        while block := stream.read(1 << 20):
-            if word in before + block:
-                return True
-            before = block[-len(word) :]
-    return False
-
-
-def hash_tensors(state: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a state dict."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            continue
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
+from strzoo.arguments import checked
 from strzoo.data.calibration import Images, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import check_image_size
@@ -80,6 +81,7 @@ class MatrixExport:
         return {"schema": SCHEMA, **dataclasses.asdict(self), "path": str(self.path)}
 
 
+@checked
 def export_matrices(
     model: Model,
     folder: str | os.PathLike[str],

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from strzoo.zoo.registry import Preprocessing
+
 Options = Mapping[str, Any]
 State = Mapping[str, Tensor]
 ImageSize = tuple[int, int, int]  # channels, height, width
@@ -27,6 +29,10 @@ def _imagenet_size(options: Options) -> ImageSize:
 
 
 def _no_options(state: State, declared: Options) -> dict[str, Any] | None:
+    return None
+
+
+def _usual(options: Options) -> Preprocessing | None:
     return None
 
 
@@ -67,9 +73,12 @@ class Architecture:
         recognise: the options of the network that a clean state dict belongs to, or None if it is
             of another architecture. It gets what the file declares as second argument.
         input_size: channels, height, width of the images a network with these options is for.
-        num_classes: by default.
-        head: name of the classifier.
+        num_classes: by default; 0 leaves it to the network.
+        head: name of the classifier; "" if it is to be found from the network.
         layouts: key layouts of other libraries for these weights.
+        any_options: whether `build` takes options beside those listed, and sparse layers are made
+            after it: networks from elsewhere.
+        preprocessing: of evaluation, of a network with these options; None is the usual one.
     """
 
     name: str
@@ -81,6 +90,8 @@ class Architecture:
     num_classes: int = 1000
     head: str = "fc"
     layouts: tuple[ForeignLayout, ...] = ()
+    any_options: bool = False
+    preprocessing: Callable[[Options], Preprocessing | None] = _usual
 
     def layout(self, library: str, options: Options | None = None) -> ForeignLayout | None:
         """That library's layout of these weights, of a network with these options if it has
@@ -92,7 +103,7 @@ class Architecture:
 
 
 def import_library(name: str, *, purpose: str) -> Any:
-    """The module of an optional library.
+    """The module of an optional library, or one inside it.
 
     Raises:
         StrzooError: it is not installed; the message says what needs it.
@@ -104,4 +115,5 @@ def import_library(name: str, *, purpose: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise StrzooError(f"{purpose} needs {name}: pip install {name}") from None
+        package = name.partition(".")[0]
+        raise StrzooError(f"{purpose} needs {package}: pip install {package}") from None

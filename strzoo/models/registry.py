@@ -8,8 +8,11 @@ from functools import lru_cache
 from importlib import import_module
 
 import strzoo.models
+from strzoo.arguments import checked
 from strzoo.errors import UsageError
 from strzoo.models.architecture import Architecture
+from strzoo.models.external import external_architecture
+from strzoo.models.external_names import is_external
 from strzoo.zoo.names import resolve_name
 
 _registered: dict[str, Architecture] = {}
@@ -25,6 +28,7 @@ def _built_in() -> dict[str, Architecture]:
     return found
 
 
+@checked
 def register_architecture(architecture: Architecture) -> Architecture:
     """Make an architecture known to everything that takes a name or reads a checkpoint.
 
@@ -63,10 +67,13 @@ def list_architectures() -> list[str]:
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture of that name or unique prefix.
+    """The architecture of that name or unique prefix, or of a network from elsewhere
+    (`timm:NAME`, `torchvision:NAME`, `package.module:function`).
 
     Raises:
         UnknownNameError: none or several match; the nearest are listed.
     """
+    if is_external(name):
+        return external_architecture(name)
     known = known_architectures()
     return known[resolve_name(name, known, kind="architecture")]

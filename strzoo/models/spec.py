@@ -14,8 +14,11 @@ from torch import nn
 
 from strzoo.models.architecture import Architecture, ImageSize
 from strzoo.models.create import create_model
+from strzoo.models.external import outline_network
+from strzoo.models.heads import find_head
 from strzoo.models.registry import find_architecture
 from strzoo.sparse.sparsify import prunable_layers
+from strzoo.zoo.registry import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class ModelSpec:
 
     Args:
         architecture: a name that `create_model` knows.
-        num_classes: outputs of the classifier.
+        num_classes: outputs of the classifier; 0 leaves it to a network from elsewhere.
         options: of that architecture; those left out have their defaults.
     """
 
@@ -54,26 +57,53 @@ class ModelSpec:
         """Channels, height, width of the images the network was made for."""
         return self.record.input_size(self.options)
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What its source states that images are prepared by; None is the usual way."""
+        return self.record.preprocessing(self.options)
+
+    @property
+    def head(self) -> str:
+        """Name of the classifier.
+
+        Raises:
+            UsageError: a network from elsewhere has no layer of that many outputs.
+        """
+        if self.record.head:
+            return self.record.head
+        return find_head(_outline(self), self.num_classes or None)
+
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every entry of the dense state dict."""
-        return _outline(self)[0]
+        return MappingProxyType({k: tuple(v.shape) for k, v in self._state().items()})
+
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        """Type of the numbers of every entry of the dense state dict, fp32 for all fractions."""
+        found = {key: value.dtype for key, value in self._state().items()}
+        single = {k: torch.float32 if t.is_floating_point else t for k, t in found.items()}
+        return MappingProxyType(single)
 
     def layers(self) -> tuple[str, ...]:
         """Names of the convolutions and linear layers, in order."""
-        return _outline(self)[1]
+        return tuple(prunable_layers(_outline(self)))
+
+    def _state(self) -> Mapping[str, torch.Tensor]:
+        return _outline(self).state_dict()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: architecture, num_classes and the options side by side."""
-        return {
-            "architecture": self.architecture,
-            "num_classes": self.num_classes,
-            **self.options,
-        }
+        """Plain values: architecture, num_classes and the options side by side; those of a network
+        from elsewhere under `options`."""
+        found = {"architecture": self.architecture, "num_classes": self.num_classes}
+        if self.record.any_options:
+            return {**found, "options": dict(self.options)}
+        return {**found, **self.options}
+
+    @property
+    def outline(self) -> nn.Module:
+        """The network without values, to read; not to be changed."""
+        return _outline(self)
 
 
 @lru_cache(maxsize=16)
-def _outline(spec: ModelSpec) -> tuple[Mapping[str, tuple[int, ...]], tuple[str, ...]]:
-    with torch.device("meta"):
-        model = spec.build()
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    return MappingProxyType(shapes), tuple(prunable_layers(model))
+def _outline(spec: ModelSpec) -> nn.Module:
+    return outline_network(spec.build)

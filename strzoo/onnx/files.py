@@ -45,11 +45,25 @@ def read_onnx(path: Path, *, weights: bool = True, limits: Limits | None = None)
     return check_model(model, str(path), limits)
 
 
-def parse_onnx(content: bytes, source: str, limits: Limits | None = None) -> onnx.ModelProto:
-    """The model in `content`, the bytes of a file; `source` names it. Errors as `read_onnx`."""
-    with reading(source, _KIND):
-        model = onnx.load_model_from_string(content)
-    return check_model(model, source, limits)
+def parse_onnx(
+    content: bytes | onnx.ModelProto, source: str, limits: Limits | None = None
+) -> onnx.ModelProto:
+    """The model in `content`, the bytes of a file or what they mean; `source` names it.
+
+    Raises:
+        IntegrityError: as `read_onnx`.
+        StrzooError: weights of it are in other files: in which folder, nobody said.
+    """
+    if isinstance(content, bytes):
+        with reading(source, _KIND):
+            content = onnx.load_model_from_string(content)
+    model = check_model(content, source, limits)
+    for tensor in _all_tensors(model):
+        if tensor.data_location == tensor.EXTERNAL:
+            raise StrzooError(
+                f"{source}: the weights {tensor.name[:60]!r} are in another file: give its path"
+            )
+    return model
 
 
 def check_model(

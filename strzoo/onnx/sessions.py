@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,3 +56,8 @@ def open_session(
         reason = " ".join(str(error).split())[:200]
         name = "the model" if isinstance(model, bytes) else model
         raise IntegrityError(f"onnxruntime cannot load {name}: {reason}") from error
+
+
+def read_versions() -> dict[str, str]:
+    """Of what an export was written and checked with."""
+    return {name: version(name) for name in ("torch", "onnx", "onnxruntime")}

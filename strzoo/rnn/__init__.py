@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from strzoo.rnn.cell import FastGRNNCell as FastGRNNCell
     from strzoo.rnn.classifier import SequenceClassifier as SequenceClassifier
     from strzoo.rnn.classifier import measure_normalisation as measure_normalisation
+    from strzoo.rnn.config import RankTarget as RankTarget
     from strzoo.rnn.config import RNNConfig as RNNConfig
     from strzoo.rnn.datasets.har import load_har2 as load_har2
     from strzoo.rnn.datasets.sequences import SequenceSet as SequenceSet
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
     from strzoo.rnn.quantisation import Int8Classifier as Int8Classifier
     from strzoo.rnn.quantisation import quantise as quantise
     from strzoo.rnn.rank_target import RankController as RankController
-    from strzoo.rnn.rank_target import RankTarget as RankTarget
     from strzoo.rnn.recipes import list_recipes as list_recipes
     from strzoo.rnn.recipes import load_recipe as load_recipe
     from strzoo.rnn.report import RNNReport as RNNReport
     from strzoo.rnn.report import report_rnn as report_rnn
     from strzoo.rnn.results import RNNTrainResult as RNNTrainResult
     from strzoo.rnn.training import evaluate_rnn as evaluate_rnn
+    from strzoo.rnn.training import plan_rnn as plan_rnn
     from strzoo.rnn.training import train_rnn as train_rnn
 
 # Where each public name lives; tests compare it with the imports above.
@@ -44,7 +45,7 @@ _HOMES = {
     "c_header": ("export_c",),
     "cell": ("FastGRNNCell",),
     "classifier": ("SequenceClassifier", "measure_normalisation"),
-    "config": ("RNNConfig",),
+    "config": ("RNNConfig", "RankTarget"),
     "datasets.har": ("load_har2",),
     "datasets.sequences": ("SequenceSet", "load_digit_rows", "load_edgeml_arrays"),
     "datasets.speech_commands": ("load_speech_commands",),
@@ -53,11 +54,11 @@ _HOMES = {
     "files": ("load_rnn", "save_rnn"),
     "layer": ("FastGRNN",),
     "quantisation": ("Int8Classifier", "quantise"),
-    "rank_target": ("RankController", "RankTarget"),
+    "rank_target": ("RankController",),
     "recipes": ("list_recipes", "load_recipe"),
     "report": ("RNNReport", "report_rnn"),
     "results": ("RNNTrainResult",),
-    "training": ("evaluate_rnn", "train_rnn"),
+    "training": ("evaluate_rnn", "plan_rnn", "train_rnn"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

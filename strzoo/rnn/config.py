@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from strzoo.errors import UsageError
-from strzoo.rnn.rank_target import RankTarget
 from strzoo.training.schedules import LearningRate
 
 DATASETS = ("digits", "har2", "edgeml", "google12", "google30")
@@ -17,6 +16,37 @@ SCHEDULES = ("multistep", "cosine", "constant")
 
 def _key(default: Any, about: str) -> Any:
     return field(default=default, metadata={"about": about})
+
+
+@dataclass(frozen=True)
+class RankTarget:
+    """Wanted ranks, None where the rank is left to plain STR, and the part of the training (0 to 1)
+    in which the surplus columns fade.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    rank_w: int | None = None
+    rank_u: int | None = None
+    start: float = 0.05
+    end: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("rank_w", "rank_u"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"target {name} is {value}; it must be at least 1")
+        if not 0 <= self.start < self.end <= 1:
+            raise UsageError(
+                f"ranks are steered from progress {self.start:g} to {self.end:g}; both lie in 0 "
+                "to 1, the start first"
+            )
+
+    def allowed(self, progress: float, full: int, wanted: int) -> int:
+        """The largest rank allowed at `progress`, of `full` columns."""
+        part = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
+        return min(full, math.ceil(full * (wanted / full) ** part - 1e-9))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ def convert_rnn(
     *,
     form: str = "strzoo",
     force: bool = False,
+    check: Callable[[Path], object] | None = None,
 ) -> float:
     """Write `model`, folded, to `destination`.
 
@@ -31,6 +33,7 @@ def convert_rnn(
         form: "strzoo" (`save_rnn`), "int8" (the same in int8), or "edgeml": a state dict with
             `rnn_list.*` and `hidden2keyword.*` for a name in .pth or .pt, a folder of `.npy` files
             for a name without suffix. State dicts have no place for mean and deviation.
+        check: called with the file of form "strzoo" or "int8" before it gets its name.
 
     Returns:
         Kilobytes (1,024 bytes) of the weights as written.
@@ -45,7 +48,7 @@ def convert_rnn(
     folded = model.fold()
     chosen: SequenceClassifier | Int8Classifier = quantise(folded) if form == "int8" else folded
     if form != "edgeml":
-        save_rnn(chosen, path, force=force)
+        save_rnn(chosen, path, force=force, check=check)
     elif path.suffix == "":
         write_folder(folded, path)
     elif path.suffix not in (".pth", ".pt"):

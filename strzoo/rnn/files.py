@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def save_rnn(
     *,
     metadata: Mapping[str, str | int | float | bool | None] | None = None,
     force: bool = False,
+    check: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a classifier to `path` (.pth), whole or not at all.
 
@@ -56,6 +57,7 @@ def save_rnn(
         path: ends in .pth or .pt.
         metadata: plain values to keep.
         force: overwrite an existing file.
+        check: called with the written file before it gets its name; what it raises leaves none.
 
     Returns:
         `path`.
@@ -87,6 +89,8 @@ def save_rnn(
     }
     with atomic_path(path, force=force) as temporary:
         torch.save(document, temporary)
+        if check is not None:
+            check(temporary)
     return path
 
 
@@ -114,8 +118,8 @@ def load_rnn(
             `strzoo.rnn.edgeml.read_network`.
     """
     path = Path(path)
-    document = None if path.is_dir() or path.suffix == ".safetensors" else read_document(path)
-    if document is None or MARK not in document:
+    document = _read_own(path)
+    if document is None:
         return read_classifier(
             path, gate=gate or "sigmoid", update=update or "tanh", orientation=orientation
         )
@@ -132,10 +136,19 @@ def load_rnn(
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The plain values beside the weights of a file of `save_rnn`; nothing of EdgeML's files."""
-    path = Path(path)
-    document = {} if path.is_dir() or path.suffix == ".safetensors" else read_document(path)
-    found = document.get("metadata") if MARK in document else None
+    found = (_read_own(Path(path)) or {}).get("metadata")
     return dict(found) if isinstance(found, dict) else {}
+
+
+def names_gates(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says which nonlinearities it was trained with: ours do, EdgeML's do not."""
+    return _read_own(Path(path)) is not None
+
+
+def _read_own(path: Path) -> dict[str, Any] | None:
+    """All that a file of `save_rnn` holds; None for other files and for folders."""
+    document = None if path.is_dir() or path.suffix == ".safetensors" else read_document(path)
+    return document if document is not None and MARK in document else None
 
 
 def _describe(cell: Any) -> _CellSpec:

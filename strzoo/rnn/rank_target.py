@@ -11,47 +11,16 @@ kept from passing the last wanted column. From `end` on the rank is the wanted o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
 from strzoo.errors import UsageError
 from strzoo.rnn.cell import SIDES, FastGRNNCell
+from strzoo.rnn.config import RankTarget
 
 # A column that must go fades by this factor within this part of the training.
 _FADED, _FADE = 1e-3, 0.05
 _BELOW = 0.9  # the threshold stays this far below the smallest |m| that is wanted
-
-
-@dataclass(frozen=True)
-class RankTarget:
-    """Wanted ranks, None where the rank is left to plain STR, and the part of the training (0 to 1)
-    in which the surplus columns fade.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-
-    rank_w: int | None = None
-    rank_u: int | None = None
-    start: float = 0.05
-    end: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("rank_w", "rank_u"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"target {name} is {value}; it must be at least 1")
-        if not 0 <= self.start < self.end <= 1:
-            raise UsageError(
-                f"ranks are steered from progress {self.start:g} to {self.end:g}; both lie in 0 "
-                "to 1, the start first"
-            )
-
-    def allowed(self, progress: float, full: int, wanted: int) -> int:
-        """The largest rank allowed at `progress`, of `full` columns."""
-        part = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
-        return min(full, math.ceil(full * (wanted / full) ** part - 1e-9))
 
 
 class RankController:

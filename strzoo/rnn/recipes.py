@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from strzoo.errors import UnknownNameError
+from strzoo.errors import StrzooError, UnknownNameError
 from strzoo.rnn.config import RNNConfig
-from strzoo.rnn.parsing import read_config
+from strzoo.rnn.parsing import KEYS, read_config
+from strzoo.training.parsing import KEYS as IMAGE_KEYS
+from strzoo.training.parsing import read_mapping
+from strzoo.zoo.paper import load_paper_table
 
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A row of the STR paper's Tables 3 and 12: top-1 in percent at these ranks, with the ranks
-    fixed beforehand (vanilla) and learned (STR), and the weight decay of m and s for the latter."""
-
-    dataset: str
-    rank_w: int
-    rank_u: int
-    fixed_top1: float
-    learned_top1: float
-    weight_decay: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.dataset}_{self.rank_w}_{self.rank_u}"
-
-
-PAPER_ROWS = (
-    PaperRow("google12", 12, 40, 92.79, 94.45, 0.001),
-    PaperRow("google12", 11, 35, 92.86, 94.42, 0.001),
-    PaperRow("google12", 10, 31, 92.86, 94.25, 0.002),
-    PaperRow("google12", 9, 24, 93.18, 94.45, 0.005),
-    PaperRow("har2", 9, 8, 94.06, 95.76, 0.001),
-    PaperRow("har2", 9, 7, 93.15, 95.62, 0.001),
-    PaperRow("har2", 8, 7, 94.88, 95.59, 0.001),
-)
 # At full rank; the text of the paper says 92.60 for Google-12.
 PAPER_FULL_RANK = {"google12": 92.30, "har2": 96.10}
 
@@ -56,33 +32,55 @@ _BASES = {
 }  # fmt: skip
 
 
+_ALIASES = {"digits": "digits_fastgrnn"}
+TITLE = "FastGRNN with learned rank, as in the STR paper; the digits are our own"
+
+
 def list_recipes() -> dict[str, RNNConfig]:
     """All recipes by name.
 
     Returns:
-        `digits`; `google12_full`, `har2_full`; DATASET_RANKW_RANKU for each row of the paper, which
-        learns its ranks with that row's weight decay.
+        `google12_full`, `har2_full`; DATASET_RANKW_RANKU for each row of the paper's Tables 3 and
+        12, which learns its ranks with that row's weight decay; `digits_fastgrnn`.
     """
-    found = {"digits": _BASES["digits"]}
+    found = {}
     for name, top1 in PAPER_FULL_RANK.items():
         base = _BASES[name]
         about = f"{base.about}; full rank, paper {top1:.2f} %"
         found[f"{name}_full"] = replace(base, about=about, rank_w=None, rank_u=None)
-    for row in PAPER_ROWS:
+    accuracies, decays = load_paper_table(3).ranks, load_paper_table(12).ranks
+    for row, settings in zip(accuracies, decays, strict=True):
+        assert row.recipe == settings.recipe
+        assert settings.weight_decay is not None
         base = _BASES[row.dataset]
         about = (
             f"{base.about}; paper: ranks {row.rank_w} and {row.rank_u} learned, "
-            f"{row.learned_top1:.2f} % (fixed {row.fixed_top1:.2f})"
+            f"{row.learned:.2f} % (fixed {row.fixed:.2f})"
         )
-        found[row.name] = replace(base, about=about, weight_decay=row.weight_decay)
-    return found
+        found[row.recipe] = replace(base, about=about, weight_decay=settings.weight_decay)
+    return {**found, "digits_fastgrnn": _BASES["digits"]}
+
+
+def has_recipe(name: str) -> bool:
+    """Whether a recipe's name, or a YAML file, is meant for these networks and not for images.
+
+    Args:
+        name: DATASET_... of the paper's FastGRNN tables, `digits_fastgrnn`, or a path that ends in
+            .yaml or .yml, whose keys then tell.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return name in list_recipes() or name.partition("_")[0] in PAPER_FULL_RANK
+    try:
+        return bool((KEYS.keys() - IMAGE_KEYS.keys()) & read_mapping(Path(name)).keys())
+    except StrzooError:
+        return False  # whoever reads it says what is wrong
 
 
 def load_recipe(name: str) -> RNNConfig:
     """The recipe of that name, or the configuration in a YAML file.
 
     Args:
-        name: of a recipe; or a path that ends in .yaml or .yml.
+        name: of a recipe, `digits` for `digits_fastgrnn`; or a path that ends in .yaml or .yml.
 
     Returns:
         The configuration.
@@ -92,8 +90,8 @@ def load_recipe(name: str) -> RNNConfig:
         StrzooError: the file cannot be read, as `strzoo.rnn.parsing.read_config`.
     """
     recipes = list_recipes()
-    if name in recipes:
-        return recipes[name]
+    if (known := _ALIASES.get(name, name)) in recipes:
+        return recipes[known]
     if name.endswith((".yaml", ".yml")):
         return read_config(Path(name))
     nearest = difflib.get_close_matches(name, recipes, n=3, cutoff=0.3) or list(recipes)

@@ -21,11 +21,12 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.rnn.cell import FastGRNNCell
 from strzoo.rnn.classifier import SequenceClassifier, measure_normalisation
 from strzoo.rnn.config import RNNConfig
-from strzoo.rnn.datasets.load import load_sequences
+from strzoo.rnn.datasets.load import SHAPES, load_sequences
 from strzoo.rnn.datasets.sequences import SequenceSet
 from strzoo.rnn.files import save_rnn
 from strzoo.rnn.layer import FastGRNN
 from strzoo.rnn.rank_target import RankController
+from strzoo.rnn.report import RNNReport, report_rnn
 from strzoo.rnn.results import RankResult, RNNEpoch, RNNTrainResult, write_results
 
 _EVALUATION_BATCH = 1000
@@ -51,6 +52,29 @@ def build_classifier(config: RNNConfig, data: SequenceSet) -> SequenceClassifier
             s_init=config.s_init,
         )
         return SequenceClassifier(rnn, data.num_classes, mean=mean, std=std)
+
+
+def plan_rnn(config: RNNConfig) -> RNNReport | None:
+    """What the network of `config` costs before training; nothing is trained or written.
+
+    Args:
+        config: the data are read only where their form does not follow from `dataset`.
+
+    Returns:
+        Parameters and MACs of one sequence; None if the form follows from data that are not given.
+
+    Raises:
+        UsageError: a rank or a nonlinearity does not exist.
+        StrzooError: the data cannot be read.
+    """
+    if config.dataset in SHAPES:
+        steps, features, classes = SHAPES[config.dataset]
+        data = SequenceSet(torch.zeros(1, steps, features), torch.zeros(1).long(), classes)
+    elif config.data is None:
+        return None
+    else:
+        data = load_sequences(config, "train")
+    return report_rnn(build_classifier(config, data), name=config.about or config.dataset)
 
 
 def train_rnn(

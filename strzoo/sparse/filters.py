@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from strzoo.arguments import checked
 from strzoo.errors import UsageError
 from strzoo.sparse.layers import SparseLayer, resolve_g
 from strzoo.sparse.soft_threshold import soft_threshold
@@ -97,6 +98,7 @@ class GatedBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+@checked
 def sparsify_filters_(
     model: nn.Module,
     *,
@@ -153,6 +155,7 @@ def count_filters(model: nn.Module) -> tuple[int, int]:
     return left, sum(each.importance.numel() for each in shared)
 
 
+@checked
 @torch.no_grad()
 def remove_filters(model: nn.Module, *, multiple: int = 1) -> nn.Module:
     """A copy of `model` without the channels whose importance is zero, with plain layers.

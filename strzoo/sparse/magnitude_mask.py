@@ -12,6 +12,14 @@ from torch.nn import functional
 from strzoo.errors import UsageError
 from strzoo.sparse.soft_threshold import is_traced
 
+# How the bits of a magnitude are read as an integer, and the widths of its digits (no sign bit).
+_KEYS = {
+    torch.float64: (torch.int64, (16, 16, 16, 15)),
+    torch.float32: (torch.int32, (16, 15)),
+    torch.float16: (torch.int16, (15,)),
+    torch.bfloat16: (torch.int16, (15,)),
+}
+
 
 def count_dropped(prune_rate: float, weights: int, *, truncate: bool = False) -> int:
     """How many of so many weights a rate drops: the nearest whole number, or with `truncate` the
@@ -27,9 +35,6 @@ def count_dropped(prune_rate: float, weights: int, *, truncate: bool = False) ->
 def magnitude_mask(weight: Tensor, prune_rate: float, *, truncate: bool = False) -> Tensor:
     """0/1 mask, in `weight`'s dtype, that drops the `count_dropped` smallest |w|.
 
-    Ties are broken so that the count is exact: a rate k/n drops k weights, whatever they are.
-    Selection (linear time), not a sort.
-
     Args:
         weight: any shape and floating dtype.
         prune_rate: in [0, 1].
@@ -37,34 +42,45 @@ def magnitude_mask(weight: Tensor, prune_rate: float, *, truncate: bool = False)
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
     """
-    count = weight.numel()
-    dropped = count_dropped(prune_rate, count, truncate=truncate)
-    if dropped == 0:
-        return torch.ones_like(weight)
-    magnitude = weight.detach().abs().reshape(-1)
-    drop_is_smaller = 2 * dropped <= count
-    chosen = torch.topk(
-        magnitude,
-        dropped if drop_is_smaller else count - dropped,
-        largest=not drop_is_smaller,
-        sorted=False,
-    ).indices
-    mask = torch.full_like(magnitude, 1.0 if drop_is_smaller else 0.0)
-    mask.index_fill_(0, chosen, 0.0 if drop_is_smaller else 1.0)
-    return mask.view_as(weight)
+    dropped = count_dropped(prune_rate, weight.numel(), truncate=truncate)
+    return magnitude_mask_of(weight, torch.full((), dropped, device=weight.device))
 
 
 def magnitude_mask_of(weight: Tensor, dropped: Tensor) -> Tensor:
     """`magnitude_mask` for a count that is a tensor: a compiled graph serves every count.
 
+    Exactly `dropped` weights are, whatever their ties. No sort, and a GPU is not waited for: the
+    bits of floats that are not negative order as integers do, so the bound is found digit by
+    digit, each from a histogram of the values that share the digits before it.
+
     Args:
         weight: any shape and floating dtype.
         dropped: how many of the smallest |w| to drop, an int64 scalar on `weight`'s device.
     """
-    order = weight.detach().abs().reshape(-1).argsort()
-    rank = torch.arange(order.numel(), device=weight.device)
-    kept = (rank >= dropped).to(weight.dtype)
-    return torch.zeros_like(kept).scatter(0, order, kept).view(weight.shape)
+    integer, digits = _KEYS[weight.dtype]
+    magnitude = weight.detach().abs()
+    channels_last = magnitude.dim() == 4 and not magnitude.is_contiguous()
+    if channels_last:  # in the order of the memory, without a copy
+        magnitude = magnitude.permute(0, 2, 3, 1)
+    keys = magnitude.reshape(-1).view(integer)
+    left = dropped.reshape(1)  # to drop among the values that share the digits found so far
+    bound = torch.zeros_like(left)
+    sharing = torch.ones_like(keys, dtype=torch.int32)
+    shift = sum(digits)
+    for width in digits:
+        shift -= width
+        digit = ((keys >> shift) & ((1 << width) - 1)).long()
+        counts = torch.zeros(1 << width, dtype=torch.int32, device=keys.device)
+        totals = counts.scatter_add(0, digit, sharing).cumsum(0)
+        chosen = torch.searchsorted(totals, left)
+        # Those with a smaller digit are dropped altogether.
+        before = totals.gather(0, (chosen - 1).clamp(min=0)).where(chosen > 0, 0)
+        left = left - before
+        bound = bound | (chosen << shift)
+        sharing = ((keys >> shift) == (bound >> shift).to(integer)).int()
+    kept = (keys > bound.to(integer)) | ((sharing != 0) & (sharing.cumsum(0) > left))
+    mask = kept.to(weight.dtype).view(magnitude.shape)
+    return mask.permute(0, 3, 1, 2) if channels_last else mask
 
 
 def keep_largest(

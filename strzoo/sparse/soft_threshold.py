@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from strzoo.arguments import show
+from strzoo.errors import UsageError
+
 
 class _SoftThreshold(torch.autograd.Function):
     """Soft threshold that allocates its result alone, and saves that alone for backward."""
@@ -57,7 +60,9 @@ def _shrink(weight: Tensor, threshold: Tensor) -> Tensor:
     if is_traced():
         return weight - weight.clamp(-bound, bound)
     if bound.dim() == 0 and bound.device.type == "cpu":
-        value = float(bound)  # a plain number clamps twice as fast; on a GPU it would synchronise
+        # A plain number clamps twice as fast; on a GPU it would have to be waited for. numpy reads
+        # it without an operator, so that a profile of a step shows only what waits.
+        value = float(bound.numpy())
         clipped = weight.clamp(-value, value)
     else:
         clipped = weight.clamp(-bound, bound)
@@ -82,8 +87,25 @@ def soft_threshold(weight: Tensor, threshold: Tensor) -> Tensor:
         A tensor of `weight`'s shape and dtype; weights with |w| <= t are exactly +0. Forward
         allocates this tensor and temporaries of the threshold's size, and saves this alone;
         backward allocates one tensor of its size.
+
+    Raises:
+        UsageError: they are not two floating tensors that broadcast to `weight`'s shape.
     """
-    if torch.is_grad_enabled() and (weight.requires_grad or threshold.requires_grad):
-        result: Tensor = _SoftThreshold.apply(weight, threshold)
-        return result
-    return _shrink(weight.detach(), threshold.detach())
+    try:
+        if torch.is_grad_enabled() and (weight.requires_grad or threshold.requires_grad):
+            result: Tensor = _SoftThreshold.apply(weight, threshold)
+            return result
+        return _shrink(weight.detach(), threshold.detach())
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UsageError(
+            f"the soft threshold of {_describe(weight)} by {_describe(threshold)} cannot be taken; "
+            "expected two floating tensors, the second broadcasting to the first"
+        ) from error
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return show(value)

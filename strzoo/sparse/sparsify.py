@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from strzoo.arguments import checked, show
 from strzoo.errors import UnknownNameError, UsageError
 from strzoo.sparse.layers import (
     DEFAULT_S_INIT,
@@ -42,6 +43,8 @@ METHODS: dict[str, dict[type[nn.Module], type[SparseLayer]]] = {
     "dnw": {nn.Conv2d: DNWConv2d, nn.Linear: DNWLinear},
     "gmp": {nn.Conv2d: GMPConv2d, nn.Linear: GMPLinear},
 }
+# Subclasses that compute what torch's own layer does.
+_PLAIN_SUBCLASSES = {"timm.layers.linear.Linear": nn.Linear}
 _DENSE: dict[type[nn.Module], type[Any]] = {
     sparse: dense for table in METHODS.values() for dense, sparse in table.items()
 }
@@ -54,6 +57,7 @@ _PARENTS_LEFT_DENSE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 Skip = Iterable[str] | Callable[[str, nn.Module], bool]
 
 
+@checked
 def sparsify_(
     model: nn.Module,
     method: str = "str",
@@ -113,12 +117,13 @@ def sparsify_(
     with _all_or_none(layers.values()):
         fold_parametrizations_(model, layers.values())
         for name, layer in layers.items():
-            layer.__class__ = METHODS[method][type(layer)]
+            layer.__class__ = METHODS[method][_torch_kind(type(layer))]
             assert isinstance(layer, SparseLayer)
             layer.init_sparsity(**options[name])
     return model
 
 
+@checked
 def to_dense_(model: nn.Module) -> nn.Module:
     """Turn sparse layers back into plain ones that hold the effective weights, in place.
 
@@ -243,6 +248,7 @@ def _convertible(
 ) -> dict[str, nn.Module]:
     """The layers to convert, by name."""
     candidates: dict[str, nn.Module] = {}
+    refused: dict[str, str] = {}
     closed: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, _PARENTS_LEFT_DENSE):
@@ -250,19 +256,22 @@ def _convertible(
         if isinstance(module, SparseLayer) or not any(isinstance(module, t) for t in table):
             continue
         reason = _why_dense(module, table, any(name.startswith(prefix) for prefix in closed))
-        if reason is None:
-            candidates[name] = module
-        else:
-            log.warning("%s (%s) is left dense: %s", name, type(module).__name__, reason)
+        candidates[name] = module
+        if reason is not None:
+            refused[name] = reason
     if callable(skip):
         chosen = {n: m for n, m in candidates.items() if not skip(n, m)}
     else:
         skipped = match_names(skip, candidates)
         chosen = {n: m for n, m in candidates.items() if n not in skipped}
+    for name in [name for name in chosen if name in refused]:
+        kind = type(chosen.pop(name)).__name__
+        log.warning("%s (%s) is left dense: %s", name, kind, refused[name])
     if not chosen:
+        skipped_layers = len(candidates) - len(refused)
         raise UsageError(
             f"{type(model).__name__} has no dense Conv2d or Linear to convert "
-            f"({len(candidates)} were skipped, {len(sparse_layers(model))} are sparse already)"
+            f"({skipped_layers} were skipped, {len(sparse_layers(model))} are sparse already)"
         )
     return chosen
 
@@ -274,13 +283,18 @@ def _why_dense(
     kind = parametrize.type_before_parametrizations(module)
     if inside_attention:
         return "the attention module around it reads its weight directly, past its forward"
-    if kind in table:
+    if _torch_kind(kind) in table:
         return None
     base = next(known for known in table if isinstance(module, known))
     return (
         f"{kind.__module__}.{kind.__qualname__} is a subclass of torch's {base.__name__} and may "
         f"compute otherwise; replace it by torch.nn.{base.__name__} to make it sparse"
     )
+
+
+def _torch_kind(kind: type[nn.Module]) -> type[nn.Module]:
+    """The layer of torch that computes the same, if `kind` is a subclass known to; else `kind`."""
+    return _PLAIN_SUBCLASSES.get(f"{kind.__module__}.{kind.__qualname__}", kind)
 
 
 def match_names(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
@@ -291,7 +305,7 @@ def match_names(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
     """
     names = list(names)
     matched: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in _read_patterns(patterns):
         found = fnmatch.filter(names, pattern)
         if not found:
             raise UnknownNameError(
@@ -299,6 +313,16 @@ def match_names(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
             )
         matched.update(found)
     return matched
+
+
+def _read_patterns(patterns: Any) -> list[str]:
+    try:
+        found = [patterns] if isinstance(patterns, str) else [*patterns]
+    except TypeError:  # not to be iterated over, whatever it claims
+        found = [None]
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise UsageError(f"skip is {show(patterns)}; expected layer names, patterns or a function")
+    return found
 
 
 def _options(

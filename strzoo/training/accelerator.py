@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from strzoo.devices import autocast, choose_precision
 from strzoo.distributed import Group
+from strzoo.sparse.fused_threshold import FusedThresholds
 from strzoo.training.config import TrainConfig
-from strzoo.training.metric import Metric
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Accelerator:
 
     `precision` is never "auto". `call` maps images [B, 3, H, W] to logits [B, C]: the network,
     wrapped and compiled as asked. `wrapped` exchanges gradients between processes, if there are
-    several. `scaler` scales the loss of fp16. `channels_last` is the memory layout of the images.
+    several. `scaler` scales the loss of fp16.
     """
 
     device: torch.device
@@ -31,51 +31,31 @@ class Accelerator:
     call: Callable[[Tensor], Tensor]
     wrapped: DistributedDataParallel | None
     scaler: torch.amp.GradScaler
-    channels_last: bool
-
-    def accumulate(
-        self,
-        parts: Sequence[tuple[Tensor, Tensor]],
-        loss_function: nn.Module,
-        metric: Metric,
-        total: float,
-    ) -> list[Tensor]:
-        """Add the gradients of one process's share of a batch, which comes in parts.
-
-        Args:
-            parts: images [B, 3, H, W] and labels [B].
-            loss_function: the mean loss from logits and labels.
-            metric: takes in logits, labels and losses.
-            total: images of all parts, on average over the processes, which average gradients:
-                a smaller part counts for as many images as it has.
-
-        Returns:
-            The loss of each part, detached.
-        """
-        losses = []
-        for number, (images, labels) in enumerate(parts):
-            labels = labels.to(self.device, non_blocking=True)
-            if self.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            with self._gradients(last=number + 1 == len(parts)):
-                with self.autocast():
-                    logits = self.call(images)
-                    loss: Tensor = loss_function(logits, labels)
-                self.scaler.scale(loss / (total / len(images))).backward()
-            metric.add(logits, labels, loss)
-            losses.append(loss.detach())
-        return losses
 
     def autocast(self) -> torch.autocast:
         """The context to compute logits and loss in."""
         return autocast(self.device, self.precision)
 
-    def _gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    def gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """The context of one part of a batch: gradients are exchanged after the last one only."""
         if self.wrapped is None or last:
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[None] = self.wrapped.no_sync()
         return context
+
+
+def _fuse_thresholds(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network with all its soft thresholds in one kernel, if they fit together."""
+    fused = FusedThresholds.build(model)
+    if fused is None:
+        return model
+
+    def call(images: Tensor) -> Tensor:
+        with fused.applied():
+            logits: Tensor = model(images)
+        return logits
+
+    return call
 
 
 def build_accelerator(
@@ -101,5 +81,7 @@ def build_accelerator(
     call: Any = wrapped or model
     if config.compile:
         call = torch.compile(call)
+    elif device.type == "cuda" and wrapped is None:  # DDP sends each gradient as it comes
+        call = _fuse_thresholds(model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    return Accelerator(device, precision, call, wrapped, scaler, config.channels_last)
+    return Accelerator(device, precision, call, wrapped, scaler)

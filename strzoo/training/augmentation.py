@@ -4,6 +4,7 @@ the same with any number of workers, processes and interruptions."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,28 +14,59 @@ from torch import Tensor
 from torch.nn import functional
 
 from strzoo.data.images import INTERPOLATIONS, prepare
+from strzoo.errors import UsageError
+from strzoo.training.config import TrainConfig
+from strzoo.training.dotted import call_dotted
+from strzoo.training.random_state import seeded_randomness
 from strzoo.zoo.registry import Preprocessing
 
-_AREA = (0.08, 1.0)  # of the image; the usual random resized crop of ImageNet training
-_RATIO = (3 / 4, 4 / 3)
+AREA = (0.08, 1.0)  # of the image; the usual random resized crop of ImageNet training
+RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
+_POLICIES = {
+    "randaugment": "torchvision.transforms.RandAugment",
+    "trivialaugment": "torchvision.transforms.TrivialAugmentWide",
+}
+Policy = Callable[[Image.Image], Image.Image]
+
+
+def build_policy(config: TrainConfig) -> Policy | None:
+    """The transform of PIL images that `config.policy` names; None without one.
+
+    Raises:
+        StrzooError: its code cannot be imported.
+        UsageError: it cannot be made with these arguments.
+    """
+    if config.policy is None:
+        return None
+    path = _POLICIES.get(config.policy, config.policy)
+    made: Policy = call_dotted(path, dict(config.policy_args), "policy")
+    return made
 
 
 @dataclass(frozen=True)
 class RandomTransform:
     """From an RGB image and its number to uint8 [crop, crop, 3], for one epoch. `kind` is one of
-    the augmentations of `TrainConfig`, `padding` in pixels."""
+    the augmentations of `TrainConfig`, `padding` in pixels; `area` and `ratio` are those of a
+    resized crop; `policy` is applied at the end."""
 
     kind: str
     preprocessing: Preprocessing
     padding: int
     seed: int
     epoch: int
+    area: tuple[float, ...] = AREA
+    ratio: tuple[float, ...] = RATIO
+    policy: Policy | None = None
 
     def __call__(self, image: Image.Image, index: int) -> np.ndarray:
+        random = np.random.default_rng((self.seed, self.epoch, index))
+        pixels = self._cropped(image, random)
+        return pixels if self.policy is None else self._changed(pixels, random)
+
+    def _cropped(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
         if self.kind == "none":
             return prepare(image, self.preprocessing)
-        random = np.random.default_rng((self.seed, self.epoch, index))
         if self.kind == "resized_crop_flip":
             pixels = np.asarray(self._resized_crop(image, random))
         else:
@@ -43,10 +75,23 @@ class RandomTransform:
         return pixels[:, ::-1] if flips else pixels
 
     def _resized_crop(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
-        left, top, width, height = draw_box(*image.size, random)
+        left, top, width, height = draw_box(*image.size, random, self.area, self.ratio)
         crop = image.crop((left, top, left + width, top + height))
         side = self.preprocessing.crop
         return crop.resize((side, side), INTERPOLATIONS[self.preprocessing.interpolation])
+
+    def _changed(self, pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """The pixels after the policy, which draws from the global generators."""
+        assert self.policy is not None
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        with seeded_randomness(int(random.integers(2**31))):
+            changed = np.asarray(self.policy(image))
+        if changed.shape != pixels.shape or changed.dtype != np.uint8:
+            raise UsageError(
+                f"the policy gives {changed.dtype} of shape {changed.shape}, not an RGB image of "
+                f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
+            )
+        return changed
 
     def _shifted(self, pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
         top, left = random.integers(0, 2 * self.padding + 1, 2)
@@ -55,19 +100,27 @@ class RandomTransform:
         return np.pad(pixels, around)[top : top + side, left : left + side]
 
 
-def draw_box(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random part of an image: 8 to 100 % of its area, sides in a ratio of 3:4 to 4:3.
+def draw_box(
+    width: int,
+    height: int,
+    random: np.random.Generator,
+    areas: tuple[float, ...] = AREA,
+    ratios: tuple[float, ...] = RATIO,
+) -> tuple[int, int, int, int]:
+    """A random part of an image.
 
     Args:
         width, height: of the image, in pixels.
         random: source of randomness.
+        areas: least and largest part of the area; by default 8 to 100 %.
+        ratios: least and largest width / height; by default 3:4 to 4:3.
 
     Returns:
         Left, top, width and height in pixels; the centre if no such part is found in ten tries.
     """
-    low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
+    low, high = math.log(ratios[0]), math.log(ratios[1])
     for _ in range(_TRIES):
-        area = width * height * random.uniform(*_AREA)
+        area = width * height * random.uniform(areas[0], areas[1])
         ratio = math.exp(random.uniform(low, high))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -77,8 +130,8 @@ def draw_box(width: int, height: int, random: np.random.Generator) -> tuple[int,
                 w,
                 h,
             )
-    w = min(width, round(height * _RATIO[1]))
-    h = min(height, round(width / _RATIO[0]))
+    w = min(width, max(1, round(height * ratios[1])))
+    h = min(height, max(1, round(width / ratios[0])))
     return (width - w) // 2, (height - h) // 2, w, h
 
 

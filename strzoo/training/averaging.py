@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from strzoo.errors import UsageError
 
@@ -22,6 +21,10 @@ class WeightAverage:
         model: the network, not wrapped by DDP or `compile`; the average is a copy of it.
         decay: in [0, 1).
 
+    Attributes:
+        module: the averaged network; evaluate and save this one. Its keys are the original's.
+        updates: how often `update` was called.
+
     Raises:
         UsageError: `decay` is outside [0, 1).
     """
@@ -30,22 +33,28 @@ class WeightAverage:
         if not 0 <= decay < 1:
             raise UsageError(f"the average's decay is {decay}; it must lie in [0, 1)")
         self.decay = decay
-        self._averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
-        self._averaged.requires_grad_(False)
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.updates = 0
 
-    @property
-    def module(self) -> nn.Module:
-        """The averaged network; evaluate and save this one. It has the keys of the original."""
-        return self._averaged.module
-
-    @property
-    def updates(self) -> int:
-        """How often `update` was called."""
-        return int(self._averaged.n_averaged)
-
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the network's present values; once after each optimizer step."""
-        self._averaged.update_parameters(model)
+        """Take in the network's present values; once after each optimizer step.
+
+        Args:
+            model: the network that was given at first.
+        """
+        self.updates += 1
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        copied = [pair for pair in pairs if self.updates == 1 or not pair[0].is_floating_point()]
+        moved = [pair for pair in pairs if self.updates > 1 and pair[0].is_floating_point()]
+        # One operation for all tensors: on a GPU one for each would be a thousand small kernels.
+        if copied:
+            torch._foreach_copy_([mine for mine, _ in copied], [theirs for _, theirs in copied])
+        if moved:
+            weight = 1 - min(self.decay, self.updates / (self.updates + 9))
+            torch._foreach_lerp_(
+                [mine for mine, _ in moved], [theirs for _, theirs in moved], weight
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on averaging: `module` and `updates`."""
@@ -54,16 +63,9 @@ class WeightAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.module.load_state_dict(state["module"])
-        self._averaged.n_averaged.fill_(state["updates"])
+        self.updates = int(state["updates"])
 
-    @torch.no_grad()
-    def _average(
-        self, averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int
-    ) -> None:
-        count = int(updates) + 1
-        weight = 1 - min(self.decay, count / (count + 9))
-        for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value.to(average.dtype), weight)
-            else:
-                average.copy_(value)
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, each once."""
+    return [*model.parameters(), *model.buffers()]

@@ -10,21 +10,24 @@ from torch import nn
 
 from strzoo.distributed import Group
 from strzoo.errors import UsageError
-from strzoo.models.create import create_model
+from strzoo.models.create import create_model, create_with_weights
+from strzoo.models.external_names import is_external
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import magnitude_layers, sparse_layers, sparsify_
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.config import TrainConfig
+from strzoo.training.dotted import call_dotted
 from strzoo.training.finetuning import Frozen, ZeroMask
 from strzoo.training.initialisation import Initialisation, initialise_
 from strzoo.training.normalisation import share_statistics
-from strzoo.training.optimisation import groups_by_name, parameter_groups
+from strzoo.training.optimisation import groups_by_name, parameter_groups, scale_by_depth
 from strzoo.training.pretrained import build_pretrained, check_mask, match_layers
 from strzoo.training.pruning import PruneRates, apply_gmp_rates, apply_rates, resolve_rates
 from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import LearningRate
 from strzoo.training.sparsity_target import SparsityController, TargetSparsity
 
+_OPTIMIZERS = {"sgd": "torch.optim.SGD", "adamw": "torch.optim.AdamW"}
 _GAMMAS = {"multistep": 0.1, "exponential": 0.97}
 
 
@@ -85,6 +88,11 @@ def build_network(
     if config.start_from is not None:
         begun = build_pretrained(config, settings)
         model, notes = begun.model, begun.notes
+    elif config.pretrained:
+        settings = settings or Settings.from_env()
+        model = create_with_weights(
+            config.architecture, config.num_classes, _options(config), offline=settings.offline
+        )
     else:
         model = create_model(
             config.architecture, num_classes=config.num_classes, **_options(config)
@@ -120,11 +128,25 @@ def build_network(
         mask = ZeroMask(model)
         check_mask(mask, config)
     frozen = Frozen(model, config.freeze) if config.freeze else None
+    if config.checkpoint_activations:
+        _checkpoint_activations(model)
     return Network(model, rates, mask, frozen, notes)
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    able = getattr(model, "set_grad_checkpointing", None)
+    if not callable(able):
+        raise UsageError(
+            f"checkpoint_activations: a {type(model).__name__} does not offer it (timm's networks "
+            "do); use accumulate=2 to save memory"
+        )
+    able(True)
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:
     """Arguments of `create_model` that were set; it refuses those the architecture lacks."""
+    if is_external(config.architecture):
+        return dict(config.model_args)
     chosen = {
         "small_stem": config.small_stem,
         "head_bias": config.has_head_bias,
@@ -134,15 +156,18 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value != plain[name]}
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over the three groups of `parameter_groups`, or those of the published code.
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer over the three groups of `parameter_groups`, or those of the published code.
+
+    A group with `lr_scale` learns at that part of the rate.
 
     Args:
         model: the network; parameters without gradients are left out.
-        config: rate, momentum and decays.
+        config: optimizer, rate, momentum, decays and layer_decay.
 
     Raises:
-        UsageError: everything is frozen.
+        UsageError: everything is frozen, or the optimizer does not take its arguments.
+        StrzooError: its code, or timm for layer_decay, cannot be imported.
     """
     grouped = groups_by_name if config.is_on("groups_by_name") else parameter_groups
     groups = grouped(
@@ -151,14 +176,22 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
         threshold_decay=config.threshold_decay,
         decay_normalisation=config.is_on("decay_normalisation"),
     )
-    if not any(group["params"] for group in groups):
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if not parameters:
         raise UsageError(f"freeze={','.join(config.freeze)} leaves nothing to train")
-    return torch.optim.SGD(
-        groups,
-        lr=config.peak_learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-    )
+    if config.layer_decay is not None:
+        groups = scale_by_depth(model, groups, config.layer_decay)
+    arguments = dict(config.optimizer_args)
+    if config.optimizer in _OPTIMIZERS:
+        arguments = {"fused": parameters[0].is_cuda or None, **arguments}
+    if config.optimizer == "sgd":
+        arguments = {"momentum": config.momentum, "nesterov": config.nesterov, **arguments}
+    path = _OPTIMIZERS.get(config.optimizer, config.optimizer)
+    arguments = {"lr": config.peak_learning_rate, **arguments}
+    made = call_dotted(path, arguments, "optimizer", groups)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise UsageError(f"optimizer={config.optimizer} makes no torch.optim.Optimizer")
+    return made
 
 
 def build_schedule(config: TrainConfig) -> LearningRate:
@@ -174,6 +207,7 @@ def build_schedule(config: TrainConfig) -> LearningRate:
         config.gamma_epochs,
         per_epoch=config.is_on("lr_per_epoch"),
         continuous=config.is_on("gamma_continuous"),
+        least=config.min_learning_rate,
     )
 
 

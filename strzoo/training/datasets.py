@@ -12,13 +12,14 @@ from torch import Tensor
 from strzoo.checkpoint.record import TrainedOn
 from strzoo.data.cifar import ArraySource, is_cifar, read_cifar
 from strzoo.data.digits import load_digits
-from strzoo.data.layouts import find_samples, find_training_samples
+from strzoo.data.layouts import find_samples
 from strzoo.data.loading import normalise
-from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET, SMALL
+from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, SMALL
 from strzoo.data.samples import Samples
+from strzoo.data.training_images import find_training_samples, has_validation, split_by_class
 from strzoo.errors import UsageError
 from strzoo.training.config import TrainConfig
-from strzoo.training.loaders import FileLoader, Loader, MemoryLoader
+from strzoo.training.loaders import FileLoader, Loader, MemoryLoader, PartLoader
 from strzoo.zoo.registry import Preprocessing
 
 
@@ -91,7 +92,8 @@ def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
             f"{path} is not CIFAR-{classes}: expected cifar-{classes}-python.tar.gz, the binary "
             "one, or an unpacked one"
         )
-    preprocessing = replace(SMALL, mean=CIFAR_MEAN, std=CIFAR_STD)
+    preprocessing = config.preprocessing(replace(SMALL, mean=CIFAR_MEAN, std=CIFAR_STD))
+    preprocessing = replace(preprocessing, resize=32, crop=32)  # they are taken as they are
     finish = partial(
         _normalise_planes, preprocessing=preprocessing, channels_last=config.channels_last
     )
@@ -126,20 +128,28 @@ def _normalise_planes(
 
 def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> DataSets:
     data = _need_data(config)
-    train = find_training_samples(data, config.num_classes)
+    found = find_training_samples(data, config.num_classes)
+    preprocessing = config.preprocessing()
+    train = FileLoader(found, preprocessing, config, device, processes)
+    side, names = preprocessing.crop, _class_names(found, config.num_classes)
+    if config.validation is None and not has_validation(data):
+        parts = split_by_class(found.labels[:, 0], config.validation_share, config.seed)
+        kept, held = (PartLoader(train, part) for part in parts)
+        return DataSets(
+            kept, held if len(held) else None,
+            f"{len(kept):,} images in {found.location}, {len(held):,} more held out",
+            (3, side, side), preprocessing, names,
+        )  # fmt: skip
     held_out = find_samples(config.validation or data, config.num_classes)
-    if not held_out.imagenet and held_out.class_names != train.class_names:
-        odd = sorted(set(held_out.class_names) ^ set(train.class_names))
+    if not held_out.imagenet and held_out.class_names != found.class_names:
+        odd = sorted(set(held_out.class_names) ^ set(found.class_names))
         raise UsageError(
-            f"{held_out.location} and {train.location} have different classes: {', '.join(odd[:3])}"
+            f"{held_out.location} and {found.location} have different classes: {', '.join(odd[:3])}"
         )
-    side = config.image_size
-    preprocessing = replace(IMAGENET, resize=round(side * 8 / 7), crop=side)
-    loaders = [FileLoader(s, preprocessing, config, device, processes) for s in (train, held_out)]
     return DataSets(
-        loaders[0], loaders[1],
-        f"{len(train):,} images in {train.location}, {len(held_out):,} in {held_out.location}",
-        (3, side, side), preprocessing, _class_names(train, config.num_classes),
+        train, FileLoader(held_out, preprocessing, config, device, processes),
+        f"{len(found):,} images in {found.location}, {len(held_out):,} in {held_out.location}",
+        (3, side, side), preprocessing, names,
     )  # fmt: skip
 
 

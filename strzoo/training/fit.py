@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from strzoo.arguments import check_fields, checked
 from strzoo.devices import cpu_threads
+from strzoo.errors import UsageError
 from strzoo.sparse.sparsify import sparse_layers
 from strzoo.training.builders import Network
 from strzoo.training.config import TrainConfig
@@ -64,6 +66,7 @@ class FitConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.to_train_config()
         self.schedule  # noqa: B018 - it checks warmup_epochs
 
@@ -95,6 +98,7 @@ class EpochResult:
     sparsity: float
 
 
+@checked
 def fit(
     model: nn.Module,
     data: FitData,
@@ -125,7 +129,10 @@ def fit(
         StrzooError and its subclasses: an image cannot be read, or the loss is no longer finite.
     """
     config = config or FitConfig()
-    device = next(model.parameters()).device
+    first = next(model.parameters(), None)
+    if first is None:
+        raise UsageError(f"a {type(model).__name__} has no parameters to train")
+    device = first.device
     history: list[EpochResult] = []
 
     def report(event: Event) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from strzoo.arguments import check_path
 from strzoo.data.imageset import ImageSet
-from strzoo.data.layouts import find_samples, find_training_samples
-from strzoo.data.preprocessing import IMAGENET
+from strzoo.data.layouts import find_samples
+from strzoo.data.training_images import find_training_samples
 from strzoo.errors import StrzooError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.loaders import Batches, FileLoader, Loader, MemoryLoader
@@ -51,6 +51,7 @@ def open_fit_data(
         StrzooError and its subclasses: it cannot be read.
     """
     if isinstance(data, str | os.PathLike):
+        check_path(data, "data")
         return _open_folder(model, Path(data).expanduser(), config, device)
     if isinstance(data, ImageSet):
         data = (data.images, data.labels)
@@ -80,12 +81,11 @@ def _open_folder(
     """`path`/train/CLASS/image, or `path`/CLASS/image, or any layout that evaluation knows."""
     if not path.exists():
         raise StrzooError(f"{path} does not exist; give {_TAKES}")
-    side = config.image_size
-    shape = (3, side, side)
+    preprocessing = config.preprocessing()
+    shape = (3, preprocessing.crop, preprocessing.crop)
     classes = _count_outputs(model, torch.zeros(1, *shape), device)
     inner = (path / "train").is_dir()
     samples = find_training_samples(path, classes) if inner else find_samples(path, classes)
-    preprocessing = replace(IMAGENET, resize=round(side * 8 / 7), crop=side)
     return FileLoader(samples, preprocessing, config, device), shape, config.batch_size
 
 

@@ -162,6 +162,19 @@ class RunFolder:
         dense = to_dense_(copy.deepcopy(model))  # DNW and GMP too compute with fewer weights
         self._save(build_checkpoint(dense, metadata, trained_on=trained_on), "best_dense.pth")
 
+    def save_epoch(
+        self, model: nn.Module, metadata: Mapping[str, Any], trained_on: TrainedOn
+    ) -> None:
+        """Write epoch_N.pth: the network of an epoch, thresholds included.
+
+        Args:
+            model: the network.
+            metadata: what to keep beside its weights, `epoch` among it.
+            trained_on: the data.
+        """
+        made = build_checkpoint(model, metadata, trained_on=trained_on)
+        self._save(made, f"epoch_{metadata['epoch']}.pth")
+
     def _save(self, checkpoint: Checkpoint, name: str) -> None:
         save_checkpoint(checkpoint, self.path / name, force=True)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from strzoo.errors import UsageError
-from strzoo.training.config import FANS, INITIALISATIONS
+from strzoo.training.config_network import FANS, INITIALISATIONS
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

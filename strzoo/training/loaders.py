@@ -12,7 +12,7 @@ from torch import Tensor
 from strzoo.data.images import BrokenImageError
 from strzoo.data.loading import default_workers, load_batches, normalise
 from strzoo.data.samples import Samples
-from strzoo.training.augmentation import RandomTransform, Shifts
+from strzoo.training.augmentation import RandomTransform, Shifts, build_policy
 from strzoo.training.config import TrainConfig
 from strzoo.zoo.registry import Preprocessing
 
@@ -102,6 +102,7 @@ class FileLoader:
         self._device = device
         chosen = config.workers
         self._workers = default_workers(device, processes) if chosen is None else chosen
+        self._policy = build_policy(config)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -111,8 +112,9 @@ class FileLoader:
         transform = None
         if epoch is not None:
             transform = RandomTransform(
-                config.augmentation, preprocessing, config.padding, config.seed, epoch
-            )
+                config.augmentation, preprocessing, config.padding, config.seed, epoch,
+                config.crop_area, config.crop_ratio, self._policy,
+            )  # fmt: skip
         loaded = load_batches(
             self._samples, indices, preprocessing, batch_size=size, workers=self._workers,
             device=self._device, transform=transform,
@@ -128,3 +130,22 @@ class FileLoader:
                 pixels = batch.pixels.to(self._device, non_blocking=True)
                 images = normalise(pixels, preprocessing, channels_last=config.channels_last)
                 yield images, self._labels[batch.indices]
+
+
+class PartLoader:
+    """Some images of another loader.
+
+    Args:
+        loader: the other.
+        numbers: of the images, in the order in which they are numbered here.
+    """
+
+    def __init__(self, loader: Loader, numbers: Sequence[int]) -> None:
+        self._loader, self._numbers = loader, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def batches(self, indices: Sequence[int], size: int, *, epoch: int | None = None) -> Batches:
+        chosen = [self._numbers[index] for index in indices]
+        return self._loader.batches(chosen, size, epoch=epoch)

@@ -28,9 +28,11 @@ from strzoo.training.builders import (
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import DataSets
 from strzoo.training.folder import RunFolder
+from strzoo.training.gradients import Gradients
 from strzoo.training.hints import BusyMachine, warn_if_dense
 from strzoo.training.layer_state import measure_layers, total_sparsity
 from strzoo.training.metric import Metric, validate
+from strzoo.training.objective import Teacher
 from strzoo.training.random_state import seed_all
 from strzoo.training.results import (
     EpochDone,
@@ -47,7 +49,7 @@ from strzoo.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
-_CHECK_EVERY = {"cpu": 1, "cuda": 10}  # steps; looking at the loss makes a GPU wait
+_CHECK_EVERY = {"cpu": 1, "cuda": 10}  # steps; to look at the loss is to wait for the GPU
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -64,6 +66,7 @@ class Trainer:
         device: of this process.
         group: the processes that share each batch; this one alone by default.
         schedule: the learning rate, instead of the one that `config` names.
+        teacher: whose answers the network learns as well.
         folder: where checkpoints and results go; None keeps nothing.
         on_event: called after steps and epochs.
 
@@ -80,6 +83,7 @@ class Trainer:
         device: torch.device,
         group: Group | None = None,
         schedule: LearningRate | None = None,
+        teacher: Teacher | None = None,
         folder: RunFolder | None = None,
         on_event: Callable[[Event], object] = lambda event: None,
     ) -> None:
@@ -100,11 +104,12 @@ class Trainer:
             config, model, optimizer, self.accelerator.scaler, Metric(device),
             self.sampler.images, self.threads, average, controller, network.mask,
         )  # fmt: skip
-        self.loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self._gradients = Gradients(self.accelerator, optimizer, loss_function, config)
         self._busy = BusyMachine(device)
         self._stop = StopRequest()
         self._on_event = on_event
-        self._check_every = _CHECK_EVERY[device.type]
+        self.check_every = _CHECK_EVERY[device.type]
         seed_all(config.seed + self.group.rank)  # dropout and the like differ between processes
 
     @property
@@ -150,7 +155,7 @@ class Trainer:
         clock = time.perf_counter()
         with contextlib.closing(batches):
             while batch := list(islice(batches, self.config.accumulate)):
-                self._take_step(batch)
+                self.take_step(batch)
                 clock, before = time.perf_counter(), clock
                 state.seconds += clock - before
                 self._report_step()
@@ -158,17 +163,22 @@ class Trainer:
                 if every and self.position % every == 0 and state.step < sampler.steps_per_epoch:
                     self.save()
 
-    def _take_step(self, batch: list[tuple[Tensor, Tensor]]) -> None:
-        """One optimizer step on this process's share of a global batch, in parts."""
+    def take_step(self, batch: list[tuple[Tensor, Tensor]]) -> None:
+        """One optimizer step on this process's share of a global batch, in parts.
+
+        Nothing here waits for a GPU, except every `check_every` steps the look at the loss, and
+        the decisions of a sparsity target.
+        """
         state, accelerator = self.state, self.accelerator
+        is_stopping = self.group.ask(lambda: self._stop.name is not None)
         epoch = state.epoch + state.step / self.sampler.steps_per_epoch
         for group in state.optimizer.param_groups:
-            group["lr"] = self.schedule.at(epoch)
+            group["lr"] = group.get("lr_scale", 1.0) * self.schedule.at(epoch)
         self.network.prune(self.config, epoch)
-        state.optimizer.zero_grad(set_to_none=True)
         total = self.sampler.step_images(state.step) / self.group.world
-        losses = accelerator.accumulate(batch, self.loss_function, state.metric, total)
-        stopping = self._agree(losses)
+        for answers in self._gradients.compute(batch, total):
+            state.metric.add(*answers)
+        self._check_loss()
         accelerator.scaler.step(state.optimizer)
         accelerator.scaler.update()
         if state.mask is not None:
@@ -180,23 +190,20 @@ class Trainer:
                 state.controller.settle()
         if state.average is not None:
             state.average.update(self.model)
-        if stopping:
+        if is_stopping():
             raise Stopped
 
-    def _agree(self, losses: list[Tensor]) -> bool:
-        """Whether all processes are to stop after this step.
+    def _check_loss(self) -> None:
+        """Look at the loss every `check_every` steps, and in the last one of an epoch.
 
         Raises:
-            StrzooError: a loss is not finite in some process; nothing was updated with it.
+            StrzooError: it is not finite in some process.
         """
         last = self.state.step + 1 == self.sampler.steps_per_epoch
-        if (self.position + 1) % self._check_every and not last:
-            return False
-        total = float(self.state.metric.sums[0]) + sum(float(loss) for loss in losses)
-        stop, diverged = self.group.any([self._stop.name is not None, not math.isfinite(total)])
-        if diverged:
+        if (self.position + 1) % self.check_every and not last:
+            return
+        if self.group.any([not math.isfinite(self.state.metric.loss_sum)])[0]:
             raise self._divergence("the loss is not finite", self.position + 1)
-        return stop
 
     def _divergence(self, what: str, position: int) -> StrzooError:
         epoch, step = divmod(position - 1, self.sampler.steps_per_epoch)
@@ -210,8 +217,7 @@ class Trainer:
 
     @property
     def _rate(self) -> float:
-        rate: float = self.state.optimizer.param_groups[0]["lr"]
-        return rate
+        return max(group["lr"] for group in self.state.optimizer.param_groups)
 
     def _report_step(self) -> None:
         state, steps = self.state, self.sampler.steps_per_epoch
@@ -243,9 +249,8 @@ class Trainer:
         )  # fmt: skip
         state.history.append(record)
         best = choose_best(state.history) is record
-        if best and folder is not None:
-            accuracy = {**summarise_accuracy(state.history), "epoch": state.epoch + 1}
-            self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
+        if folder is not None:
+            self._keep(folder, model, best)
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.metric = Metric(self.device)
         self.save()
@@ -255,6 +260,15 @@ class Trainer:
         asked = self.group.any([self._stop.name is not None])[0]
         if asked and state.epoch < self.config.epochs:
             raise Stopped
+
+    def _keep(self, folder: RunFolder, model: nn.Module, best: bool) -> None:
+        """Write the network of this epoch, if it is the best or one of those to keep."""
+        number, every = self.state.epoch + 1, self.config.keep_every
+        accuracy = {**summarise_accuracy(self.state.history), "epoch": number}
+        if best:
+            self.group.lead(lambda: folder.save_best(model, accuracy, self.data.trained_on))
+        if every and number % every == 0:
+            self.group.lead(lambda: folder.save_epoch(model, accuracy, self.data.trained_on))
 
     def _validate(self, model: nn.Module) -> tuple[float, float, float]:
         """Loss, top-1 and top-5; NaN without validation images."""

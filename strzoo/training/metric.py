@@ -46,6 +46,11 @@ class Metric:
             ]
         )
 
+    @property
+    def loss_sum(self) -> float:
+        """Sum of the losses so far, not finite once one was not; a GPU has to be waited for."""
+        return float(self.sums.cpu().numpy()[0])
+
     def compute(self, group: Group | None = None) -> tuple[float, float, float]:
         """Mean loss, top-1 and top-5 in percent; 0 before the first image.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from strzoo.models.architecture import import_library
+from strzoo.models.heads import find_head
 from strzoo.sparse.filters import ChannelImportance
 
 _NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -95,3 +98,44 @@ def groups_by_name(
         {"name": name, "params": params, "weight_decay": decays[name]}
         for name, params in found.items()
     ]
+
+
+def scale_by_depth(
+    model: nn.Module, groups: Sequence[dict[str, Any]], decay: float
+) -> list[dict[str, Any]]:
+    """The groups, each split by how deep its parameters are in the network, as timm tells it.
+
+    Args:
+        model: the network that the parameters are of.
+        groups: as `parameter_groups` makes them.
+        decay: what the learning rate is multiplied by from one layer to the one before.
+
+    Returns:
+        Groups with `lr_scale`, the part of the learning rate, 1 for the last layers.
+
+    Raises:
+        StrzooError: timm is not installed.
+    """
+    optim = import_library("timm.optim", purpose="layer_decay")
+    scales: dict[int, float] = {}
+    # Of a network that is not timm's it has to be told which layer is the classifier.
+    known = hasattr(model, "group_matcher") or hasattr(model, "pretrained_cfg")
+    if not known:
+        vars(model)["pretrained_cfg"] = {"classifier": find_head(model)}
+    try:
+        found = optim.param_groups_layer_decay(model, layer_decay=decay)
+    finally:
+        if not known:
+            del vars(model)["pretrained_cfg"]
+    for group in found:
+        scales.update((id(parameter), group["lr_scale"]) for parameter in group["params"])
+    split = []
+    for group in groups:
+        by_scale: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_scale.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+        split += [
+            {**group, "params": parameters, "lr_scale": scale}
+            for scale, parameters in sorted(by_scale.items())
+        ]
+    return split

@@ -15,7 +15,9 @@ import yaml
 
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.strict_json import WrongTypeError, convert
-from strzoo.training.config import REPRODUCE, TrainConfig
+from strzoo.training.config import TrainConfig
+from strzoo.training.config_network import REPRODUCE
+from strzoo.training.keys import ARGUMENTS, Arguments, freeze_arguments
 
 KEYS = {one.name: one for one in dataclasses.fields(TrainConfig)}
 _HINTS = typing.get_type_hints(TrainConfig)
@@ -24,7 +26,6 @@ _ALIASES = {
     "lr": "learning_rate",
     "wd": "weight_decay",
     "arch": "architecture",
-    "model": "architecture",
     "bs": "batch_size",
     "sparsity": "target_sparsity",
     "amp": "precision",
@@ -32,8 +33,8 @@ _ALIASES = {
     "warmup": "warmup_epochs",
     "classes": "num_classes",
     "out": "output",
-    "pretrained": "start_from",
 }
+_SYNONYMS = {"model": "architecture"}
 _ALTERNATIVES = (("prune_rate", "budget"),)
 _WORDS = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}  # fmt: skip
@@ -116,16 +117,37 @@ def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"{pair!r} is not key=value")
-        name = find_key(key.strip())
-        given[name] = _typed(name, _read_text(_HINTS[name], text.strip()))
+        name, dot, argument = key.strip().partition(".")
+        name = find_key(name if dot and name in ARGUMENTS else key.strip())
+        if name in ARGUMENTS:
+            before = given.get(name, getattr(config, name))
+            given[name] = _add_argument(name, argument, text.strip(), before)
+        else:
+            given[name] = _typed(name, _read_text(_HINTS[name], text.strip()))
     for one, other in (*_ALTERNATIVES, *(pair[::-1] for pair in _ALTERNATIVES)):
         if given.get(one) is not None:
             given.setdefault(other, None)
     return dataclasses.replace(config, **given)
 
 
+def _add_argument(name: str, argument: str, text: str, before: Arguments) -> Arguments:
+    """`before` with NAME.ARGUMENT=TEXT, the text read as YAML reads it; NAME=none clears all."""
+    if not argument:
+        if text.lower() in ("none", "null", "", "{}"):
+            return ()
+        raise UsageError(f"{name} is given as {name}.ARGUMENT=VALUE")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str) and _NUMBER.fullmatch(value):  # 1e-3, which YAML takes for a text
+        value = float(value)
+    return freeze_arguments({**dict(before), argument: value}, name)
+
+
 def find_key(key: Any) -> str:
     """`key` if it is one; else a UsageError that names the nearest."""
+    key = _SYNONYMS.get(key, key)
     if key in KEYS:
         return str(key)
     nearest = [_ALIASES[key]] if key in _ALIASES else difflib.get_close_matches(str(key), KEYS, n=2)
@@ -135,12 +157,16 @@ def find_key(key: Any) -> str:
 
 def dump_config(config: TrainConfig) -> str:
     """YAML that `read_config` reads back, in the order of the fields."""
-    values = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in ((name, getattr(config, name)) for name in KEYS)
-    }
+    values = {name: _plain(name, getattr(config, name)) for name in KEYS}
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=100)
     return text
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as YAML holds it."""
+    if name in ARGUMENTS:
+        return {key: _plain("", given) for key, given in value}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def compare_configs(first: TrainConfig, second: TrainConfig) -> dict[str, tuple[Any, Any]]:
@@ -154,6 +180,8 @@ def compare_configs(first: TrainConfig, second: TrainConfig) -> dict[str, tuple[
 
 def spell_type(name: str) -> str:
     """The type of a key in words."""
+    if name in ARGUMENTS:
+        return "arguments by name"
     hint, optional = _unwrap(_HINTS[name])
     if typing.get_origin(hint) is tuple:
         text = f"list of {_item(hint).__name__}, as 1,2"
@@ -164,6 +192,8 @@ def spell_type(name: str) -> str:
 
 def _typed(name: str, value: Any) -> Any:
     """A plain value as the type of the key."""
+    if name in ARGUMENTS:
+        return freeze_arguments(value or (), name)
     try:
         return convert(_HINTS[name], _read_number(_HINTS[name], value), name)
     except WrongTypeError as error:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from strzoo.arguments import checked
 from strzoo.devices import choose_precision, find_device
 from strzoo.distributed import Group, read_launcher
+from strzoo.errors import UsageError
+from strzoo.models.external_names import is_external
 from strzoo.settings import Settings
 from strzoo.sparse.sparsify import prunable_layers, sparse_layers
 from strzoo.training.builders import (
@@ -25,6 +28,7 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
 from strzoo.training.pruning import PruneRates
 from strzoo.training.random_state import preserved_randomness, seed_all
+from strzoo.training.resolving import resolve_config
 from strzoo.training.schedules import gmp_rate
 from strzoo.zoo.paper import PaperResult, find_paper_result
 
@@ -93,6 +97,7 @@ class TrainPlan:
         return {"schema": 1, **asdict(self)}
 
 
+@checked
 def plan(
     config: TrainConfig, *, processes: int | None = None, settings: Settings | None = None
 ) -> TrainPlan:
@@ -110,6 +115,9 @@ def plan(
     Raises:
         StrzooError: as `train` would before its first step.
     """
+    config = resolve_config(config, settings)
+    if processes is not None and processes < 1:
+        raise UsageError(f"processes is {processes}; it must be at least 1")
     device = find_device(config.device)
     count = read_launcher().world if processes is None else processes
     images, data = _count_images(config)
@@ -117,10 +125,11 @@ def plan(
     steps = sampler.steps_per_epoch
     # Without a target and pretrained weights nothing depends on values: none are made.
     valued = config.target_sparsity is not None or config.start_from is not None
-    place = torch.device("cpu" if valued else "meta")
+    place = torch.device("cpu" if valued or is_external(config.architecture) else "meta")
     with preserved_randomness(), place:
         seed_all(config.seed)
-        network = build_network(config, place, group=Group(0, 1), settings=settings)
+        random = replace(config, pretrained=False)  # nothing is fetched
+        network = build_network(random, place, group=Group(0, 1), settings=settings)
     model = network.model
     groups = tuple(
         GroupPlan(

@@ -6,7 +6,7 @@ file says otherwise: config.yaml holds nothing that was not so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import CardSource, Source
+from strzoo.models.external_names import is_external
 from strzoo.models.spec import ModelSpec
 from strzoo.settings import Settings
 from strzoo.sparse.layers import STRLayer
@@ -49,9 +50,11 @@ def build_pretrained(config: TrainConfig, settings: Settings | None = None) -> P
         StrzooError and its subclasses: the weights cannot be had or read.
     """
     assert config.start_from is not None
-    source, format = _find(config, settings)
-    found = source.architecture
-    if found != config.architecture:
+    source, format = find_source(config, settings)
+    # An id is known by its card, before anything is fetched.
+    by_card = isinstance(source, CardSource)
+    found = source.architecture if by_card else source.checkpoint.architecture
+    if found != (config.architecture or found):
         raise UsageError(
             f"start_from={config.start_from} is a {found}, not a {config.architecture}; set "
             f"architecture={found}"
@@ -70,10 +73,17 @@ def build_pretrained(config: TrainConfig, settings: Settings | None = None) -> P
     return Pretrained(model, (_fit_thresholds(model, config, checkpoint.spec),))
 
 
-def _find(config: TrainConfig, settings: Settings | None) -> tuple[Source, str | None]:
-    """The source, and the format to load: with STR a file's own, and of an id the one with
-    thresholds."""
+def find_source(config: TrainConfig, settings: Settings | None) -> tuple[Source, str | None]:
+    """What `config.start_from` means, and the format to load: with STR a file's own, and of an id
+    the one with thresholds.
+
+    Raises:
+        UnknownNameError, UsageError: it means no model.
+    """
     assert config.start_from is not None
+    settings = settings or Settings.from_env()
+    if is_external(config.architecture):
+        settings = replace(settings, architecture=config.architecture)
     source = resolve(config.start_from, settings=settings)
     if config.method != "str":
         return source, "dense"
@@ -86,6 +96,13 @@ def _find(config: TrainConfig, settings: Settings | None) -> tuple[Source, str |
 
 def _check_keys(config: TrainConfig, spec: ModelSpec) -> None:
     plain = TrainConfig()
+    given = dict(config.model_args)
+    if spec.record.any_options and given and given != dict(spec.options):
+        raise UsageError(
+            f"start_from={config.start_from} was built with {dict(spec.options)}, not {given}; "
+            "leave model_args out"
+        )
+    shape = () if spec.record.any_options else _SHAPE
     for name in _RANDOM:
         value = getattr(config, name)
         if value != getattr(plain, name):
@@ -93,7 +110,7 @@ def _check_keys(config: TrainConfig, spec: ModelSpec) -> None:
                 f"{name}={value} is for random weights; start_from={config.start_from} brings "
                 f"its own: leave {name} out"
             )
-    for name in _SHAPE:
+    for name in shape:
         value, has = getattr(config, name), spec.options.get(name, getattr(plain, name) or False)
         if value is not None and value != has:
             raise UsageError(
@@ -109,7 +126,7 @@ def _fit_thresholds(model: nn.Module, config: TrainConfig, spec: ModelSpec) -> s
         A note about where the thresholds begin.
     """
     kept = match_layers(model, config.keep_dense)
-    head = spec.record.head
+    head = spec.head
     fresh = {head} if spec.num_classes != config.num_classes else set()
     for name, layer in str_layers(model).items():
         if name in kept:

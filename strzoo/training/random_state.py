@@ -55,3 +55,19 @@ def preserved_randomness() -> Iterator[None]:
         yield
     finally:
         restore_randomness(before)
+
+
+@contextlib.contextmanager
+def seeded_randomness(seed: int) -> Iterator[None]:
+    """Global generators of the CPU begin at `seed` within the context, and go on after it as if
+    nothing had been drawn."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

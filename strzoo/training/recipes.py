@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from strzoo.arguments import checked
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import build_config, read_mapping
@@ -22,7 +23,7 @@ from strzoo.zoo.names import resolve_name
 from strzoo.zoo.paper import describe_result
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
-_ORDER = ("resnet50", "mobilenetv1", "cifar10", "digits")
+_ORDER = ("resnet50", "mobilenetv1", "cifar10", "digits", "finetune")
 EXTENDS = "extends"
 _DEPTH = 8  # files that extend each other
 
@@ -45,6 +46,7 @@ def list_recipes() -> list[str]:
     return sorted(_shipped()[1])
 
 
+@checked
 def load_recipe(name_or_path: str | os.PathLike[str]) -> TrainConfig:
     """A shipped recipe by name (or unique prefix), or one from a `.yaml` file, such as the
     `config.yaml` of a run. A file whose `extends` names another recipe, shipped or a file beside

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from strzoo.errors import UsageError
-from strzoo.training.config import SCHEDULES
+from strzoo.training.config_steps import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,12 @@ class LearningRate:
     `base` is reached at `warmup_epochs`. Afterwards, by `kind`:
 
     - constant: base;
-    - cosine: from base to 0 between `warmup_epochs` and `epochs`;
+    - cosine: from base to `least` between `warmup_epochs` and `epochs`;
     - multistep: base * gamma^(number of `milestones` passed), milestones in epochs from 0;
     - exponential: base * gamma^floor((epoch - warmup_epochs) / every); with `continuous`
       base * gamma^(epoch / every), counted from epoch 0.
+
+    After the warm-up no rate is below `least`.
 
     With `per_epoch` the rate stays as it is at the beginning of each epoch, and the warm-up is
     base * (epoch + 1) / warmup_epochs, so that the last epoch of it has the base rate: both as in
@@ -39,6 +41,7 @@ class LearningRate:
     every: float = 2.4
     per_epoch: bool = False
     continuous: bool = False
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
@@ -69,7 +72,12 @@ class LearningRate:
         if self.kind == "cosine":
             span = self.epochs - self.warmup_epochs
             progress = min(since / span, 1.0) if span else 1.0
-            return 0.5 * self.base * (1 + math.cos(math.pi * progress))
+            height = self.base - self.least
+            return self.least + 0.5 * height * (1 + math.cos(math.pi * progress))
+        return max(self.least, self._stepped(epoch, since))
+
+    def _stepped(self, epoch: float, since: float) -> float:
+        """The rate of the schedules other than cosine, `since` epochs after the warm-up."""
         if self.kind == "multistep":
             passed = sum(epoch >= milestone for milestone in self.milestones)
             return self.base * self.gamma**passed

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from strzoo.arguments import checked
 from strzoo.devices import choose_precision, cpu_threads, find_device, float32_mode
 from strzoo.distributed import Group, join_group
 from strzoo.settings import Settings
@@ -17,14 +19,17 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
 from strzoo.training.folder import RunFolder
 from strzoo.training.loop import Stopped, Trainer
+from strzoo.training.objective import build_teacher
 from strzoo.training.random_state import preserved_randomness, seed_all
 from strzoo.training.recipes import load_recipe
+from strzoo.training.resolving import resolve_config
 from strzoo.training.results import EpochRecord, Event, RunStarted, TrainResult, choose_best
 from strzoo.training.signals import stop_requests
 from strzoo.training.state import check_resumable, read_state
 from strzoo.training.tensorboard import Board
 
 
+@checked
 def train(
     config: TrainConfig | str | os.PathLike[str],
     *,
@@ -53,6 +58,7 @@ def train(
     """
     if not isinstance(config, TrainConfig):
         config = load_recipe(config)
+    config = resolve_config(config, settings)
     device = find_device(config.device)
     precision = choose_precision(config.precision, device)
     with contextlib.ExitStack() as stack:
@@ -79,7 +85,12 @@ def _run(
         notes += check_resumable(config, document, resumed)
     data = open_datasets(config, device, group.local_world)
     seed_all(config.seed)
-    network = build_network(config, device, group=group, settings=settings)
+    begun = config if document is None else replace(config, pretrained=False)
+    network = build_network(begun, device, group=group, settings=settings)
+    teacher = build_teacher(
+        config.teacher, device, choose_precision(config.precision, device), data.image_shape,
+        config.num_classes, settings,
+    )  # fmt: skip
     notes += network.notes
     board: Board | None = None
 
@@ -89,8 +100,9 @@ def _run(
         on_event(event)
 
     trainer = Trainer(
-        config, network, data, device=device, group=group, folder=folder, on_event=report
-    )
+        config, network, data, device=device, group=group, teacher=teacher, folder=folder,
+        on_event=report,
+    )  # fmt: skip
     state = trainer.state
     if document is not None and resumed is not None:
         notes += state.load_state_dict(document, group, resumed)

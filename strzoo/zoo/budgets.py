@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+from strzoo.arguments import check_fields, checked
 from strzoo.errors import IntegrityError, UnknownNameError
 from strzoo.files import write_text
 from strzoo.strict_json import build_record, read_json
@@ -42,6 +43,7 @@ class Budget:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.schema != SCHEMA:
             raise IntegrityError(
                 f"budget schema {self.schema} is not supported; this strzoo reads {SCHEMA}"
@@ -78,6 +80,7 @@ def list_budgets() -> list[str]:
     return sorted(path.stem for path in data_path("budgets").glob("*.json"))
 
 
+@checked
 def load_budget(name_or_path: str | os.PathLike[str]) -> Budget:
     """A shipped budget by name (or unique prefix), or one from a `.json` file.
 
@@ -107,6 +110,7 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
     return build_record(Budget, read_json(Path(path)), str(path))
 
 
+@checked
 def write_budget(budget: Budget, path: str | os.PathLike[str], *, force: bool = False) -> Path:
     """Write `budget` to `path` as JSON; `load_budget` gives the same budget back.
 
@@ -130,6 +134,7 @@ def to_document(budget: Budget) -> dict[str, object]:
     return {"schema": budget.schema, **values, "layers": dict(budget.layers)}
 
 
+@checked
 def compare_budgets(first: Budget, second: Budget) -> tuple[BudgetDifference, ...]:
     """The two budgets layer by layer, in network order.
 

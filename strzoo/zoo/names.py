@@ -18,6 +18,10 @@ _ID = re.compile(
 )
 
 
+# Of more names than _MANY, an error lists _SOME.
+_MANY, _SOME = 20, 12
+
+
 @dataclass(frozen=True)
 class ModelName:
     """The parts of an id. `sparsity` keeps the published digits (`"90.23"`), None if dense."""
@@ -72,5 +76,6 @@ def resolve_name(text: str, names: Iterable[str], kind: str = "model") -> str:
         raise UnknownNameError(f"{kind} {text!r} is ambiguous; it could be {', '.join(matches)}")
     nearest = difflib.get_close_matches(wanted, spelled, n=6, cutoff=0.5)
     candidates = list(dict.fromkeys(spelled[key] for key in nearest))[:3]
-    hint = f"nearest: {', '.join(candidates)}" if candidates else f"choose from {', '.join(known)}"
-    raise UnknownNameError(f"no {kind} is named {text!r}; {hint}")
+    shown = known if len(known) <= _MANY else [*known[:_SOME], f"... ({len(known)} in all)"]
+    hint = f"nearest: {', '.join(candidates)}" if candidates else f"choose from {', '.join(shown)}"
+    raise UnknownNameError(f"no {kind} is named {text!r:.80}; {hint}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from strzoo.arguments import checked
 from strzoo.errors import IntegrityError, UnknownNameError
 from strzoo.strict_json import build_record, read_json
 
@@ -56,11 +57,12 @@ class PaperHyperparameters:
 @dataclass(frozen=True)
 class PaperRank:
     """FastGRNN at one pair of ranks: accuracy in percent with ranks fixed beforehand and with
-    learned ones, or the weight decay that leads to these ranks."""
+    learned ones, or the weight decay that leads to these ranks; and the recipe that learns them."""
 
     dataset: str
     rank_w: int
     rank_u: int
+    recipe: str
     fixed: float | None = None
     learned: float | None = None
     weight_decay: float | None = None
@@ -110,6 +112,7 @@ def list_paper_tables() -> list[str]:
     return [table.number for table in read_paper().tables]
 
 
+@checked
 def load_paper_table(number: str | int) -> PaperTable:
     """A table of the paper by its number.
 

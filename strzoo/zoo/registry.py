@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from strzoo.arguments import checked
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
 from strzoo.settings import Settings
 from strzoo.strict_json import build_record, read_json
@@ -276,6 +277,7 @@ def load_registry(settings: Settings | None = None) -> Registry:
     return Registry(tuple(cards))
 
 
+@checked
 def list_models(pattern: str = "*", *, settings: Settings | None = None) -> list[str]:
     """Ids of the models that the registry has, in published order.
 
@@ -289,6 +291,7 @@ def list_models(pattern: str = "*", *, settings: Settings | None = None) -> list
     return fnmatch.filter(load_registry(settings).ids, pattern)
 
 
+@checked
 def get_card(name: str, *, settings: Settings | None = None) -> ModelCard:
     """The card of the model that `name` means.
 

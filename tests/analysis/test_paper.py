@@ -75,6 +75,33 @@ def test_own_runs_stand_beside_the_row_whose_recipe_they_repeat(tmp_path: Path) 
     assert row["runs"][1]["folder"] == str(tmp_path / "a")
 
 
+def test_own_ranks_and_settings_have_their_runs_too(tmp_path: Path) -> None:
+    for name, learned, rows in (
+        ("a", "learned", [([9], [8], 95.5), ([9], [7], 95.1), ([9, 9], [8, 8], 99.0)]),
+        ("b", 9, [([9], [8], 96.0)]),
+    ):
+        (tmp_path / name).mkdir()
+        passed = [{"rank_w": w, "rank_u": u, "top1": t, "epoch": 3} for w, u, t in rows]
+        config = {"dataset": "har2", "rank_w": learned, "rank_u": 8}
+        document = {"config": config, "by_rank": passed}
+        (tmp_path / name / "result.json").write_text(json.dumps(document))
+    made = strzoo.compare_paper_table(3, runs=tmp_path)
+    found = {
+        (s.row.dataset, s.row.rank_w, s.row.rank_u): [(r.top1, r.learned) for r in s.runs]
+        for s in made.settings
+        if s.runs
+    }
+    assert found == {("har2", 9, 8): [(96.0, False), (95.5, True)], ("har2", 9, 7): [(95.1, True)]}
+    row = made.to_dict()["rows"][4]
+    assert (row["command"], len(row["runs"])) == ("strzoo train har2_9_8 data=FOLDER", 2)
+    write_run(tmp_path / "c", "mobilenetv1_str_85.80", results="3,9,61.25,86,True\n")
+    settings = strzoo.compare_paper_table(11, runs=tmp_path).settings
+    assert [s.row.sparsity for s in settings if s.runs] == [85.8]
+    (tmp_path / "a" / "result.json").write_text('{"by_rank": 1}')
+    with pytest.raises(IntegrityError, match="is not a run of strzoo train"):
+        strzoo.compare_paper_table(12, runs=tmp_path)
+
+
 def test_a_folder_without_runs_and_a_damaged_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match="is not a folder of runs"):
         strzoo.compare_paper_table(1, runs=tmp_path / "none")

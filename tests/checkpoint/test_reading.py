@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -299,52 +297,6 @@ def test_a_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
         strzoo.read_checkpoint(tmp_path / "none.pth")
     with pytest.raises(StrzooError, match="is a folder, not a file"):
         strzoo.read_checkpoint(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A small complete checkpoint in each container, as bytes."""
-    folder = tmp_path_factory.mktemp("small")
-    torch.manual_seed(0)
-    model = strzoo.create_model("mobilenetv1", width=0.1, num_classes=2)
-    checkpoint = strzoo.build_checkpoint(model)
-    files = {}
-    for name in ("zip.pth", "plain.safetensors", "compact.safetensors"):
-        path = folder / name
-        strzoo.save_checkpoint(checkpoint, path, compact=name.startswith("compact"))
-        files[name] = path.read_bytes()
-    torch.save(model.state_dict(), folder / "old", _use_new_zipfile_serialization=False)
-    files["old.pth"] = (folder / "old").read_bytes()
-    return files
-
-
-@settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(data=st.data())
-def test_a_damaged_file_gives_a_checkpoint_or_one_of_our_errors(
-    small_files: dict[str, bytes], tmp_path: Path, data: st.DataObject
-) -> None:
-    content = bytearray(small_files[data.draw(st.sampled_from(sorted(small_files)))])
-    cut = data.draw(st.integers(0, len(content)))
-    if data.draw(st.booleans()):
-        del content[cut:]
-    else:
-        for _ in range(data.draw(st.integers(1, 8))):
-            # The structure is at both ends; damage there most often.
-            span = data.draw(st.sampled_from([200, 4000, len(content)]))
-            place = data.draw(st.integers(0, min(span, len(content)) - 1))
-            content[data.draw(st.sampled_from([place, -1 - place]))] = data.draw(
-                st.integers(0, 255)
-            )
-    path = tmp_path / "damaged.bin"
-    path.write_bytes(content)
-    try:
-        outcome = strzoo.read_checkpoint(path).architecture
-    except StrzooError as error:
-        outcome = str(error)
-    assert outcome
-    assert "\n" not in outcome
 
 
 def test_a_published_file_is_recognised_by_its_content(str_file: Path) -> None:

@@ -82,7 +82,7 @@ def test_engines_that_do_not_fit_a_model_are_refused(cli: Cli, path: Path, tmp_p
     for arguments, problem in (
         ((path, "--engine", "torch"), "engine torch takes an id, a checkpoint or a network"),
         ((path, "--engine", "sparse", "--precision", "fp16"), "the sparse engine runs the dense"),
-        (("a.strz", "--engine", "torch"), "is a plan of the sparse engine"),
+        (("a.strz", "--engine", "torch"), "is a compiled plan of the sparse engine"),
         (("a.strz",), "a.strz does not exist"),
     ):
         done = cli("predict", *arguments, image)

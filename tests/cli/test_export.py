@@ -59,7 +59,7 @@ def test_export_prints_size_sparsity_and_agreement(
         "--images", "photographs", "--softmax", "--batch", 2, "--opset", 20,
     )  # fmt: skip
     assert done.code == 0
-    assert f"int8, opset 20, {path.stat().st_size / 1e6:.2f} MB, sparsity 9" in done.out
+    assert f"int8, opset 20, {path.stat().st_size / 1e3:.1f} kB, sparsity 9" in done.out
     assert "output probabilities float32 [2, 10]" in done.out
     assert "top-1 agreement with fp32" in done.out
     stored = {entry.key: entry.value for entry in onnx.load(path).metadata_props}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from strzoo.rnn import FastGRNN, SequenceClassifier, save_rnn
+from strzoo.rnn import FastGRNN, SequenceClassifier, list_recipes, save_rnn
 from tests.conftest import CliResult
 
 Cli = Callable[..., CliResult]
@@ -64,6 +64,39 @@ def test_a_model_is_reported_exported_and_converted(cli: Cli, model: Path, tmp_p
     assert cli("rnn", "evaluate", model, "--int8").out.count("int8") == 1
 
 
+def test_the_commands_for_all_models_take_these_networks(
+    cli: Cli, model: Path, tmp_path: Path
+) -> None:
+    listed = cli("train", "--list", "--json").json
+    assert set(listed["groups"][-1]["recipes"]) == set(list_recipes())
+    folder = tmp_path / "run"
+    quick = ("epochs=1", "milestones=0.5", "hidden_size=8", f"output={folder}")
+    done = cli("train", "digits_fastgrnn", *quick, "--json")
+    assert done.json["last"]["epoch"] == 1
+    assert cli("report", folder, "--json").json["model"] == done.json["best"]["file"]
+    # W: 8x8 and 8x16; U: 16x3 and 3x16; the classifier 16x10.
+    report = cli("report", model)
+    assert f"weights {8 * 8 + 8 * 16 + 2 * 16 * 3 + 160}" in report.out
+    made = cli("convert", model, tmp_path / "folded.pth", "--verify")
+    assert "fastgrnn, learned ranks -> dense" in made.out
+    assert "input sequences float32 [batch, steps, 8]" in cli(
+        "export", model, "-o", tmp_path / "m.onnx"
+    ).out  # fmt: skip
+    # 9x9 and 9x80, 80x80 twice, 80x2; biases, zeta, nu.
+    plan = cli("train", "har2_9_8", "--dry-run")
+    assert f"{81 + 720 + 2 * 6400 + 160 + 160 + 2 + 2:,} parameters" in plan.out
+    assert f"for {128} steps" in plan.out
+    (tmp_path / "mine.yaml").write_text(cli("rnn", "train", "har2_9_8", "--show").out)
+    same = cli("train", tmp_path / "mine.yaml", "seed=1", "--show", "--json").json["config"]
+    assert (same["dataset"], same["seed"]) == ("har2", 1)
+    unknown = cli("train", "edgeml.yaml", "--dry-run")
+    assert "does not exist" in unknown.error
+    assert "try har2_9_8" in cli("train", "har2_9_9").error
+    own = "dataset: edgeml\nfeatures: 3\n"
+    (tmp_path / "own.yaml").write_text(own)
+    assert "give data=" in cli("train", tmp_path / "own.yaml", "--dry-run").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -71,7 +104,7 @@ def test_a_model_is_reported_exported_and_converted(cli: Cli, model: Path, tmp_p
         (["export", "MODEL", "m.txt"], 2, "m.txt ends in neither .onnx nor .h"),
         (["evaluate", "MODEL", "--dataset", "mnist"], 2, "dataset='mnist' is not one of"),
         (["evaluate", "MODEL", "--gate", "tanh"], 2, "which names its gates and orientation"),
-        (["train", "digit"], 2, "no FastGRNN recipe 'digit'; try digits"),
+        (["train", "digit"], 2, "no FastGRNN recipe 'digit'; try digits_fastgrnn"),
         (["train", "digits", "epoch=3"], 2, "unknown key 'epoch'"),
     ],
 )

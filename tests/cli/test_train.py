@@ -40,7 +40,7 @@ def test_the_recipes_and_the_keys_are_listed(cli: Cli) -> None:
     for name in ("resnet50_str_90.23", "mobilenetv1_dense", "cifar10_resnet20_str", "digits_gmp"):
         assert name in listed.out
     groups = cli("train", "--list", "--json").json["groups"]
-    assert [len(group["recipes"]) for group in groups] == [36, 8, 4, 4]
+    assert [len(group["recipes"]) for group in groups] == [36, 8, 4, 4, 3, 10]
     assert "STR paper" in groups[0]["title"]
     names = {key["key"]: key for key in cli("train", "--keys", "--json").json["keys"]}
     assert names["label_smoothing"]["default"] == "0.1"

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from strzoo.data.imagenet_classes import list_classes
-from strzoo.data.layouts import find_samples, find_training_samples
+from strzoo.data.layouts import find_samples
 from strzoo.data.splits import find_split
+from strzoo.data.training_images import find_training_samples
 from strzoo.errors import IntegrityError, UsageError
 from tests.data.test_layouts import DEVKIT, GROUND_TRUTH, OUTPUTS, VAL, WNIDS, labels, write
 

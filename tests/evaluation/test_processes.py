@@ -43,17 +43,27 @@ def expected(work: tuple[Path, Path]) -> tuple[int, list[int]]:
     return right, answers
 
 
-def test_four_processes_of_torchrun_count_what_one_counts(
+def test_two_machines_of_two_processes_count_what_one_process_counts(
     work: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
-    done = subprocess.run(
-        [*torchrun, *command(*("--json", work[0], "--data", work[1], "--workers", 1)),
-         "--predictions", str(tmp_path / "p.csv")],
-        capture_output=True, text=True, timeout=120, env=environment(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)  # one document: only the first process speaks
+    # As on two nodes: a torchrun on each, which find each other at the first one's address.
+    arguments = command("--json", work[0], "--data", work[1], "--workers", 1)
+    port = free_port()
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={n}"),
+                *("--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"),
+                *(*arguments, "--predictions", str(tmp_path / "p.csv")),
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        )
+        for n in range(2)
+    ]  # fmt: skip
+    outputs = [node.communicate(timeout=120) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    found = json.loads(outputs[0][0])  # one document: only the first process speaks
+    assert outputs[1][0] == ""
     right, answers = expected(work)
     assert (found["images"], found["correct_top1"], found["processes"]) == (COUNT, right, 4)
     rows = (tmp_path / "p.csv").read_text().splitlines()[1:]

@@ -176,18 +176,18 @@ class _Counter:
         return made
 
 
-@pytest.mark.parametrize("kind", ["id", "file"])
 @pytest.mark.parametrize(
-    "command",
+    ("kind", "command"),
     [
-        ["report", "MODEL"],
-        ["convert", "MODEL", "out.pth"],
-        ["verify", "MODEL"],
-        ["evaluate", "MODEL", "--data", "DATA", "--crop", "40", "--workers", "0"],
-        ["evaluate", "MODEL", "--data", "DATA", "--crop", "32", "--engine", "sparse"],
-        ["predict", "MODEL", "DATA/a/0.png", "--crop", "32"],
-        ["compile", "MODEL", "--input-size", "32", "-o", "out.strz"],
-        ["matrices", "MODEL", "-o", "matrices", "--input-size", "32"],
+        ("id", ["report", "MODEL"]),
+        ("file", ["convert", "MODEL", "out.pth"]),
+        ("id", ["convert", "MODEL", "out.pth"]),
+        ("file", ["verify", "MODEL"]),
+        ("id", ["evaluate", "MODEL", "--data", "DATA", "--crop", "40", "--workers", "0"]),
+        ("file", ["evaluate", "MODEL", "--data", "DATA", "--crop", "32", "--engine", "sparse"]),
+        ("file", ["predict", "MODEL", "DATA/a/0.png", "--crop", "32"]),
+        ("id", ["compile", "MODEL", "--input-size", "32", "-o", "out.strz"]),
+        ("file", ["matrices", "MODEL", "-o", "matrices", "--input-size", "32"]),
     ],
 )
 def test_no_file_is_read_or_hashed_twice_in_one_command(

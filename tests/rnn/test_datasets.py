@@ -22,12 +22,14 @@ from strzoo.rnn import (
     load_speech_commands,
 )
 from strzoo.rnn.datasets.har import SIGNALS
+from strzoo.rnn.datasets.load import SHAPES
 from strzoo.rnn.datasets.speech_commands import WORDS, read_clip, to_features
 
 
 def test_digits_are_read_row_by_row() -> None:
     train, test = load_digit_rows("train"), load_digit_rows("test")
     assert (len(train), len(test), train.num_classes) == (1437, 360, 10)
+    assert SHAPES["digits"] == (*train.sequences.shape[1:], train.num_classes)
     images = strzoo.load_digits("test")
     assert torch.equal(test.sequences[7, 3], images.images[7, 0, 3])
     with pytest.raises(UsageError, match="split 'all' is not one of train, test"):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strzoo.sparse.magnitude_mask import find_bound, keep_largest
+from strzoo.sparse.magnitude_mask import find_bound, keep_largest, magnitude_mask_of
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,6 +52,25 @@ def test_a_bound_separates_distinct_magnitudes_and_is_none_for_ties() -> None:
     assert find_bound(torch.tensor([3.0, -1.0, 1.0, -4.0]), 0.25) is None
     assert find_bound(torch.tensor([3.0, -1.0, 1.0, -4.0]), 0.5) == 1.0
     assert find_bound(torch.tensor([3.0, -1.0]), 1.0) == 3.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(allow_nan=False, width=16), min_size=1, max_size=40),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    st.data(),
+)
+def test_the_mask_by_histograms_keeps_what_a_sort_keeps(
+    values: list[float], dtype: torch.dtype, data: st.DataObject
+) -> None:
+    dropped = data.draw(st.integers(0, len(values)))
+    weight = torch.tensor(values, dtype=dtype)
+    mask = magnitude_mask_of(weight, torch.tensor(dropped))
+    assert mask.dtype == dtype
+    assert int(mask.sum()) == len(values) - dropped
+    # Infinite values included: the multiset of what is kept is that of the largest magnitudes.
+    magnitudes = sorted(weight.abs().double().tolist())
+    assert sorted(weight[mask != 0].abs().double().tolist()) == magnitudes[dropped:]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.55, 0.59, 0.999, 1.0])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageEr
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import apply_overrides, dump_config, read_config
 from strzoo.training.recipes import list_recipe_groups, list_recipes, load_recipe
-from strzoo.zoo.paper import load_paper_table
+from strzoo.zoo.paper import find_paper_result, load_paper_table
+from tests.conftest import CliResult
 
 
 @pytest.mark.parametrize(
@@ -156,34 +158,56 @@ def test_the_recipes_of_the_paper_hold_its_tables_10_and_11_and_the_common_setti
     assert len(found) == 44
 
 
+# The paper's architectures: weights of convolutions and classifier, BatchNorm parameters called bn
+# (ResNet50's but for the shortcuts'), the others, and layers, each with a threshold in STR.
+SIZES = {"resnet50": (25_502_912, 45_440, 7_680, 54), "mobilenetv1": (4_209_088, 0, 21_888, 28)}
+
+
 @pytest.mark.parametrize("architecture", ["resnet50", "mobilenetv1"])
-def test_every_recipe_of_the_paper_is_planned_with_the_sparsity_that_the_paper_prints(
-    architecture: str,
+def test_a_dry_run_of_every_recipe_of_the_paper_expects_what_the_paper_prints(
+    architecture: str, cli: Callable[..., CliResult]
 ) -> None:
+    weights, called_bn, not_called_bn, layers = SIZES[architecture]
     for name in PAPERS:
         config = load_recipe(name)
         if config.architecture != architecture:
             continue
-        made = strzoo.plan(config)
-        assert made.expected is not None
-        assert made.expected.recipe == name
-        assert f"{made.expected.top1:.2f} % top-1" in config.about
-        final = made.moments[-1].sparsity
+        done = cli("train", name, "--dry-run", "--json")
+        assert done.code == 0, done.err
+        made = done.json
+        row = find_paper_result(name)
+        assert row is not None
+        assert row.flops is not None
+        printed = (row.top1, row.sparsity, row.params, row.flops)
+        expected = made["expected"]
+        assert printed == tuple(expected[n] for n in ("top1", "sparsity", "params", "flops"))
+        for figure in (f"{row.top1:.2f} %", f"{row.sparsity:.2f} %", row.params, row.flops):
+            assert figure in config.about
+        thresholds = 0 if config.method != "str" else 1 if config.threshold == "global" else layers
+        assert [(g["name"], g["parameters"], g["weight_decay"]) for g in made["groups"]] == [
+            ("bn", called_bn, config.weight_decay),
+            ("thresholds", thresholds, config.weight_decay),
+            ("rest", weights + not_called_bn, config.weight_decay),
+        ]
+        final = made["moments"][-1]["sparsity"]
         if config.method == "str" and config.target_sparsity is None:
             assert final is None
         elif name == "mobilenetv1_gmp_74.11":
             # 75 % of all but the first and depthwise layers: 864 and 9 * 4960 of 4,209,088.
-            expected = 75 * (1 - (864 + 9 * 4960) / 4_209_088)
+            pruned = 75 * (1 - (864 + 9 * 4960) / 4_209_088)
             # The last of its 60 epochs is a 216,000th short of the rate.
-            assert final == pytest.approx(expected * (1 - 60**-3), abs=1e-9)
+            assert final == pytest.approx(pruned * (1 - 60**-3), abs=1e-9)
         else:
             tolerance = 0.5 if "erk" in name else 0.01  # ERK's budget is in whole percents
-            assert final == pytest.approx(made.expected.sparsity, abs=tolerance)
-        dense = [layer.name for layer in made.layers if layer.method == "dense"]
+            assert final == pytest.approx(row.sparsity, abs=tolerance)
+        dense = [layer["name"] for layer in made["layers"] if layer["method"] == "dense"]
         if config.architecture == "mobilenetv1" and config.method == "gmp":
             assert dense == [f"model.{number}.0" for number in range(14)]
         elif config.method != "dense":
             assert dense == []
+    shown = cli("train", f"{architecture}_dense", "--dry-run").out
+    assert f"the paper: {load_recipe(f'{architecture}_dense').about}" in " ".join(shown.split())
+    assert f"{weights + not_called_bn:,}" in shown
 
 
 def test_our_own_recipes_say_that_the_settings_are_ours() -> None:

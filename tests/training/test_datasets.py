@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -66,13 +67,19 @@ def test_a_folder_of_classes_is_trained_on_and_validated(tmp_path: Path) -> None
         assert trained_on.class_names == ("bright", "dark")
         assert trained_on.preprocessing is not None
         assert (trained_on.preprocessing.resize, trained_on.preprocessing.crop) == (18, 16)
-    found = strzoo.evaluate(
-        tmp_path / "run" / "best_dense.pth", data, workers=0,
-        preprocessing=dataclasses.replace(strzoo.get_card("resnet50_dense").preprocessing,
-                                          resize=18, crop=16),
-    )  # fmt: skip
+    best = tmp_path / "run" / "best_dense.pth"
+    found = strzoo.evaluate(best, data, workers=0)
     assert (found.images, found.top1) == (10, result.last.top1)
     assert found.loss == pytest.approx(result.last.loss, rel=1e-4)
+    # What it was trained on is what every command takes from the file.
+    assert strzoo.report(best).input_size == (3, 16, 16)
+    guesses = strzoo.predict(best, str(data / "val" / "dark" / "0.png"))[0].guesses
+    assert {guess.name for guess in guesses} == {"bright", "dark"}
+    made = strzoo.export_onnx(best, tmp_path / "best.onnx")
+    assert made.input_shape == ("batch", 3, 16, 16)
+    assert json.loads(made.metadata["strzoo.class_names"]) == ["bright", "dark"]
+    steps = json.loads(made.metadata["strzoo.preprocessing"])
+    assert (steps["resize"], steps["crop"], steps["input_height"]) == (18, 16, 16)
 
 
 def test_workers_change_nothing_and_an_epoch_changes_the_crops(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,39 +14,45 @@ import torch
 
 import strzoo
 from strzoo.checkpoint.reading import read_document
-from strzoo.training.config import TrainConfig
+from strzoo.data.imageset import ImageSet
+from strzoo.training import datasets
 from strzoo.training.parsing import dump_config
 from tests.helpers.runs import SHORT, environment
 
 CALM = dataclasses.replace(
     SHORT, learning_rate=0.01, epochs=1, warmup_epochs=0, target_end=0.6, checkpoint_every=0
 )
+ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 # The command as it is, but in double precision, where rounding is far from everything else.
 DOUBLE = """
-import dataclasses, sys, torch
+import sys, torch
 from strzoo.cli import run
-from strzoo.training import datasets
+from tests.training.test_distribution import in_doubles
 torch.set_num_threads(1)
-torch.set_default_dtype(torch.float64)
-load = datasets.load_digits
-datasets.load_digits = lambda split: dataclasses.replace(
-    load(split), images=load(split).images[:160].double(), labels=load(split).labels[:160]
-)
-sys.exit(run(["train", sys.argv[1]]))
+with in_doubles():
+    sys.exit(run(["train", sys.argv[1]]))
 """
 
 
-def train_apart(
-    config: TrainConfig, folder: Path, launcher: Sequence[str], program: Sequence[str]
-) -> subprocess.CompletedProcess[str]:
-    """Train in processes of their own."""
-    file = folder.with_suffix(".yaml")
-    file.write_text(dump_config(dataclasses.replace(config, output=str(folder))))
-    return subprocess.run(
-        [*launcher, *program, str(file)],
-        env=environment(), capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+@contextlib.contextmanager
+def in_doubles() -> Iterator[None]:
+    """Networks and images in double precision, and 160 digits of each split."""
+    load = datasets.load_digits
+
+    def load_some(split: str) -> ImageSet:
+        some = load(split)
+        return dataclasses.replace(
+            some, images=some.images[:160].double(), labels=some.labels[:160]
+        )
+
+    torch.set_default_dtype(torch.float64)
+    datasets.load_digits = load_some  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        datasets.load_digits = load
 
 
 def assert_close(one: Path, two: Path, tolerance: float) -> None:
@@ -67,11 +74,15 @@ def test_two_processes_with_shared_batchnorm_equal_one_to_the_rounding_of_double
     tmp_path: Path,
 ) -> None:
     config = dataclasses.replace(CALM, sync_batchnorm=True, batch_size=32)
-    program = tmp_path / "double.py"
-    program.write_text(DOUBLE)
-    done = train_apart(config, tmp_path / "one", [sys.executable], [str(program)])
-    assert done.returncode == 0, done.stderr
-    done = train_apart(config, tmp_path / "two", TORCHRUN, [str(program)])
+    with in_doubles():
+        strzoo.train(dataclasses.replace(config, output=str(tmp_path / "one")))
+    (tmp_path / "double.py").write_text(DOUBLE)
+    file = tmp_path / "two.yaml"
+    file.write_text(dump_config(dataclasses.replace(config, output=str(tmp_path / "two"))))
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / "double.py"), str(file)],
+        env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stderr
     assert done.stdout.count("best") == 1  # only the first process speaks

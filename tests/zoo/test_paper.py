@@ -18,6 +18,9 @@ def test_the_tables_name_models_budgets_and_recipes_that_exist() -> None:
             assert (printed.params, printed.sparsity, printed.top1, printed.flops) == (
                 row.params, row.sparsity, row.top1, row.flops,
             )  # fmt: skip
+    for table in read_paper().tables:
+        assert {row.recipe for row in table.hyperparameters} <= set(list_recipes())
+        assert {row.recipe for row in table.ranks} <= set(strzoo.rnn.list_recipes())
     assert {row.model for row in results if row.model} == set(strzoo.list_models())
 
 

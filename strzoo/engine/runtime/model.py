@@ -24,6 +24,9 @@ from strzoo.files import check_destination
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from strzoo.hub.source import PlanSource
+    from strzoo.settings import Settings
+
     Images = TypeVar("Images", np.ndarray, Tensor)
 
 
@@ -150,6 +153,17 @@ class SparseModel:
     def source_sha256(self) -> str:
         """SHA-256 of the file, or the bytes, that the model was compiled from."""
         return self._builder.source
+
+    @property
+    def name(self) -> str:
+        """What it was compiled from, for people."""
+        return self._builder.name
+
+    def strzoo_source(self, settings: Settings) -> PlanSource:
+        """This model as `strzoo.evaluate`, `predict` and `benchmark` take one."""
+        from strzoo.hub.source import PlanSource
+
+        return PlanSource(settings, compiled=self)
 
     def describe(self) -> str:
         """The report as text: a line per layer, then the totals."""

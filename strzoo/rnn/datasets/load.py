@@ -8,6 +8,10 @@ from strzoo.rnn.datasets.har import load_har2
 from strzoo.rnn.datasets.sequences import SequenceSet, load_digit_rows, load_edgeml_arrays
 from strzoo.rnn.datasets.speech_commands import load_speech_commands
 
+# Steps, features of a step, and classes of the data sets whose form is fixed.
+SHAPES = {"digits": (8, 8, 10), "har2": (128, 9, 2), "google12": (99, 32, 12),
+          "google30": (99, 32, 30)}  # fmt: skip
+
 
 def load_sequences(config: RNNConfig, split: str) -> SequenceSet:
     """The split ("train" or "test") of `config.dataset`.

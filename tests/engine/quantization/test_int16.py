@@ -159,9 +159,7 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path, shared: Settings) -
         strzoo.compile(path, precision="int16", settings=shared)
 
 
-def test_the_command_line_compiles_in_int16(
-    cli: Callable[..., CliResult], tmp_path: Path
-) -> None:
+def test_the_command_line_compiles_in_int16(cli: Callable[..., CliResult], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(load_model("resnet18", 64), str(path))
     given = ("compile", path, "--threads", 1, "--precision", "int16")

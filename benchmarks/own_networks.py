@@ -1,0 +1,124 @@
+"""Networks of timm and torchvision through the whole road: trained to 80 %, kept, rebuilt, used.
+
+    python benchmarks/own_networks.py [--networks timm:regnety_002,...] [--size 32] [--folder runs]
+
+Each network is trained for two short epochs on the bundled digits, written as images in class
+folders, with a target of 80 %. Then its checkpoint alone is loaded, reported, evaluated, exported
+to ONNX and compiled by the sparse engine. A row says how far the sparsity is from the target, and
+the largest difference of logits (over the largest logit) from the trained network's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+
+import strzoo
+from strzoo.training.recipes import load_recipe
+
+NETWORKS = (
+    "timm:mobilenetv2_100", "timm:efficientnet_b0", "timm:regnety_002", "timm:convnext_atto",
+    "timm:mobilenetv3_small_100", "torchvision:resnet18",
+)  # fmt: skip
+TARGET = 0.8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network. Sparsities in percent; differences relative to the largest logit; `compiled` is
+    what the engine says if it cannot compile."""
+
+    network: str
+    sparsity: float
+    reported: float
+    top1: float
+    evaluated: float
+    rebuilt: float
+    onnx: float
+    engine: float | None
+    compiled: str
+    seconds: float
+
+
+def write_digits(folder: Path, size: int, each: int = 24) -> Path:
+    """Some of the bundled digits as PNG files in class folders."""
+    data = strzoo.load_digits("train")
+    counts = [0] * 10
+    for image, label in zip(data.images, data.labels.tolist(), strict=True):
+        if counts[label] == each:
+            continue
+        plane = image[0] - image.min()
+        pixels = (255 * plane / plane.max()).to(torch.uint8).numpy()
+        place = folder / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(pixels).convert("RGB").resize((size, size))
+        picture.save(place / f"{counts[label]}.png")
+        counts[label] += 1
+    return folder
+
+
+def run(network: str, data: Path, size: int, folder: Path) -> Row:
+    """Take one network the whole road."""
+    started = time.perf_counter()
+    config = replace(
+        load_recipe("finetune"), architecture=network, data=str(data), image_size=size, epochs=2,
+        batch_size=16, warmup_epochs=0, target_sparsity=TARGET, output=str(folder), workers=0,
+        tensorboard=False, target_end=0.5, learning_rate=0.005,
+    )  # fmt: skip
+    result = strzoo.train(config)
+    assert result.best is not None
+    learned, file = folder / "best_str.pth", folder / "best_dense.pth"
+    trained, rebuilt = strzoo.load(learned), strzoo.load(file)
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, again = trained(images), rebuilt(images)
+
+    def distance(found: torch.Tensor) -> float:
+        return float((found - expected).abs().max() / expected.abs().max())
+
+    report = strzoo.report(file)
+    evaluated = strzoo.evaluate(file, data, workers=0)
+    made = strzoo.export_onnx(file, folder / "model.onnx", force=True)
+    session = onnxruntime.InferenceSession(str(made.path), providers=["CPUExecutionProvider"])
+    [logits] = session.run(None, {made.input_name: images.numpy()})
+    engine, compiled = None, "yes"
+    try:
+        model = strzoo.compile(file, cache=False)
+        engine = distance(torch.as_tensor(np.asarray(model(images))))
+    except strzoo.StrzooError as error:
+        compiled = str(error)
+    return Row(
+        network, result.best.sparsity, report.sparsity or 0.0, result.best.top1, evaluated.top1,
+        distance(again), distance(torch.from_numpy(logits)), engine, compiled,
+        time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = given.folder or Path(temporary)
+        data = write_digits(place / "digits", given.size)
+        print("| " + " | ".join(one.name for one in fields(Row)) + " |")
+        print("|---" * len(fields(Row)) + "|")
+        for network in given.networks.split(","):
+            row = run(network, data, given.size, place / network.replace(":", "_"))
+            values = (getattr(row, one.name) for one in fields(Row))
+            cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Thin adapters for other libraries' training loops; each needs its library."""
