@@ -7,11 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from strzoo.engine.ir.fixed import FixedConvolution
+from strzoo.engine.ir.fixed import LARGEST, FixedConvolution, split_weights
 from strzoo.engine.ir.graph import Convolution
+from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.quantization.observation import Sample
 
-LARGEST = 32767
+PARTS = 64  # of 16 bits, into which a weight may be split
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,8 @@ def quantize_convolution(
     out, per_group = layer.weight.shape[:2]
     inputs = source.reshape(layer.groups, per_group).repeat(out // layer.groups, 0)
     factor = inputs[:, :, None, None] / target[:, None, None, None] * (1 << 15)
-    weight = np.rint(layer.weight.astype(np.float64) * factor).clip(-LARGEST, LARGEST)
+    most = LARGEST * (1 if is_depthwise(layer) else PARTS)
+    weight = np.rint(layer.weight.astype(np.float64) * factor).clip(-most, most)
     bias = np.rint(layer.bias / target).clip(-LARGEST, LARGEST)
     limits = None
     bounds = layer.bounds
@@ -47,7 +49,7 @@ def quantize_convolution(
         both = np.array([bounds.low, bounds.high]) / target[:, None]
         limits = np.rint(both.clip(-LARGEST - 1, LARGEST)).astype(np.int16)
     return FixedConvolution(
-        name, layer.inputs, layer.output, weight.astype(np.int16), bias.astype(np.int16),
+        name, layer.inputs, layer.output, weight.astype(np.int32), bias.astype(np.int16),
         layer.window, layer.groups, bounds, limits,
     )  # fmt: skip
 
@@ -56,7 +58,11 @@ _SIMPLE = ((0.0, float("inf")), (float("-inf"), float("inf")))
 
 
 class Probe:
-    """A convolution at the pixels of its sample, to be tried with various scales."""
+    """A convolution at the pixels of its sample, to be tried with various scales.
+
+    Args:
+        peak: set to the largest magnitude of a sum on the way, float64 [out channels].
+    """
 
     def __init__(self, layer: Convolution, sample: Sample) -> None:
         self._layer, self._sample = layer, sample
@@ -65,19 +71,23 @@ class Probe:
         row, channel, self._tap = np.nonzero(weight)
         self._place = (row, channel, self._tap)
         self._channel = channel + row // (out // layer.groups) * per_group
-        ends = np.searchsorted(row, np.arange(out + 1))
-        self._rows = [slice(*each) for each in pairwise(ends.tolist())]
+        self._ends = np.searchsorted(row, np.arange(out + 1))
+        self.peak = np.zeros(out, np.float64)
         self._exact = self._compute(weight[self._place].astype(np.float64))
 
     def _compute(self, weight: np.ndarray) -> np.ndarray:
-        """The exact results, float64 [out channels, pixels]."""
+        """The exact results, float64 [out channels, pixels]; notes the largest sums on the way."""
         layer, sample = self._layer, self._sample
-        exact = np.empty((len(self._rows), sample.seen.shape[2]), np.float64)
-        for row, part in enumerate(self._rows):
-            exact[row] = weight[part] @ sample.seen[self._channel[part], self._tap[part]]
-        exact += layer.bias[:, None]
+        exact = np.empty((len(layer.weight), sample.seen.shape[2]), np.float64)
+        for row, part in enumerate(_slices(self._ends)):
+            terms = weight[part, None] * sample.seen[self._channel[part], self._tap[part]]
+            running = np.cumsum(terms, axis=0, out=terms)
+            running += layer.bias[row]
+            exact[row] = running[-1] if len(running) else layer.bias[row]
+            self.peak[row] = np.abs(running).max(initial=0)
         if sample.residual is not None:
             exact += sample.residual
+            self.peak = np.maximum(self.peak, exact.max(1, initial=0))
         if layer.bounds is not None:
             exact = exact.clip(layer.bounds.low, layer.bounds.high)
         return exact
@@ -87,11 +97,14 @@ class Probe:
         layer, sample = self._layer, self._sample
         fixed = quantize_convolution(layer, layer.name, source, target)
         given = _units(sample.seen, source[:, None, None])
-        weight = fixed.weight.reshape(*fixed.weight.shape[:2], -1)[self._place].astype(np.int32)
+        whole = fixed.weight.reshape(*fixed.weight.shape[:2], -1)[self._place]
+        index, parts = split_weights(whole)
+        weight, channels, taps = parts.astype(np.int32), self._channel[index], self._tap[index]
+        ends = np.searchsorted(index, self._ends)
         sums = np.empty(self._exact.shape, np.int64)
-        peak = np.zeros(len(self._rows), np.int64)
-        for row, part in enumerate(self._rows):
-            terms = given[self._channel[part], self._tap[part]] * weight[part, None]
+        peak = np.zeros(len(layer.weight), np.int64)
+        for row, part in enumerate(_slices(ends)):
+            terms = given[channels[part], taps[part]] * weight[part, None]
             terms += 1 << 14
             terms >>= 15
             running = np.cumsum(terms, axis=0, out=terms)
@@ -110,6 +123,10 @@ class Probe:
         size = np.sqrt(np.mean(self._exact**2))
         error = float(np.sqrt(np.mean((found - self._exact) ** 2)) / max(size, 1e-30))
         return Trial(error, peak / LARGEST)
+
+
+def _slices(ends: np.ndarray) -> list[slice]:
+    return [slice(*each) for each in pairwise(ends.tolist())]
 
 
 def _units(values: np.ndarray, scale: np.ndarray) -> np.ndarray:

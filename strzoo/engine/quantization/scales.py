@@ -13,8 +13,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from strzoo.engine.ir.fixed import LARGEST
 from strzoo.engine.ir.graph import Convolution, Graph, MaxPool
-from strzoo.engine.quantization.emulation import LARGEST, Probe, Trial
+from strzoo.engine.layout.tiling import is_depthwise
+from strzoo.engine.quantization.emulation import Probe, Trial
 from strzoo.engine.quantization.observation import Observation
 
 HEADROOM = 2.0
@@ -65,6 +67,10 @@ class Scales:
         probes = {
             layer.name: Probe(layer, self._seen.samples[layer.name]) for layer in self._layers
         }
+        for layer in self._layers:
+            root, needed = self._find(layer.output), ROOM * probes[layer.name].peak / LARGEST
+            self._scales[root] = np.maximum(self._scales[root], needed)
+        self._fit()
         stale = {layer.name for layer in self._layers}
         for _ in range(ROUNDS):
             for layer in self._layers:
@@ -89,7 +95,7 @@ class Scales:
         return trials
 
     def _fit(self) -> None:
-        """Raise the scales of outputs until every weight and bias fits 16 bits."""
+        """Raise the scales of outputs until every number fits 16 bits."""
         for _ in range(len(self._layers) + 1):
             changed = False
             for layer in self._layers:
@@ -111,9 +117,12 @@ class Scales:
 
 
 def _least_scale(layer: Convolution, source: np.ndarray) -> np.ndarray:
-    """The least scale of each output channel with which weights and bias fit 16 bits."""
+    """The least scale of each output channel with which the bias fits 16 bits, and so do the
+    weights of a depthwise convolution; others can be split."""
+    biases: np.ndarray = np.abs(layer.bias) / LARGEST * 1.001
+    if not is_depthwise(layer):
+        return biases
     out, per_group = layer.weight.shape[:2]
     inputs = source.reshape(layer.groups, per_group).repeat(out // layer.groups, 0)
     heaviest = (np.abs(layer.weight) * inputs[:, :, None, None]).max((1, 2, 3))
-    needed: np.ndarray = np.maximum(heaviest, np.abs(layer.bias) / LARGEST) * 1.001
-    return needed
+    return np.maximum(heaviest * 1.001, biases)

@@ -72,7 +72,7 @@ class Network:
         shape = (out, per_group, kernel, kernel)
         terms = max(density * per_group * kernel * kernel, 1)
         weight = self.random.normal(0, 20_000 / terms**0.5, shape).clip(-32767, 32767)
-        weight = np.rint(weight * (self.random.random(shape) < density)).astype(np.int16)
+        weight = np.rint(weight * (self.random.random(shape) < density)).astype(np.int32)
         bias = self.random.integers(-2000, 2000, out).astype(np.int16)
         found = None
         if limits:
@@ -107,8 +107,7 @@ LANES = pytest.mark.parametrize("lanes", [4, 8, 16])
 
 
 @LANES
-@pytest.mark.parametrize("size", [(14, 14), (7, 9), (20, 11)])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("size", "threads"), [((14, 14), 1), ((20, 11), 3)])
 def test_convolutions_of_windows_of_1_3_and_5_pixels(
     lanes: int, size: tuple[int, int], threads: int
 ) -> None:
@@ -120,7 +119,7 @@ def test_convolutions_of_windows_of_1_3_and_5_pixels(
 
 
 @LANES
-@pytest.mark.parametrize("size", [(28, 28), (7, 7), (13, 6)])
+@pytest.mark.parametrize("size", [(28, 28), (13, 6)])
 def test_strided_and_dilated_windows(lanes: int, size: tuple[int, int]) -> None:
     network = Network(4, *size)
     network.convolution(10, 3, pads=SAME, strides=(2, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ from tests.conftest import CliResult
 from tests.engine.runtime.test_run import run_engine
 from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
-from tests.helpers.engine.models import images, run_onnxruntime
+from tests.helpers.engine.models import build, images, run_onnxruntime
 from tests.helpers.engine.networks import load_model
 
 pytestmark = pytest.mark.skipif(
@@ -36,12 +37,41 @@ pytestmark = pytest.mark.skipif(
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
 
 
+def small_model() -> onnx.ModelProto:
+    """Three convolutions, a residual sum and a classifier; 9 of 10 weights are zero."""
+    random = np.random.default_rng(0)
+
+    def sparse(*shape: int) -> np.ndarray:
+        weight = random.standard_normal(shape) * (random.random(shape) < 0.1)
+        return (weight * (20 / np.prod(shape[1:])) ** 0.5).astype(np.float32)
+
+    body = """
+        a = Conv<pads=[1, 1, 1, 1]>(x, w1)
+        b = Relu(a)
+        c = Conv(b, w2)
+        d = Relu(c)
+        e = Conv<pads=[1, 1, 1, 1]>(d, w3)
+        f = Add(e, b)
+        g = Relu(f)
+        h = GlobalAveragePool(g)
+        i = Flatten(h)
+        y = Gemm<transB=1>(i, w4)
+    """
+    weights: dict[str, Any] = {
+        "w1": sparse(32, 3, 3, 3),
+        "w2": sparse(32, 32, 1, 1),
+        "w3": sparse(32, 32, 3, 3),
+        "w4": random.standard_normal((10, 32)).astype(np.float32),
+    }
+    return build(body, image="float[N, 3, 32, 32] x", output="float[N, 10] y", **weights)
+
+
 def decibels(found: np.ndarray, expected: np.ndarray) -> float:
     noise = np.sum((found.astype(np.float64) - expected) ** 2)
     return float(10 * np.log10(np.sum(expected.astype(np.float64) ** 2) / max(noise, 1e-30)))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(
     graph=graphs(),
     lanes=st.sampled_from([4, 8, 16]),
@@ -66,44 +96,31 @@ def test_random_graphs_compute_in_int16_what_integers_compute(
     assert np.abs(found - expected).max(initial=0) <= 2e-3 * largest
 
 
-# Networks that were never trained amplify errors, deep ones most of all.
-@pytest.mark.parametrize(
-    ("architecture", "size", "threads", "least"),
-    [
-        ("resnet18", 64, 1, 40),
-        ("resnet50", 64, 2, 20),
-        ("mobilenetv1", 96, 1, 30),
-        ("mobilenet_v2", 64, 2, 30),
-    ],
-)
-def test_pruned_networks_agree_with_onnxruntime(
-    architecture: str, size: int, threads: int, least: float, shared: Settings
-) -> None:
-    model = load_model(architecture, size)
-    x = images((3, size, size), 24)
-    compiled = strzoo.compile(
-        model, threads, precision="int16", calibration=x[4:], tolerance=0.05, settings=shared
-    )
+def test_a_pruned_network_agrees_with_onnxruntime(shared: Settings) -> None:
+    model = load_model("mobilenet_v2", 64)
+    x = images((3, 64, 64), 24)
+    compiled = strzoo.compile(model, 2, precision="int16", calibration=x[4:], settings=shared)
     report = compiled.report.fixed
     assert report is not None
     assert (report.calibrated, report.held_out, report.images) == (14, 6, "the given images")
-    assert report.layers > 10
+    assert report.layers > 50
     assert not report.lossy
-    assert decibels(compiled(x[:4]), run_onnxruntime(model, x[:4])) > least
-    assert report.snr > least
+    # It was never trained, so it amplifies errors.
+    assert decibels(compiled(x[:4]), run_onnxruntime(model, x[:4])) > 28
+    assert report.snr > 28
     forms = [layer.form for layer in compiled.report.layers]
     assert sum(form.endswith("int16") for form in forms) == report.layers
 
 
 def test_the_bundled_images_calibrate_and_the_plan_keeps_what_came_of_it(tmp_path: Path) -> None:
-    model = load_model("resnet18", 64)
+    model = small_model()
     mine = Settings(cache_dir=tmp_path / "cache", offline=True)
     compiled = strzoo.compile(model, 1, precision="int16", settings=mine)
     report = compiled.report.fixed
     assert report is not None
     assert (report.images, report.calibrated, report.held_out) == ("photographs", 6, 3)
     assert not compiled.report.cached
-    x = images((3, 64, 64), 3)
+    x = images((3, 32, 32), 3)
     again = strzoo.compile(model, 1, precision="int16", settings=mine)
     assert again.report.cached
     assert again.report.fixed == report
@@ -123,14 +140,14 @@ def test_the_bundled_images_calibrate_and_the_plan_keeps_what_came_of_it(tmp_pat
 
 
 def test_layers_that_lose_too_much_run_in_fp32_and_are_named(shared: Settings) -> None:
-    model, x = load_model("resnet18", 64), images((3, 64, 64), 6)
+    model, x = small_model(), images((3, 32, 32), 6)
     strict = strzoo.compile(
         model, 1, precision="int16", calibration=x, tolerance=1e-7, settings=shared
     )
     report = strict.report.fixed
     assert report is not None
     assert report.layers == 0
-    assert len(report.lossy) == 20
+    assert len(report.lossy) == 3
     assert report.lossy[0] in report.summary()
     plain = strzoo.compile(model, 1, settings=shared)
     assert np.array_equal(strict(x), plain(x))
@@ -139,7 +156,7 @@ def test_layers_that_lose_too_much_run_in_fp32_and_are_named(shared: Settings) -
 
 
 def test_arguments_that_do_not_fit_are_named(tmp_path: Path, shared: Settings) -> None:
-    model = load_model("resnet18", 64)
+    model = small_model()
 
     def refuse(problem: str, **arguments: object) -> None:
         with pytest.raises(UsageError, match=problem):
@@ -151,9 +168,9 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path, shared: Settings) -
     refuse("tolerance is 0", precision="int16", tolerance=0)
     refuse("lanes is 2; in int16", precision="int16", lanes=2)
     refuse("is not a folder of images", precision="int16", calibration=str(tmp_path / "none"))
-    wrong = np.zeros((2, 3, 32, 32), np.float32)
-    refuse(r"images of shape \(2, 3, 32, 32\)", precision="int16", calibration=wrong)
-    refuse("images of shape", precision="int16", calibration=torch.zeros(0, 3, 64, 64))
+    wrong = np.zeros((2, 3, 16, 16), np.float32)
+    refuse(r"images of shape \(2, 3, 16, 16\)", precision="int16", calibration=wrong)
+    refuse("images of shape", precision="int16", calibration=torch.zeros(0, 3, 32, 32))
     path = strzoo.compile(model, 1, settings=shared).save(tmp_path / "plain.strz")
     with pytest.raises(UsageError, match="give the precision when compiling"):
         strzoo.compile(path, precision="int16", settings=shared)
@@ -161,7 +178,7 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path, shared: Settings) -
 
 def test_the_command_line_compiles_in_int16(cli: Callable[..., CliResult], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save(load_model("resnet18", 64), str(path))
+    onnx.save(small_model(), str(path))
     given = ("compile", path, "--threads", 1, "--precision", "int16")
     done = cli(*given, "--tolerance", 0.05)
     assert done.code == 0, done.error

@@ -8,7 +8,13 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from strzoo.engine.hardware import host_hardware
-from strzoo.engine.ir.fixed import Dequantize, FixedConvolution, Quantize
+from strzoo.engine.ir.fixed import (
+    Dequantize,
+    FixedConvolution,
+    Quantize,
+    count_parts,
+    split_weights,
+)
 from strzoo.engine.ir.graph import Bounds, Convolution, Graph, Shape, Window
 from strzoo.engine.quantization.emulation import Probe, quantize_convolution
 from strzoo.engine.quantization.fixing import fix
@@ -74,17 +80,36 @@ def test_maps_that_are_added_have_one_scale_for_each_channel() -> None:
     np.testing.assert_allclose(scales["b"], HEADROOM / 32767 * np.ones(2))
 
 
-def test_a_scale_is_raised_until_the_heaviest_weight_fits_16_bits() -> None:
+def test_a_weight_that_exceeds_16_bits_is_the_sum_of_parts() -> None:
     graph = Graph(
         "x", "y", {"x": (1, 4, 4), "y": (2, 4, 4)},
         (convolution("y", [[5.0], [0.5]], "x"),), "a test",
     )  # fmt: skip
     scales = Scales(graph, seen_of(graph, x=[1], y=[1, 1]), ["y"])
+    fixed = quantize_convolution(graph.layers[0], "y", scales["x"], scales["y"])  # type: ignore[arg-type]
+    # Scales are equal, so 5 is 5 * 2^15: five parts of 32767 are 5 too few.
+    assert fixed.weight.reshape(-1).tolist() == [163840, 16384]
+    index, values = split_weights(np.array([163840, -40000, 32767, -3]))
+    assert index.tolist() == [0] * 6 + [1, 1, 2, 3]
+    assert values[:6].sum() == 163840
+    assert values[:6].max() - values[:6].min() <= 1
+    assert values[6:].tolist() == [-20000, -20000, 32767, -3]
+    assert count_parts(np.array([163840, -40000, 0, 1])) == 6 + 2 + 0 + 1
+
+
+def test_the_scale_of_a_depthwise_convolution_is_raised_until_its_weights_fit() -> None:
+    layer = Convolution(
+        "y", ("x",), "y", np.array([5.0, 0.5], np.float32).reshape(2, 1, 1, 1),
+        np.zeros(2, np.float32), Window((1, 1)), groups=2, bounds=RELU,
+    )  # fmt: skip
+    graph = Graph("x", "y", {"x": (2, 4, 4), "y": (2, 4, 4)}, (layer,), "a test")
+    seen = Observation({"x": np.ones(2, np.float32), "y": np.ones(2, np.float32)})
+    scales = Scales(graph, seen, ["y"])
     unit = HEADROOM / 32767
     # 5 * unit / scale * 2^15 must be at most 2^15; 0.5 fits as it is.
     assert 5 * unit <= scales["y"][0] < 5.01 * unit
     assert scales["y"][1] == pytest.approx(unit)
-    fixed = quantize_convolution(graph.layers[0], "y", scales["x"], scales["y"])  # type: ignore[arg-type]
+    fixed = quantize_convolution(layer, "y", scales["x"], scales["y"])
     assert 32700 < np.abs(fixed.weight).max() <= 32767
 
 
