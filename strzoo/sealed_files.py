@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.borders import open_file
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.borders import open_file, reading
+from strzoo.errors import IntegrityError
 from strzoo.files import atomic_path
+from strzoo.settings import Limits
 
 _HEAD = struct.Struct("<8sIIQ32s8x")
-_LARGEST_HEADER = 256 << 20  # bytes
+_LARGEST_HEADER = 64 << 20  # bytes
 _BLOCK = 1 << 20  # bytes that are hashed at a time
 CONTENT = _HEAD.size  # where the content starts: on a cache line
 
@@ -53,15 +55,10 @@ def read_header(path: Path, magic: bytes, kind: str) -> dict[str, Any]:
         StrzooError: the file cannot be read.
         IntegrityError: it is not of that kind, or damaged.
     """
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(CONTENT + 8)
-            length = int.from_bytes(head[CONTENT:], "little")
-            text = stream.read(length) if length <= _LARGEST_HEADER else b""
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with reading(path, f"a {kind}"), open_file(path) as stream:
+        head = stream.read(CONTENT + 8)
+        length = int.from_bytes(head[CONTENT:], "little")
+        text = stream.read(length) if length <= _LARGEST_HEADER else b""
     if not head.startswith(magic):
         raise IntegrityError(f"{path} is not a {kind}")
     try:
@@ -89,21 +86,15 @@ class SealedFile:
     """
 
     def __init__(self, path: Path, magic: bytes, format: int, kind: str) -> None:
-        self._path = path
-        try:
+        self._path, self._kind = path, kind
+        with reading(path, f"a {kind}"):
             self._stream = open_file(path)
-        except FileNotFoundError:
-            raise StrzooError(f"{path} does not exist") from None
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        try:
-            self.size = self._check(magic, format, kind)
-        except OSError as error:
-            self._stream.close()
-            raise _unreadable(path, error) from error
-        except BaseException:
-            self._stream.close()
-            raise
+            try:
+                Limits.from_env().check("bytes", os.fstat(self._stream.fileno()).st_size, str(path))
+                self.size = self._check(magic, format, kind)
+            except BaseException:
+                self._stream.close()
+                raise
 
     def __enter__(self) -> SealedFile:
         return self
@@ -120,13 +111,12 @@ class SealedFile:
         """
         if start < 0 or size < 0 or start + size > self.size:
             raise ValueError(f"{size} bytes at {start} of {self.size}")
-        room, stream = allocate(size), self._stream
-        try:
-            stream.seek(CONTENT + start)
-            if size and stream.readinto(room.data) != size:
-                raise ValueError("it has changed while it was read")
-        except OSError as error:
-            raise _unreadable(self._path, error) from error
+        room = allocate(size)
+        with reading(self._path, f"a {self._kind}"):
+            self._stream.seek(CONTENT + start)
+            found = self._stream.readinto(room.data) if size else 0
+        if found != size:
+            raise ValueError("it has changed while it was read")
         return room
 
     def _check(self, magic: bytes, format: int, kind: str) -> int:
@@ -154,7 +144,3 @@ class SealedFile:
                 "written; compile the model again"
             )
         return length
-
-
-def _unreadable(path: Path, error: OSError) -> StrzooError:
-    return StrzooError(f"cannot read {path}: {error.strerror or error}")

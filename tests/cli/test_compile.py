@@ -19,8 +19,8 @@ Cli = Callable[..., CliResult]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "resnet20.onnx"
-    onnx.save(load_model("resnet20", 32), str(path))
+    path = tmp_path_factory.mktemp("models") / "small.onnx"
+    onnx.save(load_model("small", 32), str(path))
     return path
 
 
@@ -31,7 +31,7 @@ def test_a_model_is_compiled_to_a_file_that_predicts_like_the_model(
     done = cli("compile", path, "-o", file, "--threads", 1)
     assert done.code == 0
     # Four of a tenth of 2304 weights, as nothing is rounded up: 230 / 2304 = 9.98 %.
-    assert "layer1.0.conv1" in done.out
+    assert "first" in done.out
     assert "9.98" in done.out
     assert "expected gain over dense" in done.out
     assert f"file: {file}" in done.out
@@ -41,7 +41,7 @@ def test_a_model_is_compiled_to_a_file_that_predicts_like_the_model(
         f"{file} exists; pass --force (force=True) to overwrite it",
     )
     document = cli("compile", path, "--threads", 1, "--json", "-q").json
-    assert (document["schema"], document["cached"], len(document["layers"])) == (1, True, 22)
+    assert (document["schema"], document["cached"], len(document["layers"])) == (1, True, 6)
     image = tmp_path / "a.png"
     crop_photographs(1)[0].save(image)
     answers = [
@@ -106,7 +106,8 @@ def test_without_the_extra_each_command_says_how_to_install_it(
     ):
         done = cli(*arguments)
         assert done.code == 1
-        assert done.error.endswith("needs llvmlite: pip install 'strzoo[engine]'")
+        assert "needs llvmlite: " in done.error
+        assert done.error.endswith("pip install 'llvmlite>=0.45'")
 
 
 def test_the_cache_and_the_doctor_count_what_is_compiled(cli: Cli, path: Path) -> None:

@@ -27,7 +27,7 @@ class PlanFileBuilder:
     def __init__(self, content: PlanFile, threads: int | None, folder: Path | None) -> None:
         self.images, self.threads = content.images, threads or content.threads
         self.tuned, self.name, self.source = content.tuned, content.model, content.source
-        self.metadata = dict(content.metadata)
+        self.metadata, self.fixed = dict(content.metadata), content.fixed
         self.hardware, self._folder = content.hardware, folder
         self._plans = list(content.plans)
         self._code = None if content.code is None else LoadedCode(content.code.block)

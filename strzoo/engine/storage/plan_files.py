@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ import numpy as np
 from strzoo.engine.codegen.operands import Kernel, row_operands
 from strzoo.engine.hardware import Hardware, supports
 from strzoo.engine.lowering.plan import Plan
-from strzoo.engine.results import LayerChoice
+from strzoo.engine.results import LayerChoice, PrecisionReport
 from strzoo.engine.storage.native_code import Block, StoredCode
 from strzoo.engine.storage.plan_checks import check_plan
 from strzoo.errors import IntegrityError
@@ -75,6 +76,7 @@ class PlanFile:
         hardware: what the plans were made for.
         plans: at least one.
         metadata: what an ONNX export says about itself (docs/onnx.md).
+        fixed: how it was brought into 16-bit fixed point; None for fp32.
         code: machine code for all plans.
     """
 
@@ -86,6 +88,7 @@ class PlanFile:
     hardware: Hardware
     plans: tuple[ThreadedPlan, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    fixed: PrecisionReport | None = None
     code: StoredCode | None = None
 
 
@@ -112,6 +115,7 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
         "images": content.images,
         "tuned": content.tuned,
         "metadata": dict(content.metadata),
+        "fixed": None if content.fixed is None else _describe_precision(content.fixed),
         "hardware": asdict(content.hardware),
         "fields": {
             type(kernel).__name__: _list_fields(kernel)
@@ -231,6 +235,7 @@ def _build_file(
         hardware,
         plans,
         metadata,
+        _build_precision(header["fixed"]),
         code,
     )
 
@@ -248,6 +253,20 @@ def _named(path: Path) -> Iterator[None]:
             f"{path} is not a valid {_KIND} ({type(error).__name__}: {reason}); "
             "compile the model again"
         ) from error
+
+
+def _describe_precision(report: PrecisionReport) -> dict[str, Any]:
+    """JSON has no infinity, which the ratio of equal outputs is."""
+    return {**asdict(report), "snr": report.snr if math.isfinite(report.snr) else None}
+
+
+def _build_precision(given: dict[str, Any] | None) -> PrecisionReport | None:
+    if given is None:
+        return None
+    numbers = {name: float(given[name]) for name in ("tolerance", "error", "top1")}
+    snr = math.inf if given["snr"] is None else float(given["snr"])
+    lossy = tuple(map(str, given["lossy"]))
+    return PrecisionReport(**{**given, **numbers, "snr": snr, "lossy": lossy})
 
 
 def _list_fields(kernel: Kernel) -> list[str]:

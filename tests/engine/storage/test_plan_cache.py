@@ -36,8 +36,8 @@ np.save(sys.argv[2], compiled(np.load(sys.argv[3])))
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "resnet20.onnx"
-    onnx.save(load_model("resnet20", 16), str(path))
+    path = tmp_path_factory.mktemp("models") / "small.onnx"
+    onnx.save(load_model("small", 16), str(path))
     return path
 
 
@@ -136,7 +136,7 @@ def test_other_threads_and_contents_have_entries_of_their_own(
     # Its plan for images side by side is in the cache, so what is on disk does not matter ...
     assert two(images(IMAGE, 2)).shape == (2, 20)
     # ... but without a cache it would have to be read again.
-    onnx.save(load_model("resnet20", 16), str(copy))
+    onnx.save(load_model("small", 16), str(copy))
     bare = strzoo.compile(copy, 2, cache=False)
     onnx.save(model, str(copy))
     with pytest.raises(StrzooError, match="has changed since it was compiled"):
