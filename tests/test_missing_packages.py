@@ -59,7 +59,9 @@ def test_evaluate_report_train_export_and_compile_run_without_the_packages_of_ot
 ) -> None:
     write_class_folders(tmp_path / "set", [f"class{i}" for i in range(10)], list(range(10)))
     strzoo.save_checkpoint(strzoo.build_checkpoint(small_network()), tmp_path / "model.pth")
-    absent = "gdown,fvcore,rich,safetensors,requests,onnx,onnxscript"  # torch itself brings filelock
+    absent = (
+        "gdown,fvcore,rich,safetensors,requests,onnx,onnxscript"  # torch itself brings filelock
+    )
     assert run_program(WITHOUT + COMMANDS, absent, tmp_path) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     table, document, report, train, convert, export, compiled = results
