@@ -23,12 +23,30 @@ EXTRAS = {
     "transformers": ("transformers>=4.46", "accelerate>=0.34"),
     "speech": ("torchaudio>=2.6",),
 }
+_LONGEST = 2000  # characters of a message
 
 
 class StrzooError(Exception):
-    """Base of every error that strzoo raises on purpose. Exit code 1."""
+    """Base of every error that strzoo raises on purpose. Exit code 1.
+
+    Names from files stand in messages: line breaks, control characters and what is far too long
+    are left out.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *rest: object) -> None:
+        super().__init__(_printable(message) if type(message) is str else message, *rest)
+
+
+def _printable(text: str) -> str:
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    if text.isprintable():
+        return text
+    text = " ".join(part for part in text.splitlines() if part) or "?"
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class UsageError(StrzooError, ValueError):

@@ -106,8 +106,21 @@ def atomic_path(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
             _publish_new(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
+    except StrzooError as error:  # of what reads it back, by the name it has now
+        hide_temporary(error, temporary, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hide_temporary(error: StrzooError, temporary: Path, path: Path) -> None:
+    """Name `path` in a message instead of the file or folder that was to become it."""
+    error.args = tuple(
+        part.replace(str(temporary), str(path)).replace(temporary.name, path.name)
+        if isinstance(part, str)
+        else part
+        for part in error.args
+    )
 
 
 def _publish_new(temporary: Path, path: Path) -> None:
@@ -152,9 +165,9 @@ def refuse_foreign(path: str | os.PathLike[str], wanted: str) -> None:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hex SHA-256 of a file's content, read in 1 MiB blocks."""
+    """Hex SHA-256 of a regular file's content, read in 1 MiB blocks."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

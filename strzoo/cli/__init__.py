@@ -6,12 +6,14 @@ results printed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 
 import click
 
@@ -30,12 +32,18 @@ COMMANDS = {
     "evaluate": ("strzoo.cli.evaluate", "evaluate", "Measure top-1 and top-5 on ImageNet."),
     "predict": ("strzoo.cli.predict", "predict", "Name what is in images."),
     "train": ("strzoo.cli.train", "train", "Train a recipe: dense, STR, DNW or GMP."),
+    "prune": ("strzoo.cli.prune", "prune", "Make a network sparse at once, without training."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
     "paper": ("strzoo.cli.paper", "paper", "Show the paper's tables and what repeats them."),
     "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
     "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
     "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),
+    "tradeoff": (
+        "strzoo.cli.tradeoff",
+        "tradeoff",
+        "Accuracy and latency at several sparsities.",
+    ),
     "compile": ("strzoo.cli.compile", "compile_command", "Compile for the sparse CPU engine."),
     "matrices": ("strzoo.cli.matrices", "matrices", "Write each layer's weights as a matrix."),
     "rnn": ("strzoo.cli.rnn", "rnn", "FastGRNN with learned rank: train, report, export."),
@@ -51,6 +59,8 @@ PACKAGES = {
     "PIL": "pillow",
     "yaml": "PyYAML",
 }  # fmt: skip
+# What writing to standard output raises: its reader left, a full disk or a closed descriptor.
+_STREAM_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 EPILOG = """\b
 Exit codes: 0 done, 1 error, 2 usage, 3 network or quota, 4 integrity,
@@ -102,19 +112,32 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    code = run(arguments)
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    code = run(arguments, interrupted=lambda: bool(seen))
     # The work is done: an interrupt while the interpreter ends must not print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def run(
+    arguments: Sequence[str] | None = None, *, interrupted: Callable[[], bool] = lambda: False
+) -> int:
+    """Run the command line; returns the exit code. `interrupted` says whether Ctrl-C was pressed:
+    libraries that meet it while they are imported raise something else."""
     try:
         try:
             code = cli.main(arguments, prog_name="strzoo", standalone_mode=False)
             sys.stdout.flush()
         except OSError as error:
+            if error.filename is not None or error.errno not in _STREAM_ERRORS:
+                raise
             return _report_stream(error)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
@@ -145,13 +168,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         _complain("out of memory; close other programs or use a smaller model or batch")
         return StrzooError.exit_code
+    except Exception as error:  # whatever it is, no traceback reaches the terminal
+        if interrupted():
+            _complain("interrupted")
+            return INTERRUPTED
+        from strzoo.cli.last_resort import describe_defect
+
+        _complain(describe_defect(error, arguments))
+        return StrzooError.exit_code
 
 
 def _complain(message: str) -> None:
     line = " ".join(message.split())
-    click.echo(
-        f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
-    )
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed, or its disk full
+        click.echo(
+            f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
+        )
 
 
 def _report_stream(error: OSError) -> int:

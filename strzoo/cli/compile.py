@@ -44,6 +44,23 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
     metavar="SECONDS",
     help="Measure how each layer runs best, for that long  [default: fixed rules]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int16"]),
+    default="fp32",
+    show_default=True,
+    help="int16: fixed point of 16 bits, calibrated on images.",
+)
+@click.option(
+    "--calibration",
+    metavar="FOLDER",
+    help="Images to calibrate int16 with, or 'photographs', 'digits'  [default: the bundled ones]",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The relative error that a layer may add in int16, else it stays in fp32  [default: 0.01]",
+)
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the cache folder.")
 @force_option
 @json_option
@@ -57,6 +74,9 @@ def compile_command(
     lanes: int | None,
     input_size: str | None,
     tune: float,
+    precision: str,
+    calibration: str | None,
+    tolerance: float | None,
     no_cache: bool,
     force: bool,
     as_json: bool,
@@ -86,6 +106,9 @@ def compile_command(
             size=None if input_size is None else parse_size(input_size),
             lanes=lanes,
             tune=tune,
+            precision=precision,
+            calibration=calibration,
+            tolerance=tolerance,
             cache=not no_cache,
             settings=settings,
             on_step=on_step,

@@ -79,7 +79,7 @@ def check_results_file(path: Path) -> None:
         raise write_error(path, PermissionError(errno.EACCES, "permission denied"))
     if path.exists() and path.stat().st_size:
         with open(path, encoding="utf-8", errors="replace", newline="") as stream:
-            found = stream.readline().strip()
+            found = stream.readline(4096).strip()
         if found != ",".join(COLUMNS):
             raise IntegrityError(
                 f"{path} has other columns ({found[:60]}); name another file for --csv"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from strzoo.arguments import check_path
-from strzoo.errors import UsageError
+from strzoo.borders import open_file
+from strzoo.errors import IntegrityError, UsageError
 from strzoo.files import PLAN_MAGIC, run_checkpoint
 from strzoo.hub.families import open_family
 from strzoo.hub.source import (
@@ -104,7 +105,7 @@ def _open_file(path: Path, format: str | None, settings: Settings) -> Source:
 
 def _starts_with(path: Path, magic: bytes) -> bool:
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             return stream.read(len(magic)) == magic
-    except OSError:
+    except (OSError, IntegrityError):
         return False  # the reader says what is wrong

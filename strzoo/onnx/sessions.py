@@ -43,14 +43,17 @@ def open_session(
         refuse_foreign(model, "an ONNX model")
         list_external(Path(model))  # refuses what lies outside its folder
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings would go to the terminal
+    options.log_severity_level = 4  # else warnings, and errors that it raises too, are printed
     if threads:
         options.intra_op_num_threads = threads
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     try:
         return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=list(providers)
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=list(providers),
+            enable_fallback=0,  # it prints, then tries the same again
         )
     except Exception as error:  # onnxruntime's exceptions share no documented base class
         reason = " ".join(str(error).split())[:200]

@@ -24,6 +24,7 @@ from strzoo.checkpoint.record import TrainedOn
 from strzoo.devices import describe_device, list_versions
 from strzoo.errors import StrzooError, UsageError
 from strzoo.files import write_error, write_text
+from strzoo.settings import user_path
 from strzoo.sparse.sparsify import to_dense_
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import dump_config
@@ -43,7 +44,7 @@ class RunFolder:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.path = Path(config.run_folder).expanduser()
+        self.path = user_path(config.run_folder)
         self.last = self.path / LAST
         self._resume = config.resume
 
@@ -103,7 +104,7 @@ class RunFolder:
             return self.last if self.last.exists() else None
         if self._resume is None:
             return None
-        path = Path(self._resume).expanduser()
+        path = user_path(self._resume)
         return path / LAST if path.is_dir() else path
 
     def begin(self, config: TrainConfig, device: torch.device, processes: int) -> None:
