@@ -1,6 +1,6 @@
 """Draw README's picture from benchmarks/RESULTS.md: published accuracy against measured latency.
 
-    python tools/draw_accuracy_latency.py
+python tools/draw_accuracy_latency.py
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from strzoo.engine.runtime.threads import Code
 from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.native_code import LoadedCode
 from strzoo.engine.storage.plan_files import PlanFile, holds_code, read_plans, read_trusted
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, install_advice
 
 
 class PlanFileBuilder:
@@ -62,7 +62,8 @@ class PlanFileBuilder:
             if not native and not has_llvmlite() and holds_code(path):
                 raise StrzooError(
                     f"{path} holds machine code, which runs if you trust who made it: pass "
-                    "native=True; otherwise the engine needs llvmlite: pip install 'strzoo[engine]'"
+                    "native=True; otherwise the engine needs llvmlite: "
+                    f"{install_advice('engine')}"
                 )
             if not has_llvmlite():
                 require_llvmlite()
