@@ -29,6 +29,7 @@ from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.export.export_onnx import export_onnx
+from strzoo.files import hide_temporary
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import OnnxSource, PlanSource, Source
 from strzoo.onnx.files import read_onnx
@@ -174,7 +175,11 @@ def _prepare(source: Source, folder: Path, input_size: tuple[int, ...] | None) -
     else:
         network = source.build_dense()
         file, name, size = folder / "model.onnx", source.name, input_size or source.input_size
-        export_onnx(network, file, input_size=size)
+        try:
+            export_onnx(network, file, input_size=size)
+        except StrzooError as error:  # a temporary path says nothing to the user
+            hide_temporary(error, file, Path(name))
+            raise
         report = inspect_onnx(file).report
         checkpoint, twin = source.path, _fill_network(network)
     filled = _fill_graph(read_onnx(file))
@@ -245,7 +250,8 @@ def _time_batch(
                 problem = str(error).replace(str(subject.onnx_file), subject.name)
                 if engine not in optional:
                     raise UsageError(problem) from error
-                log.warning("%s is left out: %s", engine, problem)
+                if not twin:  # of the twin it would say the same
+                    log.warning("%s is left out: %s", engine, problem)
     reference: dict[tuple[int, str], np.ndarray] = {}
     for (index, engine, twin), run in runners.items():
         try:
@@ -258,7 +264,8 @@ def _time_batch(
         # A twin's zeros are filled after folding BatchNorm in the file, before it in torch.
         kind = "model" if not twin else "twin file" if engine in ONNX_ENGINES else "twin"
         expected = reference.setdefault((index, kind), output)
-        difference = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
+        with np.errstate(invalid="ignore"):  # what is not finite does not agree
+            difference = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
         if not difference <= AGREES:
             raise VerificationError(
                 f"{subjects[index].name}: {engine} differs from the other engines by "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
@@ -21,7 +22,7 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
 
 
 @click.command("compile")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A .strz file to write."
 )
@@ -43,6 +44,23 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
     metavar="SECONDS",
     help="Measure how each layer runs best, for that long  [default: fixed rules]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int16"]),
+    default="fp32",
+    show_default=True,
+    help="int16: fixed point of 16 bits, calibrated on images.",
+)
+@click.option(
+    "--calibration",
+    metavar="FOLDER",
+    help="Images to calibrate int16 with, or 'photographs', 'digits'  [default: the bundled ones]",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The relative error that a layer may add in int16, else it stays in fp32  [default: 0.01]",
+)
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the cache folder.")
 @force_option
 @json_option
@@ -56,6 +74,9 @@ def compile_command(
     lanes: int | None,
     input_size: str | None,
     tune: float,
+    precision: str,
+    calibration: str | None,
+    tolerance: float | None,
     no_cache: bool,
     force: bool,
     as_json: bool,
@@ -85,6 +106,9 @@ def compile_command(
             size=None if input_size is None else parse_size(input_size),
             lanes=lanes,
             tune=tune,
+            precision=precision,
+            calibration=calibration,
+            tolerance=tolerance,
             cache=not no_cache,
             settings=settings,
             on_step=on_step,
@@ -115,5 +139,6 @@ def _print(report: CompileReport) -> None:
         )
         for layer in report.layers
     ]
-    print_table(simple_table(HEADER, rows, left=3))
+    optional = ("kind", "weights", "runs as")
+    print_table(simple_table(HEADER, rows, left=3, optional=optional))
     click.echo("\n".join(report.summary()))

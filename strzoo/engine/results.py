@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +40,44 @@ class LayerChoice:
 
 
 @dataclass(frozen=True)
+class PrecisionReport:
+    """How a network runs in 16-bit fixed point, and how its results agree with fp32.
+
+    Args:
+        precision: "int16".
+        images: what it was calibrated with: "photographs" or "digits" (bundled), a folder, or
+            "the given images".
+        calibrated, held_out: numbers of images, to calibrate with and to compare on.
+        tolerance: the largest relative error (root mean square) that a layer may add.
+        layers: that run in fixed point.
+        error: the largest that one of them adds.
+        lossy: layers in fp32 because they would add more.
+        top1: held-out images whose largest output is the same as in fp32, in percent.
+        snr: of the outputs on the held-out images, in dB; infinite if they are equal.
+    """
+
+    precision: str
+    images: str
+    calibrated: int
+    held_out: int
+    tolerance: float
+    layers: int
+    error: float
+    lossy: tuple[str, ...]
+    top1: float
+    snr: float
+
+    def summary(self) -> str:
+        """In a line."""
+        kept = f"; in fp32 for accuracy: {', '.join(self.lossy)}" if self.lossy else ""
+        return (
+            f"{self.precision}: {self.layers} layers, calibrated with {self.calibrated} of "
+            f"{self.images}; agreement with fp32 on {self.held_out} others: top-1 {self.top1:.1f} "
+            f"%, {self.snr:.1f} dB{kept}"
+        )
+
+
+@dataclass(frozen=True)
 class CompileReport:
     """What was made of a network, layer by layer.
 
@@ -49,6 +88,7 @@ class CompileReport:
         constants: bytes of weights and tables; arena: bytes that one run works in.
         tuned: seconds that measuring could take; 0 for fixed rules.
         cached: whether the plan came from the cache.
+        fixed: how it runs in 16-bit fixed point; None if all of it runs in fp32.
     """
 
     model: str
@@ -64,6 +104,7 @@ class CompileReport:
     tuned: float
     cached: bool
     seconds: float
+    fixed: PrecisionReport | None = None
 
     @property
     def gain(self) -> float:
@@ -79,9 +120,14 @@ class CompileReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
+        fixed = None
+        if self.fixed is not None:
+            snr = self.fixed.snr if math.isfinite(self.fixed.snr) else None
+            fixed = {**asdict(self.fixed), "snr": snr}
         return {
             "schema": 1,
             **{name: value for name, value in asdict(self).items() if name != "layers"},
+            "fixed": fixed,
             "sparsity": self.sparsity,
             "gain": self.gain,
             "layers": [
@@ -93,6 +139,7 @@ class CompileReport:
     def summary(self) -> list[str]:
         """The totals, a line each."""
         sparse = sum(layer.form.startswith("sparse") for layer in self.layers)
+        fixed = [] if self.fixed is None else [self.fixed.summary()]
         return [
             f"{self.model}: {_spell(self.input_shape)} -> {_spell(self.output_shape)}, "
             f"{self.threads} threads, groups of {self.images}",
@@ -100,6 +147,7 @@ class CompileReport:
             f"expected gain over dense {self.gain:.2f}",
             f"weights and tables {self.constants / 1e6:.1f} MB, work space "
             f"{self.arena / 1e6:.1f} MB; {self.processor}, {self.lanes} lanes",
+            *fixed,
         ]
 
     def describe(self) -> str:

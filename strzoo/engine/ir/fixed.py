@@ -8,6 +8,8 @@ import numpy as np
 
 from strzoo.engine.ir.graph import Convolution, GlobalAveragePool, Graph, Layer, MaxPool
 
+LARGEST = 32767  # magnitude of a weight, a bias or an input
+
 
 @dataclass(frozen=True)
 class Quantize(Layer):
@@ -27,9 +29,10 @@ class Dequantize(Layer):
 class FixedConvolution(Convolution):
     """A convolution of a map in fixed point.
 
-    `weight` and `bias` are int16. An input q and a weight w give (q * w + 2^14) >> 15 units of the
-    output; sums of these saturate. `limits`, int16 [out, 2], are the least and the largest result
-    where `bounds` are more than a ReLU.
+    `weight` is int32, `bias` int16. An input q and a weight w of 16 bits give (q * w + 2^14) >> 15
+    units of the output; sums of these saturate. A larger weight is the sum of parts, see
+    `split_weights`. `limits`, int16 [out, 2], are the least and the largest result where `bounds`
+    are more than a ReLU.
     """
 
     limits: np.ndarray | None = None
@@ -40,6 +43,26 @@ class FixedGlobalAveragePool(GlobalAveragePool):
     """The mean of each plane of a map in fixed point, with scales [channels], in fp32."""
 
     scale: np.ndarray | None = None
+
+
+def split_weights(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each of the weights, int32 [n], as the fewest parts of 16 bits that are about equal.
+
+    Returns:
+        For each part, the index of its weight, and its value, int16.
+    """
+    parts = np.maximum(-(-np.abs(weight.astype(np.int64)) // LARGEST), 1)
+    index = np.repeat(np.arange(len(weight)), parts)
+    number = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
+    whole, count = weight[index].astype(np.int64), parts[index]
+    # Differences of rounded multiples, so that the parts add up to the weight.
+    values = np.abs(whole) * (number + 1) // count - np.abs(whole) * number // count
+    return index, (np.sign(whole) * values).astype(np.int16)
+
+
+def count_parts(weight: np.ndarray) -> int:
+    """The parts of all weights that are not zero."""
+    return int((-(-np.abs(weight.astype(np.int64)) // LARGEST)).sum())
 
 
 def fixed_values(graph: Graph) -> set[str]:

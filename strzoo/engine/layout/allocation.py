@@ -10,12 +10,13 @@ from strzoo.engine.layout.memory_plan import MemoryPlan
 SLACK = 1024  # floats at either end of the arena
 
 
-def plan_memory(graph: Graph, memory: MemoryPlan) -> MemoryPlan:
+def plan_memory(graph: Graph, memory: MemoryPlan, *, keep: bool = False) -> MemoryPlan:
     """`memory`, as `lay_out` made it, with a place in the arena for every buffer.
 
-    Buffers that are never used, which passes can leave behind, get none.
+    With `keep`, all values are still there after a run. Buffers that are never used, which passes
+    can leave behind, get no place.
     """
-    set_liveness(graph, memory)
+    set_liveness(graph, memory, keep=keep)
     own = [buffer for buffer in memory.buffers if buffer.inside is None and buffer.born >= 0]
     pitch = -(-(allocate(own, SLACK) - SLACK) // ALIGNMENT) * ALIGNMENT
     for buffer in own:

@@ -7,8 +7,9 @@ from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.memory_plan import MemoryPlan
 
 
-def set_liveness(graph: Graph, memory: MemoryPlan) -> None:
-    """Set `born` and `dies` of every buffer, as positions of layers; copies start at first use."""
+def set_liveness(graph: Graph, memory: MemoryPlan, *, keep: bool = False) -> None:
+    """Set `born` and `dies` of every buffer, as positions of layers; copies start at first use.
+    With `keep`, values live to the end and are not written over."""
     for time, layer in enumerate(graph.layers, start=1):
         used = [memory.values[layer.output], *(memory.values[n] for n in layer.inputs)]
         if layer.name in memory.sources:
@@ -19,6 +20,10 @@ def set_liveness(graph: Graph, memory: MemoryPlan) -> None:
             root.dies = max(root.dies, time)
     memory.values[graph.input].root.born = 0
     memory.values[graph.output].root.dies = len(graph.layers) + 1
+    if keep:
+        for buffer in memory.values.values():
+            buffer.root.dies = len(graph.layers) + 1
+        return
     _reuse_residuals(graph, memory)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.hardware import Hardware
+from strzoo.engine.ir.fixed import FixedConvolution, count_parts
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.buffers import Blocking
 from strzoo.engine.layout.patches import find_patch, fits_rows
@@ -124,17 +125,18 @@ def pose_problem(
     layer: Convolution, taps: Taps, blocking: Blocking, threads: int, *, whole_rows: bool
 ) -> Problem:
     """Describe `layer`, whose output has that blocking."""
+    fixed = isinstance(layer, FixedConvolution)
     return Problem(
         blocking=blocking,
         taps=taps,
         rows=len(layer.weight),
         planes=layer.weight.shape[1] * layer.groups * len(taps.phases),
-        nonzeros=int(np.count_nonzero(layer.weight)),
+        nonzeros=count_parts(layer.weight) if fixed else int(np.count_nonzero(layer.weight)),
         weights=layer.weight.size,
         groups=layer.groups,
         threads=threads,
         whole_rows=whole_rows,
-        fixed=layer.weight.dtype == np.int16,
+        fixed=fixed,
     )
 
 

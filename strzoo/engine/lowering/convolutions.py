@@ -176,14 +176,17 @@ class ConvolutionLowering:
         multiplier = len(layer.weight) // layer.groups
         bounds, low, high = bounds_of(layer.bounds)
         context.chosen[layer.name] = "depthwise" + self._suffix
-        bias, limits = self._numbers(0, len(layer.weight))
+        weight = layer.weight
+        if isinstance(layer, FixedConvolution):
+            weight = weight.astype(np.int16)
+        bias, limits = self._numbers(0, len(weight))
         context.add(
             layer.name,
             DepthwiseKernel(walk, len(self.offsets), multiplier > 1, bounds),
             fields
             | {
                 "multiplier": multiplier,
-                "weights": context.constants.add(layer.weight.reshape(len(layer.weight), -1)),
+                "weights": context.constants.add(weight.reshape(len(weight), -1)),
                 "bias": bias,
                 "row_bounds": limits,
                 "low": low,

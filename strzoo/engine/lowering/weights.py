@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from strzoo.engine.codegen.rows import REACH
+from strzoo.engine.ir.fixed import FixedConvolution, split_weights
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.taps import Taps
 
@@ -49,6 +50,9 @@ def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzer
     weight = layer.weight.reshape(out, per_group, -1)
     row, channel, tap = np.nonzero(weight)
     values = weight[row, channel, tap]
+    if isinstance(layer, FixedConvolution):
+        index, values = split_weights(values)
+        row, channel, tap = row[index], channel[index], tap[index]
     channels = per_group * layer.groups
     channel = channel + row // (out // layer.groups) * per_group
     phases = len(taps.phases)
@@ -60,7 +64,7 @@ def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzer
         row,
         plane,
         offsets[tap],
-        values if values.dtype == np.int16 else values.astype(np.float32),
+        values if isinstance(layer, FixedConvolution) else values.astype(np.float32),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Shape
-from strzoo.engine.results import CompileReport
+from strzoo.engine.results import CompileReport, PrecisionReport
 from strzoo.engine.runtime.run import Program, Runner, count_concurrent
 from strzoo.engine.storage.plan_files import SUFFIX, PlanFile, ThreadedPlan, write_plans
 from strzoo.errors import UsageError
@@ -50,6 +50,7 @@ class ProgramBuilder(Protocol):
         threads: that one call uses.
         tuned: seconds that measuring could take; 0 for fixed rules.
         hardware: the processor.
+        fixed: how it was brought into 16-bit fixed point, once a program was built; None for fp32.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ProgramBuilder(Protocol):
     threads: int
     tuned: float
     hardware: Hardware
+    fixed: PrecisionReport | None
 
     def build(self, images: int, threads: int) -> Built:
         """The program for groups of `images` images that `threads` threads run together."""
@@ -78,6 +80,7 @@ def describe_plans(builder: ProgramBuilder, plans: tuple[ThreadedPlan, ...]) -> 
         builder.hardware,
         plans,
         builder.metadata,
+        builder.fixed,
     )
 
 
@@ -118,6 +121,7 @@ class SparseModel:
             tuned=builder.tuned,
             cached=first.cached,
             seconds=time.perf_counter() - started,
+            fixed=builder.fixed,
         )
 
     @property

@@ -27,7 +27,7 @@ class PlanFileBuilder:
     ) -> None:
         self.images, self.threads = content.images, threads or content.threads
         self.tuned, self.name, self.source = content.tuned, content.model, content.source
-        self.metadata = dict(content.metadata)
+        self.metadata, self.fixed = dict(content.metadata), content.fixed
         self.hardware, self._folder = hardware, folder
         self._plans = list(content.plans)
 

@@ -1,8 +1,8 @@
 """Compiled plans kept on disk between runs: `<cache>/engine/<key>.strz`, beside machine code.
 
 A plan is found by what it depends on: the network's content, the input size, the processor, the
-engine's own source, images, threads and tuning. A plan that cannot be read is made again. Where
-nothing can be written, nothing is kept.
+engine's own source, images, threads, tuning and precision. A plan that cannot be read is made
+again. Where nothing can be written, nothing is kept.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlanKey:
-    """What a cached plan was made from; `network` is the `identity` of a `Network`."""
+    """What a cached plan was made from; `network` is the `identity` of a `Network`, `precision`
+    that of a `Precision`, or "fp32"."""
 
     network: str
     images: int
     threads: int
     tuned: float
+    precision: str = "fp32"
 
 
 class PlanCache:

@@ -8,6 +8,7 @@ would lead out of its memory.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -27,7 +28,7 @@ from strzoo.engine.codegen.patches import PatchForm
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.lowering.plan import Plan
-from strzoo.engine.results import LayerChoice
+from strzoo.engine.results import LayerChoice, PrecisionReport
 from strzoo.engine.storage.plan_checks import check_plan
 from strzoo.errors import IntegrityError
 from strzoo.files import PLAN_MAGIC
@@ -93,6 +94,7 @@ class PlanFile:
         hardware: what the plans were made for.
         plans: at least one.
         metadata: what an ONNX export says about itself (docs/onnx.md).
+        fixed: how it was brought into 16-bit fixed point; None for fp32.
     """
 
     model: str
@@ -103,6 +105,7 @@ class PlanFile:
     hardware: Hardware
     plans: tuple[ThreadedPlan, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    fixed: PrecisionReport | None = None
 
 
 def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
@@ -121,6 +124,7 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
         "images": content.images,
         "tuned": content.tuned,
         "metadata": dict(content.metadata),
+        "fixed": None if content.fixed is None else _describe_precision(content.fixed),
         "hardware": asdict(content.hardware),
         "fields": {
             type(kernel).__name__: _list_fields(kernel)
@@ -192,7 +196,22 @@ def _parse(content: np.ndarray, hardware: Hardware) -> PlanFile:
         made_for,
         plans,
         metadata,
+        _build_precision(header["fixed"]),
     )
+
+
+def _describe_precision(report: PrecisionReport) -> dict[str, Any]:
+    """JSON has no infinity, which the ratio of equal outputs is."""
+    return {**asdict(report), "snr": report.snr if math.isfinite(report.snr) else None}
+
+
+def _build_precision(given: dict[str, Any] | None) -> PrecisionReport | None:
+    if given is None:
+        return None
+    numbers = {name: float(given[name]) for name in ("tolerance", "error", "top1")}
+    snr = math.inf if given["snr"] is None else float(given["snr"])
+    lossy = tuple(map(str, given["lossy"]))
+    return PrecisionReport(**{**given, **numbers, "snr": snr, "lossy": lossy})
 
 
 def _list_fields(kernel: Kernel) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from strzoo.engine.ir.fixed import (
     FixedGlobalAveragePool,
     Quantize,
 )
-from strzoo.engine.ir.graph import Bounds, Graph, Layer, MaxPool, Window
+from strzoo.engine.ir.graph import Bounds, Graph, Layer, MaxPool, Shape, Window
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.engine.layout.tiling import Tiling
 from strzoo.engine.storage.plan_checks import check_plan
@@ -40,7 +41,7 @@ class Network:
 
     def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
         self.random = np.random.default_rng(seed)
-        self.shapes: dict[str, tuple[int, ...]] = {"x": (channels, height, width)}
+        self.shapes: dict[str, Shape] = {"x": (channels, height, width)}
         self.layers: list[Layer] = []
         scale = self.random.uniform(1e-4, 3e-4, channels)
         self.last = self.add(Quantize, "x", scale=scale)
@@ -71,7 +72,7 @@ class Network:
         shape = (out, per_group, kernel, kernel)
         terms = max(density * per_group * kernel * kernel, 1)
         weight = self.random.normal(0, 20_000 / terms**0.5, shape).clip(-32767, 32767)
-        weight = np.rint(weight * (self.random.random(shape) < density)).astype(np.int16)
+        weight = np.rint(weight * (self.random.random(shape) < density)).astype(np.int32)
         bias = self.random.integers(-2000, 2000, out).astype(np.int16)
         found = None
         if limits:
@@ -85,13 +86,15 @@ class Network:
             window=Window((kernel, kernel), **window), bounds=bounds, limits=found,
         )  # fmt: skip
 
-    def check(self, lanes: int = 16, threads: int = 1, count: int = 2, **tilings: Tiling) -> None:
+    def check(
+        self, lanes: int = 16, threads: int = 1, tilings: Mapping[str, Tiling] | None = None
+    ) -> None:
         shape = self.shapes[self.last]
         fixed = self.last
         if len(shape) == 3 and not isinstance(self.layers[-1], FixedGlobalAveragePool):
             self.add(Dequantize, fixed, scale=np.ones(shape[0]))
         graph = Graph("x", self.last, self.shapes, tuple(self.layers), "a test")
-        images = self.random.standard_normal((count, *self.shapes["x"])).astype(np.float32)
+        images = self.random.standard_normal((2, *self.shapes["x"])).astype(np.float32)
         expected = run_fixed_graph(graph, images)
         assert np.abs(expected).max() > 100  # there is something to compare
         if isinstance(self.layers[-1], Dequantize):
@@ -104,8 +107,7 @@ LANES = pytest.mark.parametrize("lanes", [4, 8, 16])
 
 
 @LANES
-@pytest.mark.parametrize("size", [(14, 14), (7, 9), (20, 11)])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("size", "threads"), [((14, 14), 1), ((20, 11), 3)])
 def test_convolutions_of_windows_of_1_3_and_5_pixels(
     lanes: int, size: tuple[int, int], threads: int
 ) -> None:
@@ -117,7 +119,7 @@ def test_convolutions_of_windows_of_1_3_and_5_pixels(
 
 
 @LANES
-@pytest.mark.parametrize("size", [(28, 28), (7, 7), (13, 6)])
+@pytest.mark.parametrize("size", [(28, 28), (13, 6)])
 def test_strided_and_dilated_windows(lanes: int, size: tuple[int, int]) -> None:
     network = Network(4, *size)
     network.convolution(10, 3, pads=SAME, strides=(2, 2))
@@ -149,8 +151,7 @@ def test_clamps_have_bounds_of_each_channel(lanes: int) -> None:
 def test_depthwise_convolutions(lanes: int, stride: int) -> None:
     network = Network(3, 16, 16)
     network.convolution(8, 1, density=0.9)
-    window: dict[str, Any] = {"pads": SAME, "strides": (stride, stride)}
-    network.convolution(8, 3, groups=8, density=1.0, **window)
+    network.convolution(8, 3, groups=8, density=1.0, pads=SAME, strides=(stride, stride))
     network.convolution(16, 3, groups=8, density=1.0, pads=SAME)  # two of each channel
     network.check(lanes, 3)
 
@@ -170,8 +171,7 @@ def test_blocks_of_input_channels_and_both_sets_of_sums() -> None:
     network = Network(64, 7, 7)
     name = network.convolution(40, 3, pads=SAME, density=0.4)
     last = network.convolution(40, 1, name, density=0.7)
-    tilings: dict[str, Any] = {name: Tiling(1, 4), last: Tiling(1, 2)}
-    network.check(16, 2, **tilings)
+    network.check(16, 2, {name: Tiling(1, 4), last: Tiling(1, 2)})
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -71,8 +71,7 @@ def convolve(layer: FixedConvolution, x: np.ndarray, residual: np.ndarray | None
         first = row // (out // layer.groups) * per_group
         for (down, across), seen in shifted.items():
             for channel in range(per_group):
-                factor = weight[row, channel, down, across]
-                if factor:
+                for factor in parts(int(weight[row, channel, down, across])):
                     sums[:, row] += (seen[:, first + channel] * factor + (1 << 14)) >> 15
     sums = sums.clip(LEAST, LARGEST)
     if residual is not None:
@@ -83,6 +82,14 @@ def convolve(layer: FixedConvolution, x: np.ndarray, residual: np.ndarray | None
     if layer.bounds is not None:
         return np.maximum(sums, 0)
     return sums
+
+
+def parts(weight: int) -> list[int]:
+    """The weight as the fewest numbers of 16 bits, none of them more than one larger than others,
+    the smaller ones first where rounding down says so."""
+    count = -(-abs(weight) // LARGEST)
+    ends = [abs(weight) * number // count for number in range(count + 1)] if count else [0]
+    return [(after - before) * (1 if weight > 0 else -1) for before, after in pairwise(ends)]
 
 
 def _shifted(padded: np.ndarray, window: Window) -> dict[tuple[int, int], np.ndarray]:

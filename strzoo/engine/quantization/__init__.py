@@ -1,0 +1,1 @@
+"""Quantization: from a graph in fp32 to one whose convolutions run in 16-bit fixed point."""
