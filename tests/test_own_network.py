@@ -19,8 +19,9 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "own-network.md").read
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```(?:\n\n```text\n(.*?)```)?", PAGE, flags=re.DOTALL)
 # A small network, without weights to fetch, and short runs.
 REPLACED = {
-    "model=timm:mobilenetv2_100 pretrained=true": "model=timm:test_resnet model_args.channels=[16,16,16,16] image_size=32"
-}
+    "model=timm:mobilenetv2_100 pretrained=true":
+    "model=timm:test_resnet model_args.channels=[16,16,16,16] image_size=32",
+}  # fmt: skip
 _FEW = ["--images=8", "--workers=0"]
 APPENDED = {
     "train": ["epochs=1", "warmup_epochs=0", "batch_size=8", "workers=0", "tensorboard=false"],
