@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device clean setup
+.PHONY: demo test lint counts device attack soak clean setup
 
 setup: $(STAMP)
 
@@ -29,6 +29,14 @@ lint: setup
 # Correctness and speed on this machine's GPU and cores, in eight minutes.
 device: setup
 	$(BIN)/python benchmarks/device.py $(DEVICE_OPTIONS)
+
+# Every hostile input against the commands, in ten minutes; tests run a part of it.
+attack: setup
+	$(BIN)/python -W ignore -m tests.attack
+
+# What the tests do on a small scale: faults, kills and interrupts, in an hour.
+soak: setup
+	$(BIN)/python -W ignore -m tests.soak
 
 # The dense counts of the published architectures that ship with strzoo.
 counts: setup

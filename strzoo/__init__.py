@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from strzoo.analysis.verify import verify as verify
     from strzoo.benchmarking.benchmark import benchmark as benchmark
     from strzoo.benchmarking.results import BenchmarkResult as BenchmarkResult
+    from strzoo.benchmarking.tradeoff import tradeoff as tradeoff
+    from strzoo.benchmarking.tradeoff_results import TradeoffResult as TradeoffResult
     from strzoo.checkpoint import Checkpoint as Checkpoint
     from strzoo.checkpoint import build_checkpoint as build_checkpoint
     from strzoo.checkpoint import read_checkpoint as read_checkpoint
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from strzoo.models.registry import list_architectures as list_architectures
     from strzoo.models.registry import register_architecture as register_architecture
     from strzoo.onnx.results import OnnxExport as OnnxExport
+    from strzoo.pruning.prune import prune as prune
+    from strzoo.pruning.results import PruneResult as PruneResult
     from strzoo.settings import Settings as Settings
     from strzoo.sparse.filters import remove_filters as remove_filters
     from strzoo.sparse.filters import sparsify_filters_ as sparsify_filters_
@@ -108,6 +112,8 @@ _HOMES = {
     "strzoo.export.export_onnx": ("export_onnx",),
     "strzoo.onnx.results": ("OnnxExport",),
     "strzoo.benchmarking.results": ("BenchmarkResult",),
+    "strzoo.benchmarking.tradeoff": ("tradeoff",),
+    "strzoo.benchmarking.tradeoff_results": ("TradeoffResult",),
     "strzoo.downloads.download": ("download",),
     "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),
@@ -131,6 +137,8 @@ _HOMES = {
     "strzoo.evaluation.predict": ("Prediction", "predict"),
     "strzoo.zoo.paper": ("PaperTable", "list_paper_tables", "load_paper_table"),
     "strzoo.zoo.registry": ("ModelCard", "get_card", "list_models"),
+    "strzoo.pruning.prune": ("prune",),
+    "strzoo.pruning.results": ("PruneResult",),
     "strzoo.settings": ("Settings",),
     "strzoo.sparse.sparsify": ("sparsify_", "to_dense_"),
     "strzoo.training.config": ("TrainConfig",),

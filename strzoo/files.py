@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from strzoo.borders import open_file
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError, StrzooError, UsageError
 
 PLAN_MAGIC = b"STRZPLAN"  # how a .strz file begins
 _REASONS = {
@@ -30,6 +30,31 @@ _REASONS = {
     errno.ELOOP: "a symbolic link leads in a circle; choose another folder",
     errno.EISDIR: "it is a folder; name a file",
 }
+
+
+# What the folder of a training run is represented by, best first.
+BEST = ("best_str.pth", "best_dense.pth")
+
+
+def run_checkpoint(path: str | os.PathLike[str], format: str | None = None) -> Path:
+    """`path`, or the best checkpoint in it if it is the folder of a training run.
+
+    Args:
+        format: "dense" prefers the dense file.
+
+    Raises:
+        UsageError: it is another folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in BEST[::-1] if format == "dense" else BEST:
+        if (path / name).is_file():
+            return path / name
+    raise UsageError(
+        f"{path} is a folder without {' or '.join(BEST)}; give a checkpoint file or the folder of "
+        "a training run"
+    )
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> StrzooError:
@@ -81,8 +106,21 @@ def atomic_path(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
             _publish_new(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
+    except StrzooError as error:  # of what reads it back, by the name it has now
+        hide_temporary(error, temporary, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hide_temporary(error: StrzooError, temporary: Path, path: Path) -> None:
+    """Name `path` in a message instead of the file or folder that was to become it."""
+    error.args = tuple(
+        part.replace(str(temporary), str(path)).replace(temporary.name, path.name)
+        if isinstance(part, str)
+        else part
+        for part in error.args
+    )
 
 
 def _publish_new(temporary: Path, path: Path) -> None:
@@ -127,9 +165,9 @@ def refuse_foreign(path: str | os.PathLike[str], wanted: str) -> None:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hex SHA-256 of a file's content, read in 1 MiB blocks."""
+    """Hex SHA-256 of a regular file's content, read in 1 MiB blocks."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

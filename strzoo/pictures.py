@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, install_advice
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -22,4 +22,4 @@ def check_plot(path: str | os.PathLike[str]) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise StrzooError("plots need matplotlib: pip install 'strzoo[plot]'") from None
+        raise StrzooError(f"plots need matplotlib: {install_advice('plot')}") from None

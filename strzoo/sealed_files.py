@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.borders import open_file, reading
+from strzoo.errors import IntegrityError
 from strzoo.files import atomic_path
+from strzoo.settings import Limits
 
 _HEAD = struct.Struct("<8sIIQ32s8x")
-_LARGEST_HEADER = 256 << 20  # bytes
+_LARGEST_HEADER = 64 << 20  # bytes
 CONTENT = _HEAD.size  # where the content starts: on a cache line
 
 
@@ -51,15 +54,10 @@ def read_header(path: Path, magic: bytes, kind: str) -> dict[str, Any]:
         StrzooError: the file cannot be read.
         IntegrityError: it is not of that kind, or damaged.
     """
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(CONTENT + 8)
-            length = int.from_bytes(head[CONTENT:], "little")
-            text = stream.read(length) if length <= _LARGEST_HEADER else b""
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
+    with reading(path, f"a {kind}"), open_file(path) as stream:
+        head = stream.read(CONTENT + 8)
+        length = int.from_bytes(head[CONTENT:], "little")
+        text = stream.read(length) if length <= _LARGEST_HEADER else b""
     if not head.startswith(magic):
         raise IntegrityError(f"{path} is not a {kind}")
     try:
@@ -80,12 +78,10 @@ def read_sealed(path: Path, magic: bytes, format: int, kind: str) -> np.ndarray:
         StrzooError: the file cannot be read.
         IntegrityError: it is not of that kind, of another format, or damaged.
     """
-    try:
-        whole = np.fromfile(path, np.uint8)
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except OSError as error:
-        raise StrzooError(f"cannot read {path}: {error.strerror or error}") from error
+    with reading(path, f"a {kind}"), open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        Limits.from_env().check("bytes", size, str(path))
+        whole = np.fromfile(stream, np.uint8, size)
     if len(whole) < CONTENT or whole[: len(magic)].tobytes() != magic:
         raise IntegrityError(f"{path} is not a {kind}")
     _, found, _, size, digest = _HEAD.unpack(whole[:CONTENT].tobytes())

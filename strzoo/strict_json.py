@@ -14,7 +14,8 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.borders import read_text, reading
+from strzoo.errors import IntegrityError
 
 Record = TypeVar("Record")
 
@@ -31,7 +32,7 @@ def read_json(path: Path) -> Any:
     """The JSON document in `path`. A name given twice in one object is an error.
 
     Args:
-        path: a file of UTF-8 text.
+        path: a file of text.
 
     Returns:
         Mappings, lists, texts, numbers, booleans and None.
@@ -40,12 +41,7 @@ def read_json(path: Path) -> Any:
         StrzooError: the file cannot be read.
         IntegrityError: it is not JSON, or an object repeats a name.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StrzooError(f"cannot read {path}: {error}") from error
+    text = read_text(path, "valid JSON")
 
     def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -55,10 +51,8 @@ def read_json(path: Path) -> Any:
             seen[name] = value
         return seen
 
-    try:
+    with reading(path, "valid JSON"):
         return json.loads(text, object_pairs_hook=no_repeats)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not valid JSON: {error}") from error
 
 
 def build_record(record: type[Record], value: Any, where: str) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     for name in ("STRZOO_REGISTRY", "STRZOO_MIRROR", "STRZOO_OFFLINE", "TORCH_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STRZOO_HOME", str(tmp_path_factory.mktemp("home")))
+    # Commands set up the logger; what follows in this process must see its records again.
+    for name in ("handlers", "propagate"):
+        logger = logging.getLogger("strzoo")
+        monkeypatch.setattr(logger, name, getattr(logger, name))
 
 
 @pytest.fixture

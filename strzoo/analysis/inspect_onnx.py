@@ -24,6 +24,11 @@ from strzoo.onnx.operators import FREE, POOLS, find_holders, name_operator, norm
 from strzoo.onnx.weights import BIAS_INPUT, CONVOLUTIONS, WeightedNode, weighted_nodes
 from strzoo.settings import Settings
 
+# What makes a long constant of a short one, and what onnx computes when it infers shapes.
+_UNFOLDING = ("Range", "ConstantOfShape", "Expand", "Tile")
+_UNFOLDED = ("Add", "Sub", "Mul", "Cast", "Gather", "Slice", "Unsqueeze", "Squeeze", "Size")
+_LONGEST_SHAPE = 100_000
+
 Shape = tuple[int | None, ...]
 
 
@@ -103,7 +108,7 @@ def _inspect(
 ) -> OnnxInspection:
     opened = expand_fused(_with_input_size(model, input_size), shapes_only=True)
     try:
-        inferred = onnx.shape_inference.infer_shapes(opened, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(opened, data_prop=_may_propagate(opened.graph))
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise IntegrityError(
             f"{source.shown}: shape inference fails ({' '.join(str(error).split())[:160]})"
@@ -183,6 +188,25 @@ def _with_input_size(model: onnx.ModelProto, input_size: tuple[int, ...] | None)
         if _is_open(output):
             output.type.tensor_type.ClearField("shape")
     return closed
+
+
+def _may_propagate(graph: onnx.GraphProto) -> bool:
+    """Whether shapes may be inferred through shapes that are computed: onnx writes such constants
+    out, however long they are."""
+    sizes = {
+        tensor.name: math.prod(tensor.dims)
+        for tensor in graph.initializer
+        if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    }
+    for node in graph.node:
+        if node.op_type in _UNFOLDING:
+            return False
+        given = [sizes.get(name, 1) for name in node.input]
+        size = sum(given) if node.op_type == "Concat" else max(given, default=1)
+        if size > _LONGEST_SHAPE and node.op_type in (*_UNFOLDED, "Concat"):
+            return False
+        sizes |= dict.fromkeys(node.output, size)
+    return True
 
 
 def _is_open(value: onnx.ValueInfoProto) -> bool:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.borders import read_text, reading
+from strzoo.errors import StrzooError
 from strzoo.strict_json import read_json
 
 _REPORT, _RESULTS, _CONFIG = "report.json", "results.csv", "config.yaml"
 _RANKS = "result.json"
+_KIND = "a run of strzoo train"
 _LEVELS = ("", "*/", "*/*/")  # runs/RECIPE/SEED is as deep as folders are searched
 
 
@@ -80,7 +82,7 @@ def _find(folder: Path, name: str) -> list[Path]:
 
 
 def _read_ranks(folder: Path) -> list[PaperRankRun]:
-    try:
+    with reading(folder, _KIND):
         document = read_json(folder / _RANKS)
         config = document["config"]
         learned = "learned" in (config["rank_w"], config["rank_u"])
@@ -92,30 +94,22 @@ def _read_ranks(folder: Path) -> list[PaperRankRun]:
             for row in document["by_rank"]
             if len(row["rank_w"]) == 1
         ]  # fmt: skip
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise _damaged(folder, error) from None
 
 
 def _read(folder: Path) -> PaperRun | None:
-    try:
+    with reading(folder, _KIND):
         if (folder / _REPORT).exists():
             document = read_json(folder / _REPORT)
             row = document["best"] or document["last"]
-            return _build(document["recipe"], folder, row, finished=True)
+            return _build(str(document["recipe"]), folder, row, finished=True)
         if not (folder / _RESULTS).exists():
             return None
-        rows = list(csv.DictReader(io.StringIO((folder / _RESULTS).read_text(encoding="utf-8"))))
+        rows = list(csv.DictReader(io.StringIO(read_text(folder / _RESULTS, "a table"))))
         if not rows:
             return None
         meant = [row for row in rows if row["candidate"] == "True"]
         best = max(meant, key=lambda row: (float(row["top1"]), int(row["epoch"])), default=rows[-1])
         return _build(_read_recipe(folder / _CONFIG), folder, best, finished=False)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise _damaged(folder, error) from None
-
-
-def _damaged(folder: Path, error: Exception) -> IntegrityError:
-    return IntegrityError(f"{folder} is not a run of strzoo train: {error!r}")
 
 
 def _build(recipe: str, folder: Path, row: Any, *, finished: bool) -> PaperRun:
@@ -124,9 +118,6 @@ def _build(recipe: str, folder: Path, row: Any, *, finished: bool) -> PaperRun:
 
 
 def _read_recipe(path: Path) -> str:
-    import yaml
+    from strzoo.strict_yaml import read_yaml
 
-    try:
-        return str(yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"])
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+    return str(read_yaml(path, "a recipe in YAML")["recipe"])

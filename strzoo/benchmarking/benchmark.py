@@ -29,6 +29,7 @@ from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.export.export_onnx import export_onnx
+from strzoo.files import hide_temporary
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import OnnxSource, PlanSource, Source
 from strzoo.onnx.files import read_onnx
@@ -36,8 +37,8 @@ from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_AGREES = 1e-2  # relative difference between engines that a timing may hide
-_WARM_UP = 3
+AGREES = 1e-2  # relative difference between engines that a timing may hide
+WARM_UP = 3
 
 
 @dataclass
@@ -129,7 +130,7 @@ def benchmark(
                 f"{source.shown} is {source.described}: the engine sparse must be among the engines"
             )
     timings: list[Timing] = []
-    with tempfile.TemporaryDirectory(prefix="strzoo-") as folder, _torch_threads(threads):
+    with tempfile.TemporaryDirectory(prefix="strzoo-") as folder, torch_threads(threads):
         subjects = [
             _prepare(source, Path(folder) / str(index), input_size)
             for index, source in enumerate(sources)
@@ -149,7 +150,7 @@ def benchmark(
     return BenchmarkResult(
         timings=tuple(timings),
         threads=threads,
-        machine=_machine(),
+        machine=describe_machine(),
         versions={
             "torch": torch.__version__,
             "onnxruntime": onnxruntime.__version__,
@@ -174,7 +175,11 @@ def _prepare(source: Source, folder: Path, input_size: tuple[int, ...] | None) -
     else:
         network = source.build_dense()
         file, name, size = folder / "model.onnx", source.name, input_size or source.input_size
-        export_onnx(network, file, input_size=size)
+        try:
+            export_onnx(network, file, input_size=size)
+        except StrzooError as error:  # a temporary path says nothing to the user
+            hide_temporary(error, file, Path(name))
+            raise
         report = inspect_onnx(file).report
         checkpoint, twin = source.path, _fill_network(network)
     filled = _fill_graph(read_onnx(file))
@@ -245,11 +250,12 @@ def _time_batch(
                 problem = str(error).replace(str(subject.onnx_file), subject.name)
                 if engine not in optional:
                     raise UsageError(problem) from error
-                log.warning("%s is left out: %s", engine, problem)
+                if not twin:  # of the twin it would say the same
+                    log.warning("%s is left out: %s", engine, problem)
     reference: dict[tuple[int, str], np.ndarray] = {}
     for (index, engine, twin), run in runners.items():
         try:
-            output = [run() for _ in range(_WARM_UP)][-1]
+            output = [run() for _ in range(WARM_UP)][-1]
         except Exception as error:  # each engine has its own kinds
             reason = " ".join(str(error).split())[:160]
             raise StrzooError(
@@ -258,8 +264,9 @@ def _time_batch(
         # A twin's zeros are filled after folding BatchNorm in the file, before it in torch.
         kind = "model" if not twin else "twin file" if engine in ONNX_ENGINES else "twin"
         expected = reference.setdefault((index, kind), output)
-        difference = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
-        if not difference <= _AGREES:
+        with np.errstate(invalid="ignore"):  # what is not finite does not agree
+            difference = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
+        if not difference <= AGREES:
             raise VerificationError(
                 f"{subjects[index].name}: {engine} differs from the other engines by "
                 f"{difference:.3g} of the largest output; its timing means nothing"
@@ -314,7 +321,8 @@ def _shifted(
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """So many threads of torch within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -323,7 +331,8 @@ def _torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _machine() -> str:
+def describe_machine() -> str:
+    """Processor, number of cores and system."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

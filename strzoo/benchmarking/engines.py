@@ -5,13 +5,17 @@ Nothing heavy is imported before an engine is opened: the memory of one must not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, install_advice
+from strzoo.onnx.files import read_onnx
 from strzoo.onnx.sessions import open_session
+from strzoo.settings import Limits
 
 ENGINES = ("torch", "torch-compile", "onnxruntime", "sparse")
 ONNX_ENGINES = ("onnxruntime", "sparse")
@@ -34,7 +38,7 @@ def check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
     if engine == "sparse" and not has_sparse_engine():
-        raise StrzooError("the sparse engine needs llvmlite: pip install 'strzoo[engine]'")
+        raise StrzooError(f"the sparse engine needs llvmlite: {install_advice('engine')}")
 
 
 def open_engine(
@@ -52,6 +56,10 @@ def open_engine(
         StrzooError: torch cannot compile the network here, or the engine is not installed.
     """
     check_engine(engine)
+    if min(shape) < 1:
+        raise UsageError(f"images of shape {shape} cannot be made; give the input size")
+    # Standard normal numbers, and what an engine makes of them.
+    Limits.from_env().check("bytes", 16 * math.prod(shape), f"a batch of shape {shape}")
     images = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     if engine == "onnxruntime":
         return _onnxruntime(str(model), images, threads)
@@ -66,6 +74,7 @@ def open_engine(
 
 def _onnxruntime(path: str, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
     # Its threads would spin on after a run, into the timing of whatever runs next.
+    read_onnx(Path(path), weights=False)  # refuses what unfolds without an end
     session = open_session(path, threads=threads, entries={"session.force_spinning_stop": "1"})
     value = session.get_inputs()[0]
     if value.type == "tensor(uint8)":  # built-in preprocessing

@@ -17,6 +17,7 @@ VERDICTS = NOTHING, FASTER, UNCLEAR = "nothing", "faster", "unclear"
 # let so many of the interleaved runs be faster less often than _CHANCE.
 _WORTH = 1.05
 _CHANCE = 0.01
+LEAST_RUNS = 7  # 2**-7 < _CHANCE: fewer runs cannot tell, even if each of them is faster
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,14 @@ def spell_verdicts(timings: Iterable[Timing]) -> Iterator[str]:
     for row in timings:
         if row.gain is None:
             continue
+        few = (
+            f"{row.runs} runs are too few to tell; run at least {LEAST_RUNS} (--runs)"
+            if row.runs < LEAST_RUNS
+            else "the runs vary too much to tell; run more (--runs) on a quiet machine"
+        )
         where = f"{row.model} on {row.engine}, batch {row.batch}: {row.sparsity:.2f} % zeros"
         yield {
             NOTHING: f"{where} buy nothing ({row.gain:.2f} times its dense twin's speed)",
             FASTER: f"{where} make it {row.gain:.2f} times as fast as its dense twin",
-            UNCLEAR: f"{where}: {row.gain:.2f} times its dense twin's speed, but the runs vary "
-            "too much to tell; run more (--runs) on a quiet machine",
+            UNCLEAR: f"{where}: {row.gain:.2f} times its dense twin's speed, but {few}",
         }[row.verdict or NOTHING]

@@ -34,6 +34,7 @@ from strzoo.checkpoint.record import Checkpoint, TrainedOn
 from strzoo.checkpoint.stored import Budget, Stored
 from strzoo.checkpoint.structure import check_structure, guess_source, stated_source
 from strzoo.errors import IntegrityError, UsageError
+from strzoo.files import run_checkpoint
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.settings import Limits
 from strzoo.sparse.sparsify import str_layers
@@ -61,7 +62,7 @@ def read_checkpoint(
     what was done. What is beside the weights (optimizer, arguments) is skipped, never executed.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a training run, whose best checkpoint is read.
         architecture: expected architecture; by default whatever the file holds. A network from
             elsewhere ("timm:NAME", "torchvision:NAME", "package.module:function") has to be named
             where the file does not say it, and where it is code, which is then run.
@@ -79,8 +80,9 @@ def read_checkpoint(
             to another architecture, has missing, unexpected or misshapen entries, or a value is
             not finite. The message names the first offender.
     """
-    path = Path(path)
-    with reading(path, "a checkpoint", hint="fetch it again"):
+    path = run_checkpoint(path)
+    # Also where networks are built without memory, on the device "meta".
+    with reading(path, "a checkpoint", hint="fetch it again"), torch.device("cpu"):
         raw = read_raw(path, entry, limits or Limits.from_env())
         try:
             made = _build(raw, path, architecture, limits or Limits.from_env())
@@ -93,7 +95,7 @@ def read_checkpoint(
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict of a file as it is, keys and layout untouched. Errors as `read_checkpoint`."""
-    path = Path(path)
+    path = run_checkpoint(path)
     with reading(path, "a checkpoint", hint="fetch it again"):
         return dict(read_raw(path, None, Limits.from_env()).state)
 

@@ -57,7 +57,7 @@ class TrainedOn:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A state dict with plain keys (no `module.`), checked to be complete and finite.
 
@@ -74,6 +74,12 @@ class Checkpoint:
     path: Path | None = None
     trained_on: TrainedOn | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        where = "" if self.path is None else f", {self.path}"
+        return (
+            f"Checkpoint({self.architecture}, {self.format}, {len(self.state_dict)} tensors{where})"
+        )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state_dict", MappingProxyType(dict(self.state_dict)))

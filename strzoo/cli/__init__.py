@@ -6,6 +6,7 @@ results printed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 import click
 
-from strzoo.errors import StrzooError
+from strzoo.errors import StrzooError, install_advice
 from strzoo.version import VERSION
 
 # name -> (module, attribute, help line). The help line is here so that --help imports nothing.
@@ -30,12 +31,18 @@ COMMANDS = {
     "evaluate": ("strzoo.cli.evaluate", "evaluate", "Measure top-1 and top-5 on ImageNet."),
     "predict": ("strzoo.cli.predict", "predict", "Name what is in images."),
     "train": ("strzoo.cli.train", "train", "Train a recipe: dense, STR, DNW or GMP."),
+    "prune": ("strzoo.cli.prune", "prune", "Make a network sparse at once, without training."),
     "convert": ("strzoo.cli.convert", "convert", "Convert a checkpoint to another form."),
     "budgets": ("strzoo.cli.budgets", "budgets", "Show, compare and extract sparsity budgets."),
     "paper": ("strzoo.cli.paper", "paper", "Show the paper's tables and what repeats them."),
     "export": ("strzoo.cli.export", "export", "Write a model as ONNX, checked against torch."),
     "inspect": ("strzoo.cli.inspection", "inspect", "Report what an ONNX file holds."),
     "benchmark": ("strzoo.cli.benchmark", "benchmark", "Time models on several engines."),
+    "tradeoff": (
+        "strzoo.cli.tradeoff",
+        "tradeoff",
+        "Accuracy and latency at several sparsities.",
+    ),
     "compile": ("strzoo.cli.compile", "compile_command", "Compile for the sparse CPU engine."),
     "matrices": ("strzoo.cli.matrices", "matrices", "Write each layer's weights as a matrix."),
     "rnn": ("strzoo.cli.rnn", "rnn", "FastGRNN with learned rank: train, report, export."),
@@ -43,6 +50,16 @@ COMMANDS = {
     "doctor": ("strzoo.cli.doctor", "doctor", "Show versions, devices, cache and disk."),
 }
 INTERRUPTED = 130
+# What is imported -> what is installed, of the packages that strzoo requires.
+PACKAGES = {
+    **{name: name for name in ("torch", "torchvision", "numpy", "safetensors", "gdown", "requests",
+                               "urllib3", "filelock", "onnx", "onnxscript", "onnxruntime",
+                               "rich", "fvcore")},
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+}  # fmt: skip
+# What writing to standard output raises: its reader left, a full disk or a closed descriptor.
+_STREAM_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 EPILOG = """\b
 Exit codes: 0 done, 1 error, 2 usage, 3 network or quota, 4 integrity,
@@ -107,6 +124,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             code = cli.main(arguments, prog_name="strzoo", standalone_mode=False)
             sys.stdout.flush()
         except OSError as error:
+            if error.filename is not None or error.errno not in _STREAM_ERRORS:
+                raise
             return _report_stream(error)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
@@ -127,16 +146,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except StrzooError as error:
         _complain(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get((error.name or "").partition(".")[0])
+        if package is None:
+            raise
+        advice = install_advice(package)
+        _complain(f"this needs the package {package}, which is not installed: {advice}")
+        return StrzooError.exit_code
     except MemoryError:
         _complain("out of memory; close other programs or use a smaller model or batch")
+        return StrzooError.exit_code
+    except Exception as error:  # whatever it is, no traceback reaches the terminal
+        from strzoo.cli.last_resort import describe_defect
+
+        _complain(describe_defect(error, arguments))
         return StrzooError.exit_code
 
 
 def _complain(message: str) -> None:
     line = " ".join(message.split())
-    click.echo(
-        f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
-    )
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed, or its disk full
+        click.echo(
+            f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
+        )
 
 
 def _report_stream(error: OSError) -> int:

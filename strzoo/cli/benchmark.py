@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
@@ -21,9 +22,11 @@ HEADER = (
     "model",
     "engine",
     "batch",
+    "zeros %",
     "p50 ms",
     "p90 ms",
     "p99 ms",
+    "fastest ms",
     "images/s",
     "dense ms",
     "ratio",
@@ -32,9 +35,15 @@ HEADER = (
     "file MB",
 )
 
+# What a narrow terminal may lack, the first first.
+_OPTIONAL = (
+    "file MB", "peak MB", "fastest ms", "p99 ms", "zeros %", "p90 ms", "images/s", "dense ms",
+    "gain",
+)  # fmt: skip
+
 
 @click.command()
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
 @click.option(
     "--engines",
     help="Of torch, torch-compile, onnxruntime, sparse  [default: torch,onnxruntime and sparse "
@@ -116,9 +125,11 @@ def _print(made: BenchmarkResult) -> None:
             row.model,
             row.engine,
             str(row.batch),
+            f"{row.sparsity:.2f}",
             f"{row.p50:.2f}",
             f"{row.p90:.2f}",
             f"{row.p99:.2f}",
+            f"{row.fastest:.2f}",
             f"{row.images_per_second:.1f}",
             "-" if row.dense_onnxruntime is None else f"{row.dense_onnxruntime:.2f}",
             "-" if row.ratio is None else f"{row.ratio:.2f}",
@@ -128,7 +139,10 @@ def _print(made: BenchmarkResult) -> None:
         )
         for row in made.timings
     ]
-    print_table(simple_table(HEADER, rows, left=2))
+    print_table(
+        simple_table(HEADER, rows, left=2, optional=_OPTIONAL),
+        more="the latency of each run",
+    )
     click.echo("\n".join(made.verdicts))
     click.echo(
         "dense ms: onnxruntime on the dense twin; ratio: that / p50; gain: this engine on the "

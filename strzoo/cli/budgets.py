@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from strzoo.cli.completion import complete_budget, complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
-from strzoo.cli.report import parse_size, report_table
+from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
 from strzoo.settings import Settings
 from strzoo.zoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
 
@@ -34,13 +35,12 @@ def list_command(as_json: bool) -> None:
         (b.name, b.architecture, b.method, f"{b.sparsity:.2f}", str(len(b.layers)))
         for b in sorted(found, key=lambda b: (b.architecture, b.method, b.sparsity))
     ]
-    print_table(
-        simple_table(("budget", "architecture", "method", "sparsity %", "layers"), table, left=3)
-    )
+    header = ("budget", "architecture", "method", "sparsity %", "layers")
+    print_table(simple_table(header, table, left=3, optional=("architecture", "method")))
 
 
 @budgets.command()
-@click.argument("budget")
+@click.argument("budget", shell_complete=complete_budget)
 @json_option
 def show(budget: str, as_json: bool) -> None:
     """Show BUDGET layer by layer, with the MACs it leaves."""
@@ -52,13 +52,13 @@ def show(budget: str, as_json: bool) -> None:
         print_json(to_document(loaded))
         return
     made = report_budget(loaded)
-    print_table(report_table(made))
+    print_table(report_table(made), more=ONLY_IN_JSON)
     click.echo("\n".join(rendering.summary(made)))
 
 
 @budgets.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", shell_complete=complete_budget)
+@click.argument("second", shell_complete=complete_budget)
 @json_option
 def compare(first: str, second: str, as_json: bool) -> None:
     """Compare two budgets layer by layer (second minus first, in percentage points)."""
@@ -82,7 +82,7 @@ def compare(first: str, second: str, as_json: bool) -> None:
 
 
 @budgets.command(short_help="Extract the budget of a model.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write a budget file (.json)."
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json
+from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import spell_bytes
-from strzoo.cli.rows import print_rows
 from strzoo.downloads.cache import Cache
 from strzoo.downloads.download import default_format
 from strzoo.downloads.maintenance import (
@@ -46,13 +46,13 @@ def list_command(as_json: bool, settings: Settings) -> None:
     ]
     title = f"{settings.cache_dir}: {spell_bytes(sum(e.bytes for e in entries))}"
     header = ("model", "format", "file", "sha256", "hash", "bytes")
-    print_rows(header, rows, left=5, title=title)
+    print_table(simple_table(header, rows, left=5, title=title))
     if compiled:
         click.echo(f"compiled by the sparse engine: {len(compiled)} files, {spell_bytes(size)}")
 
 
 @cache.command()
-@click.argument("model", required=False, metavar="[ID]")
+@click.argument("model", required=False, metavar="[ID]", shell_complete=complete_model)
 @click.option("--format", type=click.Choice(FORMATS), help="Which file  [default: dense]")
 @settings_options
 def path(model: str | None, format: str | None, settings: Settings) -> None:
@@ -73,7 +73,7 @@ def path(model: str | None, format: str | None, settings: Settings) -> None:
 
 
 @cache.command()
-@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=complete_model)
 @json_option
 @settings_options
 @verbosity_options
@@ -92,7 +92,8 @@ def verify(models: tuple[str, ...], as_json: bool, settings: Settings, quiet: bo
         print_json({"schema": 1, "cache_dir": str(settings.cache_dir), "files": files})
     else:
         rows = [(v.entry.path.name, _hash_kind(v.entry), v.problem or "sound") for v in verdicts]
-        print_rows(("file", "hash", "verdict"), rows, left=3)
+        header = ("file", "hash", "verdict")
+        print_table(simple_table(header, rows, left=3, wrap=("verdict",)))
     damaged = [v.entry.path.name for v in verdicts if v.problem]
     if damaged:
         raise IntegrityError(f"damaged: {', '.join(damaged)}; `strzoo download` replaces them")
@@ -101,7 +102,7 @@ def verify(models: tuple[str, ...], as_json: bool, settings: Settings, quiet: bo
 
 
 @cache.command("prune", short_help="Remove left-overs, and the files of models.")
-@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=complete_model)
 @click.option("--forget", is_flag=True, help="Drop the recorded hashes of the models too.")
 @click.option("--compiled", is_flag=True, help="Remove what the sparse engine keeps.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")

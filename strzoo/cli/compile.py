@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
@@ -21,7 +22,7 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
 
 
 @click.command("compile")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A .strz file to write."
 )
@@ -138,5 +139,6 @@ def _print(report: CompileReport) -> None:
         )
         for layer in report.layers
     ]
-    print_table(simple_table(HEADER, rows, left=3))
+    optional = ("kind", "weights", "runs as")
+    print_table(simple_table(HEADER, rows, left=3, optional=optional))
     click.echo("\n".join(report.summary()))

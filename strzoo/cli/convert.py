@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json
 from strzoo.cli.progress import spell_bytes
@@ -13,7 +14,7 @@ from strzoo.settings import Settings
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_model)
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option(
     "--to",

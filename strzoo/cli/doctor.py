@@ -15,7 +15,7 @@ import click
 from strzoo.cli.options import json_option, settings_options
 from strzoo.cli.output import print_json
 from strzoo.downloads.maintenance import list_compiled
-from strzoo.errors import StrzooError
+from strzoo.errors import StrzooError, install_advice
 from strzoo.settings import Settings
 from strzoo.version import VERSION
 
@@ -79,12 +79,12 @@ def _versions(problems: list[str]) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "missing"
-            problems.append(f"{package} is not installed: pip install {package}")
+            problems.append(f"{package} is not installed: {install_advice(package)}")
     for package, extra in OPTIONAL.items():
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = f"not installed (pip install 'strzoo[{extra}]')"
+            versions[package] = f"not installed ({install_advice(extra)})"
     return versions
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json
+from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import download_bar, spell_bytes
-from strzoo.cli.rows import print_rows
 from strzoo.downloads.cache import check_content
 from strzoo.downloads.download import Fetched, default_format, obtain
 from strzoo.downloads.web import Network
@@ -26,7 +26,7 @@ GDOWN_COOKIES = Path("~/.cache/gdown/cookies.txt")
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="ID...")
+@click.argument("models", nargs=-1, required=True, metavar="ID...", shell_complete=complete_model)
 @click.option(
     "--format",
     "formats",
@@ -150,7 +150,7 @@ def print_fetched(fetched: list[Fetched]) -> None:
         )
         for f in fetched
     ]
-    print_rows(HEADER, rows, left=6)
+    print_table(simple_table(HEADER, rows, left=6))
 
 
 def describe(fetched: Fetched) -> dict[str, Any]:

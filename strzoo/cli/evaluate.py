@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import (
     Command,
     force_option,
@@ -72,7 +73,7 @@ def make_preprocessing(source: Source, **given: Any) -> Preprocessing | None:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--data", required=True, type=click.Path(path_type=Path), help="Folder, tar or parquet file."
 )
@@ -246,7 +247,14 @@ def _print(made: EvalResult) -> None:
                 f"{check.different_predictions} predictions differ",
             )
         )
-    print_table(simple_table(("", "", ""), rows, left=1, title=f"{made.model} on {made.data}"))
+    print_table(
+        simple_table(
+            ("figure", "value", "of"),
+            rows,
+            title=f"{made.model} on {made.data}",
+            wrap=("of",),
+        )
+    )
     click.echo(f"layout: {made.layout}")
     for note in made.notes:
         click.echo(f"note: {note}")

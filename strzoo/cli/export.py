@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.progress import spell_bytes
@@ -20,7 +21,7 @@ HEADER = ("checked on", "batch", "images", "largest difference", "relative", "to
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "-o",
     "--output",

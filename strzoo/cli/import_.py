@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.download import describe, print_fetched
 from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
@@ -18,7 +19,7 @@ from strzoo.settings import Settings
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("model", required=False, metavar="[ID]")
+@click.argument("model", required=False, metavar="[ID]", shell_complete=complete_model)
 @json_option
 @settings_options
 @verbosity_options

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
@@ -17,7 +18,7 @@ HEADER = ("layer", "m", "k", "n", "groups", "stride", "input", "nonzeros", "spar
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "-o",
     "--output",
@@ -91,7 +92,8 @@ def matrices(
         )
         for layer in made.layers
     ]
-    print_table(simple_table(HEADER, rows, title=made.model))
+    optional = ("groups", "stride", "input")
+    print_table(simple_table(HEADER, rows, title=made.model, optional=optional))
     inputs = f", inputs of {made.images} images" if made.images else ""
     click.echo(
         f"{made.path}: {len(made.layers)} layers as {', '.join(made.formats)}{inputs}, "

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import json_option, settings_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UnknownNameError
@@ -18,7 +19,7 @@ HEADER = ("id", "files", "cached", "params", "sparsity %", "top-1 %", "FLOPs")
 
 
 @click.command("list")
-@click.argument("pattern", default="*")
+@click.argument("pattern", default="*", shell_complete=complete_model)
 @json_option
 @settings_options
 def list_command(pattern: str, as_json: bool, settings: Settings) -> None:
@@ -48,11 +49,14 @@ def list_command(pattern: str, as_json: bool, settings: Settings) -> None:
         )
         for card in cards
     ]
-    print_table(simple_table(HEADER, rows, left=3))
+    print_table(
+        simple_table(HEADER, rows, left=3, optional=("files", "cached")),
+        more="what `strzoo info ID` shows of each",
+    )
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @json_option
 @settings_options
 def info(model: str, as_json: bool, settings: Settings) -> None:

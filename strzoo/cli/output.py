@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from strzoo.cli.tables import Table, fit, records
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
-PIPE_WIDTH = 400  # a pipe has no width; wide enough that no cell is cut
+_PIPE_WIDTH = 1_000_000  # a pipe has no width: nothing wraps there, and no column is left out
 
 
 def print_json(document: Any) -> None:
@@ -26,12 +28,14 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, default=str))
 
 
-def console(*, err: bool = False) -> Console:
-    """A rich console on stdout (or stderr): colours on a terminal, plain in a pipe."""
+def console(*, err: bool = False, width: int | None = None) -> Console:
+    """A rich console on stdout (or stderr): colours on a terminal, plain in a pipe.
+
+    Texts are shown as they are: a bracket is no markup, a colon no emoji.
+    """
     from rich.console import Console
 
-    stream = sys.stderr if err else sys.stdout
-    return Console(stderr=err, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+    return Console(stderr=err, width=width, highlight=False, markup=False, emoji=False)
 
 
 def live_console(*, quiet: bool = False) -> Console | None:
@@ -49,53 +53,42 @@ def has_rich() -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Table:
-    """Text in columns: the first `left` ones are text and the others numbers. With `totals` the
-    last row is set apart."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: int = 1
-    title: str | None = None
-    totals: bool = False
-
-    def __rich__(self) -> RichTable:
-        from rich.table import Table as RichTable
-
-        table = RichTable(title=self.title, title_justify="left", header_style="bold")
-        for index, name in enumerate(self.header):
-            justify = "left" if index < self.left else "right"
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        body = self.rows[:-1] if self.totals else self.rows
-        for row in body:
-            table.add_row(*row)
-        if self.totals:
-            table.add_section()
-            table.add_row(*self.rows[-1], style="bold")
-        return table
-
-    def __str__(self) -> str:
-        lines = [self.header, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-
-        def spell(line: Sequence[str]) -> str:
-            cells = (
-                cell.ljust(width) if index < self.left else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            return "  ".join(cells).rstrip()
-
-        return "\n".join([*([self.title] if self.title else []), *map(spell, lines)])
+def screen_width() -> int | None:
+    """Cells of the terminal that shows stdout; None if it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def print_table(table: Table | RichTable) -> None:
-    """A table on stdout, without trailing spaces in a pipe."""
-    if not has_rich():
-        click.echo(str(table))
+def print_table(table: Table, *, more: str = "") -> None:
+    """A table on stdout in which no cell is cut, however narrow the terminal is.
+
+    On a terminal, stderr names the columns that were left out, and `more`: what only the JSON
+    document has.
+    """
+    width = screen_width()
+    made, dropped = fit(table, width or _PIPE_WIDTH)
+    if made is None:
+        click.echo(records(table, width or _PIPE_WIDTH))
+    elif not has_rich():
+        click.echo(str(made))
+    else:
+        _draw(made, width)
+    if width is None:
         return
-    screen = console()
-    if screen.is_terminal:
+    if dropped:
+        click.echo(
+            f"left out, the terminal is too narrow: {', '.join(dropped)} (--json has all)", err=True
+        )
+    if more:
+        click.echo(f"only in --json: {more}", err=True)
+
+
+def _draw(table: Table, width: int | None) -> None:
+    """By rich, without trailing spaces in a pipe."""
+    if table.title:  # rich would wrap it to the table's width
+        click.echo(click.style(table.title, bold=True))
+    screen = console(width=width or _PIPE_WIDTH)
+    table = replace(table, title=None)
+    if width is not None:
         screen.print(table)
         return
     with screen.capture() as captured:
@@ -104,61 +97,14 @@ def print_table(table: Table | RichTable) -> None:
 
 
 def simple_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, title: str | None = None
-) -> Table:
-    """A table whose first `left` columns are text and the others numbers."""
-    return Table(tuple(header), tuple(rows), left, title)
-
-
-_NARROWEST = 12  # columns of text wrap, but no further than this
-
-
-def print_fitted(
     header: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Iterable[Sequence[str]],
     *,
-    text: Collection[str] = (),
+    left: int = 1,
+    title: str | None = None,
     wrap: Collection[str] = (),
     optional: Sequence[str] = (),
-    title: str | None = None,
-) -> None:
-    """A table on stdout in which no cell is cut.
-
-    The columns `text` and `wrap` are text, the others numbers; those in `wrap` may take several
-    lines. On a terminal that is still too narrow the columns in `optional` are left out, the first
-    first, which stderr says.
-    """
-    if not has_rich():
-        texts = [name in text or name in wrap for name in header]
-        click.echo(str(Table(header, rows, [*texts, False].index(False), title)))
-        return
-    from rich.table import Table as RichTable
-
-    width = console().width
-    natural = {n: max(len(n), *(len(row[i]) for row in rows)) for i, n in enumerate(header)}
-    least = {n: min(natural[n], _NARROWEST) if n in wrap else natural[n] for n in header}
-    kept, dropped = list(header), []
-    for name in optional:
-        # Each column has two spaces and a line, and the table one line more.
-        if sum(least[n] + 3 for n in kept) + 1 <= width:
-            break
-        if name in kept:
-            kept.remove(name)
-            dropped.append(name)
-    table = RichTable(title=title, title_justify="left", header_style="bold")
-    for name in kept:
-        is_text = name in text or name in wrap
-        table.add_column(
-            name,
-            justify="left" if is_text else "right",
-            no_wrap=name not in wrap,
-            min_width=least[name],
-        )
-    for row in rows:
-        cells = dict(zip(header, row, strict=True))
-        table.add_row(*(cells[name] for name in kept))
-    print_table(table)
-    if dropped:
-        click.echo(
-            f"left out, the terminal is too narrow: {', '.join(dropped)} (--json has all)", err=True
-        )
+    text: Collection[str] = (),
+) -> Table:
+    """A table whose first `left` columns are text and the others numbers; see `Table`."""
+    return Table(tuple(header), tuple(rows), left, title, wrap=wrap, optional=optional, text=text)

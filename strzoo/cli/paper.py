@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from strzoo.cli.completion import complete_table
 from strzoo.cli.options import force_option, json_option
-from strzoo.cli.output import print_fitted, print_json
+from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
 from strzoo.zoo.paper import PaperRank, read_paper
 
@@ -28,7 +29,7 @@ _OPTIONAL = ("command", "keeps dense", "budget", "id", "differs", "recipe", "FLO
 
 
 @click.command()
-@click.argument("table", required=False)
+@click.argument("table", required=False, shell_complete=complete_table)
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),
@@ -82,7 +83,9 @@ def paper(
         _print_csv(header, rows)
         return
     title = f"Table {made.table.number}. {made.table.title}"
-    print_fitted(header, rows, text=_TEXT, wrap=_WRAP, optional=_OPTIONAL, title=title)
+    print_table(
+        simple_table(header, rows, left=0, text=_TEXT, wrap=_WRAP, optional=_OPTIONAL, title=title)
+    )
     for note in made.table.notes:
         click.echo(f"note: {note}")
     for line in made.lines:
@@ -101,7 +104,7 @@ def _list(as_json: bool, as_csv: bool) -> None:
     elif as_csv:
         _print_csv(header, rows)
     else:
-        print_fitted(header, rows, text=_TEXT, wrap=_WRAP)
+        print_table(simple_table(header, rows, left=0, text=_TEXT, wrap=_WRAP))
         click.echo("strzoo paper TABLE shows one; strzoo budgets list shows the appendix's budgets")
         click.echo(f"source: {found.source}")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.evaluate import (
     engine_option,
     make_preprocessing,
@@ -22,7 +23,7 @@ from strzoo.settings import Limits, Settings
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("images", nargs=-1, required=True)
 @click.option("-k", "--top", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option(
@@ -99,7 +100,8 @@ def predict(
             for place, guess in enumerate(one.guesses):
                 chance = f"{100 * guess.probability:.2f}"
                 rows.append((one.source if place == 0 else "", guess.name, guess.wnid, chance))
-        print_table(simple_table(("image", "class", "wnid", "probability %"), rows, left=3))
+        header = ("image", "class", "wnid", "probability %")
+        print_table(simple_table(header, rows, left=3, wrap=("class",), optional=("wnid",)))
     if not quiet and (bad := sum(1 for p in made if p.error)):
         click.echo(f"strzoo: WARNING: {bad} of {len(made)} images are unreadable", err=True)
 

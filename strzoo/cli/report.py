@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import Command, force_option, settings_options, verbosity_options
 from strzoo.cli.output import Table, print_json, print_table
 from strzoo.errors import UsageError
@@ -16,6 +17,11 @@ from strzoo.settings import Settings
 
 if TYPE_CHECKING:
     from strzoo.analysis.results import Report
+
+# What a narrow terminal may lack, the first first.
+_OPTIONAL = ("type", "shape", "threshold", "params", "nonzeros", "dense MACs")
+ENDINGS = {".md": "markdown", ".csv": "csv", ".json": "json", ".txt": "table"}
+ONLY_IN_JSON = "output shapes of the layers"
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
@@ -40,25 +46,46 @@ def output_options(command: Command) -> Command:
         "--format",
         "style",
         type=click.Choice(["table", "json", "csv", "markdown"]),
-        default="table",
-        show_default=True,
+        help="[default: table; with -o that of the file's ending]",
     )
     @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
     @click.option(
-        "-o", "--output", type=click.Path(path_type=Path), help="Write to a file, not to stdout."
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        help="Write a .md, .csv, .json or .txt file, not to stdout.",
     )
     @functools.wraps(command)
-    def wrapped(*args: Any, style: str, as_json: bool, **kwargs: Any) -> Any:
-        return command(*args, style="json" if as_json else style, **kwargs)
+    def wrapped(
+        *args: Any, style: str | None, as_json: bool, output: Path | None, **kwargs: Any
+    ) -> Any:
+        style = choose_style("json" if as_json else style, output)
+        return command(*args, style=style, output=output, **kwargs)
 
     return wrapped  # type: ignore[return-value]
+
+
+def choose_style(style: str | None, output: Path | None) -> str:
+    """The format that was asked for, else the one that the file's name ends in.
+
+    Raises:
+        UsageError: the two differ, or the ending is not known and no format was asked for.
+    """
+    if output is None:
+        return style or "table"
+    meant = ENDINGS.get(output.suffix.lower())
+    if style is None and meant is None:
+        raise UsageError(f"{output} must end in one of {', '.join(ENDINGS)}, or give --format")
+    if style and meant and style != meant:
+        raise UsageError(f"{output} is the name of a {meant} file, not of {style}")
+    return style or meant or "table"
 
 
 def report_table(made: Report) -> Table:
     """The layers and the totals."""
     from strzoo.analysis.rendering import HEADER, TEXT_COLUMNS, rows
 
-    return Table(HEADER, rows(made), TEXT_COLUMNS, made.model, totals=True)
+    return Table(HEADER, rows(made), TEXT_COLUMNS, made.model, totals=True, optional=_OPTIONAL)
 
 
 def show_report(
@@ -80,14 +107,14 @@ def show_report(
         print_json(document)
         return
     if style == "table" and output is None:
-        print_table(report_table(made))
+        print_table(report_table(made), more=ONLY_IN_JSON)
         click.echo("\n".join(rendering.summary(made)))
         return
     texts = {
         "json": lambda: json.dumps(document, indent=2) + "\n",
         "csv": lambda: rendering.to_csv(made),
         "markdown": lambda: rendering.to_markdown(made),
-        "table": lambda: rendering.to_markdown(made),
+        "table": lambda: "\n".join([str(report_table(made)), *rendering.summary(made), ""]),
     }
     if output is None:
         click.echo(texts[style](), nl=False)
@@ -98,7 +125,7 @@ def show_report(
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--input-size", help="SIZE, HxW or CxHxW [default: the network's own].")
 @output_options
 @force_option

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from strzoo.cli.completion import complete_change, complete_recipe
 from strzoo.cli.options import json_option, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("recipe", required=False)
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("recipe", required=False, shell_complete=complete_recipe)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_change)
 @click.option("--list", "listing", is_flag=True, help="List the recipes.")
 @click.option("--keys", is_flag=True, help="List all keys with types and defaults.")
 @click.option("--show", is_flag=True, help="Print the resolved configuration as YAML.")
@@ -52,7 +53,7 @@ def train(
         if as_json:
             print_json({"schema": 1, "recipes": found})
         else:
-            print_table(simple_table(("recipe", "about"), list(found.items()), left=2))
+            print_table(simple_table(("recipe", "about"), list(found.items()), wrap=("about",)))
         return
     if keys:
         _print_keys(as_json)
@@ -109,7 +110,8 @@ def print_rnn_report(made: RNNReport) -> None:
         for one in made.matrices
     ]  # fmt: skip
     header = ("matrix", "shape", "rank", "params", "nonzeros", "sparsity %", "MACs", "sparse MACs")
-    print_table(simple_table(header, rows, title=made.model))
+    optional = ("shape", "params", "nonzeros", "MACs")
+    print_table(simple_table(header, rows, title=made.model, optional=optional))
     click.echo(
         f"{made.params:,} parameters, {made.nonzeros:,} left ({4 * made.nonzeros / 1024:.2f} KB "
         f"in fp32); MACs {made.macs_per_step:,} per step, {made.macs:,} for {made.steps} steps "
@@ -131,7 +133,8 @@ def _print_keys(as_json: bool) -> None:
         names = ("key", "type", "default", "about")
         print_json({"schema": 1, "keys": [dict(zip(names, row, strict=True)) for row in rows]})
         return
-    print_table(simple_table(("key", "type", "default", "what it is"), rows, left=4))
+    header = ("key", "type", "default", "what it is")
+    print_table(simple_table(header, rows, left=2, wrap=header[1:]))
 
 
 def _print_training(result: RNNTrainResult, as_json: bool, quiet: bool) -> None:

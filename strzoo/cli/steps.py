@@ -23,7 +23,7 @@ def show_steps(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     screen.file = sys.stderr  # the terminal itself, also while a library's prints are caught
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True) as bars:
         task = bars.add_task("starting", total=None)
         yield lambda text: bars.update(task, description=text)
@@ -45,7 +45,7 @@ def show_count(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_change, complete_recipe
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_fitted, print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 from strzoo.zoo.paper import describe_result
@@ -21,8 +22,8 @@ INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("recipe", required=False)
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("recipe", required=False, shell_complete=complete_recipe)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_change)
 @click.option("--list", "listing", is_flag=True, help="List the recipes.")
 @click.option("--keys", is_flag=True, help="List all keys with types and defaults.")
 @click.option("--show", is_flag=True, help="Print the resolved configuration as YAML.")
@@ -118,7 +119,7 @@ def _list(as_json: bool) -> None:
     header = ("recipe", "about")
     for group in groups:
         lines = [(name, abouts[name]) for name in group.recipes]
-        print_fitted(header, lines, text=("recipe",), wrap=("about",), title=group.title)
+        print_table(simple_table(header, lines, wrap=("about",), title=group.title))
 
 
 def _keys(as_json: bool) -> None:
@@ -134,7 +135,8 @@ def _keys(as_json: bool) -> None:
         names = ("key", "type", "default", "about")
         print_json({"schema": 1, "keys": [dict(zip(names, row, strict=True)) for row in rows]})
         return
-    print_table(simple_table(("key", "type", "default", "what it is"), rows, left=4))
+    header = ("key", "type", "default", "what it is")
+    print_table(simple_table(header, rows, left=2, wrap=header[1:]))
 
 
 def _spell(value: object) -> str:
@@ -218,7 +220,7 @@ def _print_result(result: TrainResult, as_json: bool, quiet: bool) -> None:
             for name, r in (("best", result.best), ("last", result.last))
             if r is not None
         ]
-        header = ("", "epoch", "top-1 %", "top-5 %", "sparsity %")
+        header = ("network", "epoch", "top-1 %", "top-5 %", "sparsity %")
         if rows:
             print_table(simple_table(header, rows, title=str(result.folder)))
     if quiet:

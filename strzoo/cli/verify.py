@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError, VerificationError
@@ -13,7 +14,7 @@ HEADER = ("model", "from", "figure", "published", "computed", "difference", "ver
 
 
 @click.command()
-@click.argument("models", nargs=-1)
+@click.argument("models", nargs=-1, shell_complete=complete_model)
 @click.option("--against", metavar="ID", help="The model a checkpoint file should be.")
 @json_option
 @settings_options
@@ -59,7 +60,9 @@ def verify(
                         line.verdict + note,
                     )
                 )
-        print_table(simple_table(HEADER, rows, left=3))
+        print_table(
+            simple_table(HEADER, rows, left=3, wrap=("verdict",), optional=("from", "difference")),
+        )
     failed = [result.model for result in results if not result.passed]
     if failed:
         raise VerificationError(f"published figures differ from computed ones: {', '.join(failed)}")

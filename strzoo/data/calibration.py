@@ -63,7 +63,7 @@ def load_samples(
         BrokenImageError, StrzooError: an image cannot be read.
     """
     if images is None:
-        images = "digits" if max(input_size[1:]) < 16 else "photographs"
+        images = "digits" if max(input_size[1:]) < 16 and not as_bytes else "photographs"
     if isinstance(images, ImageSet):
         images = images.images
     if isinstance(images, Tensor):

@@ -166,7 +166,9 @@ def _find_folder(path: Path, split: str | None) -> Path:
         root = path / base
         if not root.is_dir():
             continue
-        inner = sorted(e.name for e in os.scandir(root) if not is_junk(e.name) and e.is_dir())
+        inner = sorted(
+            e.name for e in os.scandir(root) if not is_junk(e.name) and os.path.isdir(e.path)
+        )
         if split is not None:
             wanted = {split, canonical_split(split)}
             if named := [n for n in inner if n in wanted or canonical_split(n) in wanted]:

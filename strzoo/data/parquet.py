@@ -18,7 +18,7 @@ import numpy as np
 from strzoo.borders import open_file, reading
 from strzoo.data.imagenet_classes import COUNT, index_by_wnid, is_wnid
 from strzoo.data.samples import Samples, single_labels
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError, StrzooError, install_advice
 from strzoo.settings import Limits
 
 # Names of columns as the hub's image classification sets have them, the best known first.
@@ -160,15 +160,25 @@ class ParquetSource:
         self._groups, self._column, self._limits = tuple(groups), column, limits
         self._starts = [first for _, _, first in self._groups]
         self._held: tuple[int, int, list[Any]] | None = None  # process id, group, rows
+        self._refused: dict[int, IntegrityError] = {}  # groups that need not be tried again
+
+    def _read_group(self, shard: str, group: int) -> list[Any]:
+        with reading(shard, _KIND) as place, open_file(shard) as stream:
+            place.at = f"row group {group}"
+            with _import_pyarrow().ParquetFile(stream) as file:
+                return _read_column(file, group, self._column, self._limits, shard)
 
     def read(self, index: int) -> bytes:
         which = bisect.bisect_right(self._starts, index) - 1
         shard, group, first = self._groups[which]
+        if which in self._refused:
+            raise self._refused[which]
         if self._held is None or self._held[:2] != (os.getpid(), which):
-            with reading(shard, _KIND) as place, open_file(shard) as stream:
-                place.at = f"row group {group}"
-                with _import_pyarrow().ParquetFile(stream) as file:
-                    rows = _read_column(file, group, self._column, self._limits, shard)
+            try:
+                rows = self._read_group(shard, group)
+            except IntegrityError as error:
+                self._refused[which] = error
+                raise
             self._held = (os.getpid(), which, rows)
         rows = self._held[2]
         if index - first >= len(rows):
@@ -233,5 +243,6 @@ def _import_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise StrzooError("reading parquet needs pyarrow: pip install 'strzoo[parquet]'") from None
+        advice = install_advice("parquet")
+        raise StrzooError(f"reading parquet needs pyarrow: {advice}") from None
     return pyarrow.parquet

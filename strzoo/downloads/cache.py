@@ -5,6 +5,7 @@
     <cache>/staging/              partial downloads, see `strzoo.downloads.staging`
     <cache>/rejected/<file>       what was found under a final name but is not the file
     <cache>/locks/<file>.lock     one download per file at a time
+    <cache>/logs/*.log            tracebacks of unexpected errors of the command line
 
 Whoever reads a cached file has its hash compared first. Publishing is a rename, recording an
 exclusive creation, so both are right without the lock, which only saves duplicate work.
@@ -222,7 +223,7 @@ class Cache:
         try:
             yield
         finally:
-            for folder in (self.staging.folder, self.folder / "locks", *made):
+            for folder in (self.staging.folder, self.folder / "locks", self.folder / "logs", *made):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 

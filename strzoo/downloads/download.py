@@ -20,6 +20,7 @@ from strzoo.downloads.staging import Partial
 from strzoo.downloads.transfer import Progress, check_magic, copy_file, fetch, sync_file
 from strzoo.downloads.web import Cancel, Deadline, Network, Web
 from strzoo.errors import IntegrityError, NetworkError, OfflineError, StrzooError
+from strzoo.files import run_checkpoint
 from strzoo.settings import Settings, user_path
 from strzoo.zoo.registry import ModelCard, Registry, load_registry
 
@@ -254,8 +255,7 @@ def import_file(
     registry = load_registry(settings)
     wanted = registry.get(name) if name is not None else None
     path = user_path(path)
-    if path.is_dir():
-        raise SourceError(f"{path} is a folder; name the file")
+    path = run_checkpoint(path, None if wanted is None else default_format(wanted))
     deadline = Deadline(Network().total_time, cancel)
     cache = Cache(settings.cache_dir, check)
     source = LocalSource(path, path.name, str(path))

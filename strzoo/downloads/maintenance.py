@@ -85,7 +85,8 @@ def prune(
     compiled: bool = False,
     dry_run: bool = False,
 ) -> list[Removed]:
-    """Remove partials and locks that no process owns, rejected files, and the files of `cards`.
+    """Remove partials and locks that no process owns, rejected files, logs of errors, and the
+    files of `cards`.
 
     `forget` drops their recorded hashes too, so that a changed published file is accepted;
     `compiled` removes what the sparse engine keeps.
@@ -97,6 +98,7 @@ def prune(
     rejected = cache.folder / "rejected"
     doomed += sorted(rejected.iterdir()) if rejected.is_dir() else []
     doomed += cache.stale_locks()
+    doomed += sorted((cache.folder / "logs").glob("*.log"))
     for card in cards:
         for format in card.files:
             path = cache.path(card, format)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from strzoo.errors import StrzooError
+from strzoo.errors import StrzooError, install_advice
 
 
 def has_llvmlite() -> bool:
@@ -23,5 +23,5 @@ def require_llvmlite() -> None:
     except (ImportError, OSError) as error:
         reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
         raise StrzooError(
-            f"the sparse engine needs llvmlite{reason}: pip install 'strzoo[engine]'"
+            f"the sparse engine needs llvmlite{reason}: {install_advice('engine')}"
         ) from None

@@ -10,16 +10,20 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0
 from torch import Tensor
 
+from strzoo.borders import open_file, reading
 from strzoo.data.samples import NO_LABEL
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.evaluation.outputs import OutputReader
 from strzoo.evaluation.results import UNREAD
 from strzoo.files import atomic_path
+from strzoo.settings import Limits
 
 TOP = 5
 
@@ -83,6 +87,15 @@ class Metric:
         self.done |= where
         self.broken |= other.broken
 
+    def arrays(self) -> dict[str, np.ndarray | None]:
+        """The arrays by name, in the order of the fields."""
+        return {
+            "ranked": self.ranked,
+            "subset": self.subset,
+            "losses": self.losses,
+            "done": self.done,
+        }
+
     @property
     def remaining(self) -> list[int]:
         """The images still to do, in order."""
@@ -133,6 +146,23 @@ def _best(logits: Tensor) -> Tensor:
     return torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :TOP]
 
 
+def _read_array(archive: zipfile.ZipFile, name: str, like: np.ndarray | None = None) -> np.ndarray:
+    """An array of an .npz file: of type and shape of `like`, else a text."""
+    limits = Limits.from_env()
+    info = archive.getinfo(f"{name}.npy")
+    limits.check("bytes", info.file_size, f"{name} in {archive.filename or 'a file of progress'}")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[version]
+        shape, fortran, dtype = read(member)
+        wanted = (like.shape, like.dtype) if like is not None else ((), dtype)
+        if (shape, dtype) != wanted or fortran or (like is None and dtype.kind != "U"):
+            raise ValueError(f"{name} is an array {str(shape)[:60]} of {str(dtype)[:60]}")
+        size = math.prod(shape) * dtype.itemsize
+        content = member.read(size)
+    return np.frombuffer(content, dtype, count=math.prod(shape)).reshape(shape).copy()
+
+
 class Progress:
     """Keeps a metric on disk while the run lasts, one file for each process.
 
@@ -159,34 +189,39 @@ class Progress:
             IntegrityError: a file is damaged, or belongs to another run.
         """
         for path in self.files():
-            try:
-                with np.load(path, allow_pickle=False) as stored:
-                    identity = str(stored["identity"])
-                    broken = {int(k): str(v) for k, v in json.loads(str(stored["broken"])).items()}
-                    subset = stored.get("subset")
-                    other = Metric(
-                        stored["ranked"], subset, stored["losses"], stored["done"], broken
-                    )
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise IntegrityError(
-                    f"{path} is damaged ({error}); delete it to start again"
-                ) from error
-            if identity != self._identity:
-                raise IntegrityError(
-                    f"{path} was kept by a run with other weights, images, preprocessing or "
-                    "precision; delete it, or name another file for --resume"
-                )
+            other = self._read(path, metric)
             # After a resume every process keeps the earlier images as well.
             other.done &= ~metric.done
             other.broken = {i: r for i, r in other.broken.items() if other.done[i]}
             metric.merge(other)
         return int(metric.done.sum())
 
+    def _read(self, path: Path, like: Metric) -> Metric:
+        """What a file holds, whose arrays have the shapes of those in `like`."""
+        hint = "delete it to start again"
+        with (
+            reading(path, "the progress of an evaluation", hint=hint),
+            open_file(path) as stream,
+            zipfile.ZipFile(stream) as archive,
+        ):
+            if str(_read_array(archive, "identity")) != self._identity:
+                raise IntegrityError(
+                    f"{path} was kept by a run with other weights, images, preprocessing or "
+                    "precision; delete it, or name another file for --resume"
+                )
+            arrays: dict[str, Any] = {
+                name: None if array is None else _read_array(archive, name, array)
+                for name, array in like.arrays().items()
+            }
+            broken = json.loads(str(_read_array(archive, "broken")))
+            found = Metric(**arrays, broken={int(k): str(v)[:1000] for k, v in broken.items()})
+            if not all(0 <= index < len(found.done) for index in found.broken):
+                raise ValueError("images that there are not")
+            return found
+
     def save(self, metric: Metric) -> None:
         """Write `metric` whole."""
-        arrays = {"ranked": metric.ranked, "losses": metric.losses, "done": metric.done}
-        if metric.subset is not None:
-            arrays["subset"] = metric.subset
+        arrays = {name: array for name, array in metric.arrays().items() if array is not None}
         with atomic_path(self.mine, force=True) as temporary, open(temporary, "wb") as stream:
             np.savez(
                 stream,

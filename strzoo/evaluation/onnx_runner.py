@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ def open_onnx(source: OnnxSource, options: RunnerOptions) -> Runner:
     chosen = [_spell_provider(name, available) for name in options.providers]
     if not chosen and options.device is not None and str(options.device).startswith("cuda"):
         chosen = [_spell_provider(_CUDA, available)]
+    outputs = read_outputs(source, options)  # which also checks the model before it is loaded
     session = source.open_session(
         threads=environment_threads() or 0,
         providers=[*chosen, *([] if CPU_PROVIDER in chosen else [CPU_PROVIDER])],
@@ -61,11 +63,15 @@ def open_onnx(source: OnnxSource, options: RunnerOptions) -> Runner:
     used = session.get_providers()[0]
     if chosen and used != chosen[0]:
         raise StrzooError(f"onnxruntime could not start {chosen[0]} and would use {used}")
-    return _make_runner(source, session, options)
+    return _make_runner(source, session, options, *outputs)
 
 
 def _make_runner(
-    source: OnnxSource, session: onnxruntime.InferenceSession, options: RunnerOptions
+    source: OnnxSource,
+    session: onnxruntime.InferenceSession,
+    options: RunnerOptions,
+    answer: OutputChoice,
+    reader: OutputReader,
 ) -> Runner:
     path = source.shown
     if len(session.get_inputs()) != 1:
@@ -83,11 +89,11 @@ def _make_runner(
         raise UsageError(f"{path}: its images have {channels} channels; 3 are expected")
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise UsageError(f"{path}: its images are {height}x{width}; square ones are expected")
+    batch = [size for size in value.shape if isinstance(size, int)]
+    source.settings.limits.check("bytes", 16 * math.prod(batch), f"{path}: a batch of {batch}")
     metadata, stated = source.metadata, source.stated_preprocessing
     side = height if isinstance(height, int) else None
     preprocessing = options.preprocessing or fit_preprocessing(stated or IMAGENET, side)
-
-    answer, reader = read_outputs(source, options)
 
     def forward(inputs: Tensor) -> Tensor:
         array = inputs.numpy()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from strzoo.errors import UsageError
+from strzoo.models.scores import find_scores, flatten_scores
 
 LOGITS, SOFTMAX, SIGMOID, LOG_SOFTMAX = "logits", "softmax", "sigmoid", "log-softmax"
 WITH_BACKGROUND = 1001  # ImageNet's classes and one for none of them
 BACKGROUNDS = ("first", "last", "none")
-# Names under which networks hand out their class scores, the usual one first.
-_NAMES = ("logits", "out", "output", "pred", "predictions")
 _SMALLEST = 1e-30  # a probability of zero has a finite logarithm this way
 _SUM_TOLERANCE = 1e-2  # of a row of probabilities in half precision, or quantised to 8 bits
 
@@ -55,7 +53,7 @@ class OutputReader:
         Raises:
             UsageError: the output is no tensor of class scores.
         """
-        scores = self._flatten(find_scores(output, self._name))
+        scores = flatten_scores(find_scores(output, self._name), self._name)
         if self.activation is None:
             self.activation = LOGITS
             if _are_probabilities(scores):
@@ -79,61 +77,10 @@ class OutputReader:
             scores = scores[:, :-1]
         return scores
 
-    def _flatten(self, scores: Tensor) -> Tensor:
-        if scores.dim() > 2 and scores.shape[1:].numel() == max(scores.shape[1:]):
-            scores = scores.flatten(1)
-        if scores.dim() != 2 or not scores.is_floating_point():
-            kind = str(scores.dtype).removeprefix("torch.")
-            raise UsageError(
-                f"{self._name} gives {kind} of shape {tuple(scores.shape)}; expected floats of "
-                "shape (N, classes)"
-            )
-        return scores.float()
-
     def probabilities(self, scores: Tensor) -> Tensor:
         """Probabilities of each row of scores; the network's own are given as they are."""
         scores = scores.double()
         return scores.exp() if self.gives_probabilities else scores.softmax(-1)
-
-
-def find_scores(output: Any, name: str) -> Tensor:
-    """The tensor of class scores in what a network returned.
-
-    Args:
-        output: a tensor; or a dict, an object or a sequence that holds one plainly.
-        name: of the network, for messages.
-
-    Raises:
-        UsageError: it holds none, or several that could be meant.
-    """
-    if isinstance(output, Tensor):
-        return output
-    for key in _NAMES:
-        found = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
-        if isinstance(found, Tensor):
-            return found
-    values = list(output.values()) if isinstance(output, Mapping) else output
-    if isinstance(values, list | tuple):
-        tensors = [v for v in values if isinstance(v, Tensor)]
-        plain = [t for t in tensors if t.dim() == 2 and t.is_floating_point()]
-        if len(plain) == 1:
-            return plain[0]
-        if len(tensors) == 1:
-            return tensors[0]
-    raise UsageError(
-        f"{name} returns {_spell(output)}; expected a tensor of floats (N, classes), or a dict or "
-        f"tuple with one such tensor (named {', '.join(_NAMES[:2])})"
-    )
-
-
-def _spell(output: Any) -> str:
-    kind = type(output).__name__
-    if isinstance(output, Mapping):
-        return f"a {kind} with {', '.join(map(str, list(output)[:6])) or 'nothing'}"
-    if isinstance(output, list | tuple):
-        shapes = [str(tuple(v.shape)) for v in output if isinstance(v, Tensor)]
-        return f"a {kind} of {len(output)} with tensors {', '.join(shapes[:6]) or 'none'}"
-    return f"a {kind}"
 
 
 def _are_probabilities(rows: Tensor) -> bool:

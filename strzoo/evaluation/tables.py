@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 from pathlib import Path
 
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.evaluation.results import EvalResult, find_hits
-from strzoo.files import write_error, write_text
+from strzoo.files import check_destination, write_error, write_text
 
 COLUMNS = (
     "model",
@@ -69,12 +70,16 @@ def check_results_file(path: Path) -> None:
     Raises:
         UsageError: its folder does not exist.
         IntegrityError: it exists and its columns are others.
+        StrzooError: it, or its folder, may not be written.
     """
     if not path.parent.is_dir() or path.is_dir():
         raise UsageError(f"{path} cannot be a results file: name a file in an existing folder")
+    check_destination(path, force=True)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise write_error(path, PermissionError(errno.EACCES, "permission denied"))
     if path.exists() and path.stat().st_size:
         with open(path, encoding="utf-8", errors="replace", newline="") as stream:
-            found = stream.readline().strip()
+            found = stream.readline(4096).strip()
         if found != ",".join(COLUMNS):
             raise IntegrityError(
                 f"{path} has other columns ({found[:60]}); name another file for --csv"

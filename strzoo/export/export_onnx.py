@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from strzoo.analysis.counting import prunable_layers
 from strzoo.arguments import checked
+from strzoo.borders import shorten_cause
 from strzoo.data.calibration import Images, Samples, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.files import atomic_path, check_destination, write_error
@@ -240,14 +241,14 @@ def _count_classes(reference: Deployed, real: Samples, names: Sequence[str]) -> 
     try:
         with torch.inference_mode():
             shape = reference(real.images[:1]).shape
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except StrzooError:
+        raise
+    except Exception as error:  # the network's own code
         size = "x".join(map(str, real.images.shape[1:]))
-        reason = " ".join(str(error).split())[:160]
+        reason = shorten_cause(error)
         raise StrzooError(
             f"the network does not run on one {size} input ({reason}); pass the input size it takes"
         ) from error
-    if len(shape) != 2:
-        raise StrzooError(f"the network's output has shape {tuple(shape)}, expected [N, classes]")
     if names and len(names) != shape[1]:
         raise UsageError(f"{len(names)} class names were given for {shape[1]} classes")
     return shape[1]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strzoo.errors import UsageError
+from strzoo.borders import open_file
+from strzoo.errors import IntegrityError, UsageError
 from strzoo.hub.source import ImageSize, Source, hash_tensors, read_hash
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
@@ -47,9 +48,9 @@ class Family:
                 return any(any(path.glob(pattern)) for pattern in self.files)
             if not path.is_file():
                 return False
-            with open(path, "rb") as stream:
+            with open_file(path) as stream:
                 head = stream.read(_HEAD)
-        except OSError:
+        except (OSError, IntegrityError):
             return False  # the reader says what is wrong
         return all(name in head for name in self.names)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from strzoo.arguments import check_path
-from strzoo.errors import UsageError
-from strzoo.files import PLAN_MAGIC
+from strzoo.borders import open_file
+from strzoo.errors import IntegrityError, UsageError
+from strzoo.files import PLAN_MAGIC, run_checkpoint
 from strzoo.hub.families import open_family
 from strzoo.hub.source import (
     CardSource,
@@ -35,8 +36,6 @@ Model: TypeAlias = (
 )
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".onnx", ".strz")
-# What a run folder is represented by, best first.
-_BEST = {None: ("best_str.pth", "best_dense.pth"), "dense": ("best_dense.pth", "best_str.pth")}
 
 
 def resolve(model: Model, *, format: str | None = None, settings: Settings | None = None) -> Source:
@@ -96,8 +95,7 @@ def is_file(text: str) -> bool:
 def _open_file(path: Path, format: str | None, settings: Settings) -> Source:
     if path.suffix not in (".onnx", ".strz") and (found := open_family(settings, path=path)):
         return found
-    if path.is_dir():
-        path = _find_best(path, format)
+    path = run_checkpoint(path, format)
     if path.suffix == ".strz" or _starts_with(path, PLAN_MAGIC):
         return PlanSource(settings, path=path)
     if path.suffix == ".onnx":
@@ -105,20 +103,9 @@ def _open_file(path: Path, format: str | None, settings: Settings) -> Source:
     return CheckpointSource(settings, path=path)
 
 
-def _find_best(folder: Path, format: str | None) -> Path:
-    """The best checkpoint in the folder of a training run."""
-    for name in _BEST.get(format, _BEST[None]):
-        if (folder / name).is_file():
-            return folder / name
-    raise UsageError(
-        f"{folder} is a folder without {' or '.join(_BEST[None])}; give a checkpoint file or the "
-        "folder of a training run"
-    )
-
-
 def _starts_with(path: Path, magic: bytes) -> bool:
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             return stream.read(len(magic)) == magic
-    except OSError:
+    except (OSError, IntegrityError):
         return False  # the reader says what is wrong

@@ -295,9 +295,10 @@ class ModuleSource(Source):
     kind = "module"
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
-        from strzoo.sparse.unwrap import unwrap
+        from strzoo.sparse.unwrap import check_values, unwrap
 
         self.model, self.inner = model, unwrap(model)
+        check_values(self.inner)
         super().__init__(type(self.inner).__name__, settings)
 
     @cached_property
@@ -319,6 +320,11 @@ class ModuleSource(Source):
         from strzoo.sparse.sparsify import to_dense_
         from strzoo.sparse.unwrap import copy_plain
 
+        if isinstance(self.inner, torch.jit.ScriptModule):
+            raise UsageError(
+                f"{self.name} is TorchScript, whose layers are hidden: give the torch.nn.Module "
+                "that it was made from"
+            )
         network = to_dense_(copy_plain(self.inner))
         return network.to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, install_advice
 from strzoo.training.own_loop import PruningSchedule, SparsityTarget, control_sparsity
 
 try:
@@ -19,7 +19,7 @@ except ImportError:
         from pytorch_lightning import Callback
     except ImportError:
         raise StrzooError(
-            "strzoo.integrations.lightning needs Lightning: pip install lightning"
+            f"strzoo.integrations.lightning needs Lightning: {install_advice('lightning')}"
         ) from None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from strzoo.errors import StrzooError
+from strzoo.errors import StrzooError, install_advice
 from strzoo.training.own_loop import PruningSchedule, SparsityTarget, control_sparsity
 
 try:
@@ -17,7 +17,7 @@ try:
     from transformers.trainer_callback import ExportableState
 except ImportError:
     raise StrzooError(
-        "strzoo.integrations.transformers needs it: pip install 'transformers[torch]'"
+        f"strzoo.integrations.transformers needs it: {install_advice('transformers')}"
     ) from None
 
 

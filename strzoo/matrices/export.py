@@ -23,7 +23,7 @@ from strzoo.arguments import checked
 from strzoo.data.calibration import Images, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import check_image_size
-from strzoo.files import write_error
+from strzoo.files import hide_temporary, write_error
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import ImageSize, Source
 from strzoo.matrices.files import CSR, FORMATS, write_matrix
@@ -284,6 +284,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise write_error(folder, error) from error
+    except StrzooError as error:
+        hide_temporary(error, temporary, folder)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -110,10 +110,10 @@ def import_library(name: str, *, purpose: str) -> Any:
     """
     from importlib import import_module
 
-    from strzoo.errors import StrzooError
+    from strzoo.errors import StrzooError, install_advice
 
     try:
         return import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise StrzooError(f"{purpose} needs {package}: pip install {package}") from None
+        raise StrzooError(f"{purpose} needs {package}: {install_advice(package)}") from None

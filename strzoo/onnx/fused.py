@@ -14,8 +14,10 @@ import onnx
 from onnx import helper
 
 from strzoo.onnx.files import read_opset
+from strzoo.onnx.weights import STANDARD_DOMAINS
 
 DOMAIN = "com.microsoft"
+_GROUPS = "GroupNormalization"
 Nodes = list[onnx.NodeProto]
 _TO_FIRST, _TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
@@ -26,10 +28,11 @@ def expand_fused(model: onnx.ModelProto, *, shapes_only: bool = False) -> onnx.M
     The outputs keep their names. A node of an unknown activation, or of another operator, stays.
 
     Args:
-        shapes_only: also replace quantised operators by ones whose outputs have their shapes, not
-            their values; for shape inference.
+        shapes_only: also replace quantised operators and GroupNormalization by ones whose outputs
+            have their shapes, not their values; for shape inference.
     """
-    if not any(node.domain == DOMAIN for node in model.graph.node):
+    groups = shapes_only and any(node.op_type == _GROUPS for node in model.graph.node)
+    if not groups and not any(node.domain == DOMAIN for node in model.graph.node):
         return model
     opset = read_opset(model).get("ai.onnx", 1)
     made = onnx.ModelProto()
@@ -39,6 +42,8 @@ def expand_fused(model: onnx.ModelProto, *, shapes_only: bool = False) -> onnx.M
         rule = _RULES.get(node.op_type) if node.domain == DOMAIN else None
         if rule is None and shapes_only and node.domain == DOMAIN:
             rule = _SHAPE_RULES.get(node.op_type)
+        if groups and node.op_type == _GROUPS and node.domain in STANDARD_DOMAINS:
+            rule = _normalise
         made.graph.node.extend((rule(node, opset) if rule else None) or [node])
     return made
 
@@ -136,6 +141,11 @@ _RULES: dict[str, Callable[[onnx.NodeProto, int], Nodes | None]] = {
 
 def _same(node: onnx.NodeProto, opset: int) -> Nodes:
     return [helper.make_node("Identity", [node.input[0]], [node.output[0]], node.name)]
+
+
+def _normalise(node: onnx.NodeProto, opset: int) -> Nodes:
+    """Another normalisation of the same parameters: onnx infers no shape of this one's output."""
+    return [helper.make_node("InstanceNormalization", node.input, node.output, node.name)]
 
 
 def _elementwise(node: onnx.NodeProto, opset: int) -> Nodes:

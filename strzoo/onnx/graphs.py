@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from strzoo.errors import StrzooError, UsageError
+from strzoo.models.scores import find_scores, flatten_scores
 from strzoo.onnx.files import read_opset
 from strzoo.redirected_output import chatter_to
 from strzoo.zoo.registry import Preprocessing
@@ -30,6 +31,7 @@ _EXPORTER_OPSET = 18  # below it torch's exporter has no implementations
 # The exporter could not follow the network: it chooses its way by values, say. The older exporter
 # would follow one example and freeze its way into the file.
 _UNTRACEABLE = "TorchExportError"
+_SUMMARY = "## Exception summary"  # a line of its messages; the next one is the cause
 _IR_VERSION = 10  # onnxruntime 1.18 reads up to this
 _PREFIX = "network."
 
@@ -61,7 +63,8 @@ class Deployed(nn.Module):
             # Without contiguous() the pool would be exported as the strides of channels-last.
             images = images.permute(0, 3, 1, 2).contiguous()
             images = (images.float() - self.offset) * self.scale
-        logits: Tensor = self.network(images)
+        name = type(self.network).__name__
+        logits = flatten_scores(find_scores(self.network(images), name), name)
         return logits.softmax(1) if self.softmax else logits
 
 
@@ -198,10 +201,14 @@ def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx
 
 
 def _export_error(example: Tensor, error: Exception) -> StrzooError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines()]
+    if _SUMMARY in lines:  # under headlines that every failure has
+        lines = lines[lines.index(_SUMMARY) + 1 :]
+        lines = [line for line in lines if line][:1]
+    lines = [line for line in lines if line] or [type(error).__name__]
     size = "x".join(map(str, example.shape))
     return StrzooError(
-        f"torch cannot export the network for a {size} input ({(lines or ['?'])[-1][:200]}); "
+        f"torch cannot export the network for a {size} input ({lines[-1][:200]}); "
         "check the input size; -v logs what the exporter said"
     )
 
@@ -216,11 +223,13 @@ def _clean(model: onnx.ModelProto) -> None:
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
         item.doc_string = ""
-    names = {tensor.name: tensor.name.removeprefix(_PREFIX) for tensor in graph.initializer}
-    taken = {name for node in graph.node for name in [*node.input, *node.output]} - set(names)
+    # A name without its prefix may be an activation's, or of preprocessing that is built in.
+    taken = {name for node in graph.node for name in [*node.input, *node.output]}
+    names = {}
     for tensor in graph.initializer:
-        if names[tensor.name] in taken:  # an activation has that name
-            names[tensor.name] = tensor.name
+        short = tensor.name.removeprefix(_PREFIX)
+        names[tensor.name] = tensor.name if short in taken else short
+        taken.add(names[tensor.name])
         tensor.name = names[tensor.name]
     used: set[str] = set()
     for node in graph.node:

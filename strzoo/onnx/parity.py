@@ -15,6 +15,7 @@ from torch import Tensor
 from strzoo.data.calibration import Samples
 from strzoo.errors import VerificationError
 from strzoo.onnx.files import read_opset
+from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.results import Agreement
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def check_file(path: Path, opset: int, output_shape: tuple[int | None, ...]) -> 
             output shape are not as expected.
     """
     try:
-        onnx.checker.check_model(str(path), full_check=True)
-        model = onnx.shape_inference.infer_shapes(onnx.load(str(path)), strict_mode=True)
+        onnx.checker.check_model(str(path))
+        model = expand_fused(onnx.load(str(path)), shapes_only=True)
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VerificationError(f"onnx's checker refuses the export: {reason}") from error

@@ -43,7 +43,7 @@ def open_session(
         refuse_foreign(model, "an ONNX model")
         list_external(Path(model))  # refuses what lies outside its folder
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings would go to the terminal
+    options.log_severity_level = 4  # else warnings, and errors that it raises too, are printed
     if threads:
         options.intra_op_num_threads = threads
     for key, value in (entries or {}).items():

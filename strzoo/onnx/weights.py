@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,7 @@ def weighted_nodes(model: onnx.ModelProto) -> Iterator[WeightedNode]:
     else after its node.
     """
     constants = Constants(model.graph)
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     for index, node in enumerate(model.graph.node):
         if not is_layer(node):
             continue
@@ -183,9 +184,9 @@ def weighted_nodes(model: onnx.ModelProto) -> Iterator[WeightedNode]:
             axis = 0 if node.op_type in CONVOLUTIONS else real.ndim - 1
             real = real.astype(np.float32) - _along(zero[0].astype(np.float32), real.ndim, axis)
         name = _layer_name(origin, node, index)
-        if name in seen:
-            name = f"{name}#{index}"
-        seen.add(name)
+        seen[name] += 1
+        if seen[name] > 1:  # of the same weight; other precisions have more nodes between them
+            name = f"{name}#{seen[name]}"
         yield WeightedNode(name, node.op_type, node, real, stored)
 
 

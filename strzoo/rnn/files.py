@@ -19,10 +19,12 @@ from strzoo.rnn.classifier import SequenceClassifier
 from strzoo.rnn.edgeml import read_classifier
 from strzoo.rnn.layer import FastGRNN
 from strzoo.rnn.quantisation import Int8Classifier
+from strzoo.strict_json import read_json
 from strzoo.version import VERSION
 
 MARK = "strzoo_rnn"  # the key that tells our files, with the version of their form
 _VERSION = 1
+_RESULT = "result.json"  # of a training, beside the networks of each pair of ranks
 _LARGEST_SIZE = 1 << 20  # of a layer; a damaged number must not become an allocation
 
 
@@ -104,7 +106,8 @@ def load_rnn(
     """The classifier in a file or folder, in evaluation mode.
 
     Args:
-        path: a file of `save_rnn`, or EdgeML's: a state dict or a folder of `.npy` files.
+        path: a file of `save_rnn`, or EdgeML's: a state dict or a folder of `.npy` files; or the
+            folder of a training, whose best network is read.
         gate, update, orientation: as `strzoo.rnn.edgeml.read_network`, for EdgeML's files, which do
             not say; ours do.
 
@@ -117,7 +120,7 @@ def load_rnn(
         UsageError: a nonlinearity is given for a file that names its own, or as
             `strzoo.rnn.edgeml.read_network`.
     """
-    path = Path(path)
+    path = best_file(Path(path))
     document = _read_own(path)
     if document is None:
         return read_classifier(
@@ -132,6 +135,23 @@ def load_rnn(
         return _build(document)
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error}") from error
+
+
+def best_file(path: Path) -> Path:
+    """`path`, or the file of the best network if it is the folder of a training.
+
+    Raises:
+        UsageError: the training in it has not ended.
+        IntegrityError: the training's result does not name its best network.
+    """
+    if not path.is_dir() or not any(path.glob("rank_*.pth")):
+        return path  # a file, or a folder of EdgeML's
+    if not (path / _RESULT).exists():
+        raise UsageError(f"{path} has no {_RESULT}: name one of its rank_*.pth files")
+    try:
+        return path / Path(str(read_json(path / _RESULT)["best"]["file"])).name
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{path / _RESULT} does not name the best network") from error
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

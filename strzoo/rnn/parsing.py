@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from strzoo.borders import read_text, reading
-from strzoo.errors import IntegrityError, UsageError
+from strzoo.errors import UsageError, one_line
 from strzoo.rnn.config import RNNConfig
+from strzoo.strict_yaml import read_yaml
 
 KEYS = {one.name: one for one in dataclasses.fields(RNNConfig)}
 _HINTS = typing.get_type_hints(RNNConfig)
@@ -48,11 +48,7 @@ def read_config(path: Path) -> RNNConfig:
         IntegrityError: it is not such a mapping.
         UsageError: as `apply_overrides`.
     """
-    text = read_text(path, "a recipe in YAML")
-    with reading(path, "a recipe in YAML"):
-        values = yaml.safe_load(text)
-    if not isinstance(values, dict):
-        raise IntegrityError(f"{path} holds no mapping of keys to values")
+    values = read_yaml(path, "a recipe in YAML")
     try:
         return apply_overrides(RNNConfig(), [f"{k}={_to_text(v)}" for k, v in values.items()])
     except UsageError as error:
@@ -76,9 +72,9 @@ def dump_config(config: RNNConfig) -> str:
 def _find_key(key: str) -> str:
     if key in KEYS:
         return key
-    nearest = difflib.get_close_matches(key, KEYS, n=2)
+    nearest = difflib.get_close_matches(key[:80], KEYS, n=2)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "strzoo rnn train --keys"
-    raise UsageError(f"unknown key {key!r}; {hint}")
+    raise UsageError(f"unknown key {one_line(repr(key), 80)}; {hint}")
 
 
 def spell_type(name: str) -> str:
@@ -112,5 +108,5 @@ def _parse(name: str, text: str) -> Any:
         return hint(text)
     except (ValueError, KeyError):
         raise UsageError(
-            f"{name}={text!r} is of the wrong type; expected: {spell_type(name)}"
+            f"{name}={one_line(repr(text), 80)} is of the wrong type; expected: {spell_type(name)}"
         ) from None

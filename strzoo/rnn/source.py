@@ -15,7 +15,7 @@ from torch import nn
 
 from strzoo.analysis.results import LayerReport, Report
 from strzoo.checkpoint.convert import Conversion
-from strzoo.errors import IntegrityError, UsageError, VerificationError
+from strzoo.errors import UsageError, VerificationError
 from strzoo.hub.families import FamilySource
 from strzoo.onnx.results import Agreement, OnnxExport
 from strzoo.onnx.sessions import read_versions
@@ -23,15 +23,13 @@ from strzoo.rnn.cell import LEARNED, SIDES, FastGRNNCell
 from strzoo.rnn.classifier import SequenceClassifier
 from strzoo.rnn.conversion import convert_rnn
 from strzoo.rnn.export_onnx import BATCH, CHECKED, TOLERANCE, export_rnn
-from strzoo.rnn.files import load_rnn, names_gates
+from strzoo.rnn.files import best_file, load_rnn, names_gates
 from strzoo.rnn.onnx_graph import BATCH as BATCH_AXIS
 from strzoo.rnn.onnx_graph import INPUT, OUTPUT, STEPS
 from strzoo.rnn.report import report_rnn
-from strzoo.strict_json import read_json
 
 ARCHITECTURE = "fastgrnn"
 _SAME = 1e-5  # of the largest logit
-_RESULT = "result.json"  # of a training, beside the networks of each pair of ranks
 _GATES = (
     "the file names no nonlinearities: sigmoid and tanh are assumed; strzoo rnn has --gate, "
     "--update and --orientation"
@@ -47,15 +45,7 @@ class FastGRNNSource(FamilySource):
     @cached_property
     def path(self) -> Path | None:
         """The file or EdgeML folder; of a training's folder the best network's file."""
-        folder = self._file
-        if folder is None or not folder.is_dir() or (folder / "Bg.npy").exists():
-            return folder
-        if not (folder / _RESULT).exists():
-            raise UsageError(f"{folder} has no {_RESULT}: name one of its rank_*.pth files")
-        try:
-            return folder / Path(str(read_json(folder / _RESULT)["best"]["file"])).name
-        except (KeyError, TypeError) as error:
-            raise IntegrityError(f"{folder / _RESULT} does not name the best network") from error
+        return None if self._file is None else best_file(self._file)
 
     @cached_property
     def network(self) -> nn.Module:

@@ -111,7 +111,7 @@ def sparsify_(
     s_init = _finite(s_init)
     if isinstance(prune_rate, str):
         prune_rate = load_budget(prune_rate)
-    layers = _convertible(unwrap(model), METHODS[method], skip)
+    layers = convertible_layers(unwrap(model), method, skip)
     options = _options(method, layers, threshold, s_init, resolve_g(g, g_scale), prune_rate)
     _warn_of_buckets(model)
     with _all_or_none(layers.values()):
@@ -243,10 +243,19 @@ def match_rates(
     return {name: check_prune_rate(rates[name]) for name in layers}
 
 
-def _convertible(
-    model: nn.Module, table: Mapping[type[nn.Module], type[SparseLayer]], skip: Skip
-) -> dict[str, nn.Module]:
-    """The layers to convert, by name."""
+def convertible_layers(model: nn.Module, method: str, skip: Skip) -> dict[str, nn.Module]:
+    """The dense layers that `method` can make sparse, by name; the log says why others are left.
+
+    Args:
+        model: not wrapped.
+        method: one of `METHODS`.
+        skip: as in `sparsify_`.
+
+    Raises:
+        UnknownNameError: a skip pattern matches no layer.
+        UsageError: there are none.
+    """
+    table = METHODS[method]
     candidates: dict[str, nn.Module] = {}
     refused: dict[str, str] = {}
     closed: list[str] = []

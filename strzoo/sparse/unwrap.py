@@ -9,8 +9,10 @@ a network to analyse, export or compile without changing the one it is given.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
+from strzoo.borders import shorten_cause
 from strzoo.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,21 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.get_submodule(_COMPILED)
         else:
             return model
+
+
+def check_values(model: nn.Module) -> None:
+    """Raise a UsageError unless every parameter and buffer of `model` has values."""
+    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if nn.parameter.is_lazy(value):
+            raise UsageError(
+                f"{type(model).__name__}: {name} has no shape yet; run the network on one batch "
+                "first"
+            )
+        if value.is_meta:
+            raise UsageError(
+                f"{type(model).__name__}: {name} is on the device meta, without values; load "
+                "weights into it first (to_empty, load_state_dict)"
+            )
 
 
 def plain_network(model: nn.Module) -> nn.Module:
@@ -64,12 +82,18 @@ def copy_network(model: nn.Module) -> nn.Module:
     training step; the copy has its values.
     """
     model = unwrap(model)
-    memo: dict[int, Tensor] = {}
+    memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # what a network holds may refuse in its own way
+        raise UsageError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: "
+            f"{shorten_cause(error)}); take what is no part of the network out of it"
+        ) from error
 
 
 def parametrised_names(module: nn.Module) -> tuple[str, ...]:

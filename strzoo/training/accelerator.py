@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,16 @@ def _fuse_thresholds(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return logits
 
     return call
+
+
+@contextlib.contextmanager
+def warnings_of_first(group: Group) -> Iterator[None]:
+    """While the context lasts only the first process warns that DDP copies gradients whose strides
+    differ from its buckets': 1x1 kernels have several, and every process would say the same."""
+    with warnings.catch_warnings():
+        if group.rank:
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
+        yield
 
 
 def build_accelerator(

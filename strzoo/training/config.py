@@ -17,6 +17,8 @@ from strzoo.training.config_sparsity import SparsityKeys
 from strzoo.training.config_steps import StepKeys
 from strzoo.training.keys import ARGUMENTS, freeze_arguments, is_dotted
 
+_MOST_EPOCHS = 100_000  # a plan lists them all
+
 
 @dataclass(frozen=True)
 class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
@@ -135,6 +137,8 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
         for name, user in (("loss_args", "loss"), ("policy_args", "policy")):
             if getattr(self, name) and getattr(self, user) in (None, "cross_entropy"):
                 raise UsageError(f"{name} is for a {user} of your own")
+        if self.epochs > _MOST_EPOCHS:
+            raise UsageError(f"epochs={self.epochs} is above {_MOST_EPOCHS:,}, more than any run")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise UsageError(
                 f"warmup_epochs={self.warmup_epochs:g} leaves nothing of {self.epochs} epochs; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, SMALL
 from strzoo.data.samples import Samples
 from strzoo.data.training_images import find_training_samples, has_validation, split_by_class
 from strzoo.errors import UsageError
+from strzoo.settings import user_path
 from strzoo.training.config import TrainConfig
 from strzoo.training.loaders import FileLoader, Loader, MemoryLoader, PartLoader
 from strzoo.zoo.registry import Preprocessing
@@ -86,7 +86,7 @@ def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
 def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
     classes = int(config.dataset.removeprefix("cifar"))
     _check_classes(config, classes)
-    path = Path(_need_data(config)).expanduser()
+    path = user_path(_need_data(config))
     if not is_cifar(path):
         raise UsageError(
             f"{path} is not CIFAR-{classes}: expected cifar-{classes}-python.tar.gz, the binary "

@@ -16,6 +16,7 @@ from strzoo.data.imageset import ImageSet
 from strzoo.data.layouts import find_samples
 from strzoo.data.training_images import find_training_samples
 from strzoo.errors import StrzooError, UsageError
+from strzoo.settings import user_path
 from strzoo.training.config import TrainConfig
 from strzoo.training.loaders import Batches, FileLoader, Loader, MemoryLoader
 
@@ -52,7 +53,7 @@ def open_fit_data(
     """
     if isinstance(data, str | os.PathLike):
         check_path(data, "data")
-        return _open_folder(model, Path(data).expanduser(), config, device)
+        return _open_folder(model, user_path(data), config, device)
     if isinstance(data, ImageSet):
         data = (data.images, data.labels)
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(x, Tensor) for x in data):

@@ -24,6 +24,7 @@ from strzoo.checkpoint.record import TrainedOn
 from strzoo.devices import describe_device, list_versions
 from strzoo.errors import StrzooError, UsageError
 from strzoo.files import write_error, write_text
+from strzoo.settings import user_path
 from strzoo.sparse.sparsify import to_dense_
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import dump_config
@@ -43,7 +44,7 @@ class RunFolder:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.path = Path(config.run_folder).expanduser()
+        self.path = user_path(config.run_folder)
         self.last = self.path / LAST
         self._resume = config.resume
 
@@ -79,9 +80,8 @@ class RunFolder:
                 lock.release()
 
     def _refuse_other_run(self) -> None:
-        own = self._resume not in (None, "auto") and (
-            Path(str(self._resume)).expanduser().parent.resolve() == self.path.resolve()
-        )
+        resumed = None if self._resume == "auto" else self.find_resume()
+        own = resumed is not None and resumed.parent.resolve() == self.path.resolve()
         if self.last.exists() and self._resume != "auto" and not own:
             raise UsageError(
                 f"{self.path} holds a run; go on with resume=auto, or choose another output=FOLDER"
@@ -102,7 +102,10 @@ class RunFolder:
         """The checkpoint to go on from, if any."""
         if self._resume == "auto":
             return self.last if self.last.exists() else None
-        return None if self._resume is None else Path(self._resume).expanduser()
+        if self._resume is None:
+            return None
+        path = user_path(self._resume)
+        return path / LAST if path.is_dir() else path
 
     def begin(self, config: TrainConfig, device: torch.device, processes: int) -> None:
         """Write config.yaml and environment.json.

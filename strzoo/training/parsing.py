@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.errors import UsageError, one_line
 from strzoo.strict_json import WrongTypeError, convert
+from strzoo.strict_yaml import parse_yaml, read_yaml
 from strzoo.training.config import TrainConfig
 from strzoo.training.config_network import REPRODUCE
 from strzoo.training.keys import ARGUMENTS, Arguments, freeze_arguments
@@ -41,19 +42,6 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True,
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise IntegrityError(f"{key!r} appears twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_mapping(path: Path) -> dict[Any, Any]:
     """The mapping that a YAML file holds.
 
@@ -61,19 +49,7 @@ def read_mapping(path: Path) -> dict[Any, Any]:
         StrzooError: the file cannot be read.
         IntegrityError: it is not YAML, no mapping, or gives a key twice.
     """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise StrzooError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StrzooError(f"cannot read {path}: {error}") from error
-    except (yaml.YAMLError, IntegrityError) as error:
-        raise IntegrityError(
-            f"{path} is not a recipe in YAML: {' '.join(str(error).split())}"
-        ) from None
-    if not isinstance(values, dict):
-        raise IntegrityError(f"{path} holds no mapping of keys to values")
-    return values
+    return read_yaml(path, "a recipe in YAML")
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -137,8 +113,8 @@ def _add_argument(name: str, argument: str, text: str, before: Arguments) -> Arg
             return ()
         raise UsageError(f"{name} is given as {name}.ARGUMENT=VALUE")
     try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
+        value = parse_yaml(text) if text else None
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = text
     if isinstance(value, str) and _NUMBER.fullmatch(value):  # 1e-3, which YAML takes for a text
         value = float(value)
@@ -150,9 +126,11 @@ def find_key(key: Any) -> str:
     key = _SYNONYMS.get(key, key)
     if key in KEYS:
         return str(key)
-    nearest = [_ALIASES[key]] if key in _ALIASES else difflib.get_close_matches(str(key), KEYS, n=2)
+    nearest = (
+        [_ALIASES[key]] if key in _ALIASES else difflib.get_close_matches(str(key)[:80], KEYS, n=2)
+    )
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "strzoo train --keys lists them"
-    raise UsageError(f"unknown key {key!r}; {hint}")
+    raise UsageError(f"unknown key {one_line(repr(key), 80)}; {hint}")
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -198,7 +176,8 @@ def _typed(name: str, value: Any) -> Any:
         return convert(_HINTS[name], _read_number(_HINTS[name], value), name)
     except WrongTypeError as error:
         raise UsageError(
-            f"{name}={error.value!r} is of the wrong type; expected: {spell_type(name)}"
+            f"{name}={one_line(repr(error.value), 80)} is of the wrong type; "
+            f"expected: {spell_type(name)}"
         ) from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from strzoo.devices import choose_precision, find_device
 from strzoo.distributed import Group, read_launcher
 from strzoo.errors import UsageError
 from strzoo.models.external_names import is_external
-from strzoo.settings import Settings
+from strzoo.settings import Settings, user_path
 from strzoo.sparse.sparsify import prunable_layers, sparse_layers
 from strzoo.training.builders import (
     build_controller,
@@ -183,7 +182,7 @@ def describe_rule(config: TrainConfig) -> str:
 
 def _count_images(config: TrainConfig) -> tuple[int | None, str]:
     """Training images, None if nothing tells how many, and a line about them."""
-    given = config.data is not None and Path(config.data).expanduser().exists()
+    given = config.data is not None and user_path(config.data).exists()
     if given or config.dataset == "digits":
         found = open_datasets(config, torch.device("cpu"))
         return len(found.train), found.description

@@ -17,6 +17,7 @@ from typing import Any
 
 from strzoo.arguments import checked
 from strzoo.errors import IntegrityError, UsageError
+from strzoo.settings import user_path
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import build_config, read_mapping
 from strzoo.zoo.names import resolve_name
@@ -63,7 +64,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> TrainConfig:
         StrzooError and its subclasses: the file cannot be read or is not a configuration.
     """
     text = os.fspath(name_or_path)
-    return _load_file(Path(text).expanduser()) if _is_path(text) else _load_shipped(text)
+    return _load_file(user_path(text)) if _is_path(text) else _load_shipped(text)
 
 
 def _load_shipped(text: str) -> TrainConfig:
@@ -93,7 +94,7 @@ def _load_base(path: Path, name: Any, depth: int) -> TrainConfig:
         return _load_shipped(name)
     if depth == _DEPTH:
         raise UsageError(f"{EXTENDS}={name} goes round in a circle, or is too deep")
-    return _load_file(path.parent / Path(name).expanduser(), depth + 1)
+    return _load_file(path.parent / user_path(name), depth + 1)
 
 
 def _is_path(text: str) -> bool:

@@ -6,7 +6,6 @@ A run records what is found, so that its config.yaml repeats it and a resumed ru
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from strzoo.checkpoint.record import Checkpoint
@@ -14,7 +13,7 @@ from strzoo.data.training_images import list_training_classes
 from strzoo.errors import UsageError
 from strzoo.models.external_names import is_external
 from strzoo.models.spec import ModelSpec
-from strzoo.settings import Settings
+from strzoo.settings import Settings, user_path
 from strzoo.training.config import TrainConfig
 from strzoo.training.pretrained import find_source
 from strzoo.zoo.registry import Preprocessing
@@ -57,7 +56,7 @@ def resolve_config(config: TrainConfig, settings: Settings | None = None) -> Tra
 def _count_classes(config: TrainConfig, begun: Checkpoint | None) -> int:
     if config.dataset in _CLASSES:
         return _CLASSES[config.dataset]
-    if config.data is not None and Path(config.data).expanduser().is_dir():
+    if config.data is not None and user_path(config.data).is_dir():
         return len(list_training_classes(config.data))
     if begun is not None:
         return begun.spec.num_classes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from strzoo.errors import install_advice
 from strzoo.files import atomic_path, write_text
 from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
@@ -62,7 +63,7 @@ def write_report(folder: RunFolder, config: TrainConfig, history: Sequence[Epoch
         "the weights of all convolutions and linear layers.",
         "",
         *(f"![{path.stem}]({path.name})" for path in plots),
-        *([] if plots else ["No plots: they need matplotlib (`pip install 'strzoo[plot]'`)."]),
+        *([] if plots else [f"No plots: they need matplotlib (`{install_advice('plot')}`)."]),
         "",
         f"## Layers of epoch {shown.epoch}",
         "",
@@ -91,7 +92,7 @@ def _draw(folder: Path, history: Sequence[EpochRecord], shown: EpochRecord) -> l
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        log.warning("no plots in the report: pip install 'strzoo[plot]'")
+        log.warning("no plots in the report: %s", install_advice("plot"))
         return []
     paths = []
     for name, draw, height in (

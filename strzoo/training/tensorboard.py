@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from strzoo.errors import install_advice
 from strzoo.training.results import EpochDone, EpochRecord, Event, StepDone
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             log.warning(
-                "no TensorBoard scalars: pip install 'strzoo[train]', or set tensorboard=false"
+                "no TensorBoard scalars: %s, or set tensorboard=false", install_advice("train")
             )
             return
         self._writer = SummaryWriter(str(folder), purge_step=step or None)

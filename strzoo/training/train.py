@@ -14,6 +14,7 @@ from strzoo.arguments import checked
 from strzoo.devices import choose_precision, cpu_threads, find_device, float32_mode
 from strzoo.distributed import Group, join_group
 from strzoo.settings import Settings
+from strzoo.training.accelerator import warnings_of_first
 from strzoo.training.builders import build_network
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import open_datasets
@@ -108,7 +109,7 @@ def _run(
         notes += state.load_state_dict(document, group, resumed)
     del document
     interrupted = None
-    with cpu_threads(trainer.threads), stop_requests() as stop:
+    with cpu_threads(trainer.threads), warnings_of_first(group), stop_requests() as stop:
         if group.rank == 0:
             folder.begin(config, device, group.world)
             folder.write_history(state.history)

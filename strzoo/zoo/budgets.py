@@ -80,12 +80,15 @@ def list_budgets() -> list[str]:
     return sorted(path.stem for path in data_path("budgets").glob("*.json"))
 
 
+_LEARNED = "budget.json"  # of a run folder
+
+
 @checked
 def load_budget(name_or_path: str | os.PathLike[str]) -> Budget:
     """A shipped budget by name (or unique prefix), or one from a `.json` file.
 
     Args:
-        name_or_path: a name of `list_budgets`, or the file.
+        name_or_path: a name of `list_budgets`, the file, or the folder of a training run.
 
     Returns:
         Sparsity in percent by layer, and of all layers together.
@@ -95,6 +98,8 @@ def load_budget(name_or_path: str | os.PathLike[str]) -> Budget:
         StrzooError, IntegrityError: the file cannot be read or is not a budget.
     """
     text = os.fspath(name_or_path)
+    if (Path(text) / _LEARNED).is_file():
+        return read_budget(Path(text) / _LEARNED)
     if text.endswith(".json") or os.sep in text:
         return read_budget(Path(text))
     return _shipped(resolve_name(text, list_budgets(), kind="budget"))

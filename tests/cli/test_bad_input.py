@@ -207,3 +207,71 @@ def test_a_full_disk_behind_standard_output_is_an_error() -> None:
         )
     assert done.returncode == 1
     assert done.stderr == "strzoo: error: No space left on device\n"
+
+
+class _Unprintable(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def _nest(levels: int) -> int:
+    return _nest(levels + 1) + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("two\nlines"), "unexpected KeyError: 'two\\nlines'; this is a defect of strzoo"),
+        (OSError(5, "Input/output error", "/a/file"), "Input/output error: '/a/file'"),
+        (_Unprintable(), "unexpected _Unprintable;"),
+        (OverflowError("x" * 10_000), "unexpected OverflowError: xxx"),
+        (None, "unexpected RecursionError: maximum recursion depth"),
+    ],
+)
+def test_whatever_is_raised_ends_in_one_line_that_names_the_log(
+    error: Exception | None, said: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        if error is None:
+            _nest(0)
+        else:
+            raise error
+
+    monkeypatch.setattr("strzoo.settings.Settings.from_env", lambda **_: fail())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = cli("list", "--offline")
+    assert result.code == 1
+    assert said in result.error
+    assert len(result.error) < 500
+    # The cache folder cannot be found here, so the log is among the temporary files.
+    (log,) = tmp_path.iterdir()
+    assert result.error.endswith(f"please report it with the file {log}")
+    assert log.stat().st_mode & 0o077 == 0
+    text = log.read_text()
+    assert "arguments: ['list', '--offline']" in text
+    assert "Traceback (most recent call last)" in text
+    assert "in fail" in text
+
+
+def test_the_log_is_kept_in_the_cache_folder_until_that_is_pruned(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRZOO_HOME", str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr("strzoo.cli.models.print_json", lambda _: 1 // 0)
+        result = cli("list", "--json")
+    (log,) = (tmp_path / "logs").iterdir()
+    assert result.error.endswith(str(log))
+    assert "ZeroDivisionError" in log.read_text()
+    assert cli("cache", "prune").code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_log_can_be_written_the_line_says_so(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strzoo.cli.models.print_json", lambda _: 1 // 0)
+    monkeypatch.setattr("tempfile.mkstemp", lambda *_: os.open("/dev/full/x", os.O_WRONLY))
+    result = cli("list", "--json")
+    assert result.code == 1
+    assert "(no file could be written for its traceback)" in result.error

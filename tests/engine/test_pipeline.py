@@ -300,5 +300,5 @@ def test_without_llvmlite_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         ),
         lambda: strzoo.benchmark("resnet50_str_90.23", engines=["sparse"]),
     ):
-        with pytest.raises(StrzooError, match=r"pip install 'strzoo\[engine\]'"):
+        with pytest.raises(StrzooError, match=r"pip install 'llvmlite>=0.45'"):
             attempt()

@@ -14,7 +14,6 @@ repeats it. The exit code is 1 if anything went wrong.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import signal
@@ -56,6 +55,7 @@ from strzoo.errors import IntegrityError
 from strzoo.sealed_files import CONTENT
 from tests.helpers.engine.guarded import UNWRITTEN, Codes, run_guarded
 from tests.helpers.engine.plans import make_plan
+from tests.helpers.sealing import seal
 
 SECONDS = 20  # that a mutation may take
 GROUPS = {1: 1, 2: 3}  # threads of the plans for groups of one and of two images
@@ -155,10 +155,7 @@ class Mutator:
                 self._change_header(plan, random)
         text = json.dumps(header).encode()
         text += b" " * (-(8 + len(text)) % 64)
-        content = struct.pack("<Q", len(text)) + text + arrays
-        digest = hashlib.sha256(content).digest()
-        head = struct.pack("<8sIIQ32s8x", plan_files.MAGIC, 1, 0, len(content), digest)
-        return head + content
+        return seal(struct.pack("<Q", len(text)) + text + arrays)
 
     def _number(self, old: int, plan: dict[str, Any], random: np.random.Generator) -> int:
         kind = random.integers(0, 6)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from strzoo.errors import StrzooError
+from strzoo.errors import StrzooError, install_advice
 
 RATE = 16_000  # samples per second
 FILTERS = 32
@@ -33,7 +33,7 @@ class LogMel:
             import torchaudio
         except ImportError as error:
             raise StrzooError(
-                "log-mel features need torchaudio; pip install 'strzoo[speech]'"
+                f"log-mel features need torchaudio: {install_advice('speech')}"
             ) from error
         self._audio: Any = torchaudio
         self._mel: Any = torchaudio.transforms.MelSpectrogram(

@@ -1,0 +1,1 @@
+"""One-shot pruning: a network made sparse at once, without training."""
