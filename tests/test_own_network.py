@@ -25,7 +25,7 @@ REPLACED = {
 _FEW = ["--images=8", "--workers=0"]
 APPENDED = {
     "train": ["epochs=1", "warmup_epochs=0", "batch_size=8", "workers=0", "tensorboard=false"],
-    "tradeoff": ["--sparsities=90", "--engines=onnxruntime", "--runs=1", *_FEW],
+    "tradeoff": ["--sparsities=0", "--engines=onnxruntime", "--runs=1", *_FEW],
     "prune": _FEW,
     "evaluate": ["--workers=0"],
 }
