@@ -25,7 +25,7 @@ REPLACED = {
 _FEW = ["--images=8", "--workers=0"]
 APPENDED = {
     "train": ["epochs=1", "warmup_epochs=0", "batch_size=8", "workers=0", "tensorboard=false"],
-    "tradeoff": ["--sparsities=90", "--engines=onnxruntime", "--runs=1", *_FEW],
+    "tradeoff": ["--sparsities=0", "--engines=onnxruntime", "--runs=1", *_FEW],
     "prune": _FEW,
     "evaluate": ["--workers=0"],
 }
@@ -60,3 +60,9 @@ def test_the_page_leads_from_a_dense_network_to_a_compiled_sparse_one(
     assert kept.sparsity() == pytest.approx(90, abs=0.1)
     assert kept.trained_on is not None
     assert kept.trained_on.class_names == ("bark", "cat")
+
+
+def test_every_file_that_the_page_leads_to_exists() -> None:
+    folder = Path(__file__).resolve().parent.parent / "docs"
+    for name in re.findall(r"\]\(([\w./-]+)\)", PAGE):
+        assert (folder / name).is_file(), name
