@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device attack soak clean setup
+.PHONY: demo test lint counts device attack soak clean setup documents
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ soak: setup
 # The dense counts of the published architectures that ship with strzoo.
 counts: setup
 	PYTHONPATH=. $(BIN)/python tools/write_counts.py
+
+# Every command and example of README and docs, on stand-ins.
+documents: setup
+	$(BIN)/python -m pytest tests/test_documents.py tests/test_own_network.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
