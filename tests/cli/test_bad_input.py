@@ -277,3 +277,26 @@ def test_where_no_log_can_be_written_the_line_says_so(
     result = cli("list", "--json")
     assert result.code == 1
     assert "(no file could be written for its traceback)" in result.error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "MODEL", "--data"),
+        ("evaluate", "MODEL", "--data", "{folder}", "--labels"),
+        ("export", "MODEL", "-o", "{folder}/a.onnx", "--images"),
+        ("matrices", "MODEL", "-o", "{folder}/m", "--images"),
+        ("prune", "MODEL", "--sparsity", "0.9", "--data"),
+        ("tradeoff", "MODEL", "--data"),
+        ("paper", "1", "--runs"),
+    ],
+    ids=lambda words: f"{words[0]} {words[-1]}",
+)
+def test_the_home_of_an_unknown_user_is_named(
+    words: tuple[str, ...], cli: Cli, str_file: Path, tmp_path: Path
+) -> None:
+    given = [str_file if w == "MODEL" else w.format(folder=tmp_path) for w in words]
+    result = cli(*given, "~nobody-of-that-name")
+    assert result.code == 2
+    assert result.error == "'~nobody-of-that-name': no such user; write the folder out"
+    assert list(tmp_path.iterdir()) == []
