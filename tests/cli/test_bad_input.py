@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from strzoo.cli import run
+from strzoo.errors import StrzooError
 from tests.conftest import CliResult
 from tests.helpers.published import str_state, write_published
 
@@ -228,6 +230,10 @@ def _nest(levels: int) -> int:
         (_Unprintable(), "unexpected _Unprintable;"),
         (OverflowError("x" * 10_000), "unexpected OverflowError: xxx"),
         (None, "unexpected RecursionError: maximum recursion depth"),
+        (
+            ModuleNotFoundError("none", name="nothing_of_ours"),
+            "unexpected ModuleNotFoundError: none",
+        ),
     ],
 )
 def test_whatever_is_raised_ends_in_one_line_that_names_the_log(
@@ -253,6 +259,25 @@ def test_whatever_is_raised_ends_in_one_line_that_names_the_log(
     assert "arguments: ['list', '--offline']" in text
     assert "Traceback (most recent call last)" in text
     assert "in fail" in text
+
+
+@pytest.mark.parametrize(
+    "error", [StrzooError("torch cannot export"), ModuleNotFoundError("x", name="onnx"), KeyError()]
+)
+def test_an_interrupt_that_a_library_made_another_error_of_is_an_interrupt(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("strzoo.settings.Settings.from_env", fail)
+    assert run(["list"], interrupted=lambda: True) == 130
+    assert capsys.readouterr() == ("", "strzoo: interrupted\n")
+    assert run(["list"]) == 1
 
 
 def test_the_log_is_kept_in_the_cache_folder_until_that_is_pruned(
