@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import sys
 import tarfile
 import time
@@ -29,6 +28,7 @@ from PIL import Image
 from torch import nn
 
 import strzoo
+from strzoo.benchmarking.memory import peak_resident
 from strzoo.errors import StrzooError
 from strzoo.settings import Settings
 from strzoo.zoo.registry import data_path
@@ -182,7 +182,7 @@ def fuzz(count: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
         except Exception as error:
             wrong = f"{type(error).__name__}: {str(error)[:300]}"
         seconds = time.perf_counter() - started
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = peak_resident()
         if seconds > SECONDS or memory > BYTES or _started:
             wrong = f"{seconds:.1f} s, {memory / 1e6:.0f} MB, started {_started[:3]}; {wrong}"
         if wrong:
