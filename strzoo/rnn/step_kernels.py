@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 # What the functions read: an array of addresses and counts, in this order.
-FORWARD = ("product", "driven", "gap", "states", "gate", "update", "scales", "elements")
+FORWARD = ("product", "driven", "gate_bias", "update_bias", "states", "gate", "update", "scales",
+           "elements")  # fmt: skip
 BACKWARD = ("grad", "carried", "product", "gate", "update", "states", "slopes",
-            "by_update", "by_nu", "by_zeta", "scales", "batch", "size")  # fmt: skip
+            "by_all", "by_update", "by_nu", "by_zeta", "scales", "batch", "size")  # fmt: skip
 
 Step = Callable[[int, int, int], None]
 
 
 class StepKernels:
     """The compiled functions of two nonlinearities. Each takes the address of its table (`FORWARD`,
-    `BACKWARD`; 64-bit values), the number of the step, and that of its row in `driven`."""
+    `BACKWARD`; 64-bit values), the number of the step, and that of its row in `driven`, or in
+    `grad`."""
 
     def __init__(self, gate: Gate, update: Gate) -> None:
         import llvmlite.binding as llvm
@@ -130,8 +132,10 @@ class _Function:
         with self._loop(count) as index:
             driven = self._load("driven", self.build.add(row, index))
             total = self._add(self._load("product", index), driven)
-            z = _GATES[self.gate.name](self, total)
-            c = _GATES[self.update.name](self, self._add(total, self._load("gap", index)))
+            z, c = self._both_gates(
+                self._add(total, self._load("gate_bias", index)),
+                self._add(total, self._load("update_bias", index)),
+            )
             here = self.build.add(now, index)
             if keep:
                 self._store(z, "gate", here)
@@ -141,10 +145,33 @@ class _Function:
             self._store(state, "states", self.build.add(after, index))
         self.build.ret_void()
 
+    def _both_gates(self, for_gate: Any, for_update: Any) -> tuple[Any, Any]:
+        """z and c. Two fractions share one division, which costs as much as an exponential."""
+        parts = [
+            _FRACTIONS[gate.name](self, x) if gate.name in _FRACTIONS else (None, x)
+            for gate, x in ((self.gate, for_gate), (self.update, for_update))
+        ]
+        (top, bottom), (other_top, other_bottom) = parts
+        if top is not None and other_top is not None:
+            share = self._divide(self.number(1.0), self._times(bottom, other_bottom))
+            return (
+                self._times(self._times(top, other_bottom), share),
+                self._times(self._times(other_top, bottom), share),
+            )
+        z, c = (
+            _GATES[gate.name](self, below) if above is None else self._divide(above, below)
+            for gate, (above, below) in zip((self.gate, self.update), parts, strict=True)
+        )
+        return z, c
+
+    def _divide(self, a: Any, b: Any) -> Any:
+        return self.build.fdiv(a, b)
+
     def emit_backward(self) -> None:
         """A step of `strzoo.rnn.steps.backward`: `carried` holds e z of the step after."""
         args, size = self.args, self.args["size"]
         now = self.build.mul(self.build.mul(args["step"], args["batch"]), size)
+        given = self.build.mul(self.build.mul(args["row"], args["batch"]), size)
         zeta, both = self._load("scales", self._int(0)), self._load("scales", self._int(1))
         with self._loop(args["batch"]) as row:
             begin = self.build.mul(row, size)
@@ -152,16 +179,17 @@ class _Function:
                 index = self.build.add(begin, column)
                 here = self.build.add(now, index)
                 error = self._add(self._load("carried", index), self._load("product", index))
-                error = self._add(error, self._load("grad", here))
+                error = self._add(error, self._load("grad", self.build.add(given, index)))
                 z, c = self._load("gate", here), self._load("update", here)
                 less = self._subtract(self._load("states", here), self._times(zeta, c))
                 through_z = self._times(_SLOPES[self.gate.name](self, z), less)
                 factor = self._subtract(both, self._times(zeta, z))
                 through_c = self._times(_SLOPES[self.update.name](self, c), factor)
-                self._store(self._times(error, self._add(through_z, through_c)), "slopes", here)
+                slope = self._times(error, self._add(through_z, through_c))
+                self._store(slope, "slopes", here)
                 self._store(self._times(error, z), "carried", index)
                 by_c = self._times(error, c)
-                sums = {"by_update": self._times(error, through_c), "by_nu": by_c,
+                sums = {"by_all": slope, "by_update": self._times(error, through_c), "by_nu": by_c,
                         "by_zeta": self._subtract(by_c, self._times(by_c, z))}  # fmt: skip
                 for name, value in sums.items():
                     self._store(self._add(self._load(name, column), value), name, column)
@@ -269,14 +297,18 @@ def _round(value: float) -> float:
     return ctypes.c_float(value).value
 
 
-def _sigmoid(f: _Function, x: Any) -> Any:
-    opposite = f.clip(f.build.fneg(x), -80.0, 80.0)
-    return f.build.fdiv(f.number(1.0), f.affine(f.expm1(opposite), 1.0, 2.0))
+# The bound of an exponent: the product of two such denominators is still a number of fp32.
+_FAR = 40.0
 
 
-def _tanh(f: _Function, x: Any) -> Any:
-    less = f.expm1(f.clip(f.affine(x, 2.0, 0.0), -40.0, 40.0))
-    return f.build.fdiv(less, f.affine(less, 1.0, 2.0))
+def _sigmoid(f: _Function, x: Any) -> tuple[Any, Any]:
+    opposite = f.clip(f.build.fneg(x), -_FAR, _FAR)
+    return f.number(1.0), f.affine(f.expm1(opposite), 1.0, 2.0)
+
+
+def _tanh(f: _Function, x: Any) -> tuple[Any, Any]:
+    less = f.expm1(f.clip(f.affine(x, 2.0, 0.0), -_FAR, _FAR))
+    return less, f.affine(less, 1.0, 2.0)
 
 
 def _ramp(f: _Function, x: Any, reach: float) -> Any:
@@ -284,9 +316,12 @@ def _ramp(f: _Function, x: Any, reach: float) -> Any:
 
 
 _Emitter = Callable[[_Function, Any], Any]
-_GATES: dict[str, _Emitter] = {
+# Numerator and denominator, of the gates that are a fraction.
+_FRACTIONS: dict[str, Callable[[_Function, Any], tuple[Any, Any]]] = {
     "sigmoid": _sigmoid,
     "tanh": _tanh,
+}
+_GATES: dict[str, _Emitter] = {
     "relu": lambda f, x: f.clip(x, 0.0, math.inf),
     "quantTanh": lambda f, x: f.clip(x, -1.0, 1.0),
     "quantSigm": lambda f, x: _ramp(f, x, 1.0),
