@@ -55,4 +55,5 @@ def test_a_stage_that_fails_says_so_and_keeps_its_log(tmp_path: Path) -> None:
     failed = "failed with exit code 1, see evaluation.log"
     assert results["stages"]["evaluation"]["status"] == failed
     log = (tmp_path / "evaluation.log").read_text()
-    assert "Traceback" in log and "comes first" not in log
+    assert "Traceback" in log
+    assert "comes first" not in log
