@@ -39,12 +39,10 @@ def compare(
     Masks and answers need weights: ids that are not in the cache are compared by their budgets.
     """
     from strzoo.evaluation.compare import compare as run
-    from strzoo.files import check_destination
     from strzoo.pictures import check_plot
 
     if plot is not None:
-        check_plot(plot)
-        check_destination(plot, force=force)
+        check_plot(plot, force=force)
     made = run(models, predictions=not no_predictions, settings=settings)
     if plot is not None:
         from strzoo.evaluation.compare_plot import plot_comparison

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from strzoo.errors import UsageError
 from strzoo.evaluation.compare import ModelComparison
-from strzoo.files import atomic_path
-from strzoo.pictures import check_plot
+from strzoo.pictures import check_plot, new_figure, save_figure
 
 _MARKERS = "os^Dvpx"
 
@@ -29,14 +28,9 @@ def plot_comparison(
     """
     if not comparison.layers:
         raise UsageError("none of the models has layers to draw")
-    check_plot(path)
-    path = Path(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    check_plot(path, force=force)
     layers = comparison.layers
-    figure = Figure(figsize=(max(6.0, 0.2 * len(layers) + 2), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(6.0, 0.2 * len(layers) + 2), 4.5)
     axes = figure.subplots()
     for index, name in enumerate(comparison.names):
         values = [float("nan") if s is None else s for s in (x.sparsity[index] for x in layers)]
@@ -46,6 +40,4 @@ def plot_comparison(
     axes.set_ylabel("sparsity %")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
-    with atomic_path(path, force=force) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-    return path
+    return save_figure(figure, path, force=force)
