@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device device-wheels attack soak clean setup documents
+.PHONY: demo test lint counts device device-wheels attack soak clean setup documents charts
 
 setup: $(STAMP)
 
@@ -12,6 +12,7 @@ setup: $(STAMP)
 $(STAMP): setup.cfg setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	-$(BIN)/python tools/vendor_charts.py
 	touch $@
 
 demo: setup
@@ -53,6 +54,10 @@ counts: setup
 # Every command and example of README and docs, on stand-ins.
 documents: setup
 	$(BIN)/python -m pytest tests/test_documents.py tests/test_own_network.py
+
+# Chart.js for the charts of HTML reports, from the npm registry; they go without where it fails.
+charts:
+	$(BIN)/python tools/vendor_charts.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

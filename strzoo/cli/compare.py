@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
 @click.option("--no-predictions", is_flag=True, help="Do not run the models on photographs.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw a .png, .svg or .pdf.")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page to look at.")
 @force_option
 @json_option
 @settings_options
@@ -29,6 +30,7 @@ def compare(
     models: tuple[str, ...],
     no_predictions: bool,
     plot: Path | None,
+    page: Path | None,
     force: bool,
     as_json: bool,
     settings: Settings,
@@ -39,21 +41,29 @@ def compare(
     Masks and answers need weights: ids that are not in the cache are compared by their budgets.
     """
     from strzoo.evaluation.compare import compare as run
+    from strzoo.files import check_destination
     from strzoo.pictures import check_plot
 
     if plot is not None:
         check_plot(plot, force=force)
+    if page is not None:
+        check_destination(page, force=force)
     made = run(models, predictions=not no_predictions, settings=settings)
     if plot is not None:
         from strzoo.evaluation.compare_plot import plot_comparison
 
         plot_comparison(made, plot, force=force)
+    if page is not None:
+        from strzoo.evaluation.compare_page import write_comparison_page
+
+        write_comparison_page(made, page, force=force)
     if as_json:
         print_json(made.to_dict())
     else:
         _print(made)
-    if plot is not None and not quiet:
-        click.echo(f"wrote {plot}", err=True)
+    for written in (plot, page):
+        if written is not None and not quiet:
+            click.echo(f"wrote {written}", err=True)
 
 
 def _print(made: ModelComparison) -> None:

@@ -127,6 +127,7 @@ def show_report(
 @click.command()
 @click.argument("model", shell_complete=complete_model)
 @click.option("--input-size", help="SIZE, HxW or CxHxW [default: the network's own].")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page to look at.")
 @output_options
 @force_option
 @settings_options
@@ -134,6 +135,7 @@ def show_report(
 def report(
     model: str,
     input_size: str | None,
+    page: Path | None,
     style: str,
     output: Path | None,
     force: bool,
@@ -148,10 +150,20 @@ def report(
     """
     from strzoo.files import check_destination
 
-    if output is not None:
-        check_destination(output, force=force)
+    for written in (output, page):
+        if written is not None:
+            check_destination(written, force=force)
     size = None if input_size is None else parse_size(input_size)
     from strzoo.analysis.report import report as make_report
+    from strzoo.hub.resolve import resolve
 
-    made = make_report(model, input_size=size, settings=settings)
+    source = resolve(model, settings=settings)
+    made = make_report(source, input_size=size)
+    if page is not None:
+        from strzoo.analysis.report_page import write_report_page
+
+        card = source.card if size is None else None  # published for the network's own size
+        write_report_page(made, page, card=card, force=force)
+        if not quiet:
+            click.echo(f"wrote {page}", err=True)
     show_report(made, made.to_dict(), style, output, force=force, quiet=quiet)

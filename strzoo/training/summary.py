@@ -1,4 +1,4 @@
-"""The end of a run: report.md, report.json, the learned budget, and two plots."""
+"""The end of a run: report.md, report.html, report.json, the learned budget, and two plots."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.parsing import compare_configs
 from strzoo.training.results import EpochRecord, choose_best
+from strzoo.training.run_page import write_run_page
 from strzoo.zoo.budgets import Budget, write_budget
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,9 @@ def write_report(folder: RunFolder, config: TrainConfig, history: Sequence[Epoch
         "",
     ]
     write_text(folder.path / "report.md", "\n".join(lines), force=True)
+    different = {name: value for name, (_, value) in changed.items() if name != "about"}
+    title = config.recipe or config.architecture
+    write_run_page(folder.path / "report.html", title, history, shown, different)
 
 
 def _row(record: EpochRecord | None) -> dict[str, Any] | None:
