@@ -1,6 +1,8 @@
-"""Only what setup.cfg cannot say: checkpoints.json and budgets/ travel inside the wheel."""
+"""Only what setup.cfg cannot say: checkpoints.json, budgets/ and Chart.js travel in the wheel."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -10,9 +12,13 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildWithData(build_py):
-    """Copy the top-level data to `strzoo/_shipped`, where an installed strzoo looks for it."""
+    """Copy the top-level data to `strzoo/_shipped`, where an installed strzoo looks for it.
+
+    Before that, fetch what draws the charts of HTML reports; where that fails they have none.
+    """
 
     def run(self) -> None:
+        subprocess.run([sys.executable, ROOT / "tools" / "vendor_charts.py"], check=False)
         super().run()
         if self.editable_mode:  # a checkout reads its own top-level files
             return

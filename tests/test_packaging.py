@@ -21,13 +21,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True
     ).stdout.split(b"\0")
+    charts = (CHECKOUT / "strzoo/pages/vendor").glob("*")  # fetched, so git does not know them
+    files += [os.fsencode(path.relative_to(CHECKOUT)) for path in charts]
     for name in filter(None, files):
         target = source / os.fsdecode(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((CHECKOUT / os.fsdecode(name)).read_bytes())
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder, source],
-        check=True, capture_output=True,
+        check=True, capture_output=True, env={**os.environ, "npm_config_offline": "true"},
     )  # fmt: skip
     return next(folder.glob("*.whl"))
 
@@ -45,6 +47,9 @@ def test_the_wheel_carries_the_registry_the_budgets_and_the_licence(wheel: Path)
     assert recipes == shipped
     assert "resnet50.yaml" in recipes
     assert "strzoo/zoo/paper.json" in names
+    assert {f"strzoo/pages/page.{kind}" for kind in ("html", "css", "js")} <= names
+    library = CHECKOUT / "strzoo/pages/vendor/chart.umd.min.js"
+    assert ("strzoo/pages/vendor/chart.umd.min.js" in names) == library.is_file()
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 

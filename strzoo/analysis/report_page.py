@@ -15,6 +15,7 @@ from strzoo.zoo.registry import ModelCard
 LAYERS = "Layers"
 _HEADER = ("layer", "type", "shape", "output", "params", "nonzeros", "sparsity %", "threshold",
            "dense MACs", "sparse MACs")  # fmt: skip
+PUBLISHED = ("figure", "published", "computed", "difference", "verdict")
 
 
 def write_report_page(
@@ -61,7 +62,8 @@ def report_page(report: Report, card: ModelCard | None = None) -> Page:
     ]
     tables = [DataTable(LAYERS, _HEADER, rows, {"threshold": 6})]
     if published:
-        tables.insert(0, _published(published))
+        cells = published_cells(published)
+        tables.insert(0, DataTable("Published against computed", PUBLISHED, cells))
     return Page(f"strzoo report: {report.model}", _facts(report), _charts(report), tables,
                 report.notes)  # fmt: skip
 
@@ -73,8 +75,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return list(zip(names, texts, strict=False))
 
 
-def _published(lines: Sequence[Comparison]) -> DataTable:
-    rows = [
+def published_cells(lines: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """Published figures against computed ones: a row of texts for each, as `PUBLISHED` names
+    them."""
+    return [
         (
             line.quantity,
             line.published,
@@ -85,8 +89,6 @@ def _published(lines: Sequence[Comparison]) -> DataTable:
         )
         for line in lines
     ]  # fmt: skip
-    header = ("figure", "published", "computed", "difference", "verdict")
-    return DataTable("Published against computed", header, rows)
 
 
 def _charts(report: Report) -> list[Chart]:

@@ -14,7 +14,7 @@ from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
-    from strzoo.evaluation.compare import ModelComparison
+    from strzoo.evaluation.compare_results import ModelComparison
 
 
 @click.command()
@@ -68,14 +68,18 @@ def compare(
 
 def _print(made: ModelComparison) -> None:
     rows = []
-    for name, one in zip(made.names, made.reports, strict=True):
-        if one is not None:
-            counts = (one.weights, one.nonzeros, one.sparsity, one.dense_macs, one.sparse_macs)
-            rows.append((name, one.source, *map(_spell, counts)))
-    totals = ("model", "from", "weights", "nonzeros", "sparsity %", "dense MACs", "sparse MACs")
-    _show(totals, rows, "totals", left=2, optional=("from", "weights", "dense MACs"))
-    layers = [(one.name, *map(_spell, one.sparsity)) for one in made.layers]
-    _show(("layer", *made.names), layers, "sparsity %", more="shapes and MACs of the layers")
+    for one in made.totals:
+        counts = (one.weights, one.nonzeros, one.sparsity, one.dense_macs, one.sparse_macs)
+        rows.append((one.name, one.source, *map(_spell, (*counts, one.published_top1))))
+    header = ["model", "from", "weights", "nonzeros", "sparsity %", "dense MACs", "sparse MACs"]
+    if any(one.published_top1 is not None for one in made.totals):
+        header.append("published top-1 %")
+    optional = ("from", "published top-1 %", "weights", "dense MACs")
+    more = "params, FLOPs, published figures"
+    _show(header, [row[: len(header)] for row in rows], "totals", 2, optional, more)
+    layers = [(one.name, *map(_spell, (*one.sparsity, one.spread))) for one in made.layers]
+    header = ["layer", *made.names, "spread"]
+    _show(header, layers, "sparsity %", more="shapes and MACs of the layers")
     pairs = [
         (m.first, m.second, *map(_spell, (m.both, m.either, m.overlap, m.chance, m.layers)))
         for m in made.masks
@@ -95,7 +99,6 @@ def _show(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     title: str,
-    *,
     left: int = 1,
     optional: Sequence[str] = (),
     more: str = "",

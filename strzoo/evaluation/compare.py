@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from strzoo.analysis.comparison import compare_published
 from strzoo.analysis.masks import MaskOverlap, overlap, read_masks
 from strzoo.analysis.report import report
-from strzoo.analysis.results import CONVENTION, Report
+from strzoo.analysis.results import Report
 from strzoo.arguments import checked
-from strzoo.errors import UsageError
+from strzoo.errors import StrzooError, UsageError
+from strzoo.evaluation.compare_results import (
+    Agreement,
+    LayerComparison,
+    ModelComparison,
+    ModelTotals,
+)
 from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import CardSource, PlanSource, Source
@@ -24,60 +31,25 @@ if TYPE_CHECKING:
     from strzoo.hub.resolve import Model
 
 _GRID = 3  # windows of each photograph, in each direction
+_BEST = 5
+_ALL = 1_000_000  # more classes than a network has
 
 
 @dataclass(frozen=True)
-class LayerComparison:
-    """One layer in all models, None in those that lack it: sparsity in percent, and MACs left."""
+class _Layer:
+    """A layer of one model; `weights` counts them, zeros included."""
 
     name: str
-    shape: tuple[int, ...]
-    sparsity: tuple[float | None, ...]
-    sparse_macs: tuple[int | None, ...]
+    weights: int
+    nonzeros: int | None
+    shape: tuple[int, ...] | None = None
+    sparse_macs: int | None = None
 
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two models give the same answers on `images` pictures: the percentage with the same
-    most likely class, and the share of the five best that both name, in percent."""
-
-    first: str
-    second: str
-    images: int
-    top1: float
-    top5: float
-
-
-@dataclass(frozen=True)
-class ModelComparison:
-    """Several models: `names` and `reports` in the order given (None where a model has no weights
-    to report on), the layers of all, the pairs that could be compared, and what could not."""
-
-    names: tuple[str, ...]
-    reports: tuple[Report | None, ...]
-    layers: tuple[LayerComparison, ...]
-    masks: tuple[MaskOverlap, ...]
-    agreement: tuple[Agreement, ...]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        models = [
-            {
-                "name": name,
-                **({} if made is None else {"source": made.source, **made.to_dict()["totals"]}),
-            }
-            for name, made in zip(self.names, self.reports, strict=True)
-        ]
-        return {
-            "schema": 1,
-            "convention": CONVENTION,
-            "models": models,
-            "layers": [asdict(layer) for layer in self.layers],
-            "masks": [asdict(pair) for pair in self.masks],
-            "agreement": [asdict(pair) for pair in self.agreement],
-            "notes": list(self.notes),
-        }
+    @property
+    def sparsity(self) -> float | None:
+        if self.nonzeros is None:
+            return None
+        return 100.0 * (self.weights - self.nonzeros) / max(self.weights, 1)
 
 
 @checked
@@ -87,8 +59,9 @@ def compare(
     """Totals, layers, masks and answers of several models side by side.
 
     Layers are matched by name, and by their order where two models name them differently but have
-    the same shapes. Masks and answers need weights: an id is compared by them if its file is in the
-    cache (nothing is downloaded), else by its budget alone.
+    the same numbers of weights. Masks and answers need weights: an id is compared by them if its
+    file is in the cache (nothing is downloaded), else by its budget alone. A compiled plan has
+    answers, and numbers of weights, but no masks and MACs.
 
     Args:
         models: two or more of what `strzoo.report` takes, and `.strz` files.
@@ -96,7 +69,8 @@ def compare(
         settings: cache folder and registries; from the environment by default.
 
     Returns:
-        Sparsity in percent, MACs of one image; a pair of models for each overlap and agreement.
+        Sparsity in percent, MACs of one image; a pair of models for each overlap and agreement;
+        `notes` say what could not be compared.
 
     Raises:
         UsageError: fewer than two models, or one is not for images.
@@ -108,19 +82,20 @@ def compare(
     names = _name(sources)
     notes: list[str] = []
     reports = [_report(source, name, notes) for source, name in zip(sources, names, strict=True)]
-    masks = [read_masks(source) for source in sources]
-    pairs = []
-    for (i, a), (j, b) in combinations(enumerate(masks), 2):
-        made = None
-        if a is not None and b is not None:
-            made = overlap((names[i], a), (names[j], b))
-            if made is None:
-                notes.append(f"{names[i]} and {names[j]} have no layer of one name and shape")
-        if made is not None:
-            pairs.append(made)
-    agreement = _agree(sources, names, notes) if predictions else ()
+    sizes = {n: r.input_size for n, r in zip(names, reports, strict=True) if r is not None}
+    if len(set(sizes.values())) > 1:
+        spelled = ", ".join(f"{n} {'x'.join(map(str, size))}" for n, size in sizes.items())
+        notes.append(f"MACs are of images of different sizes: {spelled}")
+    layers = [_list_layers(s, r) for s, r in zip(sources, reports, strict=True)]
+    renamed = _align(layers)
     return ModelComparison(
-        names, tuple(reports), _layers(reports), tuple(pairs), agreement, tuple(notes)
+        names,
+        tuple(map(_total, sources, names, reports, layers)),
+        tuple(reports),
+        _compare_layers(layers, renamed),
+        _compare_masks(sources, names, renamed, notes),
+        _agree(sources, names, notes) if predictions else (),
+        tuple(notes),
     )
 
 
@@ -138,37 +113,103 @@ def _report(source: Source, name: str, notes: list[str]) -> Report | None:
     if isinstance(source, FamilySource):
         raise UsageError(f"{name} is {source.described}; compare networks for images")
     if isinstance(source, PlanSource):
-        notes.append(f"{name}: a compiled plan has no weights to count; {source.wanted}")
+        notes.append(f"{name}: a compiled plan has no masks and MACs; {source.wanted}")
         return None
     made = report(source)
     notes += [f"{name}: {note}" for note in made.notes]
     return made
 
 
-def _layers(reports: Sequence[Report | None]) -> tuple[LayerComparison, ...]:
-    """The layers of all reports; those of the first come first."""
-    known = [made for made in reports if made is not None]
-    if not known:
-        return ()
-    shapes = [layer.shape for layer in known[0].layers]
-    order = [layer.name for layer in known[0].layers]
-    tables = []
-    for made in reports:
-        layers = () if made is None else made.layers
-        names = [layer.name for layer in layers]
-        if not set(names) & set(order) and [layer.shape for layer in layers] == shapes:
-            names = order
-        tables.append(dict(zip(names, layers, strict=True)))
-    rows = {name: layer.shape for table in tables for name, layer in table.items()}
+def _list_layers(source: Source, made: Report | None) -> list[_Layer]:
+    if made is not None:
+        return [_Layer(x.name, x.params, x.nonzeros, x.shape, x.sparse_macs) for x in made.layers]
+    return [_Layer(*known) for known in source.layers] if isinstance(source, PlanSource) else []
+
+
+def _total(source: Source, name: str, made: Report | None, layers: Sequence[_Layer]) -> ModelTotals:
+    card = source.card
+    top1 = None if card is None else card.published.top1
+    if made is not None:
+        published = () if card is None else compare_published(card, made)
+        counts = made.to_dict()["totals"]
+        figures = ("weights", "nonzeros", "sparsity", "dense_macs", "sparse_macs")
+        known = {figure: counts[figure] for figure in figures}
+        return ModelTotals(name, made.source, **known, published_top1=top1, published=published)
+    if not layers:
+        return ModelTotals(name, "plan", None, None, None, published_top1=top1)
+    whole = _Layer("", sum(x.weights for x in layers), sum(x.nonzeros or 0 for x in layers))
+    counts = (whole.weights, whole.nonzeros, whole.sparsity)
+    return ModelTotals(name, "plan", *counts, published_top1=top1)
+
+
+def _align(models: Sequence[Sequence[_Layer]]) -> list[dict[str, str]]:
+    """What the layers of each model are called here: by their own names, or by those of an earlier
+    model whose layers have as many weights, one after the other."""
+    renamed: list[dict[str, str]] = []
+    for number, layers in enumerate(models):
+        own = [layer.name for layer in layers]
+        found = own
+        for other, names in zip(models[:number], renamed, strict=True):
+            theirs = [names[layer.name] for layer in other]
+            same = [x.weights for x in layers] == [x.weights for x in other]
+            both = set(own) & set(theirs)
+            if set(own) == set(theirs):
+                break
+            if same and all(own.index(n) == theirs.index(n) for n in both):
+                found = theirs
+                break
+        renamed.append(dict(zip(own, found, strict=True)))
+    return renamed
+
+
+def _compare_layers(
+    models: Sequence[Sequence[_Layer]], renamed: Sequence[dict[str, str]]
+) -> tuple[LayerComparison, ...]:
+    """The layers of all models, those that only one has where they are in it."""
+    tables = [{n[x.name]: x for x in ls} for ls, n in zip(models, renamed, strict=True)]
+    order: list[str] = []
+    for table in tables:
+        waiting: list[str] = []
+        for name in table:
+            if name in order:
+                place = order.index(name)
+                order[place:place] = waiting
+                waiting = []
+            else:
+                waiting.append(name)
+        order += waiting
+    rows = [(name, [table.get(name) for table in tables]) for name in order]
     return tuple(
         LayerComparison(
             name,
-            shape,
-            tuple(table[name].sparsity if name in table else None for table in tables),
-            tuple(table[name].sparse_macs if name in table else None for table in tables),
+            tuple(None if x is None else x.shape for x in row),
+            tuple(None if x is None else x.sparsity for x in row),
+            tuple(None if x is None else x.sparse_macs for x in row),
         )
-        for name, shape in rows.items()
+        for name, row in rows
     )
+
+
+def _compare_masks(
+    sources: Sequence[Source],
+    names: Sequence[str],
+    renamed: Sequence[dict[str, str]],
+    notes: list[str],
+) -> tuple[MaskOverlap, ...]:
+    masks = []
+    for source, here in zip(sources, renamed, strict=True):
+        read = read_masks(source)
+        masks.append(None if read is None else {here.get(n, n): m for n, m in read.items()})
+    made = []
+    for (i, a), (j, b) in combinations(enumerate(masks), 2):
+        if a is None or b is None:
+            continue
+        pair = overlap((names[i], a), (names[j], b))
+        if pair is None:
+            notes.append(f"{names[i]} and {names[j]} have no layer of one name and shape")
+        else:
+            made.append(pair)
+    return tuple(made)
 
 
 def _agree(
@@ -182,13 +223,21 @@ def _agree(
         if isinstance(source, CardSource) and source.cached_file is None:
             notes.append(f"{name}: no predictions, as its weights are not in the cache")
             continue
-        answers[name] = predict(source, images)
+        try:
+            answers[name] = predict(source, images, top=_ALL)
+        except StrzooError as error:  # a network with other inputs or outputs, say
+            notes.append(f"{name}: no predictions: {error}")
     classes = {name: [[g.index for g in p.guesses] for p in a] for name, a in answers.items()}
     made = []
     for a, b in combinations(classes, 2):
+        counts = len(classes[a][0]), len(classes[b][0])
+        if counts[0] != counts[1]:
+            notes.append(f"{a} and {b} have {counts[0]} and {counts[1]} classes: other answers")
+            continue
         both = list(zip(classes[a], classes[b], strict=True))
         same = sum(x[0] == y[0] for x, y in both)
-        shared = sum(len(set(x) & set(y)) / max(len(x), 1) for x, y in both)
+        best = min(_BEST, counts[0])
+        shared = sum(len(set(x[:best]) & set(y[:best])) / best for x, y in both)
         count = len(images)
         made.append(Agreement(a, b, count, 100 * same / count, 100 * shared / count))
     return tuple(made)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from strzoo.evaluation.compare import ModelComparison
+from strzoo.analysis.report_page import PUBLISHED, published_cells
+from strzoo.evaluation.compare_results import ModelComparison
 from strzoo.pages.page import Cell, Chart, DataTable, Page, write_page
 
 _LAYERS = "Sparsity of each layer, %"
@@ -34,12 +35,16 @@ def write_comparison_page(
 def comparison_page(made: ModelComparison) -> Page:
     """The page of a comparison."""
     totals: list[tuple[Cell, ...]] = [
-        (name, one.source, one.weights, one.nonzeros, one.sparsity, one.dense_macs, one.sparse_macs)
-        for name, one in zip(made.names, made.reports, strict=True)
-        if one is not None
-    ]
-    header = ["model", "from", "weights", "nonzeros", "sparsity %", "dense MACs", "sparse MACs"]
+        (x.name, x.source, x.weights, x.nonzeros, x.sparsity, x.dense_macs, x.sparse_macs,
+         x.published_top1)
+        for x in made.totals
+    ]  # fmt: skip
+    header = ["model", "from", "weights", "nonzeros", "sparsity %", "dense MACs", "sparse MACs",
+              "published top-1 %"]  # fmt: skip
     tables = [DataTable("Totals", header, totals)]
+    published = [(x.name, *cells) for x in made.totals for cells in published_cells(x.published)]
+    if published:
+        tables.append(DataTable("Published against computed", ("model", *PUBLISHED), published))
     if made.masks:
         pairs = [
             (f"{m.first} and {m.second}", m.both, m.either, m.overlap, m.chance, m.layers)
@@ -53,8 +58,8 @@ def comparison_page(made: ModelComparison) -> Page:
         tables.append(DataTable("Answers on the bundled photographs", header, answers))
     charts = []
     if made.layers:
-        sparsity = [(one.name, *one.sparsity) for one in made.layers]
-        tables.append(DataTable(_LAYERS, ("layer", *made.names), sparsity))
+        sparsity = [(one.name, *one.sparsity, one.spread) for one in made.layers]
+        tables.append(DataTable(_LAYERS, ("layer", *made.names, "spread, points"), sparsity))
         macs = [(one.name, *one.sparse_macs) for one in made.layers]
         tables.append(DataTable(_MACS, ("layer", *made.names), macs))
         names = [one.name for one in made.layers]

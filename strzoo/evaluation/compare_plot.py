@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from strzoo.errors import UsageError
-from strzoo.evaluation.compare import ModelComparison
+from strzoo.evaluation.compare_results import ModelComparison
 from strzoo.pictures import check_plot, new_figure, save_figure
 
 _MARKERS = "os^Dvpx"

@@ -463,6 +463,9 @@ class Compiled(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def report(self) -> Any: ...
+
     def strzoo_source(self, settings: Settings) -> Source:
         """The model as a source: how the resolver recognises it."""
 
@@ -510,3 +513,16 @@ class PlanSource(_MetadataSource):
     def sha256(self) -> str:
         """Of the model that it was compiled from."""
         return str(self.header.get("source", ""))
+
+    @property
+    def layers(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, weights and nonzero weights of each layer, as the plan says; empty where it does
+        not."""
+        if self.compiled is not None:
+            made = self.compiled.report.layers
+            return tuple((layer.name, layer.weights, layer.nonzeros) for layer in made)
+        try:
+            entries = self.header["plans"][0]["layers"]
+            return tuple((str(e["name"]), int(e["weights"]), int(e["nonzeros"])) for e in entries)
+        except (KeyError, IndexError, TypeError, ValueError):
+            return ()

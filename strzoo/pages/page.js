@@ -61,10 +61,10 @@ function draw() {
         data: one.values,
         borderColor: colour(`--c${index % 6}`),
         backgroundColor: colour(`--c${index % 6}`),
-        borderDash: index % 2 ? [6, 3] : [],
+        borderDash: [[], [6, 3], [2, 3]][(index + Math.floor(index / 6)) % 3],
         borderWidth: chart.kind === "line" ? 2 : 0,
         pointStyle: points[index % 6],
-        pointRadius: chart.labels.length > 60 ? 0 : 3,
+        pointRadius: chart.labels.length > 60 ? 1.5 : 3,
       })),
     },
     options: {
@@ -76,7 +76,7 @@ function draw() {
       plugins: {
         legend: {
           display: chart.series.length > 1,
-          labels: { color: colour("--text"), usePointStyle: chart.kind === "line" },
+          labels: { color: colour("--text"), usePointStyle: chart.kind === "line", boxWidth: 8, boxHeight: 8 },
         },
       },
     },

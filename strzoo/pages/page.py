@@ -19,6 +19,7 @@ from strzoo.files import write_text
 from strzoo.version import VERSION
 
 _FOLDER = Path(__file__).resolve().parent
+_SHORT = 8  # rows that need no filter
 CHART_LIBRARY = _FOLDER / "vendor" / "chart.umd.min.js"
 Cell = str | int | float | None
 
@@ -129,11 +130,13 @@ def _section(index: int, table: DataTable) -> str:
         for row in rows
     )
     title = html.escape(table.title)
-    return (
-        f'<section><h2 id="{key}">{title}</h2>'
+    tools = (
         f'<p class="tools"><label for="{key}-filter">Filter the rows of “{title}”</label> '
         f'<input id="{key}-filter" type="search" autocomplete="off" data-table="{key}-rows"> '
         f'<output for="{key}-filter">{len(rows)} of {len(rows)} rows</output></p>'
+    )
+    return (
+        f'<section><h2 id="{key}">{title}</h2>{tools if len(rows) > _SHORT else ""}'
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{key}">'
         f'<table id="{key}-rows"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div></section>"

@@ -10,7 +10,7 @@ from strzoo.pages.page import Cell, Chart, DataTable, Page, write_page
 from strzoo.training.results import EpochRecord
 
 _EPOCHS = "Epochs"
-_MOST = 8  # layers in a chart over the epochs
+_MOST = 6  # layers in a chart over the epochs: more lines than these cannot be told apart
 
 
 def write_run_page(
@@ -52,19 +52,24 @@ def run_page(
     decimals = {"train loss": 4, "loss": 4, "learning rate": 6}
     layers = [(n, x.weights, x.sparsity, x.threshold) for n, x in shown.layers.items()]
     of_layers = f"Layers of epoch {shown.epoch}"
+    charts = _charts(history, shown, of_layers)
+    curves = [_over_epochs(history, *drawn) for drawn in _draw_layers(shown)]
     tables = [
         DataTable(_EPOCHS, header, epochs, decimals),
         DataTable(of_layers, ("layer", "weights", "sparsity %", "threshold"), layers,
                   {"threshold": 6}),
+        *(table for _, table in curves),
         DataTable("Configuration that differs from the defaults", ("key", "value"),
                   [(name, str(value)) for name, value in changed.items()]),
     ]  # fmt: skip
+    measured = math.isfinite(shown.top1)
+    accuracy = f"top-1 {shown.top1:.2f} %, top-5 {shown.top5:.2f} %" if measured else "not measured"
     facts = [
         ("Epoch shown", f"{shown.epoch} of {len(history)}"),
-        ("Accuracy", f"top-1 {shown.top1:.2f} %, top-5 {shown.top5:.2f} %"),
+        ("Accuracy", accuracy),
         ("Sparsity", f"{shown.sparsity:.2f} % of the weights of convolutions and linear layers"),
     ]
-    return Page(f"strzoo train: {title}", facts, _charts(history, shown, of_layers), tables)
+    return Page(f"strzoo train: {title}", facts, [*charts, *(c for c, _ in curves)], tables)
 
 
 def _charts(history: Sequence[EpochRecord], shown: EpochRecord, of_layers: str) -> list[Chart]:
@@ -72,7 +77,7 @@ def _charts(history: Sequence[EpochRecord], shown: EpochRecord, of_layers: str) 
     sparsity: list[tuple[str, list[float | None]]] = [("all layers", [r.sparsity for r in history])]
     if any(r.target_sparsity is not None for r in history):
         sparsity.append(("target", [r.target_sparsity for r in history]))
-    charts = [
+    return [
         Chart("Top-1 over the epochs", "line", at,
               [("validation", [r.top1 for r in history]),
                ("training", [r.train_top1 for r in history])], "epoch", "top-1 %", _EPOCHS),
@@ -81,17 +86,34 @@ def _charts(history: Sequence[EpochRecord], shown: EpochRecord, of_layers: str) 
               [("sparsity", [x.sparsity for x in shown.layers.values()])], "layer", "sparsity %",
               of_layers),
     ]  # fmt: skip
+
+
+def _draw_layers(shown: EpochRecord) -> list[tuple[str, list[str]]]:
+    """The field of `LayerState` and the layers of each chart that follows layers over epochs."""
     learned = [name for name, layer in shown.layers.items() if layer.threshold is not None]
-    if learned:
-        # Evenly spread over the depth: more lines than these cannot be told apart.
-        step = max(1, math.ceil(len(learned) / _MOST))
-        lines = [
-            (name, [r.layers[name].threshold if name in r.layers else None for r in history])
-            for name in learned[::step]
-        ]
-        title = f"Threshold over the epochs, of {len(lines)} of {len(learned)} layers"
-        charts.append(Chart(title, "line", at, lines, "epoch", "threshold", of_layers))
-    return charts
+    fields = [("sparsity", list(shown.layers)), ("threshold", learned)]
+    return [(field, names) for field, names in fields if names]
+
+
+def _over_epochs(
+    history: Sequence[EpochRecord], field: str, names: Sequence[str]
+) -> tuple[Chart, DataTable]:
+    """Layers, evenly spread over the depth, over the epochs."""
+    step = max(1, math.ceil(len(names) / _MOST))
+    drawn = names[::step]
+    lines = [
+        (name, [getattr(r.layers[name], field) if name in r.layers else None for r in history])
+        for name in drawn
+    ]
+    of = "each layer" if step == 1 else f"{len(drawn)} of {len(names)} layers"
+    title = f"{field.capitalize()} of {of} over the epochs"
+    unit = "sparsity %" if field == "sparsity" else field
+    rows = [(r.epoch, *(values[i] for _, values in lines)) for i, r in enumerate(history)]
+    decimals = dict.fromkeys(drawn, 2 if field == "sparsity" else 6)
+    return (
+        Chart(title, "line", [str(r.epoch) for r in history], lines, "epoch", unit, title),
+        DataTable(title, ("epoch", *drawn), rows, decimals),
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -68,12 +68,47 @@ def test_onnx_files_and_ids_join_in(
     (agreement,) = document["agreement"]
     assert agreement["top1"] == 100.0
     assert any("not in the cache" in note for note in document["notes"])
+    assert any("images of different sizes" in note for note in document["notes"])
     shown = cli("compare", *models, "--no-predictions")
     assert "90.23" in shown.out
     assert "answers on the bundled" not in shown.out
     pytest.importorskip("matplotlib")
     assert cli("compare", *models[:2], "--no-predictions", "--plot", tmp_path / "a.png").code == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plan_and_other_architectures_say_what_cannot_be_compared(tmp_path: Path) -> None:
+    pytest.importorskip("llvmlite")
+    network = Small(6, 3)
+    plan = tmp_path / "small.strz"
+    strzoo.compile(network, size=32, cache=False).save(plan)
+    other = nn.Sequential(nn.Conv2d(3, 2, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    made = strzoo.compare([network, plan, other, "mobilenetv1_str_89.01"])
+    assert made.names == ("Small", str(plan), "Sequential", "mobilenetv1_str_89.01")
+    first, second, third, card = made.totals
+    assert (second.source, second.weights, second.nonzeros) == ("plan", 52, 26)
+    assert (first.nonzeros, second.sparse_macs) == (26, None)
+    assert (third.weights, third.published_top1) == (54, None)
+    # 62.10 % top-1 at 89.01 % sparsity: the published table.
+    assert (card.published_top1, [line.verdict for line in card.published]) == (62.1, ["match"] * 3)
+    assert made.layers[0].sparsity == (50.0, 50.0, None, None)
+    assert (made.layers[0].spread, made.layers[-2].name) == (0.0, "fc")
+    assert made.masks == ()
+    # The plan answers as its network does; the other network has two classes.
+    assert [(a.first, a.second, a.top1) for a in made.agreement] == [("Small", str(plan), 100.0)]
+    said = "; ".join(made.notes)
+    for needed in ("no masks and MACs", "Small and Sequential have 10 and 2 classes",
+                   "Small and Sequential have no layer", "89.01: no predictions"):  # fmt: skip
+        assert needed in said
+
+
+def test_layers_of_other_names_are_matched_by_their_order() -> None:
+    network = Small(6, 3)
+    renamed = nn.Sequential(network.conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.fc)
+    made = strzoo.compare([network, renamed], predictions=False)
+    assert [layer.name for layer in made.layers] == ["conv", "fc"]
+    assert [layer.spread for layer in made.layers] == [0.0, 0.0]
+    assert (made.masks[0].layers, made.masks[0].overlap) == (2, 100.0)
 
 
 def test_one_model_is_nothing_to_compare(cli: Cli) -> None:

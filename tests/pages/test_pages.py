@@ -170,9 +170,12 @@ def test_a_run_shows_its_epochs_layers_and_configuration() -> None:
         "Top-1 over the epochs",
         "Sparsity over the epochs",
         "Sparsity of each layer in epoch 2",
-        "Threshold over the epochs, of 7 of 20 layers",
+        "Sparsity of 5 of 20 layers over the epochs",
+        "Threshold of 5 of 20 layers over the epochs",
     ]
     assert made.charts[1].series == [("all layers", [81.0, 82.0]), ("target", [90.0, 90.0])]
     assert [row[0] for row in made.tables[1].rows] == list(layers)
-    assert made.tables[2].rows == [("epochs", "2")]
+    assert made.tables[3].header == ("epoch", "layer0", "layer4", "layer8", "layer12", "layer16")
+    assert made.tables[3].rows[1][:3] == (2, -1.5, -0.3)
+    assert made.tables[4].rows == [("epochs", "2")]
     assert made.tables[0].rows[0][2] is None  # a loss that is not a number is no number
