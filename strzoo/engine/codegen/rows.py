@@ -59,6 +59,11 @@ class _Rows:
         self.places = [4 * emitter.lanes * kernel.patch.place(j) for j in range(tile)]
         self.args = dict(zip(_NAMES, emitter.function.args, strict=True))
         self.item = 2 if kernel.fixed else 4  # bytes of a number
+        # Four products are added before they are added to the sum: where registers are enough for
+        # the sums, the weights and the products.
+        registers = 32 if emitter.lanes == 16 else 16
+        fits = tile + 2 * FOUR <= registers
+        self.together = kernel.fixed and fits and not emitter.multiplies_and_adds
 
     def write(self) -> None:
         e, count = self.emit, self.kernel.rows
@@ -92,12 +97,13 @@ class _Rows:
         return [e.load_vector(partial, 4 * e.lanes * j) for j in range(self.tile)]
 
     def _sparse(self, row: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-        """Four weights at a time, then one by one."""
+        """Four weights at a time, then one by one. `ends` may say where fours end."""
         e = self.emit
         ends, table, x = (self.args[name] for name in ("ends", "table", "x"))
-        start = e.load_i32(ends, e.mul(row, 4))
-        stop = e.load_i32(ends, e.add(e.mul(row, 4), 4))
-        count = e.build.sub(stop, start)
+        numbers = 2 if self.kernel.fixed else 1  # of a row
+        first = e.mul(row, 4 * numbers)
+        start, middle, stop = (e.load_i32(ends, e.add(first, 4 * k)) for k in (0, 1, numbers))
+        count = e.build.sub(middle, start)
         whole = e.add(start, e.build.and_(count, number(-FOUR)))
         sets = 2 if self.kernel.twice else 1
         initial = values + [e.constant(0.0)] * (self.tile * (sets - 1))
@@ -109,15 +115,22 @@ class _Rows:
                 e.prefetch(e.at(self.args["weights"], ahead))
             packed = e.load(table, I64, place, align=2)
             factors = self._number("weights", position, ir.VectorType(e.element, FOUR))
+            weights, sources = [], []
             for index in range(FOUR):
                 vector = e.build.lshr(packed, number(16 * index))
                 vector = e.build.and_(vector, number(0xFFFF))
-                source = e.at(x, e.mul(vector, 4 * e.lanes))
+                sources.append(e.at(x, e.mul(vector, 4 * e.lanes)))
                 mask = ir.Constant(ir.VectorType(I32, e.width), [index] * e.width)
-                weight = e.build.shuffle_vector(factors, factors, mask)
+                weights.append(e.build.shuffle_vector(factors, factors, mask))
+                if self.together:
+                    continue
                 first = self.tile * (index % sets)
                 part = sums[first : first + self.tile]
-                sums[first : first + self.tile] = self._multiplied(weight, source, part)
+                sums[first : first + self.tile] = self._multiplied(weights[-1], sources[-1], part)
+            if self.together:
+                for j, place in enumerate(self.places):
+                    vectors = [e.load_vector(source, place) for source in sources]
+                    sums[j] = e.multiply_add_four(weights, vectors, sums[j])
             following += sums
         sums = following[: self.tile]
         if sets > 1:

@@ -50,6 +50,10 @@ class Costs:
 
 
 COSTS = Costs()
+# Of 16-bit fixed point: two instructions for a vector, and more to set up for a row.
+FIXED_COSTS = Costs(
+    near=1.5, far=2.1, distant=2.8, weight=0.2, row=9.4, partial=1.9, result=3.8, packed=2.3
+)
 DEFAULT_TILE = 8  # vectors, of buffers that no convolution writes
 LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
 DEPTHWISE_TAPS = 25  # more do not fit the registers
@@ -157,8 +161,12 @@ def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
     return found
 
 
-def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs = COSTS) -> float:
+def estimate(
+    problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs | None = None
+) -> float:
     """Estimated cycles for the whole layer, of all cores together."""
+    if costs is None:
+        costs = FIXED_COSTS if problem.fixed else COSTS
     tile, blocks, vectors = tiling.tile, tiling.channel_blocks, problem.vectors
     tiles = -(-vectors // tile)
     read = problem.read(tile)

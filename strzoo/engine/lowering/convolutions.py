@@ -109,7 +109,7 @@ class ConvolutionLowering:
         twice = False
         if isinstance(table, SparseTable):
             long = len(table.weights) >= LONG * rows * tiling.channel_blocks
-            twice = long and self.tile <= NARROW
+            twice = long and self.tile <= NARROW and not target.fixed
             weights = context.constants.add(table.weights, spare=64)
             order = context.constants.add(table.order)
         skipped = first * target.plane

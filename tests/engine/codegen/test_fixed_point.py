@@ -223,10 +223,10 @@ def compile_for(target: str, cpu: str, features: str, kernel: ConvolutionKernel)
     ("target", "cpu", "features", "lanes", "expected"),
     [
         ("aarch64-linux-gnu", "cortex-a76", "+rdm", 4, ["sqrdmlah\\tv"]),
-        ("aarch64-linux-gnu", "cortex-a72", "", 4, ["sqrdmulh\\tv", "sqadd\\tv"]),
-        ("x86_64-linux-gnu", "haswell", "", 8, ["vpmulhrsw", "vpaddsw", "%ymm"]),
-        ("x86_64-linux-gnu", "znver4", "", 16, ["vpmulhrsw", "vpaddsw", "%zmm"]),
-        ("x86_64-linux-gnu", "core2", "", 4, ["pmulhrsw", "paddsw", "%xmm"]),
+        ("aarch64-linux-gnu", "cortex-a72", "", 4, ["sqrdmulh\\tv", "\\tadd\\tv", "sqadd\\tv"]),
+        ("x86_64-linux-gnu", "haswell", "", 8, ["vpmulhrsw.*%ymm", "vpaddw", "vpaddsw"]),
+        ("x86_64-linux-gnu", "znver4", "", 16, ["vpmulhrsw.*%zmm", "vpaddw", "vpaddsw"]),
+        ("x86_64-linux-gnu", "core2", "", 4, ["pmulhrsw.*%xmm", "paddw", "paddsw"]),
     ],
 )
 def test_every_processor_multiplies_and_adds_by_its_own_instructions(
@@ -234,9 +234,10 @@ def test_every_processor_multiplies_and_adds_by_its_own_instructions(
 ) -> None:
     kernel = ConvolutionKernel(lanes, 4, 4, fixed=True, bounds="relu")
     assembly = compile_for(target, cpu, features, kernel)
-    # Four weights at a time and then one, each times the four vectors of the tile.
-    for text in expected:
-        assert len(re.findall(text, assembly)) >= 4 * 5, text
+    # Four weights at a time and then one, each times the four vectors of the tile. Of the sums of
+    # four products, only the last saturates.
+    for text, count in zip(expected, (5, 3, 2), strict=False):
+        assert len(re.findall(text, assembly)) >= 4 * count, text
 
 
 @pytest.mark.parametrize("groups", [1, 4])
