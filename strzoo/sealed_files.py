@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from strzoo.settings import Limits
 
 _HEAD = struct.Struct("<8sIIQ32s8x")
 _LARGEST_HEADER = 64 << 20  # bytes
+_BLOCK = 1 << 20  # bytes that are hashed at a time
 CONTENT = _HEAD.size  # where the content starts: on a cache line
 
 
@@ -71,33 +72,75 @@ def read_header(path: Path, magic: bytes, kind: str) -> dict[str, Any]:
     return header
 
 
-def read_sealed(path: Path, magic: bytes, format: int, kind: str) -> np.ndarray:
-    """The content as uint8. `kind` names such files in messages.
+class SealedFile:
+    """A sealed file whose content was checked, to be read piece by piece.
+
+    Args:
+        path: of the file.
+        magic, format: that it must have.
+        kind: names such files in messages.
 
     Raises:
         StrzooError: the file cannot be read.
         IntegrityError: it is not of that kind, of another format, or damaged.
     """
-    with reading(path, f"a {kind}"), open_file(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        Limits.from_env().check("bytes", size, str(path))
-        whole = np.fromfile(stream, np.uint8, size)
-    if len(whole) < CONTENT or whole[: len(magic)].tobytes() != magic:
-        raise IntegrityError(f"{path} is not a {kind}")
-    _, found, _, size, digest = _HEAD.unpack(whole[:CONTENT].tobytes())
-    if found != format:
-        raise IntegrityError(
-            f"{path} is a {kind} of format {found}, this strzoo reads format {format}; "
-            "compile the model again"
-        )
-    content = whole[CONTENT:]
-    if len(content) != size:
-        raise IntegrityError(
-            f"{path} is damaged: it holds {len(content)} bytes of {size}; compile the model again"
-        )
-    if hashlib.sha256(content.data).digest() != digest:
-        raise IntegrityError(
-            f"{path} is damaged: its content has another SHA-256 than when it was written; "
-            "compile the model again"
-        )
-    return content
+
+    def __init__(self, path: Path, magic: bytes, format: int, kind: str) -> None:
+        self._path, self._kind = path, kind
+        with reading(path, f"a {kind}"):
+            self._stream = open_file(path)
+            try:
+                Limits.from_env().check("bytes", os.fstat(self._stream.fileno()).st_size, str(path))
+                self.size = self._check(magic, format, kind)
+            except BaseException:
+                self._stream.close()
+                raise
+
+    def __enter__(self) -> SealedFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def read(self, start: int, size: int, allocate: Callable[[int], np.ndarray]) -> np.ndarray:
+        """`size` bytes of the content from `start` on, uint8, in memory that `allocate` gives.
+
+        Raises:
+            ValueError: the content has no such bytes, or none any more.
+            StrzooError: the file cannot be read any more.
+        """
+        if start < 0 or size < 0 or start + size > self.size:
+            raise ValueError(f"{size} bytes at {start} of {self.size}")
+        room = allocate(size)
+        with reading(self._path, f"a {self._kind}"):
+            self._stream.seek(CONTENT + start)
+            found = self._stream.readinto(room.data) if size else 0
+        if found != size:
+            raise ValueError("it has changed while it was read")
+        return room
+
+    def _check(self, magic: bytes, format: int, kind: str) -> int:
+        head = self._stream.read(CONTENT)
+        if len(head) < CONTENT or not head.startswith(magic):
+            raise IntegrityError(f"{self._path} is not a {kind}")
+        _, found, _, size, digest = _HEAD.unpack(head)
+        if found != format:
+            raise IntegrityError(
+                f"{self._path} is a {kind} of format {found}, this strzoo reads format {format}; "
+                "compile the model again"
+            )
+        actual, length = hashlib.sha256(), 0
+        while block := self._stream.read(_BLOCK):
+            actual.update(block)
+            length += len(block)
+        if length != size:
+            raise IntegrityError(
+                f"{self._path} is damaged: it holds {length} bytes of {size}; compile the model "
+                "again"
+            )
+        if actual.digest() != digest:
+            raise IntegrityError(
+                f"{self._path} is damaged: its content has another SHA-256 than when it was "
+                "written; compile the model again"
+            )
+        return length

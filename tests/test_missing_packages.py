@@ -42,6 +42,7 @@ evaluate = ("evaluate", f"{folder}/model.pth", "--data", f"{folder}/set", "--wor
 command(*evaluate)
 command(*evaluate, "--json")
 command("report", f"{folder}/model.pth")
+absent.names -= {"onnx", "onnxscript"}  # torch's optimizers look whether there is onnx
 command("train", "digits_str", "epochs=1", "warmup_epochs=0", "batch_size=512",
         f"output={folder}/run")
 command("convert", f"{folder}/model.pth", f"{folder}/copy.safetensors")
@@ -58,7 +59,9 @@ def test_evaluate_report_train_export_and_compile_run_without_the_packages_of_ot
 ) -> None:
     write_class_folders(tmp_path / "set", [f"class{i}" for i in range(10)], list(range(10)))
     strzoo.save_checkpoint(strzoo.build_checkpoint(small_network()), tmp_path / "model.pth")
-    absent = "gdown,fvcore,rich,safetensors,requests"  # torch itself brings filelock
+    absent = (
+        "gdown,fvcore,rich,safetensors,requests,onnx,onnxscript"  # torch itself brings filelock
+    )
     assert run_program(WITHOUT + COMMANDS, absent, tmp_path) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     table, document, report, train, convert, export, compiled = results
@@ -79,7 +82,8 @@ def test_evaluate_report_train_export_and_compile_run_without_the_packages_of_ot
     # What does need a package names it.
     assert convert[0] == 1
     assert convert[2].startswith("strzoo: error: ")
-    assert "needs the package safetensors, which is not installed: pip install" in convert[2]
+    assert "needs the package safetensors, which is not installed: " in convert[2]
+    assert convert[2].endswith("pip install safetensors\n")
 
 
 def test_reading_safetensors_and_downloading_name_the_package_they_lack(

@@ -12,7 +12,8 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 
 import click
 
@@ -111,14 +112,25 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    code = run(arguments)
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    code = run(arguments, interrupted=lambda: bool(seen))
     # The work is done: an interrupt while the interpreter ends must not print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def run(
+    arguments: Sequence[str] | None = None, *, interrupted: Callable[[], bool] = lambda: False
+) -> int:
+    """Run the command line; returns the exit code. `interrupted` says whether Ctrl-C was pressed:
+    libraries that meet it while they are imported raise something else."""
     try:
         try:
             code = cli.main(arguments, prog_name="strzoo", standalone_mode=False)
@@ -157,6 +169,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _complain("out of memory; close other programs or use a smaller model or batch")
         return StrzooError.exit_code
     except Exception as error:  # whatever it is, no traceback reaches the terminal
+        if interrupted():
+            _complain("interrupted")
+            return INTERRUPTED
         from strzoo.cli.last_resort import describe_defect
 
         _complain(describe_defect(error, arguments))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -156,14 +157,8 @@ def load_batches(
             )
         )
     try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise StrzooError(
-            "a worker process died (often for lack of memory, or of shared memory in /dev/shm); "
-            f"use fewer workers or a smaller batch: {' '.join(str(error).split())[:160]}"
-        ) from error
+        with explained_deaths():
+            yield from batches
     finally:
         del batches  # its workers end now, not when the garbage is collected
 
@@ -263,3 +258,21 @@ def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -
         image = functional.resize(image, [steps.resize], InterpolationMode(steps.interpolation))
         pixels[row] = functional.center_crop(image, [steps.crop, steps.crop]).permute(1, 2, 0)
     return replace(batch, pixels=pixels, encoded={}, broken=broken)
+
+
+@contextlib.contextmanager
+def explained_deaths() -> Iterator[None]:
+    """Around what runs while decoders work: torch raises wherever it is when one of them dies.
+
+    Raises:
+        StrzooError: a worker process died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise StrzooError(
+            "a worker process died (often for lack of memory, or of shared memory in /dev/shm); "
+            f"use fewer workers or a smaller batch: {' '.join(str(error).split())[:160]}"
+        ) from error

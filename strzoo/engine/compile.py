@@ -6,12 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strzoo.arguments import checked
-from strzoo.engine.frontend.network import open_network, spell_size
-from strzoo.engine.hardware import default_threads, host_hardware
-from strzoo.engine.requirement import require_llvmlite
+from strzoo.engine.frontend.network import spell_size
+from strzoo.engine.hardware import default_threads, level_hardware
+from strzoo.engine.requirement import has_llvmlite, require_llvmlite
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import PlanSource
@@ -40,6 +41,8 @@ def compile(
     calibration: Images | np.ndarray | None = None,
     tolerance: float | None = None,
     cache: bool = True,
+    cpu: str | None = None,
+    native: bool = False,
     settings: Settings | None = None,
     on_step: Callable[[str], object] = log.info,
 ) -> SparseModel:
@@ -69,6 +72,11 @@ def compile(
         tolerance: the largest relative error (root mean square) that a layer may add in int16;
             layers that would add more stay in fp32. By default 0.01.
         cache: whether to use the cache folder.
+        cpu: plan for all processors of a level, "x86-64-v2", "x86-64-v3" or "x86-64-v4", instead
+            of this one, so that a `.strz` file runs on any of them; "level" is the highest that
+            this processor has.
+        native: whether you trust a `.strz` file: machine code in it is run, if it is for this
+            processor, and llvmlite is not needed.
         settings: cache folder, registries, network switches; from the environment by default.
         on_step: called with one line that says what happens next.
 
@@ -89,15 +97,30 @@ def compile(
     if not (math.isfinite(tune) and tune >= 0):
         raise UsageError(f"tune is {tune}; it must be a number of seconds, 0 for fixed rules")
     wanted = spell_size(size)
-    require_llvmlite()
+    started = time.perf_counter()
+    source = resolve(model, settings=settings)
+    folder = source.settings.cache_dir / "engine" if cache else None
+    if isinstance(source, PlanSource):
+        late = {"the precision": precision != "fp32", "tune": tune, "cpu": cpu, "lanes": lanes}
+        if named := [name for name, value in late.items() if value]:
+            raise UsageError(
+                f"{source.shown} is compiled already; give {named[0]} when compiling the model"
+            )
+        return _open(source, wanted, threads, batch or 1, folder, native, started)
+    if native:
+        raise UsageError(
+            f"native is for .strz files, and {source.shown} is {source.described}; machine code is "
+            "put into a file by SparseModel.save(path, native=True)"
+        )
+    if not has_llvmlite():
+        require_llvmlite()
+    from strzoo.engine.frontend.network import open_network
     from strzoo.engine.pipeline import NetworkBuilder
     from strzoo.engine.quantization.calibration import TOLERANCE, Precision
     from strzoo.engine.runtime.model import SparseModel
-    from strzoo.engine.runtime.plan_files import PlanFileBuilder
+    from strzoo.engine.storage.host import known_hardware
 
-    started = time.perf_counter()
-    source = resolve(model, settings=settings)
-    hardware = host_hardware()
+    hardware = known_hardware(folder) if cpu is None else level_hardware(cpu)
     if lanes is not None and (lanes & (lanes - 1) or lanes > hardware.lanes):
         raise UsageError(
             f"lanes is {lanes}; it must be a power of two up to {hardware.lanes}, the floats that "
@@ -105,29 +128,33 @@ def compile(
         )
     if precision == "int16" and not hardware.fixed:
         raise UsageError("this processor lacks the instructions for int16; compile in fp32")
-    folder = source.settings.cache_dir / "engine" if cache else None
-    builder: NetworkBuilder | PlanFileBuilder
-    if isinstance(source, PlanSource):
-        if precision != "fp32":
-            raise UsageError(
-                f"{source.path} is compiled already; give the precision when compiling"
-            )
-        if tune:
-            raise UsageError(f"{source.shown} is compiled already; tune when compiling the model")
-        if isinstance(source.compiled, SparseModel):
-            return _keep(source.compiled, wanted, threads)
-        assert source.path is not None
-        builder = PlanFileBuilder.open(source.path, wanted, threads, hardware, folder)
-    else:
-        network = open_network(source, wanted, on_step)
-        count = threads or default_threads()
-        chosen = None
-        if precision == "int16":
-            chosen = Precision(calibration, TOLERANCE if tolerance is None else tolerance)
-        builder = NetworkBuilder(
-            network, hardware, lanes or 1, count, tune, chosen, folder, on_step
-        )
+    network = open_network(source, wanted, on_step)
+    count = threads or default_threads()
+    chosen = None
+    if precision == "int16":
+        chosen = Precision(calibration, TOLERANCE if tolerance is None else tolerance)
+    builder = NetworkBuilder(network, hardware, lanes or 1, count, tune, chosen, folder, on_step)
     return SparseModel(builder, batch or 1, started=started)
+
+
+def _open(
+    source: PlanSource,
+    size: tuple[int, ...] | None,
+    threads: int | None,
+    batch: int,
+    folder: Path | None,
+    native: bool,
+    started: float,
+) -> SparseModel:
+    """A model from a file, or a compiled one as it is."""
+    from strzoo.engine.runtime.model import SparseModel
+    from strzoo.engine.runtime.plan_files import PlanFileBuilder
+
+    if isinstance(source.compiled, SparseModel):
+        return _keep(source.compiled, size, threads)
+    assert source.path is not None
+    builder = PlanFileBuilder.open(source.path, size, threads, folder, native=native)
+    return SparseModel(builder, batch, started=started)
 
 
 def _check_precision(

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from strzoo.errors import UsageError
+
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+_CPUINFO = Path("/proc/cpuinfo")
+_CHANGING = ("processor", "cpu MHz", "apicid", "initial", "core id", "physical id", "bogomips")
+# Levels of x86-64 processors (System V psABI, table 3.1): floats in a vector, vector registers, and
+# what a level has beyond the one before, as Linux names it.
+LEVELS = {
+    "x86-64-v2": (4, 16, "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"),
+    "x86-64-v3": (8, 16, "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"),
+    "x86-64-v4": (16, 32, "avx512f avx512bw avx512cd avx512dq avx512vl"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,86 @@ def host_hardware() -> Hardware:
     needed = {16: "avx512bw", 8: "avx2", 4: "ssse3"}[lanes]
     fixed = bool(features.get(needed)) or machine.startswith(("aarch64", "arm64"))
     return Hardware(lanes, registers, level1, level2, identity, fixed)
+
+
+def level_hardware(cpu: str) -> Hardware:
+    """Any processor of a level, with the caches of this one.
+
+    Args:
+        cpu: one of `LEVELS`, or "level" for the highest that this processor has.
+
+    Raises:
+        UsageError: there is no such level, or this processor does not reach it.
+    """
+    if cpu == "level":
+        cpu = next((name for name in reversed(LEVELS) if not missing_flags(name)), "x86-64-v2")
+    if cpu not in LEVELS:
+        raise UsageError(f"cpu {cpu!r:.40} is not one of {', '.join(LEVELS)}")
+    if missing := missing_flags(cpu):
+        raise UsageError(f"this processor is no {cpu}: it lacks {', '.join(missing)}")
+    lanes, registers, _ = LEVELS[cpu]
+    level1, level2 = _cache_bytes(1, 32 * 1024), _cache_bytes(2, 512 * 1024)
+    return Hardware(lanes, registers, level1, level2, _level_identity(cpu))
+
+
+def level_of(hardware: Hardware) -> str:
+    """The level of processors that has the vectors of `hardware` and that this one reaches.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for cpu, (lanes, registers, _) in LEVELS.items():
+        if (lanes, registers) == (hardware.lanes, hardware.registers) and not missing_flags(cpu):
+            return cpu
+    raise UsageError(
+        "machine code in a file is for Linux on x86-64 processors with SSE4.2, AVX2 or AVX-512; "
+        "leave it out"
+    )
+
+
+def supports(made_for: Hardware) -> bool:
+    """Whether a plan made for a level of processors runs on this one."""
+    for cpu, (lanes, registers, _) in LEVELS.items():
+        if made_for.identity == _level_identity(cpu):
+            same = (made_for.lanes, made_for.registers) == (lanes, registers)
+            return same and not missing_flags(cpu)
+    return False
+
+
+def missing_flags(cpu: str) -> list[str]:
+    """What this processor lacks of a level, as Linux names it."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return ["Linux on x86-64"]
+    if cpu not in LEVELS:
+        return [f"a level {cpu!r:.40} that this strzoo knows"]
+    wanted: list[str] = []
+    for name, (_, _, flags) in LEVELS.items():
+        wanted += flags.split()
+        if name == cpu:
+            break
+    flags_here = _read_flags()
+    return [flag for flag in wanted if flag not in flags_here]
+
+
+@lru_cache(maxsize=1)
+def processor_text() -> str | None:
+    """What Linux says of the first processor, but for what changes; None elsewhere."""
+    try:
+        first = _CPUINFO.read_text().split("\n\n")[0]
+    except OSError:
+        return None
+    lines = [line for line in first.splitlines() if not line.startswith(_CHANGING)]
+    return "\n".join([platform.machine(), *lines])
+
+
+def _read_flags() -> frozenset[str]:
+    lines = (processor_text() or "").splitlines()
+    line = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def _level_identity(cpu: str) -> str:
+    return f"x86_64-linux {cpu}"
 
 
 def default_threads() -> int:

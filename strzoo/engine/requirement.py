@@ -11,8 +11,15 @@ def has_llvmlite() -> bool:
     """Whether the sparse engine can run here; imports nothing."""
     try:
         return find_spec("llvmlite") is not None
-    except ValueError:  # something stands in its place
+    except (ImportError, ValueError):  # something stands in its place
         return False
+
+
+def llvmlite_version() -> str:
+    """Of the llvmlite that is installed; the library itself is not loaded."""
+    import llvmlite
+
+    return str(llvmlite.__version__)
 
 
 def require_llvmlite() -> None:

@@ -227,8 +227,9 @@ class Loop:
     def _halve(self, size: int) -> None:
         if size == 1 or self.runner.fixed_batch:
             raise StrzooError(
-                f"out of memory on {self.runner.device} with {size} images at once; use a smaller "
-                "model, another device, or close other programs"
+                f"{self.runner.name}: {self.runner.engine} is out of memory on "
+                f"{self.runner.device} with {size} images at once; use a smaller model, another "
+                "device, or close other programs"
             )
         self.chunk = size // 2
         log.warning("out of memory: going on with %d images at once", self.chunk)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from strzoo.borders import shorten_cause
-from strzoo.data.loading import normalise
+from strzoo.data.loading import explained_deaths, normalise
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.devices import is_out_of_memory
 from strzoo.errors import StrzooError, UsageError
@@ -99,6 +99,11 @@ class Runner:
     eager: Callable[[Tensor], Any] | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def engine(self) -> str:
+        """The library that computes, for messages."""
+        return self.versions[0][0] if self.versions else "torch"
+
     def prepare(self, pixels: Tensor) -> Tensor:
         """The network's input from uint8 [B, H, W, 3] on the device."""
         if self.takes_bytes:
@@ -113,7 +118,8 @@ class Runner:
             RuntimeError: there is no memory for so many (`devices.is_out_of_memory`).
         """
         try:
-            return self.reader(self.forward(inputs))
+            with explained_deaths():
+                return self.reader(self.forward(inputs))
         except StrzooError:
             raise
         except Exception as error:  # whatever the network's own code raises
@@ -129,7 +135,10 @@ class Runner:
         try:
             return self.run(inputs)
         except RuntimeError as error:
-            raise StrzooError("out of memory; use smaller batches") from error
+            raise StrzooError(
+                f"{self.name}: {self.engine} is out of memory with {len(inputs)} images at once; "
+                "use smaller batches"
+            ) from error
 
     def most_at_once(self, batch: int) -> int:
         """How many images of a batch `forward` should be given at once."""

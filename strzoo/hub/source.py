@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from strzoo.borders import reading
 from strzoo.data.imagenet_classes import list_classes
 from strzoo.data.preprocessing import IMAGENET, SMALL, fit_preprocessing
-from strzoo.downloads.cache import Cache, CachedFile
 from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
 from strzoo.files import PLAN_MAGIC
 from strzoo.hub.hashes import file_stamp, hash_onnx, hash_tensors, read_hash
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from strzoo.checkpoint import Checkpoint
+    from strzoo.downloads.cache import CachedFile
     from strzoo.onnx.metadata import ModelMetadata
 
 ImageSize = tuple[int, int, int]  # channels, height, width
@@ -241,6 +241,8 @@ class CardSource(CheckpointSource):
         """The verified file in the cache, without touching the network. An STR file gives the
         dense form too, and thresholds beside it, so it comes first unless "dense" is asked for by
         a card that has no other."""
+        from strzoo.downloads.cache import Cache  # and with it all that downloads
+
         cache = Cache(self.settings.cache_dir)
         formats = ["str"] if self._format == "str" else list(self._card.files)
         for format in formats:

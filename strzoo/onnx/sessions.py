@@ -50,7 +50,10 @@ def open_session(
         options.add_session_config_entry(key, value)
     try:
         return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=list(providers)
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=list(providers),
+            enable_fallback=0,  # it prints, then tries the same again
         )
     except Exception as error:  # onnxruntime's exceptions share no documented base class
         reason = " ".join(str(error).split())[:200]

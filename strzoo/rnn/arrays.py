@@ -23,7 +23,11 @@ def read_npy(path: Path) -> NDArray[Any]:
     """
     with reading(path, "a .npy file of numbers"):
         with open_file(path) as stream:
-            Limits.from_env().check("bytes", os.fstat(stream.fileno()).st_size, str(path))
+            size = os.fstat(stream.fileno()).st_size
+            Limits.from_env().check("bytes", size, str(path))
+            head = stream.read(12)
+            if head[6:7] > b"\1" and int.from_bytes(head[8:12], "little") > size:
+                raise ValueError("a header longer than the file")
         # Mapped: a header that lies about the size fails before anything is allocated.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":

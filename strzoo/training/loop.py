@@ -13,6 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from strzoo.data.loading import explained_deaths
 from strzoo.devices import choose_threads
 from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, StrzooError
@@ -136,9 +137,10 @@ class Trainer:
             if state.controller is not None:
                 state.controller.step(0)
         try:
-            while state.epoch < self.config.epochs:
-                self._train_epoch()
-                self._finish_epoch()
+            with explained_deaths():
+                while state.epoch < self.config.epochs:
+                    self._train_epoch()
+                    self._finish_epoch()
         except Stopped:
             self.save()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.attack.case import READ, REFUSED, Case, text_cases
+from tests.attack.case import READ, Case, text_cases
 
 _LAUGHS = "a0: &a0 [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 20)
@@ -122,5 +122,5 @@ def cases() -> Iterator[Case]:
         "a.txt",
         "export @cifar -o out.onnx --class-names a.txt",
         dict(list(_ODD.items())[:7]),
-        REFUSED,
+        READ,
     )

@@ -295,7 +295,7 @@ def test_what_is_no_checkpoint_is_refused(content: bytes, named: str, tmp_path: 
 def test_a_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match="does not exist"):
         strzoo.read_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(StrzooError, match="is a folder, not a file"):
+    with pytest.raises(StrzooError, match=r"is a folder without best_str\.pth or best_dense\.pth"):
         strzoo.read_checkpoint(tmp_path)
 
 

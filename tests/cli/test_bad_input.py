@@ -120,10 +120,12 @@ def test_an_unwritable_or_existing_destination_is_refused_before_any_work(
         result = cli("convert", str_file, destination)
         assert result.code == 1
         assert named in result.error
-    result = cli("report", str_file, "-o", existing)
+    table = tmp_path / "kept.md"
+    table.write_text("kept")
+    result = cli("report", str_file, "-o", table)
     assert "pass --force" in result.error
     assert existing.read_text() == "kept"
-    assert [p.name for p in tmp_path.iterdir()] == ["kept.pth"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.md", "kept.pth"]
     assert cli("convert", str_file, existing, "--force").code == 0
     assert existing.stat().st_size > 1_000_000
 

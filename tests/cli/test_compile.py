@@ -113,10 +113,10 @@ def test_without_the_extra_each_command_says_how_to_install_it(
 def test_the_cache_and_the_doctor_count_what_is_compiled(cli: Cli, path: Path) -> None:
     assert cli("compile", path, "--threads", 1, "-q").code == 0
     counted = cli("cache", "list", "--json").json["compiled"]
-    assert counted["files"] == 2
+    assert counted["files"] >= 2  # the plan, its code and, on Linux, the processor
     assert counted["bytes"] > 100_000
     found = cli("doctor", "--json").json
-    assert found["cache"]["compiled"].startswith("2 (")
+    assert found["cache"]["compiled"].startswith(f"{counted['files']} (")
     assert found["versions"]["llvmlite"]
     removed = cli("cache", "prune", "--compiled", "--json").json["removed"]
     assert sum(file["bytes"] for file in removed) == counted["bytes"]

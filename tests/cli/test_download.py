@@ -108,7 +108,8 @@ def test_no_table_cuts_a_cell_on_a_terminal_of_any_width(tmp_path, files, column
         ]
     for arguments, expected in commands:
         out = on_terminal(arguments, path.parent, columns)
-        assert [cell for cell in expected if cell not in out] == [], out
+        whole = "".join(out.split())  # a long path goes on in the next line
+        assert [cell for cell in expected if "".join(cell.split()) not in whole] == [], out
         assert ("┃" in out) == (columns == 400 or arguments[-1] == "verify")
 
 
@@ -253,7 +254,7 @@ def test_cache_list_path_verify_and_prune(tmp_path, files, capsys):
         (["download", DENSE], 3, "Connection refused"),
         (["download", DENSE, "--cookies-file", "/nowhere/c.txt"], 1, "cannot read the cookies"),
         (["import", "/nowhere/a.pth"], 1, "/nowhere/a.pth does not exist"),
-        (["import", "/"], 1, "is a folder"),
+        (["import", "/"], 2, "is a folder without best_str.pth"),
     ],
 )
 def test_errors_are_one_line_and_have_their_exit_code(capsys, arguments, code, said):

@@ -52,7 +52,7 @@ def test_nothing_to_evaluate_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match="does not exist"):
         strzoo.evaluate(tmp_path / "none.onnx", strzoo.load_digits("test"))
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
-    with pytest.raises(IntegrityError, match=r"onnxruntime cannot load .*bad\.onnx"):
+    with pytest.raises(IntegrityError, match=r"bad\.onnx is not a readable ONNX model"):
         strzoo.evaluate(tmp_path / "bad.onnx", strzoo.load_digits("test"))
     (tmp_path / "page.onnx").write_bytes(b"<html><title>Quota exceeded</title></html>")
     with pytest.raises(IntegrityError, match=r"page\.onnx is a web page, not an ONNX model"):

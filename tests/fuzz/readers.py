@@ -104,7 +104,8 @@ def _plans(folder: Path) -> Harness:
     """The input is a header and, after a zero byte, the arrays; the lengths and the hash are always
     right."""
     from strzoo.engine.hardware import host_hardware
-    from strzoo.engine.storage.plan_files import KERNELS, read_plans
+    from strzoo.engine.storage.kernels import KERNELS
+    from strzoo.engine.storage.plan_files import read_plans
     from strzoo.sealed_files import CONTENT
     from tests.fuzz.plans import make_files
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strzoo.rnn import unrolling
+from strzoo.rnn import step_kernels, steps, unrolling
 from strzoo.rnn.cell import FastGRNNCell
 from strzoo.rnn.gates import find_gate
 from strzoo.rnn.layer import FastGRNN
@@ -74,8 +76,8 @@ def test_outputs_and_gradients_are_those_of_an_independent_computation(
 def test_every_size_of_chunk_and_product_gives_what_the_cell_gives_step_by_step(
     batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unrolling, "_CHUNK", 128)
-    monkeypatch.setattr(unrolling, "_SMALL_PRODUCT", 600)
+    monkeypatch.setattr(steps, "_CHUNK", 128)
+    monkeypatch.setattr(steps, "_SMALL_PRODUCT", 600)
     torch.manual_seed(0)
     layer = FastGRNN(5, 8, rank_u=2, dtype=torch.double)
     inputs = torch.randn(13, batch, 5, dtype=torch.double, requires_grad=True)
@@ -93,6 +95,68 @@ def test_every_size_of_chunk_and_product_gives_what_the_cell_gives_step_by_step(
     by_cell = torch.autograd.grad(expected.square().sum(), parameters)
     for one, other in zip(by_layer, by_cell, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES[:1] + CASES[3:], ids=str)
+def test_compiled_steps_are_the_independent_computation_to_the_rounding_of_fp32(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "_FEW", 0)
+    layer, inputs = _layer(case), 8 * torch.randn(6, 5, 3, dtype=torch.double)  # saturates too
+    found: list[list[Tensor]] = []
+    for dtype in (torch.double, torch.float32):
+        one = copy.deepcopy(layer).to(dtype)
+        x = inputs.detach().clone().to(dtype).requires_grad_()
+        output, _ = one(x)
+        (output * torch.arange(4.0, dtype=dtype)).sum().backward()
+        gradients = [p.grad for p in (x, *one.parameters())]
+        found.append([output.detach(), *(g for g in gradients if g is not None)])
+    for exact, compiled in zip(*found, strict=True):
+        scale = float(exact.abs().max())
+        torch.testing.assert_close(compiled.double(), exact, rtol=0, atol=1e-5 * scale)
+    gates = find_gate(case.get("gate", "sigmoid")), find_gate(case.get("update", "tanh"))
+    assert step_kernels.compile_steps(*gates) is not None  # so that not numpy was compared
+    with torch.no_grad():
+        broken = inputs.float()
+        broken[2, 1, 0] = torch.nan
+        output, _ = layer.float()(broken)
+    assert output[2:, 1].isnan().all()  # no bound of a gate hides it
+    assert output[:, [0, 2, 3, 4]].isfinite().all()
+
+
+def test_where_llvmlite_fails_numpy_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(steps, "_FEW", 0)
+    layer, inputs = _layer({}).float(), torch.randn(5, 2, 3)
+    with torch.no_grad():
+        expected, _ = layer(inputs)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no executable memory")
+
+    step_kernels.compile_steps.cache_clear()
+    monkeypatch.setattr(step_kernels, "StepKernels", fail)
+    with torch.no_grad(), caplog.at_level(logging.INFO, "strzoo"):
+        found, _ = layer(inputs)
+    step_kernels.compile_steps.cache_clear()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert "run on numpy: llvmlite failed (no executable memory)" in caplog.text
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_products_in_parts_and_by_torch_are_whole_products(
+    threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    torch.manual_seed(0)
+    rows, matrix = torch.randn(70, 90), torch.randn(90, 90)  # 567,000 multiplications
+    product = steps._Product([matrix], 70)
+    assert len(product._steps[0][4]) == (
+        1 if threads == "1" else 3 * (torch.get_num_threads() == 1)
+    )
+    torch.testing.assert_close(torch.from_numpy(product(rows.numpy())), rows @ matrix)
 
 
 def test_without_gradients_the_result_is_the_same_and_has_none() -> None:

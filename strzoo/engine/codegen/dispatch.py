@@ -7,13 +7,7 @@ multiple of the instruction's `step`, and when nothing is left of its own range,
 others. So a thread that comes late, or that the system has put aside between two parts, delays
 nobody. Only a part that was begun is waited for.
 
-What threads tell each other is in a block of memory, in lines of the cache:
-
-    DONE             units of work done since the run began
-    YIELD            the address of a function that lets other threads run
-    for each thread  CLAIM: the instruction's number and how far its range is taken
-                     BUSY: whether it works on a part; WAITED: how often the first thread waited
-                     for that until it yielded its core
+What threads tell each other is in a block of memory (`blocks`).
 """
 
 from __future__ import annotations
@@ -22,24 +16,15 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from strzoo.engine.codegen.blocks import BUSY, CLAIM, DONE, NAME, THREAD, WAITED, YIELD
 from strzoo.engine.codegen.builder import BYTES, I64, KERNEL, Emitter, number
 from strzoo.engine.codegen.operands import HEAD
 
-NAME = "run_plan"
 SPINS = 4000  # times that a thread looks whether the work is done before it yields its core
 KIND = ir.FunctionType(ir.VoidType(), [BYTES, I64, I64, *KERNEL.args[1:6], BYTES, I64, I64, I64])
 
-LINE = 64  # bytes
-DONE, YIELD = 0, LINE
-THREAD = 2 * LINE  # bytes of the block before those of the first thread, and of each thread
-CLAIM, BUSY, WAITED = 0, LINE, LINE + 8
 _POSITION_BITS = 40  # of a claim, above which is the instruction's number
 _NUMBER, _SUM, _UNITS, _STEP = 8, 16, 8 * len(HEAD), 8 * len(HEAD) + 8  # bytes, in a row
-
-
-def block_bytes(threads: int) -> int:
-    """The size of the block of memory that `threads` threads share."""
-    return THREAD * (1 + threads)
 
 
 def emit_program(module: ir.Module) -> ir.Function:

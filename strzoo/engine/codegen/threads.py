@@ -5,14 +5,6 @@ Each worker thread waits in `serve` for tasks in its mailbox.
 A task is a row of i64: the address of a `run_plan`, then its arguments. Several threads may have
 the same tasks, each for memory of its own; then NEXT leads to the number of the next task that none
 of them has begun.
-
-A mailbox is the memory that a worker and its caller share. The caller offers tasks by their ticket,
-and the worker takes the offer. What it has not taken when the caller has nothing left to do, the
-caller withdraws, so that nobody waits for a worker that has no core. HANDLE, WAIT and POST are a
-semaphore of the operating system. Its functions are called with more arguments than some systems'
-versions take, which C's calling conventions allow:
-
-    wait(handle, forever = -1)        post(handle, one = 1, nothing = null)
 """
 
 from __future__ import annotations
@@ -22,14 +14,22 @@ from llvmlite import ir
 from strzoo.engine.codegen.builder import BYTES, I64, Emitter, number
 from strzoo.engine.codegen.dispatch import KIND as RUN_PLAN
 from strzoo.engine.codegen.dispatch import spin_until
+from strzoo.engine.codegen.mailboxes import (
+    ASLEEP,
+    COUNT,
+    DONE,
+    HANDLE,
+    MAILBOX,
+    NEXT,
+    OFFER,
+    POST,
+    TASKS,
+    TICKET,
+    WAIT,
+    YIELD,
+)
 
 TASK_FIELDS = 1 + len(RUN_PLAN.args)
-# Byte offsets in a mailbox. What the worker writes has a cache line of its own.
-TICKET, TASKS, COUNT, ASLEEP, HANDLE, WAIT, POST, NEXT = range(0, 64, 8)
-DONE, OFFER, YIELD = 64, 72, 80
-SEMAPHORE = 128  # memory for systems whose semaphores live in the caller's memory
-MAILBOX = 256
-STOP = -1  # as COUNT: the worker returns
 # How often a worker looks for the next task before it sleeps. Each time takes as long as the
 # processor's pause instruction (25 to 45 ns), so calls that follow at once find the worker awake.
 IDLE_SPINS = 1500
@@ -56,9 +56,6 @@ def emit_team(module: ir.Module) -> None:
     e.build.call(run_tasks, [tasks, length, following])
     e.build.call(wait_all, [mailboxes, count])
     e.finish()
-
-
-NAMES = ("run_tasks", "submit", "wait_all", "serve", "run_team", "rest")
 
 
 def _function(module: ir.Module, name: str, kinds: list[ir.Type]) -> ir.Function:

@@ -6,7 +6,7 @@ import mmap
 
 import numpy as np
 
-_ALIGNMENT = 64
+ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 
 
@@ -19,6 +19,6 @@ def aligned(size: int) -> np.ndarray:
         whole = np.frombuffer(room, np.uint8)
         start = -whole.ctypes.data % _HUGE_PAGE
     else:
-        whole = np.zeros(size + _ALIGNMENT, np.uint8)
-        start = -whole.ctypes.data % _ALIGNMENT
+        whole = np.zeros(size + ALIGNMENT, np.uint8)
+        start = -whole.ctypes.data % ALIGNMENT
     return whole[start : start + size]

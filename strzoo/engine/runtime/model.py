@@ -17,8 +17,14 @@ from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Shape
 from strzoo.engine.results import CompileReport, PrecisionReport
 from strzoo.engine.runtime.run import Program, Runner, count_concurrent
-from strzoo.engine.storage.plan_files import SUFFIX, PlanFile, ThreadedPlan, write_plans
-from strzoo.errors import UsageError
+from strzoo.engine.storage.plan_files import (
+    SUFFIX,
+    PlanFile,
+    StoredKernel,
+    ThreadedPlan,
+    write_plans,
+)
+from strzoo.errors import StrzooError, UsageError
 from strzoo.files import check_destination
 
 if TYPE_CHECKING:
@@ -189,12 +195,23 @@ class SparseModel:
             self._runner.run(rest, array, result, concurrent)
         return finish(result)
 
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    def save(
+        self, path: str | os.PathLike[str], *, force: bool = False, native: bool = False
+    ) -> Path:
         """Write a `.strz` file, from which `strzoo.compile` starts without the network.
 
+        Args:
+            path: of the file.
+            force: overwrite it if it exists.
+            native: also put machine code into the file, for Linux on all x86-64 processors with
+                such vectors as this one. Who trusts the file runs it without llvmlite
+                (`strzoo.compile(path, native=True)`).
+
         Raises:
-            UsageError: the name does not end in .strz.
-            StrzooError: the file cannot be written, or exists and `force` is False.
+            UsageError: the name does not end in .strz, or machine code in a file is not for this
+                processor or system.
+            StrzooError: the file cannot be written, or exists and `force` is False; or the model
+                was loaded with machine code from a file.
         """
         path = Path(path)
         if path.suffix != SUFFIX:
@@ -202,7 +219,18 @@ class SparseModel:
         check_destination(path, force=force)
         keys = dict.fromkeys((self._cooperative, self._concurrent))
         plans = tuple(self._build(key).planned for key in keys)
-        write_plans(path, describe_plans(self._builder, plans), force=force)
+        kernels = [kernel for entry in plans for kernel in entry.plan.kernels]
+        if any(isinstance(kernel, StoredKernel) for kernel in kernels):
+            raise StrzooError(
+                f"{self.name} was loaded with the machine code of its file; copy that file, or "
+                "load it without native=True"
+            )
+        content = describe_plans(self._builder, plans)
+        if native:
+            from strzoo.engine.storage.machine_code import store_code
+
+            content = replace(content, code=store_code(kernels, self._builder.hardware))
+        write_plans(path, content, force=force)
         return path
 
     def _build(self, key: tuple[int, int]) -> Built:

@@ -1,14 +1,17 @@
-"""Programs from a `.strz` file."""
+"""Programs from a `.strz` file. With machine code from the file, llvmlite is not needed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from strzoo.engine.hardware import Hardware
+from strzoo.engine.requirement import has_llvmlite, require_llvmlite
+from strzoo.engine.runtime.memory import aligned
 from strzoo.engine.runtime.model import Built
 from strzoo.engine.runtime.run import Program
-from strzoo.engine.storage.machine_code import compile_kernels
-from strzoo.engine.storage.plan_files import PlanFile, read_plans
+from strzoo.engine.runtime.threads import Code
+from strzoo.engine.storage.host import known_hardware
+from strzoo.engine.storage.native_code import LoadedCode
+from strzoo.engine.storage.plan_files import PlanFile, holds_code, read_plans, read_trusted
 from strzoo.errors import StrzooError, UsageError
 
 
@@ -18,18 +21,16 @@ class PlanFileBuilder:
     Args:
         content: of the file.
         threads: that one call uses; None for what the file was made for.
-        hardware: the processor.
         folder: keeps machine code; None keeps none.
     """
 
-    def __init__(
-        self, content: PlanFile, threads: int | None, hardware: Hardware, folder: Path | None
-    ) -> None:
+    def __init__(self, content: PlanFile, threads: int | None, folder: Path | None) -> None:
         self.images, self.threads = content.images, threads or content.threads
         self.tuned, self.name, self.source = content.tuned, content.model, content.source
         self.metadata, self.fixed = dict(content.metadata), content.fixed
-        self.hardware, self._folder = hardware, folder
+        self.hardware, self._folder = content.hardware, folder
         self._plans = list(content.plans)
+        self._code = None if content.code is None else LoadedCode(content.code.block)
 
     @classmethod
     def open(
@@ -37,24 +38,42 @@ class PlanFileBuilder:
         path: Path,
         size: tuple[int, ...] | None,
         threads: int | None,
-        hardware: Hardware,
         folder: Path | None,
+        *,
+        native: bool = False,
     ) -> PlanFileBuilder:
-        """Read the file `path`; `size` is that of the images that the caller expects, if any.
+        """Read a file.
+
+        Args:
+            path: of the file.
+            size: of the images that the caller expects, if any.
+            threads: that one call uses; None for what the file was made for.
+            folder: keeps machine code; None keeps none.
+            native: whether the file is trusted: its machine code is run, if it has any for this
+                processor, and its plans are not checked.
 
         Raises:
-            StrzooError: the file cannot be read.
+            StrzooError: the file cannot be read, or llvmlite is needed and not installed.
             IntegrityError: it is damaged, or made by another version or for another processor.
             UsageError: it was compiled for images of another size.
         """
-        content = read_plans(path, hardware)
+        content = read_trusted(path, aligned) if native else None
+        if content is None:
+            if not native and not has_llvmlite() and holds_code(path):
+                raise StrzooError(
+                    f"{path} holds machine code, which runs if you trust who made it: pass "
+                    "native=True; otherwise the engine needs llvmlite: pip install 'strzoo[engine]'"
+                )
+            if not has_llvmlite():
+                require_llvmlite()
+            content = read_plans(path, known_hardware(folder), aligned)
         shape = content.plans[0].plan.input_shape
         if size is not None and size != shape[-len(size) :]:
             raise UsageError(
                 f"{path} was compiled for images of {'x'.join(map(str, shape))}, "
                 f"{'x'.join(map(str, size))} is asked for; compile the model again"
             )
-        return cls(content, threads, hardware, folder)
+        return cls(content, threads, folder)
 
     def build(self, images: int, threads: int) -> Built:
         """The program for groups of `images` images; of several plans, the one for the nearest
@@ -63,7 +82,11 @@ class PlanFileBuilder:
         if not fitting:
             raise StrzooError(f"the file has no plan for {images} images; compile the model again")
         planned = min(fitting, key=lambda entry: abs(entry.threads - threads))
-        code = compile_kernels(planned.plan.kernels, self.hardware, self._folder)
+        code: Code | None = self._code
+        if code is None:
+            from strzoo.engine.storage.machine_code import compile_kernels
+
+            code = compile_kernels(planned.plan.kernels, self.hardware, self._folder)
         return Built(Program(planned.plan, code), planned, True)
 
     def release(self, *, finished: bool) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from strzoo.engine.codegen import dispatch
+from strzoo.engine.codegen import blocks
 from strzoo.engine.hardware import default_threads
 from strzoo.engine.runtime.attendance import Attendance
-from strzoo.engine.runtime.memory import aligned
+from strzoo.engine.runtime.memory import ALIGNMENT, aligned
 from strzoo.engine.runtime.semaphore import FairSemaphore
 from strzoo.engine.runtime.threads import Code, Team, yield_address
 from strzoo.errors import StrzooError
@@ -32,14 +32,16 @@ class Program:
         self.code = code
         self._rows = plan.rows.copy()
         self._rows[:, 0] = [code.addresses[kernel.name] for kernel in plan.kernels]
-        self._constants = aligned(plan.constants.nbytes)
-        self._constants[:] = plan.constants
+        self._constants = plan.constants
+        if self._constants.ctypes.data % ALIGNMENT:
+            self._constants = aligned(plan.constants.nbytes)
+            self._constants[:] = plan.constants
         self.plan = replace(
             plan, constants=self._constants
         )  # so that the caller's copy can be freed
         self._rows_address = self._rows.ctypes.data
         self._constants_address = self._constants.ctypes.data
-        self._run = code.addresses[dispatch.NAME]
+        self._run = code.addresses[blocks.NAME]
 
     def task(
         self,
@@ -77,7 +79,7 @@ class Program:
 
 class Memory:
     """The memory that one run at a time works in: arena, scratch memory per thread, and the block
-    in which threads tell each other what is done (`codegen.dispatch`)."""
+    in which threads tell each other what is done (`codegen.blocks`)."""
 
     def __init__(self, plan: Plan, threads: int) -> None:
         try:
@@ -88,22 +90,22 @@ class Memory:
                 f"the model works in {plan.arena + threads * plan.scratch} bytes of memory, which "
                 "the system does not give; use smaller images, or free some memory"
             ) from error
-        self._block = aligned(dispatch.block_bytes(threads)).view(np.int64)
-        self._block[dispatch.YIELD // 8] = yield_address()
-        self._claims = self._block[dispatch.THREAD // 8 :].reshape(threads, -1)
+        self._block = aligned(blocks.block_bytes(threads)).view(np.int64)
+        self._block[blocks.YIELD // 8] = yield_address()
+        self._claims = self._block[blocks.THREAD // 8 :].reshape(threads, -1)
         self.arena_address = self.arena.ctypes.data
         self.scratch_addresses = [area.ctypes.data for area in self.scratch]
         self.block_address = self._block.ctypes.data
 
     def reset(self) -> None:
         """Before a run: nothing is done."""
-        self._block[dispatch.DONE // 8] = 0
+        self._block[blocks.DONE // 8] = 0
         self._claims[:] = 0
 
     @property
     def waited(self) -> np.ndarray:
         """How often the caller yielded its core while it waited for each worker in the last run."""
-        return self._claims[1:, dispatch.WAITED // 8]
+        return self._claims[1:, blocks.WAITED // 8]
 
 
 class ExecutionContext:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from strzoo.engine.codegen import threads as native
+from strzoo.engine.codegen import mailboxes as native
 from strzoo.engine.runtime.memory import aligned
 
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64

@@ -5,37 +5,72 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from strzoo.engine.codegen.dispatch import NAME, emit_program
+import numpy as np
+
+from strzoo.engine.codegen.blocks import NAME
+from strzoo.engine.codegen.dispatch import emit_program
+from strzoo.engine.codegen.mailboxes import NAMES
 from strzoo.engine.codegen.operands import Kernel
-from strzoo.engine.codegen.threads import NAMES, emit_team
-from strzoo.engine.hardware import Hardware
+from strzoo.engine.codegen.threads import emit_team
+from strzoo.engine.hardware import Hardware, level_of
+from strzoo.engine.requirement import require_llvmlite
+from strzoo.engine.storage.host import known_hardware
+from strzoo.engine.storage.native_code import (
+    LoadedCode,
+    StoredCode,
+    can_link,
+    generator_digest,
+    link,
+)
 from strzoo.engine.storage.private_folder import make_private, open_private
 from strzoo.errors import StrzooError
-from strzoo.sealed_files import read_sealed, write_sealed
+from strzoo.sealed_files import SealedFile, write_sealed
 from strzoo.version import VERSION
 
 _LOG = logging.getLogger(__name__)
 _MAGIC, _FORMAT = b"STRZCODE", 1
+# What is linked here is one block; what LLVM loads may be far from what it refers to.
+_MODEL = "small" if can_link() else "jitdefault"
 
 
 class MachineCode:
-    """Loaded code: `addresses` of its functions by name."""
+    """Loaded code: `addresses` of its functions by name.
+
+    Args:
+        image: an object file.
+        names: of the functions that it must have.
+
+    Raises:
+        ValueError: it lacks some.
+    """
 
     def __init__(self, image: bytes, names: Iterable[str]) -> None:
-        import llvmlite.binding as llvm
-
         self.image = image
-        # The engine owns the code: it must live as long as an address is in use.
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(image))
-        self._engine.finalize_object()
-        self.addresses = {name: self._engine.get_function_address(name) for name in names}
+        # The owner of the code must live as long as an address is in use.
+        if can_link():
+            code = LoadedCode(link(image))
+            self._owner: Any = code
+            self.addresses = {name: code.addresses.get(name, 0) for name in names}
+        else:
+            self._owner = _load_by_llvm(image)
+            self.addresses = {name: self._owner.get_function_address(name) for name in names}
         missing = [name for name, address in self.addresses.items() if not address]
         if missing:
             raise ValueError(f"the machine code lacks {', '.join(missing)}")
+
+
+def _load_by_llvm(image: bytes) -> Any:
+    """For systems whose object files `native_code` does not link."""
+    import llvmlite.binding as llvm
+
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(image))
+    engine.finalize_object()
+    return engine
 
 
 def compile_kernels(
@@ -49,13 +84,14 @@ def compile_kernels(
     names = [*unique, NAME, *NAMES]
     ordered = [unique[name] for name in sorted(unique)]
     folder = open_private(folder)
-    file = folder / f"{_key(ordered, hardware)}.code" if folder else None
+    file = folder / f"{_key(ordered, hardware, folder)}.code" if folder else None
     if file is not None and file.exists():
         try:
-            return MachineCode(read_sealed(file, _MAGIC, _FORMAT, "machine code").tobytes(), names)
+            return MachineCode(_read(file), names)
         except Exception as error:  # LLVM raises errors of several classes
             _LOG.warning("%s cannot be loaded (%s); compiling again", file, error)
-    code = MachineCode(_compile(_emit(ordered)), names)
+    require_llvmlite()
+    code = MachineCode(_compile(_emit(ordered), _target_machine()), names)
     if file is not None:
         try:
             make_private(file.parent)
@@ -65,19 +101,33 @@ def compile_kernels(
     return code
 
 
-def _key(kernels: list[Kernel], hardware: Hardware) -> str:
+def store_code(kernels: Iterable[Kernel], hardware: Hardware) -> StoredCode:
+    """The code of `compile_kernels` as a `.strz` file holds it, for every processor of the level
+    that has the vectors of `hardware`.
+
+    Raises:
+        UsageError: there is no such level here.
+        StrzooError: the code calls functions of a library.
+    """
+    cpu = level_of(hardware)
+    unique = {kernel.name: kernel for kernel in kernels}
+    ordered = [unique[name] for name in sorted(unique)]
+    block = link(_compile(_emit(ordered), _target_machine(cpu)))
+    return StoredCode(cpu, generator_digest(), block)
+
+
+def _read(file: Path) -> bytes:
+    with SealedFile(file, _MAGIC, _FORMAT, "machine code") as sealed:
+        return sealed.read(0, sealed.size, partial(np.empty, dtype=np.uint8)).tobytes()
+
+
+def _key(kernels: list[Kernel], hardware: Hardware, folder: Path) -> str:
     import llvmlite
 
-    parts = [VERSION, llvmlite.__version__, _generator_digest(), hardware.identity]
+    # A plan for a level of processors runs as code for this one.
+    identities = [hardware.identity, known_hardware(folder).identity]
+    parts = [VERSION, llvmlite.__version__, generator_digest(), _MODEL, *identities]
     return hashlib.sha256("\n".join([*parts, *map(repr, kernels)]).encode()).hexdigest()[:32]
-
-
-def _generator_digest() -> str:
-    """The hash of the generators' source, so that code of another version is not used."""
-    digest = hashlib.sha256()
-    for file in sorted((Path(__file__).parent.parent / "codegen").glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _emit(kernels: list[Kernel]) -> Any:
@@ -94,10 +144,9 @@ def _emit(kernels: list[Kernel]) -> Any:
     return module
 
 
-def _compile(module: Any) -> bytes:
+def _compile(module: Any, machine: Any) -> bytes:
     import llvmlite.binding as llvm
 
-    machine = _target_machine()
     parsed = llvm.parse_assembly(str(module))
     parsed.triple = machine.triple
     parsed.verify()
@@ -111,17 +160,18 @@ def _compile(module: Any) -> bytes:
     return image
 
 
-def _target_machine() -> Any:
+def _target_machine(cpu: str | None = None) -> Any:
+    """Args: `cpu` is one of `hardware.LEVELS`, for code that a file holds; None is this one."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        cpu=cpu or llvm.get_host_cpu_name(),
+        features="" if cpu else llvm.get_host_cpu_features().flatten(),
         opt=3,
         reloc="pic",
-        codemodel="jitdefault",
-        jit=True,
+        codemodel=_MODEL,
+        jit=not can_link(),
     )

@@ -2,61 +2,44 @@
 
 A sealed file (`sealed_files`) whose content is a length, a JSON header and raw arrays;
 docs/engine.md describes it. The hash finds damage. `plan_checks` refuses every plan whose numbers
-would lead out of its memory.
+would lead out of its memory. Machine code in a file is read only with `read_trusted`, which
+believes the plans too and needs no llvmlite.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from strzoo.engine.codegen.convolution import ConvolutionKernel
-from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
-from strzoo.engine.codegen.fixed_packing import FixedPackKernel
-from strzoo.engine.codegen.global_pool import GlobalPoolKernel
-from strzoo.engine.codegen.linear import LinearKernel
 from strzoo.engine.codegen.operands import Kernel, row_operands
-from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
-from strzoo.engine.codegen.patches import PatchForm
-from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
-from strzoo.engine.hardware import Hardware
+from strzoo.engine.hardware import Hardware, supports
 from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.results import LayerChoice, PrecisionReport
+from strzoo.engine.storage.native_code import Block, StoredCode
 from strzoo.engine.storage.plan_checks import check_plan
 from strzoo.errors import IntegrityError
 from strzoo.files import PLAN_MAGIC
-from strzoo.sealed_files import read_sealed, write_sealed
+from strzoo.sealed_files import SealedFile, read_header, write_sealed
 from strzoo.version import VERSION
+
+log = logging.getLogger(__name__)
 
 MAGIC, FORMAT = PLAN_MAGIC, 1
 SUFFIX = ".strz"
 _ALIGNMENT = 64
 _MOST_THREADS = 4096
 _KIND = "compiled strzoo model"
-
-KERNELS: dict[str, type[Any]] = {
-    kernel.__name__: kernel
-    for kernel in (
-        ConvolutionKernel,
-        DepthwiseKernel,
-        FixedPackKernel,
-        PackKernel,
-        GlobalPoolKernel,
-        LinearKernel,
-        ElementwiseKernel,
-        PoolKernel,
-        SoftmaxKernel,
-        UnpackKernel,
-    )
-}
-
+_EMPTY = partial(np.empty, dtype=np.uint8)
 
 # What parsing a file that is not what it claims to be can raise.
 _MALFORMED = (
@@ -69,7 +52,6 @@ _MALFORMED = (
     ValueError,
     struct.error,
 )
-_RECORDS = {record.__name__: record for record in (PatchForm, Walk)}  # that kernels hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +77,7 @@ class PlanFile:
         plans: at least one.
         metadata: what an ONNX export says about itself (docs/onnx.md).
         fixed: how it was brought into 16-bit fixed point; None for fp32.
+        code: machine code for all plans.
     """
 
     model: str
@@ -106,6 +89,14 @@ class PlanFile:
     plans: tuple[ThreadedPlan, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     fixed: PrecisionReport | None = None
+    code: StoredCode | None = None
+
+
+@dataclass(frozen=True)
+class StoredKernel:
+    """A kernel whose machine code the file holds. `operands`, `fits` and `emit` are not known."""
+
+    name: str
 
 
 def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
@@ -132,6 +123,7 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
             for kernel in entry.plan.kernels
         },
         "plans": described,
+        "code": None if content.code is None else _describe_code(content.code, arrays),
     }
     text = json.dumps(header, allow_nan=False).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
@@ -141,17 +133,118 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
     write_sealed(path, MAGIC, FORMAT, parts, force=force)
 
 
-def read_plans(path: Path, hardware: Hardware) -> PlanFile:
-    """Read a `.strz` file for `hardware`.
+def read_plans(
+    path: Path, hardware: Hardware, allocate: Callable[[int], np.ndarray] = _EMPTY
+) -> PlanFile:
+    """Read a `.strz` file for `hardware`, without the machine code that it may hold.
+
+    Args:
+        path: of the file.
+        hardware: the processor.
+        allocate: gives the memory that arrays are read into, so many bytes as uint8.
 
     Raises:
         StrzooError: the file cannot be read.
         IntegrityError: it is damaged, of another format or version of strzoo, or made for another
             processor.
     """
-    content = read_sealed(path, MAGIC, FORMAT, _KIND)
+    with SealedFile(path, MAGIC, FORMAT, _KIND) as file, _named(path):
+        header, arrays = _read_header(file, allocate)
+        made_for = Hardware(**header["hardware"])
+        wanted = (hardware.lanes, hardware.registers, hardware.identity)
+        found = (made_for.lanes, made_for.registers, made_for.identity)
+        if found != wanted and not supports(made_for):
+            raise IntegrityError(
+                f"was compiled for another processor ({describe_processor(made_for)}); this is "
+                f"{describe_processor(hardware)}"
+            )
+        plans = tuple(_build_plan(entry, arrays, made_for) for entry in header["plans"])
+        for kernel in {kernel for entry in plans for kernel in entry.plan.kernels}:
+            if header["fields"][type(kernel).__name__] != _list_fields(kernel):
+                name = type(kernel).__name__
+                raise IntegrityError(f"needs another form of {name} than this strzoo has")
+        return _build_file(header, made_for, plans)
+
+
+def read_trusted(path: Path, allocate: Callable[[int], np.ndarray] = _EMPTY) -> PlanFile | None:
+    """Read a `.strz` file with its machine code; None if it has none that runs on this processor.
+
+    The code and the numbers of the plans are believed: whoever made the file can do here what you
+    can do. Arguments and errors as `read_plans`.
+    """
+    with SealedFile(path, MAGIC, FORMAT, _KIND) as file, _named(path):
+        header, arrays = _read_header(file, allocate)
+        given = header.get("code")
+        if given is None:
+            log.warning("%s holds no machine code", path)
+            return None
+        block = Block(dict(given["functions"]), dict(given["imports"]), arrays(given["place"]))
+        code = StoredCode(given["cpu"], given["engine"], block)
+        if (reason := code.find_misfit()) is not None:
+            log.warning("the machine code in %s is not used: %s", path, reason)
+            return None
+        plans = tuple(_build_plan(entry, arrays, None) for entry in header["plans"])
+        return _build_file(header, Hardware(**header["hardware"]), plans, code)
+
+
+def holds_code(path: Path) -> bool:
+    """Whether a `.strz` file says that it holds machine code; nothing else of it is checked."""
+    return read_header(path, MAGIC, _KIND).get("code") is not None
+
+
+Arrays = Callable[[list[int]], np.ndarray]
+
+
+def _read_header(
+    file: SealedFile, allocate: Callable[[int], np.ndarray]
+) -> tuple[dict[str, Any], Arrays]:
+    """The header, and a function that reads an array at its place."""
+    (length,) = struct.unpack("<Q", file.read(0, 8, _EMPTY).tobytes())
+    if length > file.size - 8:
+        raise ValueError(f"a header of {length} bytes")
+    header = json.loads(file.read(8, length, _EMPTY).tobytes())
+    if header["strzoo"] != VERSION:
+        raise IntegrityError(f"was made by strzoo {header['strzoo']}, this is {VERSION}")
+
+    def take(place: list[int]) -> np.ndarray:
+        start, size = place
+        if type(start) is not int or type(size) is not int or start < 0 or start % _ALIGNMENT:
+            raise ValueError(f"an array at {place}")
+        return file.read(8 + length + start, size, allocate)
+
+    return header, take
+
+
+def _build_file(
+    header: dict[str, Any],
+    hardware: Hardware,
+    plans: tuple[ThreadedPlan, ...],
+    code: StoredCode | None = None,
+) -> PlanFile:
+    metadata = header["metadata"]
+    if not plans or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("no plans, or metadata that is not text")
+    if len({(entry.plan.input_shape, entry.plan.output_shape) for entry in plans}) > 1:
+        raise ValueError("plans of different networks")
+    return PlanFile(
+        str(header["model"]),
+        str(header["source"]),
+        _positive(header["threads"], _MOST_THREADS),
+        _positive(header["images"]),
+        float(header["tuned"]),
+        hardware,
+        plans,
+        metadata,
+        _build_precision(header["fixed"]),
+        code,
+    )
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What the file is not says which file it is."""
     try:
-        return _parse(content, hardware)
+        yield
     except IntegrityError as error:
         raise IntegrityError(f"{path} {error}; compile the model again") from error
     except _MALFORMED as error:
@@ -160,44 +253,6 @@ def read_plans(path: Path, hardware: Hardware) -> PlanFile:
             f"{path} is not a valid {_KIND} ({type(error).__name__}: {reason}); "
             "compile the model again"
         ) from error
-
-
-def _parse(content: np.ndarray, hardware: Hardware) -> PlanFile:
-    (length,) = struct.unpack("<Q", content[:8].tobytes())
-    if length > len(content) - 8:
-        raise ValueError(f"a header of {length} bytes")
-    header = json.loads(content[8 : 8 + length].tobytes())
-    if header["strzoo"] != VERSION:
-        raise IntegrityError(f"was made by strzoo {header['strzoo']}, this is {VERSION}")
-    made_for = Hardware(**header["hardware"])
-    wanted = (hardware.lanes, hardware.registers, hardware.identity)
-    if (made_for.lanes, made_for.registers, made_for.identity) != wanted:
-        raise IntegrityError(
-            f"was compiled for another processor ({describe_processor(made_for)}); this is "
-            f"{describe_processor(hardware)}"
-        )
-    arrays = content[8 + length :]
-    plans = tuple(_build_plan(entry, arrays, hardware) for entry in header["plans"])
-    metadata = header["metadata"]
-    if not plans or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("no plans, or metadata that is not text")
-    if len({(entry.plan.input_shape, entry.plan.output_shape) for entry in plans}) > 1:
-        raise ValueError("plans of different networks")
-    for kernel in {kernel for entry in plans for kernel in entry.plan.kernels}:
-        if header["fields"][type(kernel).__name__] != _list_fields(kernel):
-            name = type(kernel).__name__
-            raise IntegrityError(f"needs another form of {name} than this strzoo has")
-    return PlanFile(
-        str(header["model"]),
-        str(header["source"]),
-        _positive(header["threads"], _MOST_THREADS),
-        _positive(header["images"]),
-        float(header["tuned"]),
-        made_for,
-        plans,
-        metadata,
-        _build_precision(header["fixed"]),
-    )
 
 
 def _describe_precision(report: PrecisionReport) -> dict[str, Any]:
@@ -228,11 +283,7 @@ def describe_processor(hardware: Hardware) -> str:
 def _describe_plan(entry: ThreadedPlan, arrays: list[np.ndarray]) -> dict[str, Any]:
     plan = entry.plan
     unique = list(dict.fromkeys(plan.kernels))
-    places = []
-    for array in (plan.rows, plan.constants):
-        start = sum(-(-a.nbytes // _ALIGNMENT) * _ALIGNMENT for a in arrays)
-        places.append([start, array.nbytes])
-        arrays.append(array)
+    places = [_place(array, arrays) for array in (plan.rows, plan.constants)]
     return {
         "images": plan.images,
         "threads": entry.threads,
@@ -242,6 +293,7 @@ def _describe_plan(entry: ThreadedPlan, arrays: list[np.ndarray]) -> dict[str, A
         "input_shape": plan.input_shape,
         "output_shape": plan.output_shape,
         "kernels": [[type(kernel).__name__, asdict(kernel)] for kernel in unique],  # type: ignore[call-overload]
+        "names": [kernel.name for kernel in unique],
         "steps": [unique.index(kernel) for kernel in plan.kernels],
         "step_layers": plan.layers,
         "chosen": plan.chosen,
@@ -252,62 +304,54 @@ def _describe_plan(entry: ThreadedPlan, arrays: list[np.ndarray]) -> dict[str, A
     }
 
 
-def _build_plan(entry: dict[str, Any], arrays: np.ndarray, hardware: Hardware) -> ThreadedPlan:
-    kernels = [_build_kernel(name, given) for name, given in entry["kernels"]]
+def _describe_code(code: StoredCode, arrays: list[np.ndarray]) -> dict[str, Any]:
+    place = _place(code.block.image, arrays)
+    return {
+        "cpu": code.cpu,
+        "engine": code.engine,
+        "functions": dict(code.block.functions),
+        "imports": dict(code.block.imports),
+        "place": place,
+    }
+
+
+def _place(array: np.ndarray, arrays: list[np.ndarray]) -> list[int]:
+    """Where an array that is added to the others will be: its first byte, and how many."""
+    start = sum(-(-a.nbytes // _ALIGNMENT) * _ALIGNMENT for a in arrays)
+    arrays.append(array)
+    return [start, array.nbytes]
+
+
+def _build_plan(entry: dict[str, Any], arrays: Arrays, hardware: Hardware | None) -> ThreadedPlan:
+    """Args: `hardware` is None for a plan that is trusted."""
+    kernels: list[Any]
+    if hardware is None:
+        kernels = [StoredKernel(str(name)) for name in entry["names"]]
+    else:
+        from strzoo.engine.storage.kernels import build_kernel
+
+        kernels = [build_kernel(name, given) for name, given in entry["kernels"]]
     steps = entry["steps"]
     if any(type(index) is not int or not 0 <= index < len(kernels) for index in steps):
         raise ValueError("an instruction without a kernel")
-    rows = _take(arrays, entry["rows"]).view(np.int64).reshape(len(steps), entry["row_fields"])
+    rows = arrays(entry["rows"]).view(np.int64).reshape(len(steps), entry["row_fields"])
     plan = Plan(
         images=_positive(entry["images"]),
         lanes=_positive(entry["lanes"]),
         rows=rows,
         kernels=tuple(kernels[index] for index in steps),
         layers=tuple(map(str, entry["step_layers"])),
-        constants=_take(arrays, entry["constants"]),
+        constants=arrays(entry["constants"]),
         arena=_positive(entry["arena"]),
         scratch=_positive(entry["scratch"]),
         input_shape=tuple(map(_positive, entry["input_shape"])),
         output_shape=tuple(map(_positive, entry["output_shape"])),
         chosen={str(name): str(form) for name, form in entry["chosen"].items()},
     )
-    check_plan(plan, hardware)
+    if hardware is not None:
+        check_plan(plan, hardware)
     layers = tuple(LayerChoice(**layer) for layer in entry["layers"])
     return ThreadedPlan(plan, _positive(entry["threads"]), layers)
-
-
-def _build_kernel(name: str, given: Mapping[str, Any]) -> Kernel:
-    kernel: Kernel = _build_record(KERNELS[name], given)
-    return kernel
-
-
-def _build_record(kind: type[Any], given: Mapping[str, Any]) -> Any:
-    """A kernel, or a record within one, whose fields have the values that they can have."""
-    wanted = {f.name: f for f in fields(kind)}
-    if set(given) != set(wanted):
-        raise ValueError(f"{kind.__name__} has fields {', '.join(given)}")
-    types = {"int": int, "bool": bool, "str": str} | dict.fromkeys(_RECORDS, dict)
-    made = {}
-    for key, value in given.items():
-        name, limits = str(wanted[key].type), wanted[key].metadata
-        valid = type(value) is types[name]
-        if valid and type(value) is int:
-            valid = limits["least"] <= value <= limits["most"]
-        elif valid and type(value) is str:
-            valid = value in limits["choices"]
-        if not valid:
-            raise ValueError(f"{kind.__name__}.{key} is {value!r}")
-        made[key] = _build_record(_RECORDS[name], value) if type(value) is dict else value
-    return kind(**made)
-
-
-def _take(arrays: np.ndarray, place: list[int]) -> np.ndarray:
-    start, size = place
-    if type(start) is not int or type(size) is not int:
-        raise ValueError(f"an array at {place}")
-    if start < 0 or size < 0 or start % _ALIGNMENT or start + size > len(arrays):
-        raise ValueError(f"{size} bytes at {start} of {len(arrays)}")
-    return arrays[start : start + size]
 
 
 def _positive(value: Any, most: int = 1 << 40) -> int:

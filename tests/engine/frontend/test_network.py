@@ -71,7 +71,7 @@ def test_int8_is_refused_by_its_operators() -> None:
 
 
 def test_built_in_preprocessing_is_refused_with_what_to_do() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     deployed = Deployed(network, softmax=False, preprocessing=STEPS).eval()
     with pytest.raises(UsageError, match="export it without built-in preprocessing"):
         read_graph(build_graph(deployed, (3, 8, 8)))

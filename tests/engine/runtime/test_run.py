@@ -1,6 +1,6 @@
 """Plans compute what the graph says: against float64, for any vector width, grouping, threads."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -59,18 +59,28 @@ def poisoned(size):
 
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
+QUIETLY: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "phases": PHASES,
+}
+CASES: dict[str, Any] = {
+    "graph": graphs(),
+    "batch": st.integers(1, 17),
+    "lanes": st.sampled_from([4, 8, 16]),
+    "group": st.sampled_from([1, 2, 4, 8, 16]),
+    "threads": st.sampled_from([1, 2, 3]),
+    "seed": st.integers(0, 2**32 - 1),
+}
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
-@given(
-    graph=graphs(),
-    batch=st.integers(1, 17),
-    lanes=st.sampled_from([4, 8, 16]),
-    group=st.sampled_from([1, 2, 4, 8, 16]),
-    threads=st.sampled_from([1, 2, 3]),
-    seed=st.integers(0, 2**32 - 1),
-)
+@settings(max_examples=6, **QUIETLY)  # `python -m tests.fuzz.graphs` runs any number
+@given(**CASES)
 def test_random_graphs_agree_with_float64(graph, batch, lanes, group, threads, seed):
+    check_agreement(graph, batch, lanes, group, threads, seed)
+
+
+def check_agreement(graph, batch, lanes, group, threads, seed):
     images = np.random.default_rng(seed).standard_normal((batch, *graph.shapes[graph.input]))
     images = images.astype(np.float32)
     expected = run_graph(graph, images)

@@ -14,11 +14,13 @@ import strzoo
 from strzoo.engine.codegen.operands import row_operands
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.storage import plan_files
+from strzoo.engine.storage.native_code import can_link
 from strzoo.engine.storage.plan_files import PlanFile, read_plans, write_plans
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.settings import Settings
 from tests.helpers.engine.models import images
 from tests.helpers.engine.networks import load_model
+from tests.helpers.runs import run_program
 
 IMAGE = (3, 32, 32)
 
@@ -155,3 +157,36 @@ def test_another_size_or_tuning_of_a_file_is_refused(file: Path, shared: Setting
     with pytest.raises(UsageError, match="tune when compiling the model"):
         load(file, shared, tune=1.0)
     assert load(file, shared, size=32).input_shape == IMAGE
+
+
+RUN_TRUSTED = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("llvmlite", "torch", "onnx", "onnxruntime"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import numpy, strzoo
+try:
+    strzoo.compile(sys.argv[1])
+except strzoo.StrzooError as error:
+    assert "pass native=True" in str(error), error
+model = strzoo.compile(sys.argv[1], native=True)
+numpy.save(sys.argv[3], model(numpy.load(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(not can_link(), reason="machine code in files is for Linux on x86-64")
+def test_machine_code_in_a_file_runs_without_llvmlite_if_the_file_is_trusted(
+    shared: Settings, tmp_path: Path
+) -> None:
+    made = strzoo.compile(load_model("resnet20", 32), threads=1, cpu="level", settings=shared)
+    path = made.save(tmp_path / "a.strz", native=True)
+    x = images(IMAGE, 3)
+    np.save(tmp_path / "x.npy", x)
+    assert run_program(RUN_TRUSTED, path, tmp_path / "x.npy", tmp_path / "y.npy") == 0
+    assert np.array_equal(np.load(tmp_path / "y.npy"), made(x))
+    # Who does not trust the file runs its plans with code that is generated here.
+    assert np.array_equal(load(path, shared)(x), made(x))
+    with pytest.raises(StrzooError, match="loaded with the machine code of its file"):
+        load(path, shared, native=True).save(tmp_path / "b.strz")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from strzoo.engine.codegen import dispatch
+from strzoo.engine.codegen import blocks
 from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.lowering.plan import Plan
@@ -114,9 +114,9 @@ def run_guarded(
 
 def _own_part(thread: int, threads: int) -> np.ndarray:
     """A block for `thread` in which the others' parts are taken and nothing is waited for."""
-    block = np.zeros(dispatch.block_bytes(threads) // 8, np.int64)
-    block[dispatch.DONE // 8], block[dispatch.YIELD // 8] = 1 << 60, yield_address()
-    claims = block[dispatch.THREAD // 8 :].reshape(threads, -1)[:, dispatch.CLAIM // 8]
+    block = np.zeros(blocks.block_bytes(threads) // 8, np.int64)
+    block[blocks.DONE // 8], block[blocks.YIELD // 8] = 1 << 60, yield_address()
+    claims = block[blocks.THREAD // 8 :].reshape(threads, -1)[:, blocks.CLAIM // 8]
     claims[:] = 1 << 62
     claims[thread] = 0
     return block
