@@ -1,6 +1,6 @@
 """How fast is a FastGRNN layer beside a Python loop over its cell, and beside nn.GRU?
 
-    python benchmarks/fastgrnn.py --threads 1
+    OMP_NUM_THREADS=1 python benchmarks/fastgrnn.py --threads 1
 
 Each line is one size and one kind of work, inference or a training step's forward and backward
 pass; the three take turns in one run, and the medians are compared. The sizes are the FastGRNN

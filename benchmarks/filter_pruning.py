@@ -29,7 +29,7 @@ from strzoo.sparse.filters import count_filters
 
 EPOCHS, BATCH = 30, 256
 # Of the pruned network: decay of weights and importances, and of thresholds; the twin's is 5e-4.
-WEIGHT_DECAY, THRESHOLD_DECAY = 0.01, 0.08
+WEIGHT_DECAY, THRESHOLD_DECAY = 0.02, 0.08
 S_INIT, G, G_SCALE = -4.0, "exp", 2.0
 
 
@@ -74,7 +74,7 @@ def compare(
         networks.append(network)
     dense, network = networks
     left, total = count_filters(network)
-    small = strzoo.remove_filters(network, multiple=8)
+    small = strzoo.remove_filters(network, multiple=4)
     size = held_out.images.shape[-1]
     macs = [strzoo.report(n, input_size=size).dense_macs for n in (dense, small)]
     accuracies = [measure_top1(n, held_out) for n in (dense, small)]
