@@ -69,7 +69,7 @@ class ConvolutionKernel:
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
         sparse, patch, vector = self.rows == 1, self.patch, 4 * self.lanes
-        item, step = ("<i2", 2) if self.fixed else ("<f4", 1)
+        item = "<i2" if self.fixed else "<f4"
         limited = self.fixed and self.bounds == "clamp"
         tile = vector * self.tile
         return (
@@ -95,9 +95,10 @@ class ConvolutionKernel:
                 lambda v: v["blocks"] * v["rows"] if sparse else 0,
                 lambda v: v["rows"],
             ),
-            # Where the entries of each row (sparse) or of each block (dense) start; in fixed point
-            # also where their fours end.
-            op.Ends("ends", "<i4", lambda v: v["blocks"] * (v["rows"] if sparse else 1) * step + 1),
+            # Where the entries of each row (sparse) or of each block (dense) start.
+            op.Ends("ends", "<i4", lambda v: v["blocks"] * (v["rows"] if sparse else 1) + 1),
+            # How many times four of them are taken at once, at most.
+            op.Table("fours", "<u2", lambda v: v["blocks"] * v["rows"] if self.fixed else 0),
             # Sparse: for each weight, vectors from the block's first plane. Dense: see `_offsets`.
             op.Table("entries", "<u2" if sparse else "u1", self._count_entries),
             op.Table("weights", item, lambda v: self._count_entries(v) if sparse else 0),
@@ -134,7 +135,7 @@ class ConvolutionKernel:
         -1 if it has no entries."""
         ends, entries, blocks = v.table("ends"), v.table("entries"), v["blocks"]
         if self.rows == 1:
-            bounds = ends[:: v["rows"] * (2 if self.fixed else 1)]
+            bounds = ends[:: v["rows"]]
             parts = [entries[bounds[b] : bounds[b + 1]] for b in range(blocks)]
             return [4 * self.lanes * int(part.max()) if len(part) else -1 for part in parts]
         # 64 bytes that start with the number of inputs, then an entry for each group and input.
@@ -255,7 +256,8 @@ class _Driver:
             packer.pack(count, start, source, e.constant(0.0))
         function = rows_function(kernel, e.module, size, first=first, last=last)
         skipped = e.mul(block, e.field("rows") if kernel.rows == 1 else 1)
-        ends = e.add(e.field("ends"), e.mul(skipped, 8 if kernel.fixed else 4))
+        ends = e.add(e.field("ends"), e.mul(skipped, 4))
+        fours = e.add(e.field("fours"), e.mul(skipped, 2 if kernel.fixed else 0))
         order = e.add(e.field("order"), e.mul(skipped, 4))
         target = e.add(e.field("target"), tile_start(e, "target", tile))
         residual = e.add(e.field("residual"), tile_start(e, "residual", tile))
@@ -272,6 +274,7 @@ class _Driver:
                 e.at(e.base("mask"), mask if kernel.masked else number(0)),
                 e.base("partial"),
                 e.address("weights"),
+                e.at(e.base("fours"), fours),
                 e.address("row_bounds"),
                 e.at(e.base("order"), order),
                 e.field("target_plane"),

@@ -16,12 +16,13 @@ AHEAD_TILE = 7  # vectors; wider tiles need no prefetching
 AHEAD = 512  # bytes to prefetch: tables are read once per tile, often from a far cache
 FOUR = 4  # weights at a time
 REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
-# (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, bounds of
-# the rows, order of the rows, output plane, residual plane, first row, end of the rows, low, high)
-ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 11 + [I64] * 4 + [F32] * 2)
+# (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, fours,
+# bounds of the rows, order of the rows, output plane, residual plane, first row, end of the rows,
+# low, high)
+ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 12 + [I64] * 4 + [F32] * 2)
 _NAMES = (
-    *("ends", "table", "bias", "x", "out", "residual", "mask", "partial", "weights", "limits"),
-    *("order", "plane", "residual_plane", "row", "end", "low", "high"),
+    *("ends", "table", "bias", "x", "out", "residual", "mask", "partial", "weights", "fours"),
+    *("limits", "order", "plane", "residual_plane", "row", "end", "low", "high"),
 )
 
 
@@ -97,14 +98,16 @@ class _Rows:
         return [e.load_vector(partial, 4 * e.lanes * j) for j in range(self.tile)]
 
     def _sparse(self, row: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-        """Four weights at a time, then one by one. `ends` may say where fours end."""
+        """Four weights at a time, then one by one. In fixed point, `fours` says how many
+        times four."""
         e = self.emit
         ends, table, x = (self.args[name] for name in ("ends", "table", "x"))
-        numbers = 2 if self.kernel.fixed else 1  # of a row
-        first = e.mul(row, 4 * numbers)
-        start, middle, stop = (e.load_i32(ends, e.add(first, 4 * k)) for k in (0, 1, numbers))
-        count = e.build.sub(middle, start)
-        whole = e.add(start, e.build.and_(count, number(-FOUR)))
+        start, stop = (e.load_i32(ends, e.add(e.mul(row, 4), 4 * k)) for k in (0, 1))
+        count = e.build.and_(e.build.sub(stop, start), number(-FOUR))
+        if self.kernel.fixed:
+            fours = e.build.zext(e.load(self.args["fours"], I16, e.mul(row, 2), align=2), I64)
+            count = e.smallest_integer(count, e.mul(fours, FOUR))
+        whole = e.add(start, count)
         sets = 2 if self.kernel.twice else 1
         initial = values + [e.constant(0.0)] * (self.tile * (sets - 1))
         with e.carrying(start, whole, initial, FOUR) as (position, sums, following):

@@ -81,8 +81,8 @@ class SparseTable:
     """What the sparse kernel reads, for each block of input channels; see `codegen.convolution`.
 
     Args:
-        ends: int32 [blocks * rows + 1]: where the entries of a row start, in the order of `order`;
-            in fixed point [2 * blocks * rows + 1]: where they start, and where their fours end.
+        ends: int32 [blocks * rows + 1]: where the entries of a row start, in the order of `order`.
+        fours: uint16 [blocks * rows]: how many times four of them go together, in fixed point.
         entries: uint16: vectors from the block's first plane to what a weight multiplies.
         weights: fp32, or int16 in fixed point.
         part_rows: int32 [parts + 1]: rows that threads can share out.
@@ -91,6 +91,7 @@ class SparseTable:
     """
 
     ends: np.ndarray
+    fours: np.ndarray
     entries: np.ndarray
     weights: np.ndarray
     part_rows: np.ndarray
@@ -113,26 +114,31 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
         raise ValueError(f"a block reads {offset.max()} vectors, {REACH} at most can be told apart")
     rows = nonzeros.rows
     parts = split_rows(nonzeros.per_row, min(PARTS, max(1, rows // PART_ROWS)))
-    # Rows with equally many weights follow each other, so that loop ends are predicted.
-    counts = np.bincount(block * rows + nonzeros.row, minlength=blocks * rows).reshape(blocks, rows)
-    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
-    row_order = np.stack([np.lexsort((count, part)) for count in counts])
-    place = np.empty_like(row_order)
-    np.put_along_axis(place, row_order, np.arange(rows)[None], axis=1)
-    key = block * rows + place[block, nonzeros.row]
+    key = block * rows + nonzeros.row
     order = np.argsort(key, kind="stable")
     key, offset, weight = key[order], offset[order], nonzeros.weight[order]
+    counts = np.bincount(key, minlength=blocks * rows)
+    fours = np.zeros(blocks * rows, np.int64)
     if nonzeros.fixed:
         again, whole = _form_fours(key, weight, blocks * rows)
         offset, weight = offset[again], weight[again]
-    counts = np.bincount(key, minlength=blocks * rows)
-    ends = np.concatenate(([0], np.cumsum(counts)))
-    if nonzeros.fixed:
-        ends = np.insert(ends, np.arange(1, len(ends)), ends[:-1] + whole)
+        fours = (whole // FOUR).clip(max=np.iinfo(np.uint16).max)
+    # Rows with equally many weights follow each other, so that loop ends are predicted.
+    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
+    each = (array.reshape(blocks, rows) for array in (counts, fours))
+    row_order = np.stack(
+        [np.lexsort((count, four, part)) for count, four in zip(*each, strict=False)]
+    )
+    lists = (row_order + rows * np.arange(blocks)[:, None]).reshape(-1)
+    place = np.empty_like(lists)
+    place[lists] = np.arange(len(lists))
+    order = np.argsort(place[key], kind="stable")
+    ends = np.concatenate(([0], np.cumsum(counts[lists])))
     return SparseTable(
         ends.astype(np.int32),
-        offset.astype(np.uint16),
-        weight,
+        fours[lists].astype(np.uint16),
+        offset[order].astype(np.uint16),
+        weight[order],
         parts,
         block_planes.astype(np.int32),
         row_order.reshape(-1).astype(np.int32),
