@@ -183,7 +183,7 @@ def test_maps_go_into_fixed_point_and_back_between_layers(threads: int) -> None:
     network.add(Dequantize, network.last, scale=scale)
     network.add(Quantize, network.last, scale=scale * 1.7)
     network.convolution(5, 3, pads=SAME)
-    network.check(16, threads)
+    network.check(WIDTHS[-1], threads)
 
 
 def test_sums_beyond_16_bits_saturate() -> None:
