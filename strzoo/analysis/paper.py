@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 from strzoo.analysis.comparison import parse_figure, print_like
@@ -19,6 +18,7 @@ from strzoo.analysis.paper_runs import PaperRankRun, PaperRun, find_rank_runs, f
 from strzoo.analysis.report import report_budget
 from strzoo.analysis.results import DenseCounts
 from strzoo.arguments import checked
+from strzoo.settings import user_path
 from strzoo.zoo.budgets import Budget, load_budget
 from strzoo.zoo.paper import (
     PaperHyperparameters,
@@ -118,7 +118,7 @@ def compare_paper_table(
         IntegrityError: a file of a run is damaged.
     """
     table, source = load_paper_table(number), read_paper().source
-    folder = None if runs is None else Path(runs).expanduser()
+    folder = None if runs is None else user_path(runs)
     if table.ranks:
         passed = () if folder is None else find_rank_runs(folder)
         ranks = tuple(_match_ranks(row, passed) for row in table.ranks)

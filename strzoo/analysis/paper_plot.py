@@ -7,8 +7,7 @@ from pathlib import Path
 
 from strzoo.analysis.paper import PaperComparison, PaperLine
 from strzoo.errors import UsageError
-from strzoo.files import atomic_path
-from strzoo.pictures import check_plot
+from strzoo.pictures import check_plot, new_figure, save_figure
 
 
 def plot_paper_table(
@@ -28,14 +27,10 @@ def plot_paper_table(
     lines = [line for line in comparison.lines if line.result.sparsity]
     if not lines:
         raise UsageError(f"table {number} has no accuracy over sparsity to draw")
-    check_plot(path)
-    path = Path(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    check_plot(path, force=force)
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5.5)
     axes = figure.subplots()
     methods: dict[str, list[PaperLine]] = {}
     for line in sorted(lines, key=lambda line: line.result.sparsity):
@@ -56,6 +51,4 @@ def plot_paper_table(
     axes.set_ylabel("top-1 %")
     axes.set_title(f"Table {number}. {comparison.table.title}", loc="left", fontsize=10)
     axes.legend(fontsize=8)
-    with atomic_path(path, force=force) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-    return path
+    return save_figure(figure, path, force=force)

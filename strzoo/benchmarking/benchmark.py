@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ from strzoo.benchmarking.engines import (
 from strzoo.benchmarking.int8_files import write_int8
 from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
-from strzoo.errors import StrzooError, UsageError, VerificationError
+from strzoo.benchmarking.timing import AGREES, check_agreement, time_in_turn, warm_up
+from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import export_onnx
 from strzoo.files import hide_temporary
 from strzoo.hub.resolve import Model, resolve
@@ -44,10 +44,9 @@ from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
 
-AGREES = 1e-2  # relative difference between engines that a timing may hide
-# The same for engines of lower precision: an untrained network amplifies errors.
+# How far engines of lower precision may be from the first, relative to the largest output: an
+# untrained network amplifies errors.
 _ALLOWED = {"int16": 0.1, "bf16": 0.2, "int8": 1.0}
-WARM_UP = 3
 
 
 @dataclass
@@ -283,30 +282,14 @@ def _time_batch(
     for (index, engine, twin), run in sorted(
         runners.items(), key=lambda item: _allowed(item[0][1])
     ):
-        try:
-            output = [run() for _ in range(WARM_UP)][-1]
-        except Exception as error:  # each engine has its own kinds
-            reason = " ".join(str(error).split())[:160]
-            raise StrzooError(
-                f"{engine} cannot run {subjects[index].name} at batch {batch}: {reason}"
-            ) from error
+        name = subjects[index].name
+        output = warm_up(run, f"{engine} cannot run {name} at batch {batch}")
         # A twin's zeros are filled after folding BatchNorm in the file, before it in torch.
         kind = "model" if not twin else "twin file" if engine in ONNX_ENGINES else "twin"
         expected = reference.setdefault((index, kind), output)
-        with np.errstate(invalid="ignore"):  # what is not finite does not agree
-            difference = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
-        if not difference <= _allowed(engine):
-            raise VerificationError(
-                f"{subjects[index].name}: {engine} differs from the other engines by "
-                f"{difference:.3g} of the largest output; its timing means nothing"
-            )
-    times: dict[tuple[int, str, bool], list[float]] = {key: [] for key in runners}
-    for done in range(runs):
-        for key, run in runners.items():
-            start = time.perf_counter()
-            run()
-            times[key].append(1000 * (time.perf_counter() - start))
-        progress(done + 1)
+        what = f"{name}: {engine} differs from the other engines"
+        check_agreement(output, expected, what, _allowed(engine))
+    times = time_in_turn(runners, runs, progress)
     runners.clear()  # before the processes that measure memory start
     rows = []
     for (index, engine, twin), measured in times.items():

@@ -88,8 +88,8 @@ def open_engine(
 
 
 def _onnxruntime(path: str, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    # Its threads would spin on after a run, into the timing of whatever runs next.
     read_onnx(Path(path), weights=False)  # refuses what unfolds without an end
+    # Its threads would spin on after a run, into the timing of whatever runs next.
     session = open_session(path, threads=threads, entries={"session.force_spinning_stop": "1"})
     value = session.get_inputs()[0]
     if value.type == "tensor(uint8)":  # built-in preprocessing

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from strzoo.benchmarking.results import BenchmarkResult
-from strzoo.files import atomic_path
-from strzoo.pictures import check_plot
+from strzoo.pictures import check_plot, new_figure, save_figure
 
 
 def plot_benchmark(
@@ -23,17 +22,13 @@ def plot_benchmark(
         path: ends in .png, .svg or .pdf.
 
     Raises:
-        UsageError, StrzooError: as `check_plot`, or the destination is refused.
+        UsageError, StrzooError: as `check_plot`.
     """
-    check_plot(path)
-    path = Path(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    check_plot(path, force=force)
 
     batches = sorted({row.batch for row in result.timings})
     widest = max(sum(row.batch == batch for row in result.timings) for batch in batches)
-    figure = Figure(figsize=(9, len(batches) * (0.45 * widest + 1.1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, len(batches) * (0.45 * widest + 1.1))
     panels = figure.subplots(len(batches), 1, squeeze=False)[:, 0]
     engines = list(dict.fromkeys(row.engine for row in result.timings))
     for panel, batch in zip(panels, batches, strict=True):
@@ -64,6 +59,4 @@ def plot_benchmark(
     figure.suptitle(
         f"{result.machine}, {result.threads} threads; x: ratio to dense onnxruntime", fontsize=9
     )
-    with atomic_path(path, force=force) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-    return path
+    return save_figure(figure, path, force=force)

@@ -16,6 +16,7 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.evaluate import Batches
 from strzoo.files import write_error
 from strzoo.hub.source import Source
+from strzoo.settings import user_path
 
 _SHARE = 0.2  # of each class, held out of a folder without validation images
 
@@ -71,9 +72,9 @@ def open_data(
         return TradeoffData(data, validation, ("folder", text), own)
     if has_validation(text):
         return TradeoffData(data, text, ("folder", text))
-    if not Path(text).expanduser().is_dir():
+    if not user_path(text).is_dir():
         raise UsageError(f"{text} is not a folder of images; give validation= images as well")
-    return _divide(source, Path(text).expanduser().resolve(), place)
+    return _divide(source, user_path(text).resolve(), place)
 
 
 def _divide(source: Source, folder: Path, place: Path) -> TradeoffData:

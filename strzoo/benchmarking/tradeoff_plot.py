@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from strzoo.benchmarking.tradeoff_results import ENGINES, TradeoffResult
-from strzoo.files import atomic_path
-from strzoo.pictures import check_plot
+from strzoo.pictures import check_plot, new_figure, save_figure
 
 
 def plot_tradeoff(
@@ -22,15 +21,11 @@ def plot_tradeoff(
         force: overwrite an existing file.
 
     Raises:
-        UsageError, StrzooError: as `check_plot`, or the destination is refused.
+        UsageError, StrzooError: as `check_plot`.
     """
-    check_plot(path)
-    path = Path(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    check_plot(path, force=force)
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     panel = figure.subplots()
     for number, engine in enumerate(ENGINES):
         points = [point for point in result.points if point.engine == engine]
@@ -57,6 +52,4 @@ def plot_tradeoff(
     figure.suptitle(
         f"{result.model}, {result.how}\n{result.machine}, {result.threads} threads", fontsize=9
     )
-    with atomic_path(path, force=force) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-    return path
+    return save_figure(figure, path, force=force)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from strzoo.benchmarking.benchmark import AGREES, WARM_UP
 from strzoo.benchmarking.engines import open_engine
+from strzoo.benchmarking.timing import check_agreement, time_in_turn, warm_up
 from strzoo.benchmarking.tradeoff_results import ENGINES, TradeoffPoint
-from strzoo.errors import StrzooError, VerificationError
+from strzoo.errors import StrzooError
 
 
 @dataclass
@@ -48,6 +47,7 @@ def time_networks(
 
     Raises:
         VerificationError: the sparse engine differs from onnxruntime.
+        StrzooError: an engine fails.
     """
     runners: dict[tuple[int, str], Callable[[], np.ndarray]] = {}
     for index, network in enumerate(networks):
@@ -59,23 +59,13 @@ def time_networks(
                 reason = str(error).replace(str(file), f"the network of {network.sparsity:.0f} %")
                 notes.append(f"{engine} is left out: {reason}")
     for (index, engine), run in runners.items():
-        output = [run() for _ in range(WARM_UP)][-1]
+        zeros = f"{networks[index].sparsity:.0f} %"
+        output = warm_up(run, f"{engine} cannot run the network of {zeros}")
         if engine == "sparse" and (index, "onnxruntime") in runners:
             expected = runners[index, "onnxruntime"]()
-            apart = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
-            if not apart <= AGREES:
-                raise VerificationError(
-                    f"at {networks[index].sparsity:.0f} % the sparse engine differs from "
-                    f"onnxruntime by {apart:.3g} of the largest output; its timing means nothing"
-                )
-    times: dict[tuple[int, str], list[float]] = {key: [] for key in runners}
-    for done in range(runs):
-        for key, run in runners.items():
-            begun = time.perf_counter()
-            run()
-            times[key].append(1000 * (time.perf_counter() - begun))
-        on_step(f"timing: run {done + 1} of {runs}")
-    return times
+            what = f"at {zeros} the sparse engine differs from onnxruntime"
+            check_agreement(output, expected, what)
+    return time_in_turn(runners, runs, lambda done: on_step(f"timing: run {done} of {runs}"))
 
 
 def list_points(

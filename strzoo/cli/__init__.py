@@ -130,7 +130,8 @@ def run(
     arguments: Sequence[str] | None = None, *, interrupted: Callable[[], bool] = lambda: False
 ) -> int:
     """Run the command line; returns the exit code. `interrupted` says whether Ctrl-C was pressed:
-    libraries that meet it while they are imported raise something else."""
+    libraries that meet it while they are imported raise something else, which strzoo may have made
+    an error of its own of."""
     try:
         try:
             code = cli.main(arguments, prog_name="strzoo", standalone_mode=False)
@@ -155,27 +156,30 @@ def run(
     except click.ClickException as error:
         _complain(error.format_message())
         return error.exit_code
-    except StrzooError as error:
-        _complain(str(error))
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        package = PACKAGES.get((error.name or "").partition(".")[0])
-        if package is None:
-            raise
-        advice = install_advice(package)
-        _complain(f"this needs the package {package}, which is not installed: {advice}")
-        return StrzooError.exit_code
-    except MemoryError:
-        _complain("out of memory; close other programs or use a smaller model or batch")
-        return StrzooError.exit_code
     except Exception as error:  # whatever it is, no traceback reaches the terminal
         if interrupted():
             _complain("interrupted")
             return INTERRUPTED
-        from strzoo.cli.last_resort import describe_defect
+        message, code = _explain(error, arguments)
+        _complain(message)
+        return code
 
-        _complain(describe_defect(error, arguments))
-        return StrzooError.exit_code
+
+def _explain(error: Exception, arguments: Sequence[str] | None) -> tuple[str, int]:
+    """The line and the exit code that an error ends the command with."""
+    if isinstance(error, StrzooError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        message = "out of memory; close other programs or use a smaller model or batch"
+        return message, StrzooError.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        package = PACKAGES.get((error.name or "").partition(".")[0])
+        if package is not None:
+            missing = f"this needs the package {package}, which is not installed"
+            return f"{missing}: {install_advice(package)}", StrzooError.exit_code
+    from strzoo.cli.last_resort import describe_defect
+
+    return describe_defect(error, arguments), StrzooError.exit_code
 
 
 def _complain(message: str) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from strzoo.cli.completion import complete_model
-from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.options import (
+    force_option,
+    json_option,
+    settings_options,
+    split_list,
+    verbosity_options,
+)
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_count
@@ -81,16 +87,14 @@ def benchmark(
     """
     from strzoo.benchmarking.benchmark import benchmark as measure
     from strzoo.benchmarking.plot import plot_benchmark
-    from strzoo.files import check_destination
     from strzoo.pictures import check_plot
 
     if plot is not None:
-        check_plot(plot)
-        check_destination(plot, force=force)
+        check_plot(plot, force=force)
     with show_count("runs", quiet=quiet) as progress:
         made = measure(
             models,
-            engines=_split(engines) if engines is not None else None,
+            engines=split_list(engines) if engines is not None else None,
             batches=_numbers(batches),
             threads=threads,
             runs=runs,
@@ -109,12 +113,8 @@ def benchmark(
         click.echo(f"plot: {plot}")
 
 
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _numbers(text: str) -> list[int]:
-    parts = _split(text)
+    parts = split_list(text)
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--batch {text!r} is not a list of positive numbers such as 1,16")
     return [int(part) for part in parts]

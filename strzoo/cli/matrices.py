@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from strzoo.cli.completion import complete_model
-from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.options import (
+    force_option,
+    json_option,
+    settings_options,
+    split_list,
+    verbosity_options,
+)
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_count
@@ -60,7 +66,7 @@ def matrices(
     """
     from strzoo.matrices.export import export_matrices
 
-    names = [name.strip() for name in formats.split(",") if name.strip()]
+    names = split_list(formats)
     if not names:
         raise UsageError("--formats is empty; choose from npz, mtx, smtx")
     with show_count("layers", quiet=quiet) as progress:

@@ -19,6 +19,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 force_option = click.option("--force", is_flag=True, help="Overwrite an existing file.")
 
 
+def split_list(text: str) -> list[str]:
+    """The parts of an option such as `npz,mtx`, without spaces; empty ones are left out."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def settings_options(command: Command) -> Command:
     """Add --cache-dir, --offline, --registry and --architecture; the command gets them as
     `settings`."""

@@ -66,9 +66,9 @@ def paper(
     from strzoo.analysis.paper import compare_paper_table
 
     if plot is not None:
-        from strzoo.files import check_destination
+        from strzoo.pictures import check_plot
 
-        check_destination(plot, force=force)
+        check_plot(plot, force=force)
     made = compare_paper_table(table, runs=runs)
     if plot is not None:
         from strzoo.analysis.paper_plot import plot_paper_table

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.progress import spell_bytes
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_steps
 from strzoo.settings import Settings
@@ -20,7 +22,7 @@ HEADER = ("layer", "shape", "weights", "sparsity %", "output error")
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--data",
     required=True,
@@ -119,4 +121,4 @@ def _print(made: PruneResult) -> None:
             f"{made.after.images:,} images)"
         )
     if made.file is not None:
-        click.echo(f"file: {made.file}, {made.file.stat().st_size / 1e6:.1f} MB")
+        click.echo(f"file: {made.file}, {spell_bytes(made.file.stat().st_size)}")

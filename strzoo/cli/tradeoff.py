@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.completion import complete_model
+from strzoo.cli.options import (
+    force_option,
+    json_option,
+    settings_options,
+    split_list,
+    verbosity_options,
+)
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.steps import show_steps
 from strzoo.errors import UsageError
@@ -20,7 +27,7 @@ HEADER = ("zeros %", "engine", "top-1 %", "p50 ms", "fastest ms", "ratio")
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--data",
     required=True,
@@ -92,12 +99,10 @@ def tradeoff(
     """
     from strzoo.benchmarking.tradeoff import tradeoff as run
     from strzoo.benchmarking.tradeoff_plot import plot_tradeoff
-    from strzoo.files import check_destination
     from strzoo.pictures import check_plot
 
     if plot is not None:
-        check_plot(plot)
-        check_destination(plot, force=force)
+        check_plot(plot, force=force)
     with show_steps(quiet=quiet) as show:
         made = run(
             model,
@@ -108,7 +113,7 @@ def tradeoff(
             epochs=epochs,
             images=images,
             max_loss=max_loss,
-            engines=[part.strip() for part in engines.split(",") if part.strip()],
+            engines=split_list(engines),
             batch=batch,
             threads=threads,
             runs=runs,

@@ -17,6 +17,7 @@ from strzoo.data.images import BrokenImageError, check_resized, decode
 from strzoo.data.imageset import ImageSet
 from strzoo.data.trees import IMAGE_SUFFIXES, FolderTree
 from strzoo.errors import UsageError
+from strzoo.settings import user_path
 from strzoo.zoo.registry import Preprocessing
 
 PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
@@ -82,7 +83,7 @@ def load_samples(
     elif text == "digits":
         raise UsageError("the digits are for networks without built-in preprocessing")
     else:
-        tree, crops = _list_images(Path(text).expanduser()), _CENTRE_CROP
+        tree, crops = _list_images(user_path(text)), _CENTRE_CROP
     pixels = _read_pixels(tree, input_size, steps, crops)
     return Samples(text, pixels if as_bytes else normalise(pixels, steps))
 

@@ -30,7 +30,7 @@ from strzoo.data.samples import NO_LABEL, Samples, Source, label_sets, single_la
 from strzoo.data.splits import canonical_split, choose_split, find_split, list_shards
 from strzoo.data.trees import FolderTree, TarTree, Tree, TreeSource, is_junk
 from strzoo.errors import StrzooError, UsageError
-from strzoo.settings import Limits
+from strzoo.settings import Limits, user_path
 
 # Where the folders of the splits are, below a data set's root.
 SPLIT_BASES = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
@@ -71,11 +71,11 @@ def find_samples(
             not fit the network.
         StrzooError, IntegrityError: something cannot be read.
     """
-    path = Path(data).expanduser()
+    path = user_path(data)
     limits = limits or Limits.from_env()
     if not path.exists():
         raise UsageError(f"{path} does not exist; --data is a folder, a tar or a parquet file")
-    place = Path(labels).expanduser() if labels else None
+    place = user_path(labels) if labels else None
     samples = _recognise(path, num_classes, place, real is not None, split, limits)
     if split is None and find_split(Path(samples.location).name) == "train":
         note = f"by its name {samples.location} holds training images"

@@ -14,7 +14,7 @@ from strzoo.data.samples import Samples
 from strzoo.data.splits import canonical_split
 from strzoo.data.trees import FolderTree, is_image, is_junk
 from strzoo.errors import UsageError
-from strzoo.settings import Limits
+from strzoo.settings import Limits, user_path
 
 
 def find_training_samples(
@@ -63,7 +63,7 @@ def _list_classes(
 ) -> tuple[FolderTree, Sequence[str]]:
     """The training images below `data`, which may be the folder of the classes itself, and the
     names of the classes; none of them is empty."""
-    path = Path(data).expanduser()
+    path = user_path(data)
     folder = next((path / inner for inner in TRAINING if (path / inner).is_dir()), None)
     if folder is None and _holds_classes(path):
         folder = path
@@ -104,7 +104,7 @@ def has_validation(data: str | os.PathLike[str]) -> bool:
     Args:
         data: as `find_training_samples` takes it.
     """
-    path = Path(data).expanduser()
+    path = user_path(data)
     if path.is_dir() and _holds_classes(path):
         return False
     inner = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from strzoo.arguments import checked
 from strzoo.engine.frontend.network import spell_size
 from strzoo.engine.hardware import default_threads, level_hardware
-from strzoo.engine.requirement import has_llvmlite, require_llvmlite
+from strzoo.engine.requirement import expect_llvmlite
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import PlanSource
@@ -112,8 +112,7 @@ def compile(
             f"native is for .strz files, and {source.shown} is {source.described}; machine code is "
             "put into a file by SparseModel.save(path, native=True)"
         )
-    if not has_llvmlite():
-        require_llvmlite()
+    expect_llvmlite()
     from strzoo.engine.frontend.network import open_network
     from strzoo.engine.pipeline import NetworkBuilder
     from strzoo.engine.quantization.calibration import TOLERANCE, Precision

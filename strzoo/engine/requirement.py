@@ -22,6 +22,12 @@ def llvmlite_version() -> str:
     return str(llvmlite.__version__)
 
 
+def expect_llvmlite() -> None:
+    """As `require_llvmlite`, but LLVM is not loaded where it seems to be there."""
+    if not has_llvmlite():
+        require_llvmlite()
+
+
 def require_llvmlite() -> None:
     """Raise a StrzooError that says what to install unless llvmlite can be imported."""
     try:

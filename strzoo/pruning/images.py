@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from strzoo.data.class_order import TRAINING
 from strzoo.data.imageset import ImageSet
 from strzoo.errors import UsageError
 from strzoo.hub.source import Source
+from strzoo.settings import user_path
 
 
 def load_calibration(
@@ -42,7 +42,7 @@ def load_calibration(
     if isinstance(data, Tensor):
         data = data[_spread(len(data), count)]
     elif isinstance(data, str | os.PathLike):
-        inner = (Path(data).expanduser() / name for name in TRAINING)
+        inner = (user_path(data) / name for name in TRAINING)
         data = next((path for path in inner if path.is_dir()), data)
     found = load_samples(data, size, source.preprocessing).images
     return found[_spread(len(found), count)]

@@ -116,7 +116,8 @@ def prune(
     batches = calibration.split(max(1, min(64, _PIXELS // side)))
     layers = convertible_layers(network, "gmp", skip)
     begun = _sparsity(network)
-    _check_reach(network, layers, sparsity)
+    rows = {name: Rows.of(as_rows(layer, _weight(layer))) for name, layer in layers.items()}
+    _check_reach(network, rows, sparsity)
     if isinstance(validation, Iterator):  # it is gone through twice
         validation = list(validation)
 
@@ -137,9 +138,12 @@ def prune(
     network.requires_grad_(False)
     if unseen := [name for name, one in statistics.items() if not one.vectors]:
         log.warning("%s are left dense: the network did not use them", ", ".join(unseen))
-        layers = {name: layer for name, layer in layers.items() if name not in unseen}
-        _check_reach(network, layers, sparsity)
-    rows = _prune_layers(network, layers, statistics, sparsity, method, on_step)
+        rows = {name: row for name, row in rows.items() if name not in unseen}
+        _check_reach(network, rows, sparsity)
+    _prune_rows(rows, statistics, _zeros_to_make(network, rows, sparsity), method, on_step)
+    for name, row in rows.items():
+        weight = _weight(layers[name])
+        weight.copy_(row.weight.reshape(weight.shape))
     on_step("taking BatchNorm statistics again")
     renewed = renew_statistics(network, batches)
     after = measure("pruned")
@@ -179,15 +183,14 @@ def _check_output(
     return replace(found, metadata={"epoch": 0}, notes=())
 
 
-def _check_reach(network: nn.Module, layers: Mapping[str, nn.Module], sparsity: float) -> None:
-    """Raise a UsageError unless pruning `layers` can bring the network to that sparsity."""
+def _check_reach(network: nn.Module, rows: Mapping[str, Rows], sparsity: float) -> None:
+    """Raise a UsageError unless pruning `rows` can bring the network to that sparsity."""
     there, total = _count(network)
     if round(sparsity * total) <= there:
         raise UsageError(
             f"the network has {100 * there / total:.2f} % zeros already; choose a sparsity above "
             f"{there / total:.4g}"
         )
-    rows = {name: Rows.of(_weight(layer)) for name, layer in layers.items()}
     most = there - count_zeros(rows) + most_zeros(rows)
     if round(sparsity * total) > most:
         raise UsageError(
@@ -196,20 +199,21 @@ def _check_reach(network: nn.Module, layers: Mapping[str, nn.Module], sparsity: 
         )
 
 
-def _prune_layers(
-    network: nn.Module,
-    layers: Mapping[str, nn.Module],
+def _zeros_to_make(network: nn.Module, rows: Mapping[str, Rows], sparsity: float) -> int:
+    """Zeros that `rows` hold when the network has that sparsity; other layers are left alone."""
+    there, total = _count(network)
+    return round(sparsity * total) - (there - count_zeros(rows))
+
+
+def _prune_rows(
+    rows: Mapping[str, Rows],
     statistics: Mapping[str, LayerStatistics],
-    sparsity: float,
+    zeros: int,
     method: str,
     on_step: Callable[[str], object],
-) -> dict[str, Rows]:
-    """Prune the layers in place; their weights before and after."""
-    rows = {n: Rows.of(as_rows(m, _weight(m).detach())) for n, m in layers.items()}
+) -> None:
+    """Prune until so many weights are zero, in place."""
     statistics = {name: statistics[name] for name in rows}
-    there, total = _count(network)
-    elsewhere = there - count_zeros(rows)  # of layers that are left alone
-    zeros = round(sparsity * total) - elsewhere
     on_step("pruning")
     if method == "magnitude":
         prune_by_magnitude(rows, statistics, zeros)
@@ -218,11 +222,6 @@ def _prune_layers(
             rows, statistics, zeros,
             on_round=lambda done, total: on_step(f"pruning: round {done} of {total}"),
         )  # fmt: skip
-    with torch.no_grad():
-        for name, layer in layers.items():
-            weight = _weight(layer)
-            weight.copy_(rows[name].weight.reshape(weight.shape))
-    return rows
 
 
 def _describe(
@@ -233,12 +232,12 @@ def _describe(
     return tuple(
         PrunedLayer(
             name,
-            tuple(_weight(layer).shape),
-            _weight(layer).numel(),
-            100.0 * float((~rows[name].kept).float().mean()),
-            relative_error(rows[name], statistics[name]),
+            tuple(_weight(layers[name]).shape),
+            row.kept.numel(),
+            100.0 * float((~row.kept).float().mean()),
+            relative_error(row, statistics[name]),
         )
-        for name, layer in layers.items()
+        for name, row in rows.items()
     )
 
 

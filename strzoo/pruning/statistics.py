@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from strzoo.errors import UsageError, one_line
+from strzoo.models.scores import find_scores, flatten_scores
 
 # Input vectors that are enough for a layer, and for each of its inputs: neighbours are alike.
 _VECTORS, _VECTORS_EACH = 8192, 4
@@ -79,10 +80,10 @@ def collect_statistics(
     with _watching(layers, found, len(batches), generator):
         for images in batches:
             logits = read_logits(network, images)
-            chances = torch.softmax(logits.detach().float(), dim=1)
+            chances = torch.softmax(logits.detach(), dim=1)
             labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
             # The sum: each image has the gradient that it has alone.
-            functional.cross_entropy(logits.float(), labels, reduction="sum").backward()
+            functional.cross_entropy(logits, labels, reduction="sum").backward()
             network.zero_grad(set_to_none=True)
             seen += len(images)
             on_batch(seen)
@@ -93,22 +94,19 @@ def collect_statistics(
 
 
 def read_logits(network: nn.Module, images: Tensor) -> Tensor:
-    """What the network answers, [N, classes].
+    """What the network answers, float32 [N, classes].
 
     Raises:
         UsageError: it does not run on such images, or answers something else.
     """
     try:
-        logits = network(images)
+        output = network(images)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise UsageError(
             f"the network does not run on images of shape {tuple(images.shape)} "
             f"({one_line(str(error), 120)})"
         ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or not logits.is_floating_point():
-        kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(f"the network gives {kind} for a batch, not logits [N, classes]")
-    return logits
+    return flatten_scores(find_scores(output, "the network"), "the network")
 
 
 def _empty(layer: nn.Module) -> LayerStatistics:

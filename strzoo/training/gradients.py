@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +12,12 @@ from strzoo.devices import is_out_of_memory, release_memory
 from strzoo.errors import StrzooError
 from strzoo.training.accelerator import Accelerator
 from strzoo.training.config import TrainConfig
+from strzoo.training.objective import Objective
 
 log = logging.getLogger(__name__)
 
 Batch = Sequence[tuple[Tensor, Tensor]]  # images and labels of each micro-batch
+Prepared = Sequence[tuple[Tensor, Tensor, Tensor]]  # images, labels, and what the loss compares
 Answers = tuple[Tensor, Tensor, Tensor]  # logits, labels and mean loss of some images
 
 
@@ -28,7 +30,7 @@ class Gradients:
     Args:
         accelerator: how the network is called.
         optimizer: whose gradients these are.
-        loss_function: of logits [B, C] and labels [B], a mean.
+        objective: changes images and labels, and is the loss.
         config: memory layout, and the number of micro-batches, for messages.
     """
 
@@ -36,11 +38,11 @@ class Gradients:
         self,
         accelerator: Accelerator,
         optimizer: torch.optim.Optimizer,
-        loss_function: Callable[[Tensor, Tensor], Tensor],
+        objective: Objective,
         config: TrainConfig,
     ) -> None:
         self._accelerator, self._optimizer = accelerator, optimizer
-        self._loss_function, self._config = loss_function, config
+        self._objective, self._config = objective, config
         self.parts = 1  # of each micro-batch
 
     def compute(self, batch: Batch, total: float) -> list[Answers]:
@@ -58,11 +60,12 @@ class Gradients:
             StrzooError: not even one image fits into the memory, or one of several processes has
                 too little (the others would wait for its gradients for ever).
         """
+        prepared = [self._prepare(images, labels) for images, labels in batch]
         while True:
             pieces = [
                 piece
-                for images, labels in batch
-                for piece in zip(images.chunk(self.parts), labels.chunk(self.parts), strict=True)
+                for one in prepared
+                for piece in zip(*(part.chunk(self.parts) for part in one), strict=True)
             ]
             self._optimizer.zero_grad(set_to_none=True)
             try:
@@ -72,16 +75,20 @@ class Gradients:
                     raise
             self._halve(len(pieces[0][0]))  # out of the handler: the error holds memory
 
-    def _add_up(self, pieces: Batch, total: float) -> list[Answers]:
+    def _prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        labels = labels.to(self._accelerator.device, non_blocking=True)
+        images, targets = self._objective.prepare(images, labels)
+        return images, labels, targets
+
+    def _add_up(self, pieces: Prepared, total: float) -> list[Answers]:
         accelerator, answers = self._accelerator, []
-        for number, (images, labels) in enumerate(pieces):
-            labels = labels.to(accelerator.device, non_blocking=True)
+        for number, (images, labels, targets) in enumerate(pieces):
             if self._config.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with accelerator.gradients(last=number + 1 == len(pieces)):
                 with accelerator.autocast():
                     logits = accelerator.call(images)
-                    loss = self._loss_function(logits, labels)
+                    loss = self._objective(logits, targets, images)
                 accelerator.scaler.scale(loss / (total / len(images))).backward()
             answers.append((logits.detach(), labels, loss.detach()))
         return answers

@@ -33,7 +33,7 @@ from strzoo.training.gradients import Gradients
 from strzoo.training.hints import BusyMachine, warn_if_dense
 from strzoo.training.layer_state import measure_layers, total_sparsity
 from strzoo.training.metric import Metric, validate
-from strzoo.training.objective import Teacher
+from strzoo.training.objective import Objective, Teacher
 from strzoo.training.random_state import seed_all
 from strzoo.training.results import (
     EpochDone,
@@ -105,8 +105,8 @@ class Trainer:
             config, model, optimizer, self.accelerator.scaler, Metric(device),
             self.sampler.images, self.threads, average, controller, network.mask,
         )  # fmt: skip
-        loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self._gradients = Gradients(self.accelerator, optimizer, loss_function, config)
+        objective = Objective(config, teacher)
+        self._gradients = Gradients(self.accelerator, optimizer, objective, config)
         self._busy = BusyMachine(device)
         self._stop = StopRequest()
         self._on_event = on_event
@@ -181,6 +181,9 @@ class Trainer:
         for answers in self._gradients.compute(batch, total):
             state.metric.add(*answers)
         self._check_loss()
+        if self.config.clip_gradient is not None:
+            accelerator.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_gradient)
         accelerator.scaler.step(state.optimizer)
         accelerator.scaler.update()
         if state.mask is not None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from strzoo.errors import install_advice
-from strzoo.files import atomic_path, write_text
+from strzoo.files import write_text
+from strzoo.pictures import new_figure, save_figure
 from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.parsing import compare_configs
@@ -89,8 +90,7 @@ def _row(record: EpochRecord | None) -> dict[str, Any] | None:
 
 def _draw(folder: Path, history: Sequence[EpochRecord], shown: EpochRecord) -> list[Path]:
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError:
         log.warning("no plots in the report: %s", install_advice("plot"))
         return []
@@ -99,13 +99,9 @@ def _draw(folder: Path, history: Sequence[EpochRecord], shown: EpochRecord) -> l
         ("progress", _draw_progress, 5.0),
         ("layers", _draw_layers, 2.5 + 0.16 * len(shown.layers)),
     ):
-        figure = Figure(figsize=(8, height), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(8, height)
         draw(figure, history, shown)
-        path = folder / f"{name}.png"
-        with atomic_path(path, force=True) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-        paths.append(path)
+        paths.append(save_figure(figure, folder / f"{name}.png", force=True, dpi=120))
     return paths
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from strzoo.cli import run
+from strzoo.errors import StrzooError
 from tests.conftest import CliResult
 from tests.helpers.published import str_state, write_published
 
@@ -228,6 +230,10 @@ def _nest(levels: int) -> int:
         (_Unprintable(), "unexpected _Unprintable;"),
         (OverflowError("x" * 10_000), "unexpected OverflowError: xxx"),
         (None, "unexpected RecursionError: maximum recursion depth"),
+        (
+            ModuleNotFoundError("none", name="nothing_of_ours"),
+            "unexpected ModuleNotFoundError: none",
+        ),
     ],
 )
 def test_whatever_is_raised_ends_in_one_line_that_names_the_log(
@@ -255,6 +261,25 @@ def test_whatever_is_raised_ends_in_one_line_that_names_the_log(
     assert "in fail" in text
 
 
+@pytest.mark.parametrize(
+    "error", [StrzooError("torch cannot export"), ModuleNotFoundError("x", name="onnx"), KeyError()]
+)
+def test_an_interrupt_that_a_library_made_another_error_of_is_an_interrupt(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("strzoo.settings.Settings.from_env", fail)
+    assert run(["list"], interrupted=lambda: True) == 130
+    assert capsys.readouterr() == ("", "strzoo: interrupted\n")
+    assert run(["list"]) == 1
+
+
 def test_the_log_is_kept_in_the_cache_folder_until_that_is_pruned(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,3 +302,26 @@ def test_where_no_log_can_be_written_the_line_says_so(
     result = cli("list", "--json")
     assert result.code == 1
     assert "(no file could be written for its traceback)" in result.error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "MODEL", "--data"),
+        ("evaluate", "MODEL", "--data", "{folder}", "--labels"),
+        ("export", "MODEL", "-o", "{folder}/a.onnx", "--images"),
+        ("matrices", "MODEL", "-o", "{folder}/m", "--images"),
+        ("prune", "MODEL", "--sparsity", "0.9", "--data"),
+        ("tradeoff", "MODEL", "--data"),
+        ("paper", "1", "--runs"),
+    ],
+    ids=lambda words: f"{words[0]} {words[-1]}",
+)
+def test_the_home_of_an_unknown_user_is_named(
+    words: tuple[str, ...], cli: Cli, str_file: Path, tmp_path: Path
+) -> None:
+    given = [str_file if w == "MODEL" else w.format(folder=tmp_path) for w in words]
+    result = cli(*given, "~nobody-of-that-name")
+    assert result.code == 2
+    assert result.error == "'~nobody-of-that-name': no such user; write the folder out"
+    assert list(tmp_path.iterdir()) == []

@@ -8,10 +8,7 @@ if reading one ended in anything but a checkpoint or one of our errors, or took 
 
 from __future__ import annotations
 
-import argparse
 import pickle
-import sys
-import tempfile
 import time
 import tracemalloc
 import warnings
@@ -26,6 +23,7 @@ from torch.nn.utils import prune
 import strzoo
 from strzoo.errors import StrzooError
 from tests.helpers.foreign import foreign_values, write_tar
+from tests.helpers.fuzzing import main
 
 SECONDS = 10.0  # that reading one may take
 BYTES = 500_000_000  # of Python objects
@@ -112,17 +110,5 @@ def fuzz(count: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
     return counts, problems
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("count", type=int, nargs="?", default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        counts, problems = fuzz(given.count, given.seed, Path(folder))
-    print(", ".join(f"{what}: {count}" for what, count in sorted(counts.items())))
-    print("\n".join(problems))
-    sys.exit(bool(problems))
-
-
 if __name__ == "__main__":
-    main()
+    main(fuzz, __doc__ or "")

@@ -9,13 +9,10 @@ longer than 10 s or more than 2 GB, or started a program.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import resource
 import sys
 import tarfile
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,10 +28,12 @@ from PIL import Image
 from torch import nn
 
 import strzoo
+from strzoo.benchmarking.memory import peak_resident
 from strzoo.errors import StrzooError
 from strzoo.settings import Settings
 from strzoo.zoo.registry import data_path
 from tests.fuzz.checkpoints import SECONDS, make_seeds, mutate
+from tests.helpers.fuzzing import main
 
 BYTES = 2 << 30  # of memory that the whole process may take
 _PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen")
@@ -183,7 +182,7 @@ def fuzz(count: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
         except Exception as error:
             wrong = f"{type(error).__name__}: {str(error)[:300]}"
         seconds = time.perf_counter() - started
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = peak_resident()
         if seconds > SECONDS or memory > BYTES or _started:
             wrong = f"{seconds:.1f} s, {memory / 1e6:.0f} MB, started {_started[:3]}; {wrong}"
         if wrong:
@@ -193,17 +192,5 @@ def fuzz(count: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
     return counts, problems
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("count", type=int, nargs="?", default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        counts, problems = fuzz(given.count, given.seed, Path(folder))
-    print(", ".join(f"{what}: {number}" for what, number in sorted(counts.items())))
-    print(json.dumps(problems, indent=1))
-    sys.exit(bool(problems))
-
-
 if __name__ == "__main__":
-    main()
+    main(fuzz, __doc__ or "")

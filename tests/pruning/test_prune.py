@@ -81,3 +81,28 @@ def test_what_cannot_be_done_is_said_in_one_line(
     arguments = {"data": train, "sparsity": 0.5, "images": 8, **changes}
     with pytest.raises(UsageError, match=message):
         strzoo.prune(network, **arguments)
+
+
+class _Answers(nn.Module):
+    """A network whose scores stand in a dictionary, as libraries give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        )
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.body(images)}
+
+
+def test_scores_are_found_in_what_a_network_returns_as_evaluation_finds_them() -> None:
+    torch.manual_seed(0)
+    network, images = _Answers(), torch.randn(8, 3, 12, 12)
+    found, plain = (strzoo.prune(one, images, 0.5).network for one in (network, network.body))
+    state = plain.state_dict()
+    assert {f"body.{key}": value.tolist() for key, value in state.items()} == {
+        key: value.tolist() for key, value in found.state_dict().items()
+    }
+    with pytest.raises(UsageError, match=r"expected floats of shape \(N, classes\)"):
+        strzoo.prune(network.body[:1], images, 0.5)

@@ -64,6 +64,64 @@ def test_a_run_with_all_of_it_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert differences(final_state(tmp_path / "whole"), final_state(tmp_path / "parts")) == []
 
 
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, dict[str, Any]]:
+    """A short run, and the state that it ends in."""
+    folder = tmp_path_factory.mktemp("plain")
+    config = dataclasses.replace(
+        FOLDER,
+        data=str(write_folder(folder / "data")),
+        weight_decay=0.0,
+        output=str(folder / "run"),
+    )
+    strzoo.train(config)
+    return config, final_state(folder / "run")["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": f"{__name__}.half_square"},
+        {"teacher": "resnet20.pth"},
+        {"mixup": 1.0},
+        {"cutmix": 1.0},
+        {"random_erasing": 1.0},
+        {"clip_gradient": 0.01},
+        {"policy": "trivialaugment"},
+        {"optimizer": "adamw"},
+        {"layer_decay": 0.5},
+        {"min_learning_rate": 0.04},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_a_key_changes_is_changed_in_the_weights(
+    changes: dict[str, Any], plain_run: tuple[TrainConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config, expected = plain_run
+    if "teacher" in changes:
+        network = strzoo.create_model("resnet20", num_classes=2)
+        changes = {"teacher": str(strzoo.save_checkpoint(network, tmp_path / changes["teacher"]))}
+    output = tmp_path / "run"
+    strzoo.train(dataclasses.replace(config, **changes, output=str(output)))
+    found = final_state(output)["state_dict"]
+    assert found.keys() == expected.keys()
+    assert any(not torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_a_gradient_without_length_moves_nothing_but_statistics(
+    plain_run: tuple[TrainConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config, moved = plain_run
+    output = tmp_path / "run"
+    strzoo.train(dataclasses.replace(config, clip_gradient=1e-9, output=str(output)))
+    begun = strzoo.read_checkpoint(output / "initial.pth").state_dict
+    found = final_state(output)["state_dict"]
+    for key, value in begun.items():
+        if key.endswith(".weight"):
+            assert (found[f"module.{key}"] - value).abs().max() < 1e-7
+            assert (moved[f"module.{key}"] - value).abs().max() > 1e-4
+
+
 def test_a_teachers_answers_are_learned_at_their_temperature() -> None:
     logits, teachers = torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 0.0]])
     # At T = 2: p = sigmoid(1) for the teacher's first class, q = sigmoid(-1) for ours.

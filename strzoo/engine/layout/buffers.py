@@ -37,6 +37,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from strzoo.engine.ir.classes import Classes
+
 ALIGNMENT = 16  # floats in a cache line
 SPARE = 1.05  # more vectors than the fewest are accepted where that saves a copy
 
@@ -217,26 +219,18 @@ class SharedLayouts:
     """Classes of buffers that one kernel walks over together, with one blocking and one tile."""
 
     def __init__(self) -> None:
-        self._parent: dict[int, int] = {}
-
-    def _find(self, buffer: Buffer) -> int:
-        key = id(buffer.root)
-        self._parent.setdefault(key, key)
-        while self._parent[key] != key:
-            key = self._parent[key]
-        return key
+        self._classes: Classes[int] = Classes()
 
     def join(self, *buffers: Buffer) -> None:
-        keys = [self._find(buffer) for buffer in buffers]
-        for key in keys[1:]:
-            self._parent[key] = keys[0]
+        for buffer in buffers[1:]:
+            self._classes.join(id(buffer.root), id(buffers[0].root))
 
     def classes(self, buffers: list[Buffer]) -> list[list[Buffer]]:
         """The buffers of feature maps that are not inside another, by class."""
         found: dict[int, list[Buffer]] = defaultdict(list)
         for buffer in buffers:
             if buffer.inside is None and not buffer.packed:
-                found[self._find(buffer)].append(buffer)
+                found[self._classes.find(id(buffer.root))].append(buffer)
         return list(found.values())
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from strzoo.data.trees import FolderTree
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.fixed import FixedConvolution
 from strzoo.engine.ir.graph import Graph
@@ -20,6 +21,8 @@ from strzoo.engine.quantization.fixing import fix
 from strzoo.engine.quantization.observation import observe
 from strzoo.engine.results import PrecisionReport
 from strzoo.errors import UsageError
+from strzoo.hub.hashes import file_stamp
+from strzoo.settings import user_path
 
 if TYPE_CHECKING:
     from strzoo.data.calibration import Images
@@ -53,11 +56,10 @@ def _identify(images: Any) -> str:
         return "bundled"
     digest = hashlib.sha256()
     if isinstance(images, str | os.PathLike):
-        folder = Path(images)
+        folder = user_path(images)
         digest.update(str(folder.resolve()).encode())
-        for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
-            found = file.stat()
-            digest.update(f"{file} {found.st_size} {found.st_mtime_ns}".encode())
+        for name in FolderTree(folder).images if folder.is_dir() else ():
+            digest.update(f"{name} {file_stamp(folder / name)}".encode())
     else:
         array = np.ascontiguousarray(getattr(images, "images", images))
         digest.update(f"{array.shape} {array.dtype}".encode())

@@ -29,6 +29,17 @@ class Trial:
     peak: np.ndarray
 
 
+def input_scales(layer: Convolution, source: np.ndarray) -> np.ndarray:
+    """Scales of the channels that each weight of `layer` meets, [out, in per group, 1, 1].
+
+    Args:
+        source: of all its input's channels.
+    """
+    out, per_group = layer.weight.shape[:2]
+    scales: np.ndarray = source.reshape(layer.groups, per_group).repeat(out // layer.groups, 0)
+    return scales[:, :, None, None]
+
+
 def quantize_convolution(
     layer: Convolution, name: str, source: np.ndarray, target: np.ndarray
 ) -> FixedConvolution:
@@ -37,9 +48,7 @@ def quantize_convolution(
     Args:
         source, target: scales of its input and its output, float64 [channels].
     """
-    out, per_group = layer.weight.shape[:2]
-    inputs = source.reshape(layer.groups, per_group).repeat(out // layer.groups, 0)
-    factor = inputs[:, :, None, None] / target[:, None, None, None] * (1 << 15)
+    factor = input_scales(layer, source) / target[:, None, None, None] * (1 << 15)
     most = LARGEST * (1 if is_depthwise(layer) else PARTS)
     weight = np.rint(layer.weight.astype(np.float64) * factor).clip(-most, most)
     bias = np.rint(layer.bias / target).clip(-LARGEST, LARGEST)

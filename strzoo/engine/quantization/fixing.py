@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from strzoo.engine.hardware import Hardware
+from strzoo.engine.ir.classes import Classes
 from strzoo.engine.ir.fixed import (
     LARGEST,
     Dequantize,
@@ -86,33 +87,28 @@ def _gains(graph: Graph, hardware: Hardware) -> dict[str, float]:
 
 def _worthwhile(graph: Graph, names: set[str], gains: Mapping[str, float]) -> set[str]:
     """`names` without those whose maps would be converted for more cycles than they save."""
-    region: dict[str, str] = {}  # of each layer in fixed point: the name of one of them
-
-    def find(name: str) -> str:
-        while region[name] != name:
-            name = region[name]
-        return name
-
+    regions: Classes[str] = Classes()  # of layers in fixed point whose maps are not converted
+    members: set[str] = set()
     makers = {layer.output: layer for layer in graph.layers}
     inside = [layer for layer in graph.layers if layer.name in names]
     for layer in graph.layers:
         maker = makers.get(layer.inputs[0])
-        pooled = isinstance(layer, MaxPool) and maker is not None and maker.name in region
+        pooled = isinstance(layer, MaxPool) and maker is not None and maker.name in members
         if layer.name in names or pooled:
-            region[layer.name] = layer.name
+            members.add(layer.name)
             if pooled:
                 inside.append(layer)
     for layer in inside:
         for name in layer.inputs:
             maker = makers.get(name)
-            if maker is not None and maker.name in region:
-                region[find(layer.name)] = find(maker.name)
-    balance = dict.fromkeys(map(find, region), 0.0)
+            if maker is not None and maker.name in members:
+                regions.join(layer.name, maker.name)
+    balance = dict.fromkeys(map(regions.find, members), 0.0)
     for name in names:
-        balance[find(name)] += gains[name]
-    for value, reader in _crossings(graph, set(region)):
-        balance[find(reader)] -= CONVERTED * float(np.prod(graph.shapes[value]))
-    return {name for name in names if balance[find(name)] > 0}
+        balance[regions.find(name)] += gains[name]
+    for value, reader in _crossings(graph, members):
+        balance[regions.find(reader)] -= CONVERTED * float(np.prod(graph.shapes[value]))
+    return {name for name in names if balance[regions.find(name)] > 0}
 
 
 def _crossings(graph: Graph, inside: set[str]) -> list[tuple[str, str]]:

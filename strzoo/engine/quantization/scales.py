@@ -13,10 +13,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from strzoo.engine.ir.classes import Classes
 from strzoo.engine.ir.fixed import LARGEST
 from strzoo.engine.ir.graph import Convolution, Graph, MaxPool
 from strzoo.engine.layout.tiling import is_depthwise
-from strzoo.engine.quantization.emulation import Probe, Trial
+from strzoo.engine.quantization.emulation import Probe, Trial, input_scales
 from strzoo.engine.quantization.observation import Observation
 
 HEADROOM = 2.0
@@ -33,7 +34,7 @@ class Scales:
     """
 
     def __init__(self, graph: Graph, seen: Observation, fixed: Iterable[str]) -> None:
-        self._seen, self._parent = seen, {name: name for name in graph.shapes}
+        self._seen, self._shared = seen, Classes[str]()
         names = set(fixed)
         self._layers = [
             layer
@@ -44,13 +45,13 @@ class Scales:
         for layer in graph.layers:
             if isinstance(layer, MaxPool) and layer.inputs[0] in made:
                 made.add(layer.output)
-                self._join(layer.output, layer.inputs[0])
+                self._shared.join(layer.output, layer.inputs[0])
         for convolution in self._layers:
             if len(convolution.inputs) > 1 and convolution.inputs[1] in made:
-                self._join(convolution.output, convolution.inputs[1])
+                self._shared.join(convolution.output, convolution.inputs[1])
         self._scales: dict[str, np.ndarray] = {}
         for name, largest in seen.largest.items():
-            root = self._find(name)
+            root = self._shared.find(name)
             scale = HEADROOM * largest.astype(np.float64) / LARGEST
             scale = np.maximum(scale, self._scales.get(root, scale))
             self._scales[root] = np.maximum(scale, max(_SMALLEST * scale.max(), 1e-30))
@@ -58,7 +59,7 @@ class Scales:
 
     def __getitem__(self, value: str) -> np.ndarray:
         """float64 [channels]."""
-        return self._scales[self._find(value)]
+        return self._scales[self._shared.find(value)]
 
     def settle(self) -> dict[str, Trial]:
         """Raise the scales of channels whose sums would saturate on the way; returns how each
@@ -68,7 +69,7 @@ class Scales:
             layer.name: Probe(layer, self._seen.samples[layer.name]) for layer in self._layers
         }
         for layer in self._layers:
-            root, needed = self._find(layer.output), ROOM * probes[layer.name].peak / LARGEST
+            root, needed = self._shared.find(layer.output), ROOM * probes[layer.name].peak / LARGEST
             self._scales[root] = np.maximum(self._scales[root], needed)
         self._fit()
         stale = {layer.name for layer in self._layers}
@@ -79,7 +80,7 @@ class Scales:
                     trials[layer.name] = probes[layer.name].run(*scales)
             peaks: dict[str, np.ndarray] = {}
             for layer in self._layers:
-                root, peak = self._find(layer.output), trials[layer.name].peak
+                root, peak = self._shared.find(layer.output), trials[layer.name].peak
                 peaks[root] = np.maximum(peak, peaks.get(root, peak))
             changed = {root for root, peak in peaks.items() if (ROOM * peak > 1.001).any()}
             if not changed:
@@ -90,7 +91,7 @@ class Scales:
             stale = {
                 layer.name
                 for layer in self._layers
-                if {self._find(layer.output), self._find(layer.inputs[0])} & changed
+                if {self._shared.find(layer.output), self._shared.find(layer.inputs[0])} & changed
             }
         return trials
 
@@ -102,18 +103,10 @@ class Scales:
                 needed = _least_scale(layer, self[layer.inputs[0]])
                 if (needed > self[layer.output]).any():
                     changed = True
-                    root = self._find(layer.output)
+                    root = self._shared.find(layer.output)
                     self._scales[root] = np.maximum(needed, self._scales[root])
             if not changed:
                 return
-
-    def _find(self, name: str) -> str:
-        while self._parent[name] != name:
-            name = self._parent[name]
-        return name
-
-    def _join(self, one: str, other: str) -> None:
-        self._parent[self._find(one)] = self._find(other)
 
 
 def _least_scale(layer: Convolution, source: np.ndarray) -> np.ndarray:
@@ -122,7 +115,5 @@ def _least_scale(layer: Convolution, source: np.ndarray) -> np.ndarray:
     biases: np.ndarray = np.abs(layer.bias) / LARGEST * 1.001
     if not is_depthwise(layer):
         return biases
-    out, per_group = layer.weight.shape[:2]
-    inputs = source.reshape(layer.groups, per_group).repeat(out // layer.groups, 0)
-    heaviest = (np.abs(layer.weight) * inputs[:, :, None, None]).max((1, 2, 3))
+    heaviest = (np.abs(layer.weight) * input_scales(layer, source)).max((1, 2, 3))
     return np.maximum(heaviest * 1.001, biases)

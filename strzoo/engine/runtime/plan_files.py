@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from strzoo.engine.requirement import has_llvmlite, require_llvmlite
+from strzoo.engine.requirement import expect_llvmlite, has_llvmlite
 from strzoo.engine.runtime.memory import aligned
 from strzoo.engine.runtime.model import Built
 from strzoo.engine.runtime.run import Program
@@ -12,7 +12,7 @@ from strzoo.engine.runtime.threads import Code
 from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.native_code import LoadedCode
 from strzoo.engine.storage.plan_files import PlanFile, holds_code, read_plans, read_trusted
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError, install_advice
 
 
 class PlanFileBuilder:
@@ -62,10 +62,9 @@ class PlanFileBuilder:
             if not native and not has_llvmlite() and holds_code(path):
                 raise StrzooError(
                     f"{path} holds machine code, which runs if you trust who made it: pass "
-                    "native=True; otherwise the engine needs llvmlite: pip install 'strzoo[engine]'"
+                    f"native=True; otherwise the engine needs llvmlite: {install_advice('engine')}"
                 )
-            if not has_llvmlite():
-                require_llvmlite()
+            expect_llvmlite()
             content = read_plans(path, known_hardware(folder), aligned)
         shape = content.plans[0].plan.input_shape
         if size is not None and size != shape[-len(size) :]:

@@ -80,9 +80,8 @@ def compile_kernels(
 
     Args: `folder` keeps the code of each set of kernels; None keeps none.
     """
-    unique = {kernel.name: kernel for kernel in kernels}
-    names = [*unique, NAME, *NAMES]
-    ordered = [unique[name] for name in sorted(unique)]
+    ordered = _order(kernels)
+    names = [*(kernel.name for kernel in ordered), NAME, *NAMES]
     folder = open_private(folder)
     file = folder / f"{_key(ordered, hardware, folder)}.code" if folder else None
     if file is not None and file.exists():
@@ -110,10 +109,14 @@ def store_code(kernels: Iterable[Kernel], hardware: Hardware) -> StoredCode:
         StrzooError: the code calls functions of a library.
     """
     cpu = level_of(hardware)
-    unique = {kernel.name: kernel for kernel in kernels}
-    ordered = [unique[name] for name in sorted(unique)]
-    block = link(_compile(_emit(ordered), _target_machine(cpu)))
+    block = link(_compile(_emit(_order(kernels)), _target_machine(cpu)))
     return StoredCode(cpu, generator_digest(), block)
+
+
+def _order(kernels: Iterable[Kernel]) -> list[Kernel]:
+    """Each kernel once, by name."""
+    unique = {kernel.name: kernel for kernel in kernels}
+    return [unique[name] for name in sorted(unique)]
 
 
 def _read(file: Path) -> bytes:

@@ -22,7 +22,7 @@ from strzoo.engine.passes import simplify
 from strzoo.engine.quantization import fixing
 from strzoo.engine.quantization.fixing import fix
 from strzoo.engine.quantization.observation import observe
-from strzoo.errors import UsageError
+from strzoo.errors import StrzooError, UsageError
 from strzoo.settings import Settings
 from tests.conftest import CliResult
 from tests.engine.runtime.test_run import run_engine
@@ -185,3 +185,11 @@ def test_the_command_line_compiles_in_int16(cli: Callable[..., CliResult], tmp_p
     assert ", int16" in done.out
     assert "calibrated with 6 of photographs; agreement with fp32 on 3 others: top-1" in done.out
     assert cli(*given, "--tolerance", 0).code == 2
+
+
+def test_a_folder_whose_images_are_no_files_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(StrzooError, match=r"a\.png does not exist"):
+        strzoo.compile(small_model(), 1, precision="int16", calibration=tmp_path, cache=False)
+    with pytest.raises(UsageError, match="no such user"):
+        strzoo.compile(small_model(), 1, precision="int16", calibration="~nobody-of-that-name")
