@@ -47,11 +47,17 @@ function draw() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const points = ["circle", "rect", "triangle", "rectRot", "star", "cross"];
-  const axis = (title) => ({
+  const axis = (title, ticks) => ({
     title: { display: true, text: title, color: colour("--text") },
-    ticks: { color: colour("--text"), autoSkip: true, maxRotation: 60 },
+    ticks: { color: colour("--text"), autoSkip: true, maxRotation: 60, ...ticks },
     grid: { color: colour("--line") },
   });
+  const shortened = {
+    callback(value) { // the end of a long name tells layers apart
+      const text = this.getLabelForValue(value);
+      return text.length > 22 ? "…" + text.slice(-21) : text;
+    },
+  };
   drawn = charts.map((chart, number) => new Chart(document.getElementById(`chart-${number}`), {
     type: chart.kind,
     data: {
@@ -72,7 +78,7 @@ function draw() {
       responsive: true,
       maintainAspectRatio: false,
       interaction: { mode: "index", intersect: false },
-      scales: { x: axis(chart.x), y: axis(chart.y) },
+      scales: { x: axis(chart.x, shortened), y: axis(chart.y, {}) },
       plugins: {
         legend: {
           display: chart.series.length > 1,
