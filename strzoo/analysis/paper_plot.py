@@ -7,7 +7,7 @@ from pathlib import Path
 
 from strzoo.analysis.paper import PaperComparison, PaperLine
 from strzoo.errors import UsageError
-from strzoo.pictures import check_plot, new_figure, save_figure
+from strzoo.pictures import check_plot, line_style, log_axis, new_figure, save_figure
 
 
 def plot_paper_table(
@@ -28,27 +28,23 @@ def plot_paper_table(
     if not lines:
         raise UsageError(f"table {number} has no accuracy over sparsity to draw")
     check_plot(path, force=force)
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     figure = new_figure(8, 5.5)
     axes = figure.subplots()
     methods: dict[str, list[PaperLine]] = {}
     for line in sorted(lines, key=lambda line: line.result.sparsity):
         methods.setdefault(line.result.method, []).append(line)
-    for method, members in methods.items():
+    for index, (method, members) in enumerate(methods.items()):
         left = [100 - line.result.sparsity for line in members]
-        axes.plot(left, [line.result.top1 for line in members], "o-", label=method, markersize=4)
+        axes.plot(left, [line.result.top1 for line in members], label=method, **line_style(index))
     own = [run for line in lines for run in line.runs]
     if own:
         left = [100 - run.sparsity for run in own]
         axes.plot(left, [run.top1 for run in own], "k*", label="own runs", markersize=10)
-    axes.set_xscale("log")
+    log_axis(axes.xaxis)
     axes.invert_xaxis()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("weights that are not zero, %")
     axes.set_ylabel("top-1 %")
+    axes.grid(alpha=0.3)
     axes.set_title(f"Table {number}. {comparison.table.title}", loc="left", fontsize=10)
     axes.legend(fontsize=8)
     return save_figure(figure, path, force=force)

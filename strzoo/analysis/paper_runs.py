@@ -17,7 +17,7 @@ from strzoo.errors import StrzooError
 from strzoo.strict_json import read_json
 
 _REPORT, _RESULTS, _CONFIG = "report.json", "results.csv", "config.yaml"
-_RANKS = "result.json"
+_RANKS, _LAYERS = "result.json", "layers.json"
 _KIND = "a run of strzoo train"
 _LEVELS = ("", "*/", "*/*/")  # runs/RECIPE/SEED is as deep as folders are searched
 
@@ -47,6 +47,39 @@ class PaperRankRun:
     folder: Path
     epoch: int
     top1: float
+
+
+@dataclass(frozen=True)
+class LayerHistory:
+    """The layers of a run over its epochs: weights, percent of zeros and threshold by layer name;
+    the thresholds of a layer that learns none are None."""
+
+    epochs: list[int]
+    weights: dict[str, int]
+    sparsity: dict[str, list[float]]
+    thresholds: dict[str, list[Any]]
+
+
+def read_layers(folder: Path) -> LayerHistory:
+    """What layers.json of a run says.
+
+    Raises:
+        StrzooError: there is no such file.
+        IntegrityError: it is not what `strzoo train` writes.
+    """
+    with reading(folder / _LAYERS, "the layers of a run"):
+        document = read_json(folder / _LAYERS)
+        epochs, layers = [int(epoch) for epoch in document["epochs"]], document["layers"]
+        made = LayerHistory(
+            epochs,
+            {name: int(layer["weights"]) for name, layer in layers.items()},
+            {name: [float(v) for v in layer["sparsity"]] for name, layer in layers.items()},
+            {name: list(layer["threshold"]) for name, layer in layers.items()},
+        )
+        for values in (*made.sparsity.values(), *made.thresholds.values()):
+            if len(values) != len(epochs) or not epochs:
+                raise ValueError(f"{len(values)} values of {len(epochs)} epochs")
+    return made
 
 
 def find_runs(folder: Path) -> list[PaperRun]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from strzoo.benchmarking.results import BenchmarkResult
-from strzoo.pictures import check_plot, new_figure, save_figure
+from strzoo.pictures import bar_style, check_plot, new_figure, save_figure
 
 
 def plot_benchmark(
@@ -41,7 +41,10 @@ def plot_benchmark(
                 [row.p50 - row.fastest for row in rows],
                 [row.p90 - row.p50 for row in rows],
             ],
-            color=[f"C{engines.index(row.engine)}" for row in rows],
+            color=[bar_style(engines.index(row.engine))["color"] for row in rows],
+            hatch=[bar_style(engines.index(row.engine))["hatch"] for row in rows],
+            edgecolor="white",
+            error_kw={"ecolor": "grey"},
             capsize=3,
         )
         panel.set_yticks(places, [f"{row.model}, {row.engine}" for row in rows])

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from strzoo.benchmarking.tradeoff_results import ENGINES, TradeoffResult
-from strzoo.pictures import check_plot, new_figure, save_figure
+from strzoo.pictures import check_plot, line_style, new_figure, save_figure
 
 
 def plot_tradeoff(
@@ -33,7 +33,7 @@ def plot_tradeoff(
             continue
         panel.plot(
             [p.p50 for p in points], [p.top1 for p in points],
-            marker="o", color=f"C{number}", label=engine,
+            label=engine, **line_style(number),
         )  # fmt: skip
         for point in points:
             panel.annotate(

@@ -11,6 +11,7 @@ from strzoo.cli.completion import complete_model
 from strzoo.cli.options import (
     force_option,
     json_option,
+    plot_option,
     settings_options,
     split_list,
     verbosity_options,
@@ -61,7 +62,7 @@ _OPTIONAL = (
 @click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True)
 @click.option("--input-size", help="SIZE, HxW or CxHxW  [default: what each model was made for]")
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw a .png, .svg or .pdf.")
+@plot_option
 @force_option
 @json_option
 @settings_options

@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from strzoo.cli.completion import complete_budget, complete_model
-from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.options import (
+    force_option,
+    json_option,
+    plot_option,
+    settings_options,
+    verbosity_options,
+)
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
 from strzoo.settings import Settings
@@ -59,11 +65,22 @@ def show(budget: str, as_json: bool) -> None:
 @budgets.command()
 @click.argument("first", shell_complete=complete_budget)
 @click.argument("second", shell_complete=complete_budget)
+@plot_option
+@force_option
 @json_option
-def compare(first: str, second: str, as_json: bool) -> None:
+def compare(first: str, second: str, plot: Path | None, force: bool, as_json: bool) -> None:
     """Compare two budgets layer by layer (second minus first, in percentage points)."""
+    if plot is not None:
+        from strzoo.pictures import check_plot
+
+        check_plot(plot, force=force)
     a, b = load_budget(first), load_budget(second)
     lines = compare_budgets(a, b)
+    if plot is not None:
+        from strzoo.analysis.report_plot import plot_budgets
+
+        plot_budgets([a, b], plot, force=force)
+        click.echo(f"wrote {plot}", err=True)
     if as_json:
         rows = [
             {"layer": d.layer, "first": d.first, "second": d.second, "difference": d.difference}

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from strzoo.cli.completion import complete_model
-from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
+from strzoo.cli.options import (
+    force_option,
+    html_option,
+    json_option,
+    plot_option,
+    settings_options,
+    verbosity_options,
+)
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.settings import Settings
 
@@ -20,8 +27,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
 @click.option("--no-predictions", is_flag=True, help="Do not run the models on photographs.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw a .png, .svg or .pdf.")
-@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page to look at.")
+@plot_option
+@html_option
 @force_option
 @json_option
 @settings_options

@@ -16,6 +16,12 @@ from strzoo.settings import Settings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+plot_option = click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw a .png, .svg or .pdf."
+)
+html_option = click.option(
+    "--html", "page", type=click.Path(path_type=Path), help="Write a page to look at."
+)
 force_option = click.option("--force", is_flag=True, help="Overwrite an existing file.")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strzoo.cli.completion import complete_table
-from strzoo.cli.options import force_option, json_option
+from strzoo.cli.options import force_option, json_option, plot_option
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
 from strzoo.zoo.paper import PaperRank, read_paper
@@ -35,13 +35,15 @@ _OPTIONAL = ("command", "keeps dense", "budget", "id", "differs", "recipe", "FLO
     type=click.Path(path_type=Path),
     help="Show the runs of this folder (a run folder, or a folder of them) beside their rows.",
 )
+@click.option("--figure", type=int, metavar="N", help="Draw figure N (1 to 9) with --plot.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw a .png, .svg or .pdf.")
+@plot_option
 @force_option
 def paper(
     table: str | None,
     runs: Path | None,
+    figure: int | None,
     as_json: bool,
     as_csv: bool,
     plot: Path | None,
@@ -52,15 +54,19 @@ def paper(
     \b
     strzoo paper 1
     strzoo paper 1 --runs runs --plot table1.png
+    strzoo paper --figure 6 --plot figure6.png
 
     Beside each row stand the model, the budget, the recipe and the command that repeats it. Params
     and FLOPs are recomputed where the sparsity of each layer is known; what differs is said.
     """
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
+    if figure is not None:
+        _draw_figure(table, figure, runs, plot, force, as_json or as_csv)
+        return
     if table is None:
         if runs is not None or plot is not None:
-            raise UsageError("--runs and --plot need the number of a table")
+            raise UsageError("--runs and --plot need the number of a table, or --figure N")
         _list(as_json, as_csv)
         return
     from strzoo.analysis.paper import compare_paper_table
@@ -92,6 +98,19 @@ def paper(
         for difference in line.differences:
             click.echo(f"differs: {line.result.method}, {line.result.sparsity:.2f} %: {difference}")
     click.echo(f"source: {made.source}")
+
+
+def _draw_figure(
+    table: str | None, figure: int, runs: Path | None, plot: Path | None, force: bool, printed: bool
+) -> None:
+    from strzoo.analysis.paper_figures import FIGURES, plot_paper_figure
+
+    if table is not None or printed:
+        raise UsageError("--figure goes with --plot, --runs and --force alone")
+    if plot is None:
+        shown = "; ".join(f"{one.number}: {one.title}" for one in FIGURES.values())
+        raise UsageError(f"--figure needs --plot FILE. The figures: {shown}")
+    click.echo(f"wrote {plot_paper_figure(figure, plot, runs=runs, force=force)}", err=True)
 
 
 def _list(as_json: bool, as_csv: bool) -> None:

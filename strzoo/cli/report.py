@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strzoo.cli.completion import complete_model
-from strzoo.cli.options import Command, force_option, settings_options, verbosity_options
+from strzoo.cli.options import (
+    Command,
+    force_option,
+    html_option,
+    plot_option,
+    settings_options,
+    verbosity_options,
+)
 from strzoo.cli.output import Table, print_json, print_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
@@ -75,7 +82,10 @@ def choose_style(style: str | None, output: Path | None) -> str:
         return style or "table"
     meant = ENDINGS.get(output.suffix.lower())
     if style is None and meant is None:
-        raise UsageError(f"{output} must end in one of {', '.join(ENDINGS)}, or give --format")
+        page = "; --html FILE writes a page" if output.suffix.lower() in (".html", ".htm") else ""
+        raise UsageError(
+            f"{output} must end in one of {', '.join(ENDINGS)}, or give --format{page}"
+        )
     if style and meant and style != meant:
         raise UsageError(f"{output} is the name of a {meant} file, not of {style}")
     return style or meant or "table"
@@ -127,7 +137,8 @@ def show_report(
 @click.command()
 @click.argument("model", shell_complete=complete_model)
 @click.option("--input-size", help="SIZE, HxW or CxHxW [default: the network's own].")
-@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page to look at.")
+@plot_option
+@html_option
 @output_options
 @force_option
 @settings_options
@@ -135,6 +146,7 @@ def show_report(
 def report(
     model: str,
     input_size: str | None,
+    plot: Path | None,
     page: Path | None,
     style: str,
     output: Path | None,
@@ -150,6 +162,10 @@ def report(
     """
     from strzoo.files import check_destination
 
+    if plot is not None:
+        from strzoo.pictures import check_plot
+
+        check_plot(plot, force=force)
     for written in (output, page):
         if written is not None:
             check_destination(written, force=force)
@@ -159,11 +175,16 @@ def report(
 
     source = resolve(model, settings=settings)
     made = make_report(source, input_size=size)
+    if plot is not None:
+        from strzoo.analysis.report_plot import plot_report
+
+        plot_report(made, plot, force=force)
     if page is not None:
         from strzoo.analysis.report_page import write_report_page
 
         card = source.card if size is None else None  # published for the network's own size
         write_report_page(made, page, card=card, force=force)
-        if not quiet:
-            click.echo(f"wrote {page}", err=True)
+    for written in (plot, page):
+        if written is not None and not quiet:
+            click.echo(f"wrote {written}", err=True)
     show_report(made, made.to_dict(), style, output, force=force, quiet=quiet)

@@ -11,6 +11,7 @@ from strzoo.cli.completion import complete_model
 from strzoo.cli.options import (
     force_option,
     json_option,
+    plot_option,
     settings_options,
     split_list,
     verbosity_options,
@@ -66,7 +67,7 @@ HEADER = ("zeros %", "engine", "top-1 %", "p50 ms", "fastest ms", "ratio")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: as torch chooses]")
 @click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True)
 @click.option("--workers", type=click.IntRange(min=0), help="Decoders [default: one per core].")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw a .png, .svg or .pdf.")
+@plot_option
 @force_option
 @json_option
 @settings_options

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from strzoo.cli.completion import complete_change, complete_recipe
-from strzoo.cli.options import json_option, settings_options, verbosity_options
+from strzoo.cli.options import json_option, plot_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
@@ -28,6 +29,7 @@ INTERRUPTED = 130
 @click.option("--keys", is_flag=True, help="List all keys with types and defaults.")
 @click.option("--show", is_flag=True, help="Print the resolved configuration as YAML.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@plot_option
 @json_option
 @settings_options
 @verbosity_options
@@ -38,6 +40,7 @@ def train(
     keys: bool,
     show: bool,
     dry_run: bool,
+    plot: Path | None,
     as_json: bool,
     settings: Settings,
     quiet: bool,
@@ -64,7 +67,13 @@ def train(
         raise UsageError("name a recipe; strzoo train --list shows them")
     from strzoo.rnn.recipes import has_recipe
 
+    if plot is not None:
+        from strzoo.pictures import check_plot
+
+        check_plot(plot)
     if has_recipe(recipe):
+        if plot is not None:
+            raise UsageError("--plot draws sparsity and thresholds; FastGRNN learns ranks")
         _train_rnn(recipe, changes, show=show, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
     from strzoo.training.parsing import apply_overrides
@@ -91,6 +100,12 @@ def train(
         result = run(config, settings=settings, on_event=watch)
     if speaks:
         _print_result(result, as_json, quiet)
+        if plot is not None and result.history:
+            from strzoo.training.run_plot import plot_run
+
+            plot_run(result.history, result.best or result.history[-1], plot)
+            if not quiet:
+                click.echo(f"wrote {plot}", err=True)
     if result.interrupted == "SIGINT":
         raise click.exceptions.Exit(INTERRUPTED)
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from strzoo.errors import UsageError
 from strzoo.evaluation.compare_results import ModelComparison
-from strzoo.pictures import check_plot, new_figure, save_figure
-
-_MARKERS = "os^Dvpx"
+from strzoo.pictures import check_plot, draw_layers, layers_width, new_figure, save_figure
 
 
 def plot_comparison(
@@ -30,14 +28,8 @@ def plot_comparison(
         raise UsageError("none of the models has layers to draw")
     check_plot(path, force=force)
     layers = comparison.layers
-    figure = new_figure(max(6.0, 0.2 * len(layers) + 2), 4.5)
-    axes = figure.subplots()
-    for index, name in enumerate(comparison.names):
-        values = [float("nan") if s is None else s for s in (x.sparsity[index] for x in layers)]
-        marker = _MARKERS[index % len(_MARKERS)]
-        axes.plot(range(len(layers)), values, f"{marker}-", markersize=4, label=name)
-    axes.set_xticks(range(len(layers)), [layer.name for layer in layers], rotation=90, fontsize=7)
-    axes.set_ylabel("sparsity %")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8)
+    names = [layer.name for layer in layers]
+    lines = [(n, [x.sparsity[i] for x in layers]) for i, n in enumerate(comparison.names)]
+    figure = new_figure(layers_width(names), 4.5)
+    draw_layers(figure.subplots(), names, lines, "sparsity %")
     return save_figure(figure, path, force=force)

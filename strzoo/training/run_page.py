@@ -53,7 +53,7 @@ def run_page(
     layers = [(n, x.weights, x.sparsity, x.threshold) for n, x in shown.layers.items()]
     of_layers = f"Layers of epoch {shown.epoch}"
     charts = _charts(history, shown, of_layers)
-    curves = [_over_epochs(history, *drawn) for drawn in _draw_layers(shown)]
+    curves = [_over_epochs(history, *drawn) for drawn in list_curves(history, shown)]
     tables = [
         DataTable(_EPOCHS, header, epochs, decimals),
         DataTable(of_layers, ("layer", "weights", "sparsity %", "threshold"), layers,
@@ -88,31 +88,35 @@ def _charts(history: Sequence[EpochRecord], shown: EpochRecord, of_layers: str) 
     ]  # fmt: skip
 
 
-def _draw_layers(shown: EpochRecord) -> list[tuple[str, list[str]]]:
-    """The field of `LayerState` and the layers of each chart that follows layers over epochs."""
+def list_curves(
+    history: Sequence[EpochRecord], shown: EpochRecord
+) -> list[tuple[str, list[tuple[str, list[float | None]]]]]:
+    """What follows layers over the epochs: sparsity and, if any are learned, thresholds; each with
+    a line for some layers, evenly spread over the depth."""
     learned = [name for name, layer in shown.layers.items() if layer.threshold is not None]
-    fields = [("sparsity", list(shown.layers)), ("threshold", learned)]
-    return [(field, names) for field, names in fields if names]
+    made = []
+    for field, names in (("sparsity", list(shown.layers)), ("threshold", learned)):
+        lines = [
+            (name, [getattr(r.layers[name], field) if name in r.layers else None for r in history])
+            for name in names[:: max(1, math.ceil(len(names) / _MOST))]
+        ]
+        if lines:
+            made.append(("sparsity %" if field == "sparsity" else field, lines))
+    return made
 
 
 def _over_epochs(
-    history: Sequence[EpochRecord], field: str, names: Sequence[str]
+    history: Sequence[EpochRecord],
+    unit: str,
+    lines: Sequence[tuple[str, Sequence[float | None]]],
 ) -> tuple[Chart, DataTable]:
-    """Layers, evenly spread over the depth, over the epochs."""
-    step = max(1, math.ceil(len(names) / _MOST))
-    drawn = names[::step]
-    lines = [
-        (name, [getattr(r.layers[name], field) if name in r.layers else None for r in history])
-        for name in drawn
-    ]
-    of = "each layer" if step == 1 else f"{len(drawn)} of {len(names)} layers"
-    title = f"{field.capitalize()} of {of} over the epochs"
-    unit = "sparsity %" if field == "sparsity" else field
+    title = f"{unit.removesuffix(' %').capitalize()} of {len(lines)} layers over the epochs"
     rows = [(r.epoch, *(values[i] for _, values in lines)) for i, r in enumerate(history)]
-    decimals = dict.fromkeys(drawn, 2 if field == "sparsity" else 6)
+    names = [name for name, _ in lines]
+    decimals = dict.fromkeys(names, 6 if unit == "threshold" else 2)
     return (
         Chart(title, "line", [str(r.epoch) for r in history], lines, "epoch", unit, title),
-        DataTable(title, ("epoch", *drawn), rows, decimals),
+        DataTable(title, ("epoch", *names), rows, decimals),
     )
 
 

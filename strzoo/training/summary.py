@@ -9,12 +9,12 @@ from typing import Any
 
 from strzoo.errors import install_advice
 from strzoo.files import write_text
-from strzoo.pictures import new_figure, save_figure
 from strzoo.training.config import TrainConfig
 from strzoo.training.folder import RunFolder
 from strzoo.training.parsing import compare_configs
 from strzoo.training.results import EpochRecord, choose_best
 from strzoo.training.run_page import write_run_page
+from strzoo.training.run_plot import plot_layers, plot_run
 from strzoo.zoo.budgets import Budget, write_budget
 
 log = logging.getLogger(__name__)
@@ -98,41 +98,8 @@ def _draw(folder: Path, history: Sequence[EpochRecord], shown: EpochRecord) -> l
     except ImportError:
         log.warning("no plots in the report: %s", install_advice("plot"))
         return []
-    paths = []
-    for name, draw, height in (
-        ("progress", _draw_progress, 5.0),
-        ("layers", _draw_layers, 2.5 + 0.16 * len(shown.layers)),
-    ):
-        figure = new_figure(8, height)
-        draw(figure, history, shown)
-        paths.append(save_figure(figure, folder / f"{name}.png", force=True, dpi=120))
-    return paths
-
-
-def _draw_progress(figure: Any, history: Sequence[EpochRecord], shown: EpochRecord) -> None:
-    """Accuracy and sparsity over the epochs."""
-    epochs = [record.epoch for record in history]
-    above, below = figure.subplots(2, 1, sharex=True)
-    above.plot(epochs, [r.train_top1 for r in history], label="training", color="C7")
-    above.plot(epochs, [r.top1 for r in history], label="validation", color="C0")
-    above.plot([shown.epoch], [shown.top1], "o", color="C0")
-    above.set_ylabel("top-1 %")
-    above.legend()
-    below.plot(epochs, [r.sparsity for r in history], color="C1", label="all layers")
-    wanted = [(r.epoch, r.target_sparsity) for r in history if r.target_sparsity is not None]
-    if wanted:
-        below.plot(*zip(*wanted, strict=True), "--", color="C7", label="target")
-        below.legend()
-    below.set_ylabel("sparsity %")
-    below.set_xlabel("epoch")
-
-
-def _draw_layers(figure: Any, history: Sequence[EpochRecord], shown: EpochRecord) -> None:
-    """The budget: sparsity by layer."""
-    axes = figure.subplots()
-    places = range(len(shown.layers))
-    axes.barh(places, [layer.sparsity for layer in shown.layers.values()], color="C1")
-    axes.set_yticks(places, list(shown.layers), fontsize=7)
-    axes.invert_yaxis()
-    axes.axvline(shown.sparsity, color="C7", linestyle="--")
-    axes.set_xlabel(f"sparsity % (dashed: all layers, {shown.sparsity:.2f})")
+    progress, layers = folder / "progress.png", folder / "layers.png"
+    return [
+        plot_run(history, shown, progress, force=True),
+        plot_layers(shown, layers, force=True),
+    ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,9 +41,47 @@ def test_own_runs_are_a_column_and_the_picture_is_drawn(cli: Cli, tmp_path: Path
     assert "no accuracy" in cli("paper", "10", "--plot", tmp_path / "b.svg").error
 
 
+def test_each_figure_is_drawn_from_budgets_tables_or_a_run(cli: Cli, tmp_path: Path) -> None:
+    figures = pytest.importorskip("strzoo.analysis.paper_figures")
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "runs" / "a"
+    write_run(run, "resnet50_str_90.23", results="2,9,61.25,75,True\n")
+    layers = {
+        "first": {"weights": 100, "sparsity": [10.0, 60.0], "threshold": [0.01, 0.02]},
+        "second": {"weights": 300, "sparsity": [30.0, 80.0], "threshold": [0.03, 0.04]},
+        "dense": {"weights": 0, "sparsity": [0.0, 0.0], "threshold": [None, None]},
+    }
+    document = {"schema": 1, "epochs": [1, 2], "layers": layers}
+    (run / "layers.json").write_text(json.dumps(document))
+    drawn = {n: one.draw(tmp_path / "runs") for n, one in figures.FIGURES.items()}
+    lines = {
+        n: {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+        for n, figure in drawn.items()
+    }
+    # The tenth layer, or the last of fewer; 100 x 10 % and 300 x 30 % of 400, then 60 % and 80 %.
+    assert list(lines[1].values()) == [[0.03, 0.04]]
+    assert list(lines[2].values()) == [[25.0, 75.0]]
+    assert [text.get_text() for text in drawn[3].axes[0].get_xticklabels()] == ["first", "second"]
+    assert max(lines[4]["STR"]) == 76.19  # at 79.55 %: table 1
+    assert 61.25 in lines[4]["own runs"]
+    # The FLOPs of table 1, in millions: 90.23 % has 343, uniform 90 % has 409.
+    assert lines[6]["resnet50_str_90.23, 90.23 %"][0] == 59.8
+    assert {"resnet50_str_90.23, 343 M", "resnet50_uniform_90, 409 M"} <= set(lines[7])
+    assert len(lines[8]) == len(lines[9]) == 2
+    plot = tmp_path / "figure.svg"
+    assert cli("paper", "--figure", "2", "--runs", run, "--plot", plot).code == 0
+    assert plot.read_text().startswith("<?xml")
+    (run / "layers.json").write_text('{"epochs": [1], "layers": {"a": {}}}')
+    assert cli("paper", "--figure", "2", "--runs", run, "--plot", tmp_path / "b.svg").code == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--figure", "12", "--plot", "a.png"), "no figure 12; choose from 1, 2"),
+        (("--figure", "1", "--plot", "a.png"), "give --runs FOLDER"),
+        (("--figure", "6"), "needs --plot FILE. The figures: 1: the threshold"),
+        (("1", "--figure", "6"), "goes with --plot, --runs and --force alone"),
         (("7",), "no table '7'; choose from 1, 2"),
         (("1", "--json", "--csv"), "--json and --csv exclude each other"),
         (("--runs", "x"), "need the number of a table"),

@@ -126,7 +126,7 @@ def test_a_run_leaves_all_its_files(run: Path) -> None:
     assert files == {
         "config.yaml", "environment.json", "initial.pth", "last.pth", "best_str.pth",
         "best_dense.pth", "results.csv", "layers.json", "budget.json", "report.md", "report.json",
-        "progress.png", "layers.png", "tensorboard", ".lock",
+        "progress.png", "layers.png", "report.html", "tensorboard", ".lock",
     }  # fmt: skip
     rows = list(csv.DictReader(io.StringIO((run / "results.csv").read_text())))
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]
@@ -142,6 +142,9 @@ def test_a_run_leaves_all_its_files(run: Path) -> None:
     assert "![progress](progress.png)" in report
     assert f"| last | 2 | {float(rows[-1]['top1']):.2f} |" in report
     assert (run / "progress.png").read_bytes().startswith(b"\x89PNG")
+    page = (run / "report.html").read_text()
+    assert "Threshold of 6 layers over the epochs" in page
+    assert f"top-1 {float(rows[-1]['top1']):.2f} %" in page
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(run / "tensorboard"))
@@ -197,9 +200,10 @@ def test_the_budget_that_str_has_learned_is_transferred(
     ends = ("prune_start=0", "prune_end=1") if method == "gmp" else ()
     done = cli(
         "train", f"digits_{method}", f"budget={source}", *QUICK, *ends, f"output={output}",
-        "tensorboard=false", "--json",
+        "tensorboard=false", "--json", "--plot", tmp_path / "run.svg",
     )  # fmt: skip
     assert done.code == 0, done.err
+    assert (tmp_path / "run.svg").read_text().startswith("<?xml")
     wanted = strzoo.load_budget(run / "budget.json")
     made = strzoo.load_budget(output / "budget.json")
     for name, percent in wanted.layers.items():  # to one weight of the smallest layer, 432

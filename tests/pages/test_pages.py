@@ -170,8 +170,8 @@ def test_a_run_shows_its_epochs_layers_and_configuration() -> None:
         "Top-1 over the epochs",
         "Sparsity over the epochs",
         "Sparsity of each layer in epoch 2",
-        "Sparsity of 5 of 20 layers over the epochs",
-        "Threshold of 5 of 20 layers over the epochs",
+        "Sparsity of 5 layers over the epochs",
+        "Threshold of 5 layers over the epochs",
     ]
     assert made.charts[1].series == [("all layers", [81.0, 82.0]), ("target", [90.0, 90.0])]
     assert [row[0] for row in made.tables[1].rows] == list(layers)
