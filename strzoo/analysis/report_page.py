@@ -69,10 +69,20 @@ def report_page(report: Report, card: ModelCard | None = None) -> Page:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    lines = [line for line in summary(report) if not line.startswith("note: ")]
-    names = ("Parameters", "Cost", "Counting", "Sparsity from", "Not counted")
-    texts = [line.removeprefix("sparsity from: ").removeprefix("not counted: ") for line in lines]
-    return list(zip(names, texts, strict=False))
+    names = {
+        "params ": "Parameters",
+        "MACs ": "Cost",
+        "input ": "Counting",
+        "sparsity from: ": "Sparsity from",
+        "blocks ": "Blocks",
+        "not counted: ": "Not counted",
+    }
+    found = []
+    for line in summary(report):
+        for begin, name in names.items():
+            if line.startswith(begin):
+                found.append((name, line.removeprefix(begin) if ": " in begin else line))
+    return found
 
 
 def published_cells(lines: Sequence[Comparison]) -> list[tuple[str, ...]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # What a narrow terminal may lack, the first first.
 _OPTIONAL = ("type", "shape", "threshold", "params", "nonzeros", "dense MACs")
 ENDINGS = {".md": "markdown", ".csv": "csv", ".json": "json", ".txt": "table"}
-ONLY_IN_JSON = "output shapes of the layers"
+ONLY_IN_JSON = "output shapes and zero blocks of the layers"
 
 
 def parse_size(text: str) -> tuple[int, int, int]:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strzoo.analysis.masks import MaskOverlap
 from strzoo.benchmarking.results import BenchmarkResult, Timing
-from strzoo.cli import benchmark, output
+from strzoo.cli import benchmark, compare, output
 from strzoo.cli.tables import Table, cell_width, fit, records
+from strzoo.evaluation.compare_results import Agreement, ModelComparison, ModelTotals
 from tests.conftest import CliResult
 
 Cli = Callable[..., CliResult]
@@ -63,6 +65,15 @@ TIMING: Spelled = {
     "peak MB": lambda row: f"{row['peak_memory'] / 1e6:.0f}",
     "file MB": lambda row: f"{row['file_bytes'] / 1e6:.1f}",
 }
+COMPARED: Spelled = {
+    "model": lambda row: row["name"],
+    "weights": _count("weights"),
+    "nonzeros": _count("nonzeros"),
+    "sparsity %": lambda row: f"{row['sparsity']:.2f}",
+    "dense MACs": _count("dense_macs"),
+    "sparse MACs": _count("sparse_macs"),
+    "published top-1 %": lambda row: f"{row['published_top1']:.2f}",
+}
 
 
 @pytest.fixture(params=WIDTHS)
@@ -100,10 +111,11 @@ def test_list_and_report_show_every_number_or_name_the_column(
         shows(made.out, made.err, document["layers"], REPORT)
         # The totals stand below the table.
         totals = document["totals"]
-        for name in totals:
-            text = f"{totals[name]:.2f} %" if name == "sparsity" else f"{totals[name]:,}"
-            assert text in made.out
-        assert "only in --json: output shapes" in made.err
+        for name, value in totals.items():
+            if name == "block_sparsity" and not value:
+                continue  # said only of networks that have zero blocks
+            assert (f"{value:.2f} %" if "sparsity" in name else f"{value:,}") in made.out
+        assert "only in --json: output shapes and zero blocks" in made.err
     assert max(map(len, cli("list").out.splitlines())) <= width
 
 
@@ -128,6 +140,32 @@ def test_import_and_cache_list_show_every_number(
     shows(made.out, made.err, rows, FILES)
     made = cli("cache", "list", *folder)
     shows(made.out, made.err, rows, FILES)
+
+
+def test_compare_shows_every_number_or_names_it(cli: Cli, width: int) -> None:
+    words = ("compare", "resnet50_str_90.23", "resnet50_dense", "resnet50_str_98.98")
+    document = cli(*words, "--json").json
+    made = cli(*words)
+    shows(made.out, made.err, document["models"], COMPARED)
+    places = {
+        f"{number}": (lambda row, i=number: f"{row['sparsity'][i]:.2f}") for number in range(3)
+    }
+    spelled = {"layer": lambda row: row["name"], **places,
+               "spread": lambda row: f"{row['spread']:.2f}"}  # fmt: skip
+    shows(made.out.partition("sparsity %\n")[2], "", document["layers"], spelled)
+    assert "only in --json: params, FLOPs, published figures" in made.err
+    assert "only in --json: shapes and MACs of the layers" in made.err
+
+
+def test_compare_shows_every_pair(capsys: pytest.CaptureFixture[str], width: int) -> None:
+    total = ModelTotals("a", "plan", 1_000, 900, 10.0)
+    mask = MaskOverlap("resnet50_str_90.23", "b", 54, 1_237_701, 2_492_040, 49.666, 7.512)
+    answers = Agreement("resnet50_str_90.23", "b", 30, 93.333, 61.333)
+    made = ModelComparison(("a",), (total,), (None,), (), (mask,), (answers,), ("a note",))
+    compare._print(made)
+    printed = capsys.readouterr().out
+    for text in ("1,237,701", "2,492,040", "49.67", "7.51", "54", "93.33", "61.33", "30", "a note"):
+        assert text in printed
 
 
 def test_benchmark_shows_every_number_or_names_the_column(
