@@ -38,6 +38,7 @@ SHORTER = {
     "train": ("--dry-run",),
     "benchmark": ("--runs", "1", "--no-memory", "--engines", "onnxruntime", "--batch", "1"),
     "download": ("--format", "str"),
+    "compare": ("--no-predictions",),
 }
 # Made elsewhere, from data of the reader's own; their tests are named.
 ELSEWHERE = {
