@@ -84,7 +84,7 @@ def render_page(page: Page) -> str:
     """The HTML of a page; it loads nothing from anywhere."""
     library = CHART_LIBRARY.read_text(encoding="utf-8") if CHART_LIBRARY.is_file() else ""
     notes = list(page.notes)
-    charts = list(page.charts) if library else []
+    charts = [chart for chart in page.charts if _has_values(chart)] if library else []
     if page.charts and not library:
         notes.append("No charts: this installation was built without Chart.js (`make charts`).")
     return Template((_FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
@@ -101,6 +101,10 @@ def render_page(page: Page) -> str:
         data=json.dumps([_chart_data(chart) for chart in charts]).replace("<", "\\u003c"),
         script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
     )
+
+
+def _has_values(chart: Chart) -> bool:
+    return any(value is not None for _, values in chart.series for value in values)
 
 
 def _figure(index: int, chart: Chart, page: Page) -> str:

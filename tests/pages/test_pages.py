@@ -145,6 +145,19 @@ def test_a_page_holds_the_numbers_of_its_report_and_escapes_names(cli: Cli, tmp_
     assert made.count(html.escape(name)) >= 6
 
 
+def test_a_chart_without_a_number_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pages, "CHART_LIBRARY", tmp_path / "library.js")
+    (tmp_path / "library.js").write_text("code")
+    charts = [Chart(name, "bar", ["a"], [("s", [value])], "x", "y", "z")
+              for name, value in (("drawn chart", 1.0), ("blank chart", None))]  # fmt: skip
+    made = render_page(Page("a", [], charts, []))
+    assert made.count("<canvas") == 1
+    assert "drawn chart" in made
+    assert "blank chart" not in made
+
+
 def test_without_the_chart_library_a_page_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
