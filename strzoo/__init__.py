@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from strzoo.downloads.download import download as download
     from strzoo.engine.compile import compile as compile
     from strzoo.engine.runtime.model import SparseModel as SparseModel
+    from strzoo.engine.session import InferenceSession as InferenceSession
     from strzoo.errors import StrzooError as StrzooError
     from strzoo.evaluation.evaluate import evaluate as evaluate
     from strzoo.evaluation.predict import Prediction as Prediction
@@ -117,6 +118,7 @@ _HOMES = {
     "strzoo.downloads.download": ("download",),
     "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),
+    "strzoo.engine.session": ("InferenceSession",),
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation.evaluate": ("evaluate",),
     "strzoo.evaluation.results": ("EvalResult",),

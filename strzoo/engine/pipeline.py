@@ -29,7 +29,7 @@ from strzoo.engine.runtime.model import Built, describe_plans
 from strzoo.engine.runtime.run import Program, Runner
 from strzoo.engine.storage.machine_code import compile_kernels
 from strzoo.engine.storage.plan_cache import PlanCache, PlanKey
-from strzoo.engine.storage.plan_files import ThreadedPlan
+from strzoo.engine.storage.plan_files import USUAL_NAMES, ThreadedPlan
 from strzoo.engine.tuning import tune_tilings
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class NetworkBuilder:
         self.hardware, self.images, self.threads, self.tuned = hardware, images, threads, tune
         self.name, self.source = network.name, network.content
         self.metadata: dict[str, str] = {}
+        self.names = USUAL_NAMES
         self._network, self._folder, self._on_step = network, folder, on_step
         self._cache = PlanCache(folder, hardware)
         self.fixed: PrecisionReport | None = None
@@ -81,6 +82,7 @@ class NetworkBuilder:
         cached = self._cache.find(key)
         if cached is not None:
             self.metadata, self.fixed = dict(cached.metadata), cached.fixed
+            self.names = cached.names
             planned = cached.plans[0]
         else:
             graph = self._prepare()
@@ -108,7 +110,7 @@ class NetworkBuilder:
         """The graph, read and simplified, in the precision that it is to run in; made once."""
         if self._graph is None:
             self._on_step(f"reading {self.name}")
-            graph, self.metadata = self._network.read()  # frontend/
+            graph, self.metadata, self.names = self._network.read()  # frontend/
             graph = simplify(graph)  # passes/
             if self._precision is not None:
                 self._on_step("calibrating")

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 Size = tuple[int, ...]
 Step = Callable[[str], object]
+Read = tuple[Graph, dict[str, str], tuple[str, str]]
 
 
 @dataclass
@@ -32,14 +33,15 @@ class Network:
         name: for people.
         content: SHA-256 of the file or the bytes.
         identity: what its plans depend on, the input size included.
-        read: makes the graph, not yet simplified, and the metadata of its export.
+        read: makes the graph, not yet simplified, the metadata of its export, and the names of
+            its input and output.
         kept: whether `read` needs nothing but files, so that what it gave need not be kept.
     """
 
     name: str
     content: str
     identity: str
-    read: Callable[[], tuple[Graph, dict[str, str]]]
+    read: Callable[[], Read]
     kept: bool
 
 
@@ -62,7 +64,7 @@ def open_network(source: Source, size: Size | None, on_step: Step = log.info) ->
     else:
         name, kind = source.path.name, "export of a checkpoint"
 
-    def read() -> tuple[Graph, dict[str, str]]:
+    def read() -> Read:
         return _read_graph(export_network(source, size, on_step), None, name)
 
     return Network(name, source.sha256, _identify(kind, source.sha256, size), read, kept=True)
@@ -72,7 +74,7 @@ def _open_onnx(source: OnnxSource, size: Size | None, name: str | None = None) -
     digest = source.sha256
     shown = str(source.path or name or source.name)
 
-    def read() -> tuple[Graph, dict[str, str]]:
+    def read() -> Read:
         return _read_graph(source.read(), size, shown)
 
     name = name or (source.path.name if source.path else source.name)
@@ -84,9 +86,7 @@ def _identify(kind: str, content: str, size: Size | None) -> str:
     return f"{kind} {content} {'own size' if size is None else size}"
 
 
-def _read_graph(
-    proto: onnx.ModelProto, size: Size | None, source: str
-) -> tuple[Graph, dict[str, str]]:
+def _read_graph(proto: onnx.ModelProto, size: Size | None, source: str) -> Read:
     from strzoo.engine.frontend.read import read_graph
     from strzoo.onnx.metadata import our_entries
 
@@ -95,7 +95,7 @@ def _read_graph(
     channels = graph.shapes[graph.input][0]
     if size is not None and len(size) == 3 and size[0] != channels:
         raise UsageError(f"{source} takes images of {channels} channels, {size[0]} are given")
-    return graph, our_entries(proto)
+    return graph, our_entries(proto), (graph.input, proto.graph.output[0].name)
 
 
 def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.ModelProto:

@@ -15,6 +15,7 @@ import numpy as np
 
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Shape
+from strzoo.engine.ir.parts import Port
 from strzoo.engine.results import CompileReport, PrecisionReport
 from strzoo.engine.runtime.run import Program, Runner, count_concurrent
 from strzoo.engine.storage.plan_files import (
@@ -52,6 +53,7 @@ class ProgramBuilder(Protocol):
         name: of the model, for people.
         source: SHA-256 of the file, or the bytes, that it comes from.
         metadata: what an ONNX export says about itself (docs/onnx.md).
+        names: of the network's input and output, once a program was built.
         images: that go side by side in a vector where a batch has enough.
         threads: that one call uses.
         tuned: seconds that measuring could take; 0 for fixed rules.
@@ -62,6 +64,7 @@ class ProgramBuilder(Protocol):
     name: str
     source: str
     metadata: dict[str, str]
+    names: tuple[str, str]
     images: int
     threads: int
     tuned: float
@@ -87,6 +90,7 @@ def describe_plans(builder: ProgramBuilder, plans: tuple[ThreadedPlan, ...]) -> 
         plans,
         builder.metadata,
         builder.fixed,
+        names=builder.names,
     )
 
 
@@ -139,6 +143,16 @@ class SparseModel:
     def output_shape(self) -> Shape:
         """Shape of the output for one image."""
         return self._output_shape
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The network's inputs: name, type and shape, None where a size is open."""
+        return (Port(self._builder.names[0], "float32", (None, *self._input_shape)),)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """The network's outputs: name, type and shape, None where a size is open."""
+        return (Port(self._builder.names[1], "float32", (None, *self._output_shape)),)
 
     @property
     def threads(self) -> int:

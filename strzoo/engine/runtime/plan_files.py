@@ -13,6 +13,7 @@ from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.native_code import LoadedCode
 from strzoo.engine.storage.plan_files import PlanFile, holds_code, read_plans, read_trusted
 from strzoo.errors import StrzooError, UsageError, install_advice
+from strzoo.sealed_files import shown
 
 
 class PlanFileBuilder:
@@ -28,6 +29,7 @@ class PlanFileBuilder:
         self.images, self.threads = content.images, threads or content.threads
         self.tuned, self.name, self.source = content.tuned, content.model, content.source
         self.metadata, self.fixed = dict(content.metadata), content.fixed
+        self.names = content.names
         self.hardware, self._folder = content.hardware, folder
         self._plans = list(content.plans)
         self._code = None if content.code is None else LoadedCode(content.code.block)
@@ -35,7 +37,7 @@ class PlanFileBuilder:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: Path | bytes,
         size: tuple[int, ...] | None,
         threads: int | None,
         folder: Path | None,
@@ -45,7 +47,7 @@ class PlanFileBuilder:
         """Read a file.
 
         Args:
-            path: of the file.
+            path: of the file, or its bytes.
             size: of the images that the caller expects, if any.
             threads: that one call uses; None for what the file was made for.
             folder: keeps machine code; None keeps none.
@@ -61,7 +63,7 @@ class PlanFileBuilder:
         if content is None:
             if not native and not has_llvmlite() and holds_code(path):
                 raise StrzooError(
-                    f"{path} holds machine code, which runs if you trust who made it: pass "
+                    f"{shown(path)} holds machine code, which runs if you trust who made it: pass "
                     f"native=True; otherwise the engine needs llvmlite: {install_advice('engine')}"
                 )
             expect_llvmlite()
@@ -69,7 +71,7 @@ class PlanFileBuilder:
         shape = content.plans[0].plan.input_shape
         if size is not None and size != shape[-len(size) :]:
             raise UsageError(
-                f"{path} was compiled for images of {'x'.join(map(str, shape))}, "
+                f"{shown(path)} was compiled for images of {'x'.join(map(str, shape))}, "
                 f"{'x'.join(map(str, size))} is asked for; compile the model again"
             )
         return cls(content, threads, folder)

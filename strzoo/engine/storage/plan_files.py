@@ -29,13 +29,14 @@ from strzoo.engine.storage.native_code import Block, StoredCode
 from strzoo.engine.storage.plan_checks import check_plan
 from strzoo.errors import IntegrityError
 from strzoo.files import PLAN_MAGIC
-from strzoo.sealed_files import SealedFile, read_header, write_sealed
+from strzoo.sealed_files import SealedFile, read_header, shown, write_sealed
 from strzoo.version import VERSION
 
 log = logging.getLogger(__name__)
 
 MAGIC, FORMAT = PLAN_MAGIC, 1
 SUFFIX = ".strz"
+USUAL_NAMES = ("images", "output")
 _ALIGNMENT = 64
 _MOST_THREADS = 4096
 _KIND = "compiled strzoo model"
@@ -78,6 +79,7 @@ class PlanFile:
         metadata: what an ONNX export says about itself (docs/onnx.md).
         fixed: how it was brought into 16-bit fixed point; None for fp32.
         code: machine code for all plans.
+        names: of the network's input and output.
     """
 
     model: str
@@ -90,6 +92,7 @@ class PlanFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
     fixed: PrecisionReport | None = None
     code: StoredCode | None = None
+    names: tuple[str, str] = USUAL_NAMES
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
         "images": content.images,
         "tuned": content.tuned,
         "metadata": dict(content.metadata),
+        "names": content.names,
         "fixed": None if content.fixed is None else _describe_precision(content.fixed),
         "hardware": asdict(content.hardware),
         "fields": {
@@ -134,12 +138,12 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
 
 
 def read_plans(
-    path: Path, hardware: Hardware, allocate: Callable[[int], np.ndarray] = _EMPTY
+    path: Path | bytes, hardware: Hardware, allocate: Callable[[int], np.ndarray] = _EMPTY
 ) -> PlanFile:
     """Read a `.strz` file for `hardware`, without the machine code that it may hold.
 
     Args:
-        path: of the file.
+        path: of the file, or its bytes.
         hardware: the processor.
         allocate: gives the memory that arrays are read into, so many bytes as uint8.
 
@@ -166,7 +170,9 @@ def read_plans(
         return _build_file(header, made_for, plans)
 
 
-def read_trusted(path: Path, allocate: Callable[[int], np.ndarray] = _EMPTY) -> PlanFile | None:
+def read_trusted(
+    path: Path | bytes, allocate: Callable[[int], np.ndarray] = _EMPTY
+) -> PlanFile | None:
     """Read a `.strz` file with its machine code; None if it has none that runs on this processor.
 
     The code and the numbers of the plans are believed: whoever made the file can do here what you
@@ -176,18 +182,18 @@ def read_trusted(path: Path, allocate: Callable[[int], np.ndarray] = _EMPTY) -> 
         header, arrays = _read_header(file, allocate)
         given = header.get("code")
         if given is None:
-            log.warning("%s holds no machine code", path)
+            log.warning("%s holds no machine code", shown(path))
             return None
         block = Block(dict(given["functions"]), dict(given["imports"]), arrays(given["place"]))
         code = StoredCode(given["cpu"], given["engine"], block)
         if (reason := code.find_misfit()) is not None:
-            log.warning("the machine code in %s is not used: %s", path, reason)
+            log.warning("the machine code in %s is not used: %s", shown(path), reason)
             return None
         plans = tuple(_build_plan(entry, arrays, None) for entry in header["plans"])
         return _build_file(header, Hardware(**header["hardware"]), plans, code)
 
 
-def holds_code(path: Path) -> bool:
+def holds_code(path: Path | bytes) -> bool:
     """Whether a `.strz` file says that it holds machine code; nothing else of it is checked."""
     return read_header(path, MAGIC, _KIND).get("code") is not None
 
@@ -226,6 +232,9 @@ def _build_file(
         raise ValueError("no plans, or metadata that is not text")
     if len({(entry.plan.input_shape, entry.plan.output_shape) for entry in plans}) > 1:
         raise ValueError("plans of different networks")
+    names = tuple(map(str, header.get("names", USUAL_NAMES)))
+    if len(names) != 2:
+        raise ValueError(f"{len(names)} names of an input and an output")
     return PlanFile(
         str(header["model"]),
         str(header["source"]),
@@ -237,20 +246,21 @@ def _build_file(
         metadata,
         _build_precision(header["fixed"]),
         code,
+        names,
     )
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path | bytes) -> Iterator[None]:
     """What the file is not says which file it is."""
     try:
         yield
     except IntegrityError as error:
-        raise IntegrityError(f"{path} {error}; compile the model again") from error
+        raise IntegrityError(f"{shown(path)} {error}; compile the model again") from error
     except _MALFORMED as error:
         reason = " ".join(str(error).split())[:160]
         raise IntegrityError(
-            f"{path} is not a valid {_KIND} ({type(error).__name__}: {reason}); "
+            f"{shown(path)} is not a valid {_KIND} ({type(error).__name__}: {reason}); "
             "compile the model again"
         ) from error
 
