@@ -77,7 +77,8 @@ def main() -> int:
             for row in rows:
                 found[row.name].append(_measure(row, folder))
         for row in rows:
-            seconds, peak = (statistics.median(values) for values in zip(*found[row.name]))
+            times, peaks = zip(*found[row.name], strict=True)
+            seconds, peak = statistics.median(times), statistics.median(peaks)
             missed += row.barred and (seconds >= SECONDS or peak >= MEGABYTES)
             print(f"| {row.name} | {seconds:.3f} | {peak:.0f} |")
     print(f"bar: {SECONDS} s and {MEGABYTES} MB for a later start: {'missed' if missed else 'met'}")

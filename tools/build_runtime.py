@@ -2,9 +2,9 @@
 
     python tools/build_runtime.py [-o dist]
 
-It holds the modules of strzoo that running a compiled network needs, found by following the imports
-of `ROOTS`, under the name `strzoo_runtime`: with a name of its own it can be installed beside strzoo,
-and removing one leaves the other whole.
+It holds the modules of strzoo that running a compiled network needs, found by following the
+imports of `ROOTS`, under the name `strzoo_runtime`: with a name of its own it can be installed
+beside strzoo, and removing one leaves the other whole.
 """
 
 from __future__ import annotations
