@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from strzoo.engine.runtime.model import SparseModel as SparseModel
     from strzoo.engine.session import InferenceSession as InferenceSession
     from strzoo.errors import StrzooError as StrzooError
+    from strzoo.evaluation.compare import ModelComparison as ModelComparison
+    from strzoo.evaluation.compare import compare as compare
     from strzoo.evaluation.evaluate import evaluate as evaluate
     from strzoo.evaluation.predict import Prediction as Prediction
     from strzoo.evaluation.predict import predict as predict
@@ -120,6 +122,7 @@ _HOMES = {
     "strzoo.engine.runtime.model": ("SparseModel",),
     "strzoo.engine.session": ("InferenceSession",),
     "strzoo.errors": ("StrzooError",),
+    "strzoo.evaluation.compare": ("ModelComparison", "compare"),
     "strzoo.evaluation.evaluate": ("evaluate",),
     "strzoo.evaluation.results": ("EvalResult",),
     "strzoo.hub.load": ("get_transforms", "load"),
