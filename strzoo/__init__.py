@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from strzoo.engine.compile import compile as compile
     from strzoo.engine.runtime.model import SparseModel as SparseModel
     from strzoo.engine.session import InferenceSession as InferenceSession
+    from strzoo.engine.torch_backend import register_backend as register_backend
     from strzoo.errors import StrzooError as StrzooError
     from strzoo.evaluation.compare import ModelComparison as ModelComparison
     from strzoo.evaluation.compare import compare as compare
@@ -121,6 +122,7 @@ _HOMES = {
     "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),
     "strzoo.engine.session": ("InferenceSession",),
+    "strzoo.engine.torch_backend": ("register_backend",),
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation.compare": ("ModelComparison", "compare"),
     "strzoo.evaluation.evaluate": ("evaluate",),
