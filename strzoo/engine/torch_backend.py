@@ -251,8 +251,7 @@ class _Variant:
 
     def _read(self) -> list[int]:
         found = [weight._version for weight in self._tracked]
-        found += [weight.data_ptr() for weight in self._weights]
-        return found
+        return found + list(map(Tensor.data_ptr, self._weights))
 
     def fits(self, images: Tensor | None, weights: Sequence[Tensor]) -> bool:
         if images is not None and images.shape[1:] != self._shape:
