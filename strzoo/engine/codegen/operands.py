@@ -67,8 +67,8 @@ class Real(Operand):
 class Place(Operand):
     """Bytes from the start of `area` to where the kernel reads or writes `extent` bytes.
 
-    INPUT and OUTPUT are the caller's arrays, which kernels use from their start. Their extent is
-    that of one image, and OUTPUT must be filled.
+    INPUT and OUTPUT are the caller's arrays, [n, numbers of all inputs or outputs]. Places in them
+    are those of the first image, and OUTPUT must be filled.
     """
 
     area: str

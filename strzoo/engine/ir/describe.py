@@ -11,7 +11,7 @@ from strzoo.engine.ir.graph import Convolution, Graph, Layer, Linear, Shape
 
 def describe(graph: Graph) -> str:
     """Each layer: its name, kind, output shape and inputs; weights and MACs where it has any."""
-    lines = [f"{graph.input}: {_size(graph.shapes[graph.input])}"]
+    lines = [f"{name}: {_size(graph.shapes[name])}" for name in graph.inputs]
     lines += [_describe_layer(layer, graph.shapes) for layer in graph.layers]
     return "\n".join(lines)
 

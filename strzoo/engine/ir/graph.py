@@ -133,9 +133,11 @@ class Softmax(Layer):
 
 @dataclass(frozen=True)
 class Graph:
-    """layers in an order in which every input is made before its use; one input, one output.
+    """layers in an order in which every input is made before its use.
 
-    `shapes` holds the shape of every value. `source` names the file or model for messages.
+    `input` and `output` are the first of the values that are given and asked for, `more_inputs`
+    and `more_outputs` the others. `shapes` holds the shape of every value. `source` names the file
+    or model for messages.
     """
 
     input: str
@@ -143,3 +145,13 @@ class Graph:
     shapes: dict[str, Shape]
     layers: tuple[Layer, ...]
     source: str = ""
+    more_inputs: tuple[str, ...] = ()
+    more_outputs: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input, *self.more_inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.output, *self.more_outputs)

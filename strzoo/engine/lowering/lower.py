@@ -54,7 +54,7 @@ from strzoo.engine.lowering.packing import (
     store_results,
     windowed_source,
 )
-from strzoo.engine.lowering.plan import Plan
+from strzoo.engine.lowering.plan import Plan, array_shape
 from strzoo.engine.lowering.weights import split_rows
 
 DENSE_LINEAR = 0.33  # a fully connected layer denser than this runs dense
@@ -82,7 +82,7 @@ def lower(
     for layer in graph.layers:
         if layer.name not in context.done:
             _RULES[type(layer)](context, layer)
-    store_results(context, memory.values[graph.output])
+    store_results(context, graph)
     instructions = context.instructions
     return Plan(
         memory.images,
@@ -93,8 +93,8 @@ def lower(
         context.constants.block(),
         4 * memory.size,
         context.scratch + 4096,
-        graph.shapes[graph.input],
-        graph.shapes[graph.output],
+        array_shape([graph.shapes[name] for name in graph.inputs]),
+        array_shape([graph.shapes[name] for name in graph.outputs]),
         context.chosen,
     )
 
