@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from strzoo.engine.ir.functions import FUNCTIONS
+
 ARENA, CONSTANTS, SCRATCH, INPUT, OUTPUT = "arena", "constants", "scratch", "input", "output"
 
 
@@ -131,7 +133,7 @@ MOST_UNITS = (1 << 40) - 1  # of an instruction
 MOST_INSTRUCTIONS = 1 << 20
 LANES = (1, 64)  # floats of a vector, images of a group, blocks of a plane
 TILE = (1, 64)  # vectors of a tile; its code is unrolled
-BOUNDS = ("none", "relu", "clamp")
+BOUNDS = ("none", "relu", "clamp", *FUNCTIONS)
 
 
 def work(units: Size, step: Size) -> tuple[Operand, ...]:

@@ -97,7 +97,7 @@ def refuse(problems: Collection[Problem]) -> str:
     """That the engine alone cannot run a network, and why."""
     return (
         f"the sparse engine cannot run {describe_problems(problems)}; it runs "
-        f"{', '.join(OPERATORS)}; onnxruntime runs the others"
+        f"{', '.join(sorted(OPERATORS))}; onnxruntime runs the others"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from strzoo.engine.frontend import operators, padding, reshaping
+from strzoo.engine.frontend import operators, padding, picking, reshaping
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.constants import Constants
 from strzoo.engine.frontend.inputs import find_batch, read_inputs
@@ -36,6 +36,7 @@ OPERATORS: dict[str, Rule] = {
     "Concat": operators.read_concat,
     "Conv": operators.read_convolution,
     "Div": operators.read_arithmetic,
+    **dict.fromkeys(operators.FUNCTIONS, operators.read_function),
     "Dropout": reshaping.read_dropout,
     "Flatten": reshaping.read_flatten,
     "Gather": operators.read_gather,
@@ -43,19 +44,27 @@ OPERATORS: dict[str, Rule] = {
     "GlobalAveragePool": operators.read_global_average_pool,
     "Identity": reshaping.read_identity,
     "MatMul": operators.read_matmul,
+    "Max": operators.read_limits,
     "MaxPool": operators.read_max_pool,
+    "Min": operators.read_limits,
     "Pad": padding.read_pad,
     "Mul": operators.read_arithmetic,
+    "Pow": operators.read_power,
+    "PRelu": operators.read_prelu,
     "ReduceMean": operators.read_mean,
     "Relu": operators.read_relu,
     "Reshape": reshaping.read_reshape,
+    "Resize": picking.read_resize,
     "Shape": reshaping.read_shape,
+    "Slice": picking.read_slice,
     "Softmax": operators.read_softmax,
+    "Split": picking.read_split,
     "Squeeze": reshaping.read_squeeze,
     "Sub": operators.read_arithmetic,
     "Sum": operators.read_sum,
     "Transpose": padding.read_transpose,
     "Unsqueeze": reshaping.read_unsqueeze,
+    "Upsample": picking.read_resize,
 }
 # What reading a malformed node can raise.
 _MALFORMED = (
@@ -184,7 +193,9 @@ class Reading:
                 raise Unsupported
             if node.op_type in _SHAPING and self._made_outside(node.input[0]):
                 raise Outside(node.input[0])
-            if any(name in self._used for name in node.output[1:] if name):
+            if node.op_type != "Split" and any(
+                name in self._used for name in node.output[1:] if name
+            ):
                 raise Unsupported("its second output is used")
             OPERATORS[node.op_type](builder, node)
         except StrzooError:

@@ -24,6 +24,7 @@ from strzoo.engine.ir.graph import (
     Affine,
     AveragePool,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     Flatten,
@@ -32,6 +33,8 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Pick,
+    PRelu,
     Softmax,
 )
 from strzoo.engine.layout.buffers import Buffer
@@ -51,6 +54,7 @@ from strzoo.engine.lowering.packing import (
     copy_pixels,
     flatten,
     load_images,
+    pick_pixels,
     store_results,
     windowed_source,
 )
@@ -208,21 +212,25 @@ def _global_pool(context: LoweringContext, layer: GlobalAveragePool) -> None:
     )
 
 
-def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp) -> None:
+def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp | Combine | PRelu) -> None:
     target = context.memory.values[layer.output]
     inputs = [context.memory.values[name] for name in layer.inputs]
-    kind, low, high = bounds_of(layer.bounds)
-    arithmetic = {Add: "add", Affine: "affine", Clamp: "clamp"}[type(layer)]
+    kind, low, high = bounds_of(None if isinstance(layer, PRelu) else layer.bounds)
+    names = {Add: "add", Affine: "affine", Clamp: "clamp", PRelu: "prelu"}
+    arithmetic = layer.function if isinstance(layer, Combine) else names[type(layer)]
     scales = shifts = 0
     if isinstance(layer, Affine):
         scales = context.constants.add(layer.scale.astype(np.float32))
         shifts = context.constants.add(layer.shift.astype(np.float32))
+    if isinstance(layer, PRelu):
+        scales = context.constants.add(layer.slope.astype(np.float32))
     packed = target.packed
+    shared = inputs[-1].height * inputs[-1].width < target.height * target.width
     masked = target.must_be_clean and not packed
     lanes = context.images if packed else context.lanes
     context.add(
         layer.name,
-        ElementwiseKernel(lanes, arithmetic, masked, kind),
+        ElementwiseKernel(lanes, arithmetic, masked, kind, context.images * shared),
         planes_of("source", inputs[0])
         | planes_of("other", inputs[-1])
         | planes_of("target", target)
@@ -239,6 +247,12 @@ def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp) -> None:
             "high": high,
         },
     )
+
+
+def _pick(context: LoweringContext, layer: Pick) -> None:
+    source = context.memory.values[layer.inputs[0]]
+    target = context.memory.values[layer.output]
+    pick_pixels(context, layer.name, source, target, layer.rows, layer.columns)
 
 
 def _concat(context: LoweringContext, layer: Concat) -> None:
@@ -289,6 +303,9 @@ _RULES: dict[type[Layer], Callable[..., None]] = {
     Add: _elementwise,
     Affine: _elementwise,
     Clamp: _elementwise,
+    Combine: _elementwise,
+    PRelu: _elementwise,
+    Pick: _pick,
     Concat: _concat,
     Flatten: _flatten,
     Softmax: _softmax,

@@ -119,6 +119,23 @@ def copy_pixels(
     _pack(context, layer, "arena", fields, places, target, source.channels, scale)
 
 
+def pick_pixels(
+    context: LoweringContext,
+    layer: str,
+    source: Buffer,
+    target: Buffer,
+    rows: np.ndarray,
+    columns: np.ndarray,
+) -> None:
+    """Copy (rows[y], columns[x]) of each plane of `source` to (y, x) of `target`."""
+    if target.packed:
+        copy_pixels(context, layer, source, target)
+        return
+    places = _pixel_bytes(source, *np.meshgrid(rows, columns, indexing="ij"))
+    fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
+    _pack(context, layer, "arena", fields, [places], target, source.channels)
+
+
 def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | AveragePool) -> Buffer:
     """The buffer that the layer's window reads; filled by a copy if it is not the input itself."""
     value = context.memory.values[layer.inputs[0]]
