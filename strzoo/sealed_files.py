@@ -88,7 +88,7 @@ class SealedFile:
 
     Args:
         path: of the file, or its bytes.
-        magic, format: that it must have.
+        magic: that it must have; formats: one of which it must have.
         kind: names such files in messages.
 
     Raises:
@@ -96,7 +96,9 @@ class SealedFile:
         IntegrityError: it is not of that kind, of another format, or damaged.
     """
 
-    def __init__(self, path: Path | bytes, magic: bytes, format: int, kind: str) -> None:
+    def __init__(
+        self, path: Path | bytes, magic: bytes, formats: tuple[int, ...], kind: str
+    ) -> None:
         self._path, self._kind = shown(path), kind
         with reading(self._path, f"a {kind}"):
             self._stream = _open(path)
@@ -104,7 +106,7 @@ class SealedFile:
                 size = self._stream.seek(0, os.SEEK_END)
                 self._stream.seek(0)
                 Limits.from_env().check("bytes", size, self._path)
-                self.size = self._check(magic, format, kind)
+                self.size = self._check(magic, formats, kind)
             except BaseException:
                 self._stream.close()
                 raise
@@ -132,14 +134,15 @@ class SealedFile:
             raise ValueError("it has changed while it was read")
         return room
 
-    def _check(self, magic: bytes, format: int, kind: str) -> int:
+    def _check(self, magic: bytes, formats: tuple[int, ...], kind: str) -> int:
         head = self._stream.read(CONTENT)
         if len(head) < CONTENT or not head.startswith(magic):
             raise IntegrityError(f"{self._path} is not a {kind}")
         _, found, _, size, digest = _HEAD.unpack(head)
-        if found != format:
+        if found not in formats:
+            known = " or ".join(map(str, formats))
             raise IntegrityError(
-                f"{self._path} is a {kind} of format {found}, this strzoo reads format {format}; "
+                f"{self._path} is a {kind} of format {found}, this strzoo reads format {known}; "
                 "compile the model again"
             )
         actual, length = hashlib.sha256(), 0

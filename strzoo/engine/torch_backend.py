@@ -166,7 +166,10 @@ class CompiledGraph:
             raise
         except Exception as error:  # whatever torch's exporter makes of the graph
             raise UsageError(f"it cannot be exported ({shorten_cause(error)})") from error
-        return compile(proto, batch=len(images), **self._options)
+        model = compile(proto, batch=len(images), **self._options)
+        if model.report.parts and all(part.engine != NAME for part in model.report.parts):
+            raise UsageError("nothing of it would be faster on the engine")
+        return model
 
     def _bind(self, given: Sequence[Any], images: Tensor) -> tuple[nn.Module, int | None]:
         """The graph as a network of images alone, and its batch, None if that is open.

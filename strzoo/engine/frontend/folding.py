@@ -67,8 +67,10 @@ def _reshape(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
     return made
 
 
-def _slice(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
-    data = inputs[0]
+def slice_bounds(
+    attributes: Attributes, inputs: Inputs, opset: int, shape: Sequence[int]
+) -> list[slice]:
+    """What Slice takes of each axis of an array of that shape."""
     if opset < 10:
         starts, ends = list(attributes["starts"]), list(attributes["ends"])
         axes, steps = attributes.get("axes"), None
@@ -77,10 +79,15 @@ def _slice(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
         starts, ends, axes, steps = given[0] or [], given[1] or [], given[2], given[3]
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
-    parts = [slice(None)] * data.ndim
+    parts = [slice(None)] * len(shape)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        parts[axis] = slice(*_clip(start, end, step, data.shape[axis]))
-    made: np.ndarray = data[tuple(parts)]
+        parts[axis] = slice(*_clip(start, end, step, shape[axis]))
+    return parts
+
+
+def _slice(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
+    data = inputs[0]
+    made: np.ndarray = data[tuple(slice_bounds(attributes, inputs, opset, data.shape))]
     return made
 
 

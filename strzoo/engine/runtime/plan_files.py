@@ -11,7 +11,13 @@ from strzoo.engine.runtime.run import Program
 from strzoo.engine.runtime.threads import Code
 from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.native_code import LoadedCode
-from strzoo.engine.storage.plan_files import PlanFile, holds_code, read_plans, read_trusted
+from strzoo.engine.storage.plan_files import (
+    PlanFile,
+    group_plans,
+    holds_code,
+    read_plans,
+    read_trusted,
+)
 from strzoo.errors import StrzooError, UsageError, install_advice
 from strzoo.sealed_files import shown
 
@@ -31,7 +37,7 @@ class PlanFileBuilder:
         self.metadata, self.fixed = dict(content.metadata), content.fixed
         self.names = content.names
         self.hardware, self._folder = content.hardware, folder
-        self._plans = list(content.plans)
+        self._plans, self._division = list(content.plans), content.division
         self._code = None if content.code is None else LoadedCode(content.code.block)
 
     @classmethod
@@ -68,7 +74,11 @@ class PlanFileBuilder:
                 )
             expect_llvmlite()
             content = read_plans(path, known_hardware(folder), aligned)
-        shape = content.plans[0].plan.input_shape
+        shape: tuple[int | None, ...]
+        if content.division is None:
+            shape = content.plans[0].plan.input_shape
+        else:
+            shape = content.division.inputs[0].shape[1:]
         if size is not None and size != shape[-len(size) :]:
             raise UsageError(
                 f"{shown(path)} was compiled for images of {'x'.join(map(str, shape))}, "
@@ -77,18 +87,22 @@ class PlanFileBuilder:
         return cls(content, threads, folder)
 
     def build(self, images: int, threads: int) -> Built:
-        """The program for groups of `images` images; of several plans, the one for the nearest
+        """The programs for groups of `images` images; of several plans, those for the nearest
         number of threads."""
-        fitting = [entry for entry in self._plans if entry.plan.images == images]
+        if self._division is not None and not self._division.sections:
+            return Built((), (), True, self._division)
+        fitting = [group for group in group_plans(self._plans) if group[0].plan.images == images]
         if not fitting:
             raise StrzooError(f"the file has no plan for {images} images; compile the model again")
-        planned = min(fitting, key=lambda entry: abs(entry.threads - threads))
+        planned = min(fitting, key=lambda group: abs(group[0].threads - threads))
         code: Code | None = self._code
         if code is None:
             from strzoo.engine.storage.machine_code import compile_kernels
 
-            code = compile_kernels(planned.plan.kernels, self.hardware, self._folder)
-        return Built(Program(planned.plan, code), planned, True)
+            kernels = [kernel for entry in planned for kernel in entry.plan.kernels]
+            code = compile_kernels(kernels, self.hardware, self._folder)
+        programs = tuple(Program(entry.plan, code) for entry in planned)
+        return Built(programs, planned, True, self._division)
 
     def release(self, *, finished: bool) -> None:
         """Let go of the plans once all programs are built."""

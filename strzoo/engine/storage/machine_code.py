@@ -120,7 +120,7 @@ def _order(kernels: Iterable[Kernel]) -> list[Kernel]:
 
 
 def _read(file: Path) -> bytes:
-    with SealedFile(file, _MAGIC, _FORMAT, "machine code") as sealed:
+    with SealedFile(file, _MAGIC, (_FORMAT,), "machine code") as sealed:
         return sealed.read(0, sealed.size, partial(np.empty, dtype=np.uint8)).tobytes()
 
 
