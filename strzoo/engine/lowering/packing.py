@@ -14,9 +14,9 @@ from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
+_FEATURE_TILE = 64  # vectors of features that a thread copies at once
 MOST_PERMUTED = 12  # vectors of the source for one of the target; more take longer than pixels
 _PIXELWISE = ("source_image", "places", "mask")  # operands of copies pixel by pixel alone
-_FEATURE_TILE = 64  # vectors of features that a thread copies at once
 
 
 def load_images(context: LoweringContext, graph: Graph) -> None:
