@@ -61,6 +61,13 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
     type=click.FloatRange(min=0, min_open=True),
     help="The relative error that a layer may add in int16, else it stays in fp32  [default: 0.01]",
 )
+@click.option(
+    "--islands",
+    type=click.Choice(["auto", "missing", "none"]),
+    default="auto",
+    show_default=True,
+    help="What onnxruntime may run: what is faster there, what the engine lacks, or nothing.",
+)
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the cache folder.")
 @force_option
 @json_option
@@ -77,6 +84,7 @@ def compile_command(
     precision: str,
     calibration: str | None,
     tolerance: float | None,
+    islands: str,
     no_cache: bool,
     force: bool,
     as_json: bool,
@@ -109,6 +117,7 @@ def compile_command(
             precision=precision,
             calibration=calibration,
             tolerance=tolerance,
+            islands=islands,
             cache=not no_cache,
             settings=settings,
             on_step=on_step,
