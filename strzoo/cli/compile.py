@@ -72,6 +72,13 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
     is_flag=True,
     help="Also put machine code into the file, which runs without llvmlite where it is trusted.",
 )
+@click.option(
+    "--islands",
+    type=click.Choice(["auto", "missing", "none"]),
+    default="auto",
+    show_default=True,
+    help="What onnxruntime may run: what is faster there, what the engine lacks, or nothing.",
+)
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the cache folder.")
 @force_option
 @json_option
@@ -90,6 +97,7 @@ def compile_command(
     tolerance: float | None,
     cpu: str | None,
     native: bool,
+    islands: str,
     no_cache: bool,
     force: bool,
     as_json: bool,
@@ -125,6 +133,7 @@ def compile_command(
             precision=precision,
             calibration=calibration,
             tolerance=tolerance,
+            islands=islands,
             cache=not no_cache,
             cpu=cpu,
             settings=settings,

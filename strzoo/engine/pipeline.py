@@ -28,13 +28,14 @@ from strzoo.engine.quantization.calibration import FixedNetwork, Precision, cali
 from strzoo.engine.results import PrecisionReport
 from strzoo.engine.runtime.model import Built, describe_plans
 from strzoo.engine.runtime.run import Program, Runner
-from strzoo.engine.runtime.steps import measure_division
+from strzoo.engine.runtime.steps import measure_divisions
 from strzoo.engine.storage.machine_code import compile_kernels
 from strzoo.engine.storage.plan_cache import PlanCache, PlanKey
 from strzoo.engine.storage.plan_files import USUAL_NAMES, ThreadedPlan
 from strzoo.engine.tuning import tune_tilings
 from strzoo.errors import StrzooError, UsageError
 
+WORTH = 0.95  # of onnxruntime's time: what islands must stay below to be kept
 log = logging.getLogger(__name__)
 
 
@@ -157,16 +158,16 @@ class NetworkBuilder:
         assert built.division is not None
         self._on_step("measuring it beside onnxruntime")
         try:
-            division = measure_division(built.division, built.programs, self.threads)
-            whole = division
-            if division.sections:
-                whole = self._network.keep_whole().division
-                whole = measure_division(whole, (), self.threads)
+            wanted = [(built.division, built.programs)]
+            if built.division.sections:
+                wanted.append((self._network.keep_whole().division, ()))
+            measured = measure_divisions(wanted, self.threads)
         except StrzooError as error:  # inputs that mean something are not known here
             log.warning("%s is not measured: %s", self.name, error)
             return built
+        division, whole = measured[0], measured[-1]
         alone = sum(whole.seconds)
-        if self._islands == "auto" and alone < sum(division.seconds):
+        if self._islands == "auto" and sum(division.seconds) > WORTH * alone:
             problems = division.problems
             return Built((), (), False, replace(whole, alone=alone, problems=problems))
         return replace(built, division=replace(division, alone=alone))

@@ -18,7 +18,7 @@ MOST_AT_ONCE = 64  # images that pass through all steps together, so that memory
 Arrays = Mapping[str, np.ndarray]
 # Runs the program of a section, by its number, on [N, ...] fp32 and writes [N, ...] fp32.
 RunSection = Callable[[int, np.ndarray, np.ndarray], object]
-RUNS = 3  # that are measured
+RUNS = 5  # that are measured, after one that is not
 
 
 class Steps:
@@ -63,16 +63,13 @@ class Steps:
         ]
         return [np.concatenate(parts) for parts in zip(*groups, strict=True)]
 
-    def measure(
+    def time_once(
         self, given: Arrays, programs: Sequence[Program], run_section: RunSection
     ) -> tuple[list[float], list[np.ndarray]]:
-        """The seconds that each step takes, the fastest of a few runs, and the outputs."""
-        count, runs = self.count_images(given), []
-        for _ in range(RUNS + 1):
-            seconds: list[float] = []
-            results = self._run(given, count, programs, run_section, seconds)
-            runs.append(seconds)
-        return [min(times) for times in zip(*runs[1:], strict=True)], results
+        """The seconds that each step takes, and the outputs."""
+        seconds: list[float] = []
+        results = self._run(given, self.count_images(given), programs, run_section, seconds)
+        return seconds, results
 
     def count_images(self, given: Arrays) -> int | None:
         """How many images the inputs hold; None if they do not all begin with the same number."""
@@ -132,28 +129,49 @@ class Steps:
         ]
 
 
-def measure_division(division: Division, programs: Sequence[Program], threads: int) -> Division:
-    """`division` with the seconds that its steps take for one image, or as many as it takes at a
-    time, of random numbers; sizes of outputs that it leaves open are filled in."""
+def measure_divisions(
+    divisions: Sequence[tuple[Division, Sequence[Program]]], threads: int
+) -> list[Division]:
+    """The divisions, of one network and with their programs, with the seconds that their steps take
+    for one image, or as many as they take at a time, of random numbers: the fastest of a few runs,
+    in turn. Sizes of outputs that are left open are filled in."""
     runner, random, given = Runner(threads), np.random.default_rng(0), {}
-    for port in division.inputs:
+    for port in divisions[0][0].inputs:
         shape = [1 if size is None else size for size in port.shape]
         numbers = random.standard_normal(shape, np.float32)
         given[port.name] = (numbers if port.dtype.startswith("float") else 0 * numbers).astype(
             port.dtype
         )
+    steps = [Steps(division, threads) for division, _ in divisions]
+    times: list[list[list[float]]] = [[] for _ in divisions]
+    outputs: list[list[np.ndarray]] = [[] for _ in divisions]
+    for turn in range(RUNS + 1):
+        for index, (_, programs) in enumerate(divisions):
 
-    def run(section: int, images: np.ndarray, result: np.ndarray) -> None:
-        runner.run(programs[section], images, result)
+            def run(
+                section: int,
+                images: np.ndarray,
+                result: np.ndarray,
+                programs: Sequence[Program] = programs,
+            ) -> None:
+                runner.run(programs[section], images, result)
 
-    seconds, results = Steps(division, threads).measure(given, programs, run)
-    outputs = tuple(
-        replace(port, shape=(*port.shape[:1], *array.shape[1:]))
-        if array.ndim == len(port.shape)
-        else port
-        for port, array in zip(division.outputs, results, strict=True)
-    )
-    return replace(division, seconds=tuple(seconds), outputs=outputs)
+            seconds, outputs[index] = steps[index].time_once(given, programs, run)
+            if turn:
+                times[index].append(seconds)
+    return [
+        replace(
+            division,
+            seconds=tuple(min(each) for each in zip(*times[index], strict=True)),
+            outputs=tuple(
+                replace(port, shape=(*port.shape[:1], *array.shape[1:]))
+                if array.ndim == len(port.shape)
+                else port
+                for port, array in zip(division.outputs, outputs[index], strict=True)
+            ),
+        )
+        for index, (division, _) in enumerate(divisions)
+    ]
 
 
 def _join(feeds: Sequence[Feed], arrays: Arrays) -> np.ndarray:
