@@ -26,23 +26,16 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.networks import TIMM
 from strzoo.engine.torch_backend import CompiledGraph, compile_graph
 from tests.helpers.engine.networks import prune
 
-NETWORKS = (
-    "resnet18", "resnet50", "mobilenetv2_100", "efficientnet_lite0", "efficientnet_b0",
-    "mobilenetv3_small_100", "regnetx_002", "regnety_002", "convnext_atto", "densenet121",
-    "vgg11_bn", "inception_v3", "repvgg_a0", "ghostnet_100", "mnasnet_100", "hrnet_w18_small",
-    "dla34", "res2net50_26w_4s", "resnext50_32x4d", "seresnet50", "mobilenetv4_conv_small",
-    "fastvit_t8", "edgenext_small", "xception41", "darknet53", "cspdarknet53", "nfnet_l0",
-    "vit_tiny_patch16_224",
-)  # fmt: skip
 ALLOWED_ERROR, LEAST_SPEED = 1e-4, 0.95
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default=",".join(TIMM))
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
