@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device device-wheels attack soak clean setup documents charts
+.PHONY: demo test lint counts device device-wheels attack soak runtime clean setup documents charts
 
 setup: $(STAMP)
 
@@ -53,6 +53,10 @@ attack: setup
 # What the tests do on a small scale: faults, kills and interrupts, in an hour.
 soak: setup
 	$(BIN)/python -W ignore -m tests.soak
+
+# The distribution strzoo-runtime, which runs .strz files on NumPy alone, in dist/.
+runtime: setup
+	$(BIN)/python tools/build_runtime.py
 
 # The dense counts of the published architectures that ship with strzoo.
 counts: setup

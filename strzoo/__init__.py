@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from strzoo.downloads.download import download as download
     from strzoo.engine.compile import compile as compile
     from strzoo.engine.runtime.model import SparseModel as SparseModel
+    from strzoo.engine.session import InferenceSession as InferenceSession
+    from strzoo.engine.torch_backend import register_backend as register_backend
     from strzoo.errors import StrzooError as StrzooError
     from strzoo.evaluation.compare import compare as compare
     from strzoo.evaluation.compare_results import ModelComparison as ModelComparison
@@ -119,6 +121,8 @@ _HOMES = {
     "strzoo.downloads.download": ("download",),
     "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),
+    "strzoo.engine.session": ("InferenceSession",),
+    "strzoo.engine.torch_backend": ("register_backend",),
     "strzoo.errors": ("StrzooError",),
     "strzoo.evaluation.compare": ("compare",),
     "strzoo.evaluation.compare_results": ("ModelComparison",),

@@ -57,6 +57,22 @@ def run_checkpoint(path: str | os.PathLike[str], format: str | None = None) -> P
     )
 
 
+def is_plan(model: str | os.PathLike[str] | bytes) -> bool:
+    """Whether a path, or the bytes of a file, are a compiled plan's: by its name, or how it begins.
+
+    A file that cannot be read is none: its reader says what is wrong.
+    """
+    if isinstance(model, bytes):
+        return model.startswith(PLAN_MAGIC)
+    if Path(model).suffix == ".strz":
+        return True
+    try:
+        with open_file(model) as stream:
+            return stream.read(len(PLAN_MAGIC)) == PLAN_MAGIC
+    except (OSError, ValueError, IntegrityError):
+        return False
+
+
 def write_error(path: str | os.PathLike[str], error: OSError) -> StrzooError:
     """An `OSError` met while writing `path`, as the one-line error a user can act on."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))

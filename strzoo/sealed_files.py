@@ -8,6 +8,7 @@ All numbers are little-endian. The hash finds damage; it is not a signature.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import struct
@@ -47,7 +48,7 @@ def write_sealed(
             stream.write(piece)
 
 
-def read_header(path: Path, magic: bytes, kind: str) -> dict[str, Any]:
+def read_header(path: Path | bytes, magic: bytes, kind: str) -> dict[str, Any]:
     """The JSON object that a sealed file's content starts with; the rest is neither read nor
     checked.
 
@@ -55,29 +56,39 @@ def read_header(path: Path, magic: bytes, kind: str) -> dict[str, Any]:
         StrzooError: the file cannot be read.
         IntegrityError: it is not of that kind, or damaged.
     """
-    with reading(path, f"a {kind}"), open_file(path) as stream:
+    name = shown(path)
+    with reading(name, f"a {kind}"), _open(path) as stream:
         head = stream.read(CONTENT + 8)
         length = int.from_bytes(head[CONTENT:], "little")
         text = stream.read(length) if length <= _LARGEST_HEADER else b""
     if not head.startswith(magic):
-        raise IntegrityError(f"{path} is not a {kind}")
+        raise IntegrityError(f"{name} is not a {kind}")
     try:
         header = json.loads(text)
         if not isinstance(header, dict):
             raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
         raise IntegrityError(
-            f"{path} is damaged: its header is not readable; compile the model again"
+            f"{name} is damaged: its header is not readable; compile the model again"
         ) from error
     return header
+
+
+def shown(path: Path | bytes) -> str:
+    """How messages call a file, or the bytes of one."""
+    return "the given bytes" if isinstance(path, bytes) else str(path)
+
+
+def _open(path: Path | bytes) -> io.BufferedReader | io.BytesIO:
+    return io.BytesIO(path) if isinstance(path, bytes) else open_file(path)
 
 
 class SealedFile:
     """A sealed file whose content was checked, to be read piece by piece.
 
     Args:
-        path: of the file.
-        magic, format: that it must have.
+        path: of the file, or its bytes.
+        magic: that it must have; formats: one of which it must have.
         kind: names such files in messages.
 
     Raises:
@@ -85,13 +96,17 @@ class SealedFile:
         IntegrityError: it is not of that kind, of another format, or damaged.
     """
 
-    def __init__(self, path: Path, magic: bytes, format: int, kind: str) -> None:
-        self._path, self._kind = path, kind
-        with reading(path, f"a {kind}"):
-            self._stream = open_file(path)
+    def __init__(
+        self, path: Path | bytes, magic: bytes, formats: tuple[int, ...], kind: str
+    ) -> None:
+        self._path, self._kind = shown(path), kind
+        with reading(self._path, f"a {kind}"):
+            self._stream = _open(path)
             try:
-                Limits.from_env().check("bytes", os.fstat(self._stream.fileno()).st_size, str(path))
-                self.size = self._check(magic, format, kind)
+                size = self._stream.seek(0, os.SEEK_END)
+                self._stream.seek(0)
+                Limits.from_env().check("bytes", size, self._path)
+                self.size = self._check(magic, formats, kind)
             except BaseException:
                 self._stream.close()
                 raise
@@ -119,14 +134,15 @@ class SealedFile:
             raise ValueError("it has changed while it was read")
         return room
 
-    def _check(self, magic: bytes, format: int, kind: str) -> int:
+    def _check(self, magic: bytes, formats: tuple[int, ...], kind: str) -> int:
         head = self._stream.read(CONTENT)
         if len(head) < CONTENT or not head.startswith(magic):
             raise IntegrityError(f"{self._path} is not a {kind}")
         _, found, _, size, digest = _HEAD.unpack(head)
-        if found != format:
+        if found not in formats:
+            known = " or ".join(map(str, formats))
             raise IntegrityError(
-                f"{self._path} is a {kind} of format {found}, this strzoo reads format {format}; "
+                f"{self._path} is a {kind} of format {found}, this strzoo reads format {known}; "
                 "compile the model again"
             )
         actual, length = hashlib.sha256(), 0

@@ -4,6 +4,7 @@
     training    20 kills of training runs, each resumed to the same bits as one without
     workers     a killed decoder: an error within 30 seconds, in training and in evaluation
     interrupts  Ctrl-C in every long command: exit code 130 within 2 seconds, no process left
+    engine      10,000 networks compiled and called, a tenth by LLVM: memory flat, no thread left
 
 Prints what happened; the exit code is 1 if a promise was broken.
 """
@@ -26,6 +27,7 @@ from tests.helpers.runs import SHORT, differences, environment, final_state
 
 STRZOO = (sys.executable, "-W", "ignore", "-m", "strzoo")
 KILLS, SECONDS = 20, 2.0
+CYCLES, GROWTH = 10_000, 20  # networks compiled; megabytes that memory may grow by
 
 
 def _start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -215,11 +217,47 @@ def interrupts(folder: Path) -> list[str]:
     return problems
 
 
+def engine(folder: Path) -> list[str]:
+    """Compile and call small networks; memory may grow until a tenth of them is done, not after."""
+    import threading
+
+    import numpy as np
+
+    import strzoo
+    from strzoo.settings import Settings
+    from tests.helpers.engine.models import build
+
+    settings = Settings(cache_dir=folder, offline=True)
+    x, started, problems = np.ones((3, 4, 7, 6), np.float32), 0.0, []
+    for cycle in range(CYCLES):
+        weight = np.random.default_rng(cycle % 20).standard_normal((4, 4, 3, 3))
+        weight = np.where(np.abs(weight) < 1, 0, weight).astype(np.float32)
+        network = build("a = Conv(x, w) b = Relu(a) y = Flatten(b)", w=weight)
+        model = strzoo.compile(network, threads=2, settings=settings, cache=cycle % 10 > 0)
+        if not np.array_equal(model(x)[0], model(x[:1])[0]):
+            problems.append(f"engine: cycle {cycle}: one image of a batch has another result")
+        del model
+        if cycle == CYCLES // 10:
+            started = _resident_megabytes()
+        if cycle % (CYCLES // 10) == CYCLES // 10 - 1:
+            print(f"engine: {cycle + 1} cycles, {_resident_megabytes():.0f} MB", flush=True)
+    grown, threads = _resident_megabytes() - started, threading.active_count()
+    if grown > GROWTH or threads > 3:
+        problems.append(f"engine: memory grew by {grown:.0f} MB; {threads} threads are left")
+    return problems
+
+
+def _resident_megabytes() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
 PARTS: dict[str, Callable[[Path], list[str]]] = {
     "downloads": downloads,
     "training": training,
     "workers": workers,
     "interrupts": interrupts,
+    "engine": engine,
 }
 
 

@@ -54,6 +54,7 @@ IN_EXAMPLES = {
     'load_recipe("digits_str")': 'load_recipe("short.yaml")',
     'compile("resnet50_str_90.23")': 'compile("small.onnx")',
     "torch.rand(2, 3, 224, 224)": "torch.rand(2, 3, 32, 32)",
+    "np.zeros((1, 3, 224, 224)": "np.zeros((1, 3, 32, 32)",
     "model(images)": "model(strzoo.load_digits().images.new_zeros(1, 3, 32, 32))",
 }
 

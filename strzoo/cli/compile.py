@@ -12,6 +12,7 @@ from strzoo.cli.options import force_option, json_option, settings_options, verb
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_steps
+from strzoo.engine.hardware import LEVELS
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
@@ -61,6 +62,23 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
     type=click.FloatRange(min=0, min_open=True),
     help="The relative error that a layer may add in int16, else it stays in fp32  [default: 0.01]",
 )
+@click.option(
+    "--cpu",
+    type=click.Choice([*LEVELS, "level"]),
+    help="Compile for all processors of a level; 'level' is this one's  [default: this processor]",
+)
+@click.option(
+    "--native",
+    is_flag=True,
+    help="Also put machine code into the file, which runs without llvmlite where it is trusted.",
+)
+@click.option(
+    "--islands",
+    type=click.Choice(["auto", "missing", "none"]),
+    default="auto",
+    show_default=True,
+    help="What onnxruntime may run: what is faster there, what the engine lacks, or nothing.",
+)
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the cache folder.")
 @force_option
 @json_option
@@ -77,6 +95,9 @@ def compile_command(
     precision: str,
     calibration: str | None,
     tolerance: float | None,
+    cpu: str | None,
+    native: bool,
+    islands: str,
     no_cache: bool,
     force: bool,
     as_json: bool,
@@ -87,13 +108,16 @@ def compile_command(
 
     Shows how each layer runs and what its zeros are expected to gain over the engine's dense form.
     The result is kept in the cache folder; with -o it is also written to a file, from which
-    `strzoo predict`, `evaluate` and strzoo.compile start without the model. Needs strzoo[engine].
+    `strzoo predict`, `evaluate`, strzoo.compile and the distribution strzoo-runtime start without
+    the model. Needs strzoo[engine].
     """
     from strzoo.engine.compile import compile as run
     from strzoo.engine.requirement import require_llvmlite
     from strzoo.files import check_destination
 
     require_llvmlite()
+    if native and output is None:
+        raise UsageError("--native puts machine code into a file; name the file with -o")
     if output is not None:
         if output.suffix != ".strz":
             raise UsageError(f"{output} must end in .strz")
@@ -109,13 +133,15 @@ def compile_command(
             precision=precision,
             calibration=calibration,
             tolerance=tolerance,
+            islands=islands,
             cache=not no_cache,
+            cpu=cpu,
             settings=settings,
             on_step=on_step,
         )
         if output is not None:
             on_step(f"writing {output}")
-            made.save(output, force=force)
+            made.save(output, force=force, native=native)
     if as_json:
         print_json({**made.report.to_dict(), "file": None if output is None else str(output)})
     else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from strzoo.data.calibration import Images
     from strzoo.engine.runtime.model import SparseModel
 
-PRECISIONS = ("fp32", "int16")
+PRECISIONS, ISLANDS = ("fp32", "int16"), ("auto", "missing", "none")
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +43,7 @@ def compile(
     cache: bool = True,
     cpu: str | None = None,
     native: bool = False,
+    islands: str = "auto",
     settings: Settings | None = None,
     on_step: Callable[[str], object] = log.info,
 ) -> SparseModel:
@@ -77,6 +78,9 @@ def compile(
             this processor has.
         native: whether you trust a `.strz` file: machine code in it is run, if it is for this
             processor, and llvmlite is not needed.
+        islands: what onnxruntime may run: "auto", whatever the engine lacks or would not make
+            faster, all of the network if need be; "missing", only what the engine lacks; "none",
+            nothing: such a network is an error that lists the operators.
         settings: cache folder, registries, network switches; from the environment by default.
         on_step: called with one line that says what happens next.
 
@@ -84,8 +88,8 @@ def compile(
         The compiled model.
 
     Raises:
-        UsageError: an argument is not valid, or the network has operators that the engine lacks;
-            all of them are listed.
+        UsageError: an argument is not valid; or the network has operators that the engine lacks
+            (all of them are listed) and `islands` is "none" or `precision` "int16".
         StrzooError: llvmlite is not installed, or the file cannot be read.
         IntegrityError: a file is damaged, or a `.strz` file is for another processor or version.
         UnknownNameError, OfflineError, NetworkError: as `strzoo.load`.
@@ -93,6 +97,8 @@ def compile(
     _check("threads", threads)
     _check("batch", batch)
     _check("lanes", lanes)
+    if islands not in ISLANDS:
+        raise UsageError(f"islands is {islands!r}; it must be one of {', '.join(ISLANDS)}")
     _check_precision(precision, calibration, tolerance, lanes)
     if not (math.isfinite(tune) and tune >= 0):
         raise UsageError(f"tune is {tune}; it must be a number of seconds, 0 for fixed rules")
@@ -132,7 +138,9 @@ def compile(
     chosen = None
     if precision == "int16":
         chosen = Precision(calibration, TOLERANCE if tolerance is None else tolerance)
-    builder = NetworkBuilder(network, hardware, lanes or 1, count, tune, chosen, folder, on_step)
+    builder = NetworkBuilder(
+        network, hardware, lanes or 1, count, tune, chosen, folder, on_step, islands
+    )
     return SparseModel(builder, batch or 1, started=started)
 
 

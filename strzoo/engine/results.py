@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from strzoo.engine.ir.graph import Shape
+from strzoo.engine.ir.parts import Division, Island
+
+_MOST_SHOWN = 8  # operators in a line
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,38 @@ class PrecisionReport:
 
 
 @dataclass(frozen=True)
+class PartReport:
+    """A part of a network, and what runs it.
+
+    Args:
+        engine: "strzoo" or "onnxruntime".
+        nodes: of the ONNX graph.
+        operators: how many nodes of each; empty for strzoo's.
+        macs: multiply-accumulates of one image, zeros included, as far as shapes are known.
+        seconds: for one image, measured when it was compiled; 0 where it was not.
+    """
+
+    engine: str
+    nodes: int
+    operators: dict[str, int]
+    macs: int
+    seconds: float
+
+
+def describe_parts(division: Division | None) -> tuple[PartReport, ...]:
+    """The parts of a network in the order in which they run; none if the engine runs all of it."""
+    if division is None or not division.islands:
+        return ()
+    seconds = division.seconds or (0.0,) * len(division.steps)
+    return tuple(
+        PartReport("onnxruntime", step.nodes, dict(step.operators), step.macs, each)
+        if isinstance(step, Island)
+        else PartReport("strzoo", step.nodes, {}, step.macs, each)
+        for step, each in zip(division.steps, seconds, strict=True)
+    )
+
+
+@dataclass(frozen=True)
 class CompileReport:
     """What was made of a network, layer by layer.
 
@@ -89,6 +125,8 @@ class CompileReport:
         tuned: seconds that measuring could take; 0 for fixed rules.
         cached: whether the plan came from the cache.
         fixed: how it runs in 16-bit fixed point; None if all of it runs in fp32.
+        parts: what the engine and what onnxruntime runs; empty if the engine runs all.
+        alone: seconds that onnxruntime alone took for one image; 0 where it was not measured.
     """
 
     model: str
@@ -105,6 +143,8 @@ class CompileReport:
     cached: bool
     seconds: float
     fixed: PrecisionReport | None = None
+    parts: tuple[PartReport, ...] = ()
+    alone: float = 0.0
 
     @property
     def gain(self) -> float:
@@ -134,6 +174,7 @@ class CompileReport:
                 {**asdict(layer), "density": layer.density, "gain": layer.gain}
                 for layer in self.layers
             ],
+            "parts": [asdict(part) for part in self.parts],
         }
 
     def summary(self) -> list[str]:
@@ -148,7 +189,39 @@ class CompileReport:
             f"weights and tables {self.constants / 1e6:.1f} MB, work space "
             f"{self.arena / 1e6:.1f} MB; {self.processor}, {self.lanes} lanes",
             *fixed,
+            *self._summarize_parts(),
         ]
+
+    def _summarize_parts(self) -> list[str]:
+        """What onnxruntime runs, and whether the engine is worth it."""
+        if not self.parts:
+            return []
+        outside = [part for part in self.parts if part.engine == "onnxruntime"]
+        nodes, macs, seconds = (
+            [sum(getattr(part, name) for part in parts) for parts in (outside, self.parts)]
+            for name in ("nodes", "macs", "seconds")
+        )
+        operators: Counter[str] = Counter()
+        for part in outside:
+            operators.update(part.operators)
+        shown = ", ".join(f"{name} {count}" for name, count in operators.most_common(_MOST_SHOWN))
+        more = len(operators) - _MOST_SHOWN
+        shown += f" and {more} more" if more > 0 else ""
+        if len(outside) == len(self.parts):
+            slower = " (it is faster than the engine with hand-overs)" if self.alone else ""
+            return [
+                f"all of it runs in onnxruntime{slower}: nothing is gained by compiling; {shown}"
+            ]
+        lines = [
+            f"onnxruntime runs {len(outside)} of {len(self.parts)} parts: {nodes[0]} of {nodes[1]} "
+            f"nodes, {_percent(*macs)} of the MACs, {_percent(*seconds)} of the time; {shown}"
+        ]
+        if self.alone:
+            lines.append(
+                f"measured for one image: {1e3 * seconds[1]:.2f} ms, onnxruntime alone "
+                f"{1e3 * self.alone:.2f} ms ({self.alone / max(seconds[1], 1e-9):.2f}x)"
+            )
+        return lines
 
     def describe(self) -> str:
         """A line per layer, then the totals."""
@@ -158,6 +231,10 @@ class CompileReport:
             for layer in self.layers
         ]
         return "\n".join([*lines, *self.summary()])
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "an unknown part"
 
 
 def _spell(shape: Shape) -> str:

@@ -25,6 +25,7 @@ from strzoo.engine.layout.layouts import lay_out
 from strzoo.engine.layout.problems import LayerProblem, choose_tilings, list_problems
 from strzoo.engine.layout.tiling import Tiling, candidates, choose_tiling, estimate, rank_tiles
 from strzoo.engine.lowering.lower import lower
+from strzoo.engine.lowering.plan import array_shape
 from strzoo.engine.runtime.run import Memory, Program
 from strzoo.engine.runtime.threads import Team
 from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
@@ -174,9 +175,12 @@ class _Bench:
         self._graph, self._hardware = graph, hardware
         self._images, self._threads = images, threads
         self._code = _Codes()
-        shape = (images, *graph.shapes[graph.input])
-        self._input = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-        self._result = np.empty((images, *graph.shapes[graph.output]), np.float32)
+        given, made = (
+            (images, *array_shape([graph.shapes[name] for name in names]))
+            for names in (graph.inputs, graph.outputs)
+        )
+        self._input = np.random.default_rng(0).standard_normal(given, dtype=np.float32)
+        self._result = np.empty(made, np.float32)
 
     @cached_property
     def _team(self) -> Team:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from strzoo.arguments import check_path
-from strzoo.borders import open_file
-from strzoo.errors import IntegrityError, UsageError
-from strzoo.files import PLAN_MAGIC, run_checkpoint
+from strzoo.errors import UsageError
+from strzoo.files import is_plan, run_checkpoint
 from strzoo.hub.families import open_family
 from strzoo.hub.source import (
     CardSource,
@@ -96,16 +95,8 @@ def _open_file(path: Path, format: str | None, settings: Settings) -> Source:
     if path.suffix not in (".onnx", ".strz") and (found := open_family(settings, path=path)):
         return found
     path = run_checkpoint(path, format)
-    if path.suffix == ".strz" or _starts_with(path, PLAN_MAGIC):
+    if is_plan(path):
         return PlanSource(settings, path=path)
     if path.suffix == ".onnx":
         return OnnxSource(settings, path=path)
     return CheckpointSource(settings, path=path)
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    try:
-        with open_file(path) as stream:
-            return stream.read(len(magic)) == magic
-    except (OSError, IntegrityError):
-        return False  # the reader says what is wrong

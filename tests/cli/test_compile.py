@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 import strzoo
+from strzoo.engine.storage.native_code import can_link
 from tests.conftest import CliResult
+from tests.helpers.engine.models import images
 from tests.helpers.engine.networks import load_model, make_network
 from tests.helpers.photographs import crop_photographs, write_class_folders
 
@@ -52,6 +55,21 @@ def test_a_model_is_compiled_to_a_file_that_predicts_like_the_model(
         assert [g["index"] for g in guesses] == [g["index"] for g in answers[0]]
         wanted = [pytest.approx(g["probability"], rel=1e-4) for g in answers[0]]
         assert [g["probability"] for g in guesses] == wanted
+
+
+@pytest.mark.skipif(not can_link(), reason="machine code in a file is for Linux on x86-64")
+def test_machine_code_for_a_level_of_processors_is_put_into_the_file(
+    cli: Cli, path: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.strz"
+    arguments = ("compile", path, "--threads", 1, "--cpu", "level", "--native", "-q")
+    refused = cli(*arguments)
+    assert (refused.code, "name the file with -o" in refused.error) == (2, True)
+    assert cli(*arguments, "-o", file).code == 0
+    x = images((3, 32, 32))
+    expected = strzoo.compile(file)(x)
+    assert np.array_equal(strzoo.compile(file, native=True)(x), expected)
+    assert strzoo.compile(file, native=True).report.processor.startswith("x86_64-linux x86-64-v")
 
 
 def test_a_checkpoint_is_evaluated_with_the_same_counts(cli: Cli, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from strzoo.engine.codegen.tiles import (
     tiled_field,
 )
 
+TWO = ("add", "sub", "mul", "div")  # kinds of kernels that read two buffers
 UNROLLED = 4  # vectors at once
 
 
@@ -30,41 +31,53 @@ class ElementwiseKernel:
 
     Args:
         lanes: floats of a vector; for features, the images of a group.
-        kind: "add" (two buffers), "affine" (scale * x + shift per plane), or "clamp" alone.
+        kind: "add", "sub", "mul" or "div" (two buffers), "affine" (scale * x + shift per plane),
+            "prelu" (scale * x per plane where x is negative), or "clamp" alone.
         masked: whether places that are no pixels must be zero.
         bounds: of the results.
+        per_plane: images of a group, if the second buffer has one value for each plane and image;
+            0 if it has as many as the first.
     """
 
     lanes: int = op.between(*op.LANES)
-    kind: str = op.one_of("add", "affine", "clamp")
+    kind: str = op.one_of(*TWO, "affine", "prelu", "clamp")
     masked: bool = False
     bounds: str = op.one_of(*op.BOUNDS, default="none")
+    per_plane: int = op.between(0, op.LANES[1], default=0)
 
     def fits(self, lanes: int, images: int) -> bool:
-        return self.lanes in (lanes, images)
+        shared = self.per_plane in (0, images) and not self.lanes % max(self.per_plane, 1)
+        return self.lanes in (lanes, images) and shared
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
-        def extent(name: str, *, read: bool = True, written: bool = False) -> op.Size:
+        def extent(name: str, *, written: bool = False) -> op.Size:
             def size(v: op.Values) -> int:
                 tile = 4 * self.lanes * v["tile"]
-                return tiled_extent(v, name, v["planes"], tile, written=written) if read else 0
+                return tiled_extent(v, name, v["planes"], tile, written=written)
 
             return size
 
-        affine = self.kind == "affine"
+        def other(v: op.Values) -> int:
+            if self.kind not in TWO:
+                return 0
+            if self.per_plane:
+                return (v["planes"] - 1) * v["other_plane"] + 4 * self.per_plane
+            return extent("other")(v)
+
+        affine, scaled = self.kind == "affine", self.kind in ("affine", "prelu")
         return (
             *op.HEAD,
             *TILE_WORK,
             *tiled("source", extent("source")),
-            *tiled("other", extent("other", read=self.kind == "add")),
+            *tiled("other", other),
             *tiled("target", extent("target", written=True)),
             op.Count("tile"),
             TILES,
             *PIECES,
             op.Count("target_vectors"),
             op.Count("planes"),
-            op.Table("scales", "<f4", lambda v: v["planes"] * affine),
+            op.Table("scales", "<f4", lambda v: v["planes"] * scaled),
             op.Table("shifts", "<f4", lambda v: v["planes"] * affine),
             op.Table("mask", "<u4", lambda v: self.lanes * v["target_vectors"] * self.masked),
             op.Real("low"),
@@ -73,7 +86,8 @@ class ElementwiseKernel:
 
     @property
     def name(self) -> str:
-        return f"map_{self.lanes}_{self.kind}_{'m' * self.masked}_{self.bounds}"
+        shared = f"_{self.per_plane}" * (self.per_plane > 0)
+        return f"map_{self.lanes}_{self.kind}_{'m' * self.masked}_{self.bounds}{shared}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
@@ -84,20 +98,29 @@ class ElementwiseKernel:
                 tiled_field(e, name, tile, plane) for name in ("source", "other", "target")
             )
             position = e.mul(e.mul(tile, e.field("tile")), 4 * e.lanes)
-            scale = shift = None
+            scale = shift = shared = None
+            if self.kind in ("affine", "prelu"):
+                scale = self._plane_value(e, "scales", plane)
             if self.kind == "affine":
-                scale, shift = (
-                    e.splat(e.load(e.base(name), F32, e.add(e.field(name), e.mul(plane, 4))))
-                    for name in ("scales", "shifts")
-                )
+                shift = self._plane_value(e, "shifts", plane)
+            if self.per_plane:
+                shared = self._shared(e, plane)
 
             def compute(place: ir.Value, count: int) -> None:
                 step = 4 * e.lanes
                 values = [e.load_vector(e.at(source, place), step * j) for j in range(count)]
-                if self.kind == "add":
+                if self.kind in TWO:
                     values = [
-                        e.build.fadd(value, e.load_vector(e.at(other, place), step * j))
+                        self._both(e, value, shared or e.load_vector(e.at(other, place), step * j))
                         for j, value in enumerate(values)
+                    ]
+                if self.kind == "prelu":
+                    zero = e.constant(0.0)
+                    values = [
+                        e.build.select(
+                            e.build.fcmp_ordered(">", v, zero), v, e.build.fmul(v, scale)
+                        )
+                        for v in values
                     ]
                 if self.kind == "affine":
                     values = [e.fma(value, scale, shift) for value in values]
@@ -111,6 +134,23 @@ class ElementwiseKernel:
             _over_vectors(e, vectors, compute)
         e.finish()
         return function
+
+    def _both(self, e: Emitter, a: ir.Value, b: ir.Value) -> ir.Value:
+        rules = {"add": e.build.fadd, "sub": e.build.fsub, "mul": e.build.fmul, "div": e.build.fdiv}
+        return rules[self.kind](a, b)
+
+    def _plane_value(self, e: Emitter, name: str, plane: ir.Value) -> ir.Value:
+        return e.splat(e.load(e.base(name), F32, e.add(e.field(name), e.mul(plane, 4))))
+
+    def _shared(self, e: Emitter, plane: ir.Value) -> ir.Value:
+        """The second buffer's values for the images of the group, repeated for every pixel."""
+        place = e.add(e.field("other"), e.mul(plane, e.field("other_plane")))
+        if self.per_plane == 1:
+            return e.splat(e.load(e.base("other"), F32, place))
+        values = e.load_vector(e.base("other"), place, self.per_plane)
+        repeated = [lane % self.per_plane for lane in range(e.lanes)]
+        mask = ir.Constant(ir.VectorType(I32, e.lanes), repeated)
+        return e.build.shuffle_vector(values, ir.Constant(values.type, ir.Undefined), mask)
 
 
 # exp(x) = 2^n * exp(r), |r| <= log(2) / 2, by its Taylor series: the first term left out is below

@@ -5,17 +5,23 @@ from __future__ import annotations
 from llvmlite import ir
 
 from strzoo.engine.codegen.builder import Emitter
+from strzoo.engine.codegen.functions import apply
+from strzoo.engine.ir.functions import FUNCTIONS
 
 
 def bounded(
     e: Emitter, values: list[ir.Value], bounds: str, low: ir.Value, high: ir.Value
 ) -> list[ir.Value]:
-    """The values clamped: "none", "relu" (at least zero) or "clamp" (between low and high)."""
+    """The values clamped: "none", "relu" (at least zero) or "clamp" (between low and high); or
+    another function of them, with the parameters low and high."""
     if bounds == "relu":
         return [e.largest(value, e.constant(0.0)) for value in values]
     if bounds == "clamp":
         lowest, highest = e.splat(low), e.splat(high)
         return [e.smallest(e.largest(value, lowest), highest) for value in values]
+    if bounds in FUNCTIONS and not e.fixed:  # fixed point has none of them
+        a, b = e.splat(low), e.splat(high)
+        return [apply(e, bounds, value, a, b) for value in values]
     return values
 
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from strzoo.engine.ir.functions import FUNCTIONS
+
 ARENA, CONSTANTS, SCRATCH, INPUT, OUTPUT = "arena", "constants", "scratch", "input", "output"
 
 
@@ -67,8 +69,8 @@ class Real(Operand):
 class Place(Operand):
     """Bytes from the start of `area` to where the kernel reads or writes `extent` bytes.
 
-    INPUT and OUTPUT are the caller's arrays, which kernels use from their start. Their extent is
-    that of one image, and OUTPUT must be filled.
+    INPUT and OUTPUT are the caller's arrays, [n, numbers of all inputs or outputs]. Places in them
+    are those of the first image, and OUTPUT must be filled.
     """
 
     area: str
@@ -131,7 +133,7 @@ MOST_UNITS = (1 << 40) - 1  # of an instruction
 MOST_INSTRUCTIONS = 1 << 20
 LANES = (1, 64)  # floats of a vector, images of a group, blocks of a plane
 TILE = (1, 64)  # vectors of a tile; its code is unrolled
-BOUNDS = ("none", "relu", "clamp")
+BOUNDS = ("none", "relu", "clamp", *FUNCTIONS)
 
 
 def work(units: Size, step: Size) -> tuple[Operand, ...]:

@@ -33,7 +33,7 @@ class PackKernel:
     Args:
         lanes: floats of a vector.
         images: of a group.
-        origin: "arena", or "input", the caller's images [n, C, H, W]; a group of fewer images than
+        origin: "arena", or "input", the caller's arrays [n, ...]; a group of fewer images than
             `images` repeats its last one.
         masked: whether some floats are no pixels; they become zero.
         filled: whether they become the operand `fill` instead.
@@ -106,15 +106,14 @@ class PackKernel:
 
     def _sources(self, e: Emitter, plane: ir.Value) -> list[ir.Value]:
         """The address of the plane in each image."""
-        offset = e.mul(plane, e.field("source_plane"))
+        place = e.add(e.field("source"), e.mul(plane, e.field("source_plane")))
         if self.origin == "arena":
-            place = e.add(e.field("source"), offset)
             base = e.base("source")
             return [e.at(base, e.add(place, 4 * image)) for image in range(self.images)]
         last = e.build.sub(e.images, number(1))
         given = [e.smallest_integer(number(image), last) for image in range(self.images)]
         size = e.field("source_image")
-        return [e.at(e.base("source"), e.add(offset, e.mul(image, size))) for image in given]
+        return [e.at(e.base("source"), e.add(place, e.mul(image, size))) for image in given]
 
     def _vector(
         self, e: Emitter, sources: list[ir.Value], places: ir.Value, mask: ir.Value, there: ir.Value
@@ -193,10 +192,7 @@ class UnpackKernel:
             here = e.add(e.field("source"), e.mul(plane, e.field("source_plane")))
             there = e.mul(plane, e.field("target_plane"))
             source = e.at(e.base("source"), here)
-            if self.destination == "arena":
-                target = e.at(e.base("target"), e.add(e.field("target"), there))
-            else:
-                target = e.at(e.base("target"), there)
+            target = e.at(e.base("target"), e.add(e.field("target"), there))
             with e.loop(0, e.field("pixels")) as pixel:
                 start = e.at(source, e.load_i32(places, e.mul(pixel, 4)))
                 for image in range(self.images):

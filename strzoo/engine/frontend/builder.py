@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.constants import Constants
-from strzoo.engine.frontend.problems import Unknown, Unsupported
+from strzoo.engine.frontend.problems import Outside, Unsupported
 from strzoo.engine.ir.graph import Flatten, Layer, Shape
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.errors import IntegrityError
@@ -45,9 +46,16 @@ class GraphBuilder:
     Attributes:
         batch: the batch size that the file fixes, or None.
         opset: version of the default operator set.
+        reserved: names that values of other origin have.
     """
 
-    def __init__(self, constants: Constants, opset: int, batch: int | None) -> None:
+    def __init__(
+        self,
+        constants: Constants,
+        opset: int,
+        batch: int | None,
+        reserved: Iterable[str] = (),
+    ) -> None:
         self.constants = constants
         self.opset = opset
         self.batch = batch
@@ -56,19 +64,21 @@ class GraphBuilder:
         self._views: dict[str, View] = {}
         self._flat: dict[str, str] = {}
         self._names: set[str] = set()
-        self._broken: set[str] = set()
+        # What onnxruntime makes and the engine cannot read, by name, with the type if it is known.
+        self.opaque: dict[str, onnx.TypeProto | None] = {}
+        # Values run in stages, the engine's in even ones, onnxruntime's in odd ones; see `append`.
+        self.stages: dict[str, int] = {}
+        self._reserved = frozenset(reserved)
         # What Pad and Transpose made, by ONNX name, for the node behind them: see `padding`. The
         # zeros of a Pad are also a value, under whose name they are found here.
         self.padded: dict[str, Padding] = {}
         self.channels_last: dict[str, View] = {}
 
-    def add_input(self, name: str, shape: Shape) -> None:
-        self.shapes[name] = shape
+    def add_input(self, name: str, shape: Shape, stage: int = 0) -> None:
+        """Let `name` stand for an array [N, *shape] that is given, or made in a stage before."""
+        stored = shape if len(shape) in (1, 3) else (math.prod(shape),)
+        self.shapes[name], self.stages[name] = stored, stage
         self._views[name] = View(name, shape, ("input", name))
-
-    def mark_broken(self, node: onnx.NodeProto) -> None:
-        """Let nodes that depend on `node` be skipped, because they are no further problem."""
-        self._broken |= set(node.output)
 
     def view(self, name: str) -> View:
         """What `name`, computed from the images, stands for."""
@@ -78,8 +88,8 @@ class GraphBuilder:
             raise Unsupported("not with 0, before other than MaxPool", ("Pad", name))
         if name in self.channels_last:
             raise Unsupported("channels last, before other than Pad", ("Transpose", name))
-        if name in self._broken:
-            raise Unknown(name)
+        if name in self.opaque:
+            raise Outside(name)
         if name in self.constants:
             raise Unsupported(f"its input {name!r} is a constant")
         raise IntegrityError(f"{name!r} is used before it is made")
@@ -135,8 +145,13 @@ class GraphBuilder:
         return self._flat[view.value]
 
     def append(self, layer: Layer) -> None:
-        """Add a layer, and its output as a value of its own."""
+        """Add a layer, and its output as a value of its own.
+
+        It runs in the first even stage from that of its inputs on.
+        """
         shape = infer_shape(layer, [self.shapes[n] for n in layer.inputs])
+        stage = max(self.stages[name] for name in layer.inputs)
+        self.stages[layer.output] = stage + stage % 2  # the next even one
         Limits.from_env().check("elements", math.prod(shape), f"the result of {layer.name}")
         self.shapes[layer.output] = shape
         self.layers.append(layer)
@@ -145,7 +160,7 @@ class GraphBuilder:
         self, kind: type[Layer], node: onnx.NodeProto, inputs: tuple[str, ...], **fields: Any
     ) -> str:
         """Add the layer for `node`; its output takes the name of the node's output."""
-        output = self.fresh(node.output[0])
+        output = node.output[0] if node.output[0] not in self.shapes else self.fresh(node.output[0])
         self.append(kind(self.unique(describe_node(node)), inputs, output, **fields))
         self.bind(node, output, self.shapes[output])
         return output
@@ -174,7 +189,7 @@ class GraphBuilder:
     def fresh(self, name: str) -> str:
         """A name that no value has yet."""
         found, number = name, 2
-        while found in self.shapes:
+        while found in self.shapes or found in self._reserved:
             found, number = f"{name}_{number}", number + 1
         return found
 

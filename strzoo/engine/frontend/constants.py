@@ -11,11 +11,10 @@ from onnx import numpy_helper
 from strzoo.engine.frontend.attributes import read_attributes
 from strzoo.engine.frontend.folding import CAST, COMPUTING, MOVING, check_size
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.ir.parts import MANY as BATCH  # the batch where it may be any number
+from strzoo.errors import UsageError
 from strzoo.onnx.files import read_sparse
 from strzoo.settings import Limits
-
-# The batch in the shape arithmetic, where it may be any number: no file holds this value.
-BATCH = -(2**31) + 11
 
 _VALUES = ("value_float", "value_floats", "value_int", "value_ints")
 # Folded where all inputs are constant.
@@ -23,9 +22,13 @@ FOLDABLE = {*MOVING, *COMPUTING, "Cast", "Constant"}
 
 
 class Constants:
-    """Constant tensors by name; those of the file are decoded when first asked for."""
+    """Constant tensors by name; those of the file are decoded when first asked for.
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    `batch` is the number of images that the file fixes, or None.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, batch: int | None = None) -> None:
+        self._batch = batch
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._arrays: dict[str, np.ndarray] = {}
         self._folded = 0  # bytes of what was computed
@@ -68,19 +71,27 @@ class Constants:
         moved = node.op_type in MOVING or (node.op_type == "Cast" and _to_integer(node))
         looked_at = inputs if not moved else [] if node.op_type == "Concat" else inputs[1:]
         if any(array is not None and _holds_batch(array) for array in looked_at):
-            raise Unsupported("it computes with the batch size")
+            if self._batch is None:
+                raise Unsupported("it computes with the batch size")
+            inputs = [self._fill(array) for array in inputs]
         rule = CAST if node.op_type == "Cast" else (MOVING | COMPUTING)[node.op_type]
         return rule(read_attributes(node), inputs, opset)
+
+    def _fill(self, array: np.ndarray | None) -> np.ndarray | None:
+        """`array` with the number of images where it belongs."""
+        if array is None or self._batch is None or not _holds_batch(array):
+            return array
+        return np.where(array == BATCH, self._batch, array)
 
 
 def decode(tensor: onnx.TensorProto) -> np.ndarray:
     """The array in `tensor`.
 
     Raises:
-        Unsupported: it is in an external file that has not been read.
+        UsageError: it is in an external file that has not been read.
     """
     if tensor.data_location == tensor.EXTERNAL and not tensor.raw_data:
-        raise Unsupported(
+        raise UsageError(
             f"the weights {tensor.name!r} are in another file: give the path, not the model"
         )
     return np.asarray(numpy_helper.to_array(tensor))

@@ -67,8 +67,10 @@ def _reshape(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
     return made
 
 
-def _slice(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
-    data = inputs[0]
+def slice_bounds(
+    attributes: Attributes, inputs: Inputs, opset: int, shape: Sequence[int]
+) -> list[slice]:
+    """What Slice takes of each axis of an array of that shape."""
     if opset < 10:
         starts, ends = list(attributes["starts"]), list(attributes["ends"])
         axes, steps = attributes.get("axes"), None
@@ -77,10 +79,15 @@ def _slice(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
         starts, ends, axes, steps = given[0] or [], given[1] or [], given[2], given[3]
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
-    parts = [slice(None)] * data.ndim
+    parts = [slice(None)] * len(shape)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        parts[axis] = slice(*_clip(start, end, step, data.shape[axis]))
-    made: np.ndarray = data[tuple(parts)]
+        parts[axis] = slice(*_clip(start, end, step, shape[axis]))
+    return parts
+
+
+def _slice(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
+    data = inputs[0]
+    made: np.ndarray = data[tuple(slice_bounds(attributes, inputs, opset, data.shape))]
     return made
 
 
@@ -194,6 +201,47 @@ def _where(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
     return np.asarray(made)
 
 
+def _reduce(compute: Callable[..., Any], since: int) -> Rule:
+    """A reduction, whose axes are an input from opset `since` on."""
+
+    def rule(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
+        given = inputs[1] if opset >= since and len(inputs) > 1 else None
+        axes = attributes.get("axes") if given is None else _integers(given)
+        if axes is None and attributes.get("noop_with_empty_axes", 0):
+            return np.asarray(inputs[0])
+        kept = bool(attributes.get("keepdims", 1))
+        made = compute(inputs[0], axis=None if axes is None else tuple(axes), keepdims=kept)
+        return np.asarray(made, dtype=inputs[0].dtype)
+
+    return rule
+
+
+def _batch_norm(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
+    """Of weights, which is how their standardization is exported."""
+    x, gain, offset, mean, variance = (array.astype(np.float64) for array in inputs[:5])
+    shape = (-1, *[1] * (x.ndim - 2))
+    if attributes.get("training_mode", 0):
+        axes = (0, *range(2, x.ndim))
+        mean, variance = x.mean(axes), x.var(axes)
+    scale = gain / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    made = x * scale.reshape(shape) + (offset - mean * scale).reshape(shape)
+    return np.asarray(made, dtype=inputs[0].dtype)
+
+
+def _dequantize(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
+    """(x - zero point) * scale: exact in fp32 for integers of 8 bits and less."""
+    x, scale = inputs[0], inputs[1]
+    zero = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros_like(scale)
+    if attributes.get("block_size", 0) or x.dtype.kind not in "iu" or x.dtype.itemsize > 4:
+        raise Unsupported("of blocks, or of other than integers")
+    if scale.ndim == 1 and scale.size > 1:
+        shape = [1] * x.ndim
+        shape[attributes.get("axis", 1)] = -1
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    check_size(x.shape, np.dtype(np.float32), "dequantized weights")
+    return np.asarray((x.astype(np.int64) - zero.astype(np.int64)) * scale, dtype=np.float32)
+
+
 # They move numbers without looking at them: of the first input alone, or of all (Concat).
 MOVING: dict[str, Rule] = {
     "Concat": _concat,
@@ -210,8 +258,10 @@ MOVING: dict[str, Rule] = {
 COMPUTING: dict[str, Rule] = {
     "Abs": _broadcast(np.abs),
     "Add": _broadcast(np.add),
+    "BatchNormalization": _batch_norm,
     "Ceil": _broadcast(np.ceil),
     "ConstantOfShape": _constant_of_shape,
+    "DequantizeLinear": _dequantize,
     "Div": _broadcast(_divide),
     "Equal": _broadcast(np.equal, keep=False),
     "Floor": _broadcast(np.floor),
@@ -222,6 +272,8 @@ COMPUTING: dict[str, Rule] = {
     "Pow": _broadcast(_power),
     "Range": _range,
     "Reciprocal": _broadcast(np.reciprocal),
+    "ReduceMean": _reduce(np.mean, 18),
+    "ReduceSum": _reduce(np.sum, 13),
     "Sqrt": _broadcast(np.sqrt),
     "Sub": _broadcast(np.subtract),
     "Sum": _broadcast(_sum),

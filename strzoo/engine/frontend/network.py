@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from strzoo.engine.ir.graph import Graph
 from strzoo.errors import UsageError
 from strzoo.hub.source import CardSource, ModuleSource, OnnxSource, Source
 
 if TYPE_CHECKING:
     import onnx
 
+    from strzoo.engine.frontend.partition import Divided
+
 log = logging.getLogger(__name__)
 
 Size = tuple[int, ...]
+Entries = dict[str, str]
 Step = Callable[[str], object]
 
 
@@ -32,15 +34,64 @@ class Network:
         name: for people.
         content: SHA-256 of the file or the bytes.
         identity: what its plans depend on, the input size included.
-        read: makes the graph, not yet simplified, and the metadata of its export.
+        read: makes the model in memory, and the metadata of its export.
+        size: of the images, where that is given.
         kept: whether `read` needs nothing but files, so that what it gave need not be kept.
     """
 
     name: str
     content: str
     identity: str
-    read: Callable[[], tuple[Graph, dict[str, str]]]
+    read: Callable[[], tuple[onnx.ModelProto, dict[str, str]]]
     kept: bool
+    size: Size | None = None
+    _read: tuple[onnx.ModelProto, Entries] | None = None
+
+    def forget(self) -> None:
+        """Let go of the model in memory."""
+        self._read = None
+
+    def _open(self) -> tuple[onnx.ModelProto, Entries]:
+        if self._read is None:
+            self._read = self.read()
+        return self._read
+
+    def divide(self, islands: str, left: Sequence[str] | None = None) -> tuple[Divided, Entries]:
+        """The network in parts, and the metadata of its export.
+
+        Args:
+            islands: "auto", "missing" or "none", as `strzoo.compile`.
+            left: what was left to onnxruntime when it was divided before.
+        """
+        from strzoo.engine.frontend import read
+
+        proto, entries = self._open()
+        sides = None if self.size is None else (self.size[-2], self.size[-1])
+        if islands == "none":
+            found = read.read_alone(proto, size=sides, source=self.name)
+        else:
+            pays = islands == "auto" and left is None
+            found = read.read_network(
+                proto, size=sides, source=self.name, left=left or (), all_that_pays=pays
+            )
+        self._check_channels(found)
+        return found, entries
+
+    def keep_whole(self) -> Divided:
+        """The network as one island."""
+        from strzoo.engine.frontend.read import read_whole
+
+        proto, _ = self._open()
+        sides = None if self.size is None else (self.size[-2], self.size[-1])
+        return read_whole(proto, size=sides, source=self.name)
+
+    def _check_channels(self, found: Divided) -> None:
+        shape = found.division.inputs[0].shape
+        if self.size is not None and len(self.size) == 3 and shape[1:2] != self.size[:1]:
+            raise UsageError(
+                f"{self.name} takes images of {shape[1] if len(shape) > 1 else 0} channels, "
+                f"{self.size[0]} are given"
+            )
 
 
 def open_network(source: Source, size: Size | None, on_step: Step = log.info) -> Network:
@@ -62,40 +113,31 @@ def open_network(source: Source, size: Size | None, on_step: Step = log.info) ->
     else:
         name, kind = source.path.name, "export of a checkpoint"
 
-    def read() -> tuple[Graph, dict[str, str]]:
-        return _read_graph(export_network(source, size, on_step), None, name)
+    def read() -> tuple[onnx.ModelProto, Entries]:
+        return _with_entries(export_network(source, size, on_step))
 
     return Network(name, source.sha256, _identify(kind, source.sha256, size), read, kept=True)
 
 
 def _open_onnx(source: OnnxSource, size: Size | None, name: str | None = None) -> Network:
     digest = source.sha256
-    shown = str(source.path or name or source.name)
 
-    def read() -> tuple[Graph, dict[str, str]]:
-        return _read_graph(source.read(), size, shown)
+    def read() -> tuple[onnx.ModelProto, Entries]:
+        return _with_entries(source.read())
 
     name = name or (source.path.name if source.path else source.name)
     kept = source.path is not None
-    return Network(name, digest, _identify("onnx", digest, size), read, kept)
+    return Network(name, digest, _identify("onnx", digest, size), read, kept, size)
 
 
 def _identify(kind: str, content: str, size: Size | None) -> str:
     return f"{kind} {content} {'own size' if size is None else size}"
 
 
-def _read_graph(
-    proto: onnx.ModelProto, size: Size | None, source: str
-) -> tuple[Graph, dict[str, str]]:
-    from strzoo.engine.frontend.read import read_graph
+def _with_entries(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Entries]:
     from strzoo.onnx.metadata import our_entries
 
-    sides = None if size is None else (size[-2], size[-1])
-    graph = read_graph(proto, size=sides, source=source)
-    channels = graph.shapes[graph.input][0]
-    if size is not None and len(size) == 3 and size[0] != channels:
-        raise UsageError(f"{source} takes images of {channels} channels, {size[0]} are given")
-    return graph, our_entries(proto)
+    return proto, our_entries(proto)
 
 
 def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.ModelProto:

@@ -18,11 +18,15 @@ from strzoo.engine.ir.graph import (
     AveragePool,
     Bounds,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     GlobalAveragePool,
+    Layer,
     Linear,
     MaxPool,
+    Pick,
+    PRelu,
     Softmax,
     Window,
 )
@@ -80,13 +84,77 @@ def read_clip(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     builder.emit_elementwise(Clamp, node, bounds=Bounds(*limits))
 
 
+def read_function(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    """A function of each value, as `ir.functions` names it."""
+    attributes = read_attributes(node)
+    function, low, high = FUNCTIONS[node.op_type]
+    if node.op_type == "Gelu" and attributes.get("approximate", "none") != "none":
+        raise Unsupported(f"approximated by {str(attributes['approximate'])[:20]}")
+    bounds = Bounds(attributes.get("alpha", low), attributes.get("beta", high), function)
+    builder.emit_elementwise(Clamp, node, bounds=bounds)
+
+
+# Function, and the parameters that the node's alpha and beta may replace.
+FUNCTIONS = {
+    "Abs": ("abs", 0.0, 0.0),
+    "Elu": ("elu", 1.0, 0.0),
+    "Erf": ("erf", 0.0, 0.0),
+    "Exp": ("exp", 0.0, 0.0),
+    "Gelu": ("gelu", 0.0, 0.0),
+    "HardSigmoid": ("hardsigmoid", 0.2, 0.5),
+    "HardSwish": ("hardswish", 1 / 6, 0.5),
+    "LeakyRelu": ("leaky", 0.01, 0.0),
+    "Sigmoid": ("sigmoid", 0.0, 0.0),
+    "Sqrt": ("sqrt", 0.0, 0.0),
+    "Swish": ("silu", 0.0, 0.0),
+    "Tanh": ("tanh", 0.0, 0.0),
+}
+
+
+def read_prelu(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    slope = builder.weight(node, 1)
+    view = builder.view(node.input[0])
+    if slope.size == 1:
+        bounds = Bounds(float(slope.reshape(())), 0.0, "leaky")
+        return builder.emit_elementwise(Clamp, node, bounds=bounds)
+    channels = view.shape[0]
+    if len(view.shape) != 3 or slope.shape[-3:] != (channels, 1, 1) or slope.size != channels:
+        raise Unsupported(f"slopes of shape {slope.shape}")
+    value = builder.map_value(node.input[0])
+    builder.emit(PRelu, node, (value,), slope=slope.reshape(-1))
+    return None
+
+
+def read_limits(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    """Min or Max of a value and a number."""
+    constant = [name in builder.constants for name in node.input]
+    if len(node.input) != 2 or sum(constant) != 1:
+        raise Unsupported("of other than a value and a constant")
+    limit = builder.weight(node, constant.index(True))
+    if limit.size != 1:
+        raise Unsupported(f"with a constant of shape {limit.shape}")
+    number = float(limit.reshape(()))
+    bounds = Bounds(high=number) if node.op_type == "Min" else Bounds(number)
+    inner = _with_input(node, node.input[1 - constant.index(True)])
+    builder.emit_elementwise(Clamp, inner, bounds=bounds)
+
+
+def read_power(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    exponent = builder.weight(node, 1)
+    if exponent.size != 1 or float(exponent.reshape(())) not in (0.5, 2.0):
+        raise Unsupported("of other than 2 and a half")
+    if float(exponent.reshape(())) == 0.5:
+        return builder.emit_elementwise(Clamp, node, bounds=Bounds(0.0, 0.0, "sqrt"))
+    view = builder.view(node.input[0])
+    value = builder.emit(Combine, node, (view.value, view.value), function="mul")
+    return builder.bind(node, value, view.shape)
+
+
 def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    """Add of two values; Add, Sub, Mul and Div with constants, one or one per channel."""
+    """Of two values, or with constants, one or one per channel."""
     constant = [name in builder.constants for name in node.input]
     if not any(constant):
-        if node.op_type != "Add":
-            raise Unsupported("of two computed values")
-        return _add(builder, node)
+        return _combine(builder, node)
     index = constant.index(True)
     value = builder.weight(node, index).astype(np.float64)
     one, zero = np.ones_like(value), np.zeros_like(value)
@@ -229,17 +297,26 @@ def read_softmax(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def read_gather(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    """Channels taken out of a map: a 1x1 convolution with a single one in each row."""
-    if read_attributes(node).get("axis", 0) not in (1, -3):
-        raise Unsupported("along another axis than the channels")
+    """Channels taken out of a map: a 1x1 convolution with a single one in each row; or pixels."""
+    axis = read_attributes(node).get("axis", 0) % 4
+    if axis == 0:
+        raise Unsupported("along another axis than the channels and pixels")
     source = builder.map_value(node.input[0])
     channels, height, width = builder.shapes[source]
     indices = builder.constant(node.input[1])
     if indices is None or indices.ndim > 1:
         raise Unsupported("its indices are not a constant list")
     chosen = [int(index) for index in np.atleast_1d(indices)]
-    if not chosen or not all(-channels <= index < channels for index in chosen):
-        raise IntegrityError(f"{node.name!r} takes channels {chosen} of {channels}")
+    size = (channels, height, width)[axis - 1]
+    if not chosen or not all(-size <= index < size for index in chosen):
+        raise IntegrityError(f"{node.name!r} takes {chosen} of {size}")
+    if axis > 1:
+        if indices.ndim == 0:
+            raise Unsupported("of a single row or column")
+        places = [np.arange(height), np.arange(width)]
+        places[axis - 2] = np.array(chosen) % size
+        builder.emit(Pick, node, (source,), rows=places[0], columns=places[1])
+        return
     weight = np.zeros((len(chosen), channels, 1, 1), np.float32)
     weight[range(len(chosen)), [index % channels for index in chosen]] = 1
     bias = np.zeros(len(chosen), np.float32)
@@ -250,16 +327,26 @@ def read_gather(builder: GraphBuilder, node: onnx.NodeProto) -> None:
         builder.bind(node, value, (height, width))
 
 
-def _add(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+def _combine(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     first, second = (builder.view(name) for name in node.input)
+    kind: type[Layer] = Add if node.op_type == "Add" else Combine
+    fields = {} if kind is Add else {"function": node.op_type.lower()}
     if first.shape != second.shape:
-        raise Unsupported(f"of shapes {_images(first)} and {_images(second)}")
+        names = tuple(node.input)
+        if node.op_type in ("Add", "Mul") and first.shape[1:] == (1, 1):
+            (first, second), names = (second, first), names[::-1]
+        one_each = len(first.shape) == 3 and second.shape == (first.shape[0], 1, 1)
+        if not one_each or builder.shapes[second.value] not in (second.shape, second.shape[:1]):
+            raise Unsupported(f"of shapes {_images(first)} and {_images(second)}")
+        inputs = (builder.map_value(names[0]), second.value)
+        builder.emit(Combine, node, inputs, function=node.op_type.lower())
+        return
     if builder.shapes[first.value] == builder.shapes[second.value]:
-        value = builder.emit(Add, node, (first.value, second.value))
+        value = builder.emit(kind, node, (first.value, second.value), **fields)
         builder.bind(node, value, first.shape)
     else:
         take = builder.vector_value if len(first.shape) == 1 else builder.map_value
-        builder.emit(Add, node, (take(node.input[0]), take(node.input[1])))
+        builder.emit(kind, node, (take(node.input[0]), take(node.input[1])), **fields)
 
 
 def _emit_affine(

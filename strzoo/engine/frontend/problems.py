@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from strzoo.engine.ir.parts import Problem
 
 _MOST_OPERATORS, _LONGEST_NAME, _LONGEST_REASON = 16, 60, 120
 
@@ -20,17 +21,16 @@ class Unsupported(Exception):  # noqa: N818  it never leaves the engine's front 
         self.node = node
 
 
-class Unknown(Exception):  # noqa: N818
-    """A node uses the result of one that could not be read."""
+class Outside(Exception):  # noqa: N818
+    """A node uses what onnxruntime makes in a form that the engine cannot read."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An operator that the engine lacks, one of its nodes, and what is missing."""
+class Whole(Exception):  # noqa: N818
+    """onnxruntime has to run the network as a whole, because of `problem`."""
 
-    operator: str
-    node: str
-    reason: str
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.reason)
+        self.problem = problem
 
 
 def describe_problems(problems: Iterable[Problem]) -> str:

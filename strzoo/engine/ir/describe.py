@@ -11,7 +11,7 @@ from strzoo.engine.ir.graph import Convolution, Graph, Layer, Linear, Shape
 
 def describe(graph: Graph) -> str:
     """Each layer: its name, kind, output shape and inputs; weights and MACs where it has any."""
-    lines = [f"{graph.input}: {_size(graph.shapes[graph.input])}"]
+    lines = [f"{name}: {_size(graph.shapes[name])}" for name in graph.inputs]
     lines += [_describe_layer(layer, graph.shapes) for layer in graph.layers]
     return "\n".join(lines)
 
@@ -31,7 +31,11 @@ def _describe_layer(layer: Layer, shapes: dict[str, Shape]) -> str:
         zeros = 100 * (1 - nonzero / max(layer.weight.size, 1))
         text += f", {nonzero} weights ({zeros:.2f} % zeros), {count_macs(layer, shapes)} MACs"
     bounds = getattr(layer, "bounds", None)
-    return text if bounds is None else f"{text}, in [{bounds.low:g}, {bounds.high:g}]"
+    if bounds is None:
+        return text
+    if not bounds.clamps:
+        return f"{text}, {bounds.function}"
+    return f"{text}, in [{bounds.low:g}, {bounds.high:g}]"
 
 
 def _size(shape: Shape) -> str:

@@ -17,10 +17,19 @@ Pads = tuple[int, int, int, int]  # top, left, bottom, right
 
 @dataclass(frozen=True)
 class Bounds:
-    """y = min(max(x, low), high): ReLU is Bounds(0), ReLU6 is Bounds(0, 6)."""
+    """y = min(max(x, low), high): ReLU is Bounds(0), ReLU6 is Bounds(0, 6).
+
+    Another `function` of x than "clamp" is one of `ir.functions`, whose parameters are `low` and
+    `high`.
+    """
 
     low: float = float("-inf")
     high: float = float("inf")
+    function: str = "clamp"
+
+    @property
+    def clamps(self) -> bool:
+        return self.function == "clamp"
 
 
 @dataclass(frozen=True)
@@ -110,8 +119,35 @@ class Add(Layer):
 
 
 @dataclass(frozen=True)
+class Combine(Layer):
+    """Two inputs, value by value: `function` is "add", "sub", "mul" or "div".
+
+    The second has the shape of the first, or one value for each channel of a map: [C] or
+    [C, 1, 1].
+    """
+
+    function: str
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Pick(Layer):
+    """Pixels of a map: (y, x) of the result is (rows[y], columns[x]) of the input."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclass(frozen=True)
+class PRelu(Layer):
+    """x where it is positive, else slope * x, with slopes [channels]."""
+
+    slope: np.ndarray
+
+
+@dataclass(frozen=True)
 class Clamp(Layer):
-    """Relu or Clip that stands alone."""
+    """Relu, Clip or another function that stands alone."""
 
     bounds: Bounds = field(default_factory=Bounds)
 
@@ -133,9 +169,11 @@ class Softmax(Layer):
 
 @dataclass(frozen=True)
 class Graph:
-    """layers in an order in which every input is made before its use; one input, one output.
+    """layers in an order in which every input is made before its use.
 
-    `shapes` holds the shape of every value. `source` names the file or model for messages.
+    `input` and `output` are the first of the values that are given and asked for, `more_inputs`
+    and `more_outputs` the others. `shapes` holds the shape of every value. `source` names the file
+    or model for messages.
     """
 
     input: str
@@ -143,3 +181,13 @@ class Graph:
     shapes: dict[str, Shape]
     layers: tuple[Layer, ...]
     source: str = ""
+    more_inputs: tuple[str, ...] = ()
+    more_outputs: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input, *self.more_inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.output, *self.more_outputs)

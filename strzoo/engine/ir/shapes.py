@@ -12,6 +12,7 @@ from strzoo.engine.ir.graph import (
     Affine,
     AveragePool,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     Flatten,
@@ -19,6 +20,8 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Pick,
+    PRelu,
     Shape,
     Softmax,
     Window,
@@ -93,6 +96,29 @@ def _(layer: Add, inputs: Sequence[Shape]) -> Shape:
     if first != second:
         raise IntegrityError(f"{layer.name}: {first} and {second} cannot be added")
     return first
+
+
+@infer_shape.register
+def _(layer: Combine, inputs: Sequence[Shape]) -> Shape:
+    first, second = inputs
+    if second not in (first, first[:1], (first[0], 1, 1)):
+        raise IntegrityError(f"{layer.name}: {first} and {second} cannot be combined")
+    return first
+
+
+@infer_shape.register
+def _(layer: Pick, inputs: Sequence[Shape]) -> Shape:
+    channels, height, width = _map(layer, inputs[0])
+    for places, size in ((layer.rows, height), (layer.columns, width)):
+        if not len(places) or places.min() < 0 or places.max() >= size:
+            raise IntegrityError(f"{layer.name}: takes pixels {places.tolist()} of {size}")
+    return channels, len(layer.rows), len(layer.columns)
+
+
+@infer_shape.register
+def _(layer: PRelu, inputs: Sequence[Shape]) -> Shape:
+    _check_length(layer, "slope", layer.slope.shape, inputs[0][0])
+    return inputs[0]
 
 
 @infer_shape.register(Clamp)

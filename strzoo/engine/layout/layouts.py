@@ -12,17 +12,20 @@ import numpy as np
 
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.fixed import fixed_values
+from strzoo.engine.ir.functions import POSITIVE
 from strzoo.engine.ir.graph import (
     Add,
     Affine,
     AveragePool,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     GlobalAveragePool,
     Graph,
     Layer,
     MaxPool,
+    PRelu,
     Window,
 )
 from strzoo.engine.layout.buffers import (
@@ -85,7 +88,9 @@ def _make_buffers(graph: Graph, memory: MemoryPlan) -> None:
     makers = {layer.output: layer for layer in graph.layers}
     for name, layer in makers.items():
         bounds = getattr(layer, "bounds", None)
-        if bounds is not None and bounds.low >= 0:
+        if bounds is not None and (
+            bounds.low >= 0 if bounds.clamps else bounds.function in POSITIVE
+        ):
             memory.positive.add(name)
     fixed = fixed_values(graph)
     for name, shape in graph.shapes.items():
@@ -94,10 +99,13 @@ def _make_buffers(graph: Graph, memory: MemoryPlan) -> None:
             continue
         maker = makers.get(name)
         packed = isinstance(maker, GlobalAveragePool) or (
-            maker is not None
-            and shape[1:] == (1, 1)
-            and not isinstance(maker, MaxPool | AveragePool)
-            and memory.values[maker.inputs[0]].packed
+            (name in graph.inputs and shape[1:] == (1, 1))
+            or (
+                maker is not None
+                and shape[1:] == (1, 1)
+                and not isinstance(maker, MaxPool | AveragePool)
+                and memory.values[maker.inputs[0]].packed
+            )
         )
         channels, height, width = shape
         memory.values[name] = Buffer(
@@ -133,7 +141,9 @@ def _require(layer: Layer, memory: MemoryPlan, shared: SharedLayouts) -> None:
         shared.join(_windowed_buffer(layer, layer.window, memory, target), target)
         if isinstance(layer, Convolution):
             shared.join(target, *inputs[1:])
-    elif isinstance(layer, Add | Affine | Clamp) and not target.packed:
+    elif isinstance(layer, Combine) and inputs[1].height * inputs[1].width == 1:
+        shared.join(*([target] if target.packed else [target, inputs[0]]))
+    elif isinstance(layer, Add | Affine | Clamp | Combine | PRelu) and not target.packed:
         shared.join(target, *inputs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strzoo.engine.ir.graph import Add, Affine, Clamp, Convolution, Graph, Layer
+from strzoo.engine.ir.graph import Add, Affine, Clamp, Combine, Convolution, Graph, Layer, PRelu
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.memory_plan import MemoryPlan
 
@@ -18,8 +18,11 @@ def set_liveness(graph: Graph, memory: MemoryPlan, *, keep: bool = False) -> Non
             root = buffer.root
             root.born = time if root.born < 0 else root.born
             root.dies = max(root.dies, time)
-    memory.values[graph.input].root.born = 0
-    memory.values[graph.output].root.dies = len(graph.layers) + 1
+    for name in graph.inputs:
+        memory.values[name].root.born = 0
+        memory.values[name].root.dies = max(memory.values[name].root.dies, 0)
+    for name in graph.outputs:
+        memory.values[name].root.dies = len(graph.layers) + 1
     if keep:
         for buffer in memory.values.values():
             buffer.root.dies = len(graph.layers) + 1
@@ -33,14 +36,16 @@ def _reuse_residuals(graph: Graph, memory: MemoryPlan) -> None:
         packed = memory.values[layer.output].packed  # a product first, then a sum of its own
         if isinstance(layer, Convolution) and len(layer.inputs) > 1 and not packed:
             candidates = [layer.inputs[1]]
-        elif isinstance(layer, Add | Affine | Clamp):
+        elif isinstance(layer, Add | Affine | Clamp | PRelu):
             candidates = list(dict.fromkeys(layer.inputs))
+        elif isinstance(layer, Combine):
+            candidates = [layer.inputs[0]]
         else:
             continue
         target = memory.values[layer.output]
         for name in candidates:
             value = memory.values[name]
-            if name != graph.input and _fits(value, target, layer, memory):
+            if name not in graph.inputs and _fits(value, target, layer, memory):
                 root = value.root
                 target.inside, target.channel = root, 0
                 root.dies = max(root.dies, target.dies)

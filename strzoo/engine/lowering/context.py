@@ -131,6 +131,8 @@ def window_fields(
 
 def bounds_of(bounds: Bounds | None) -> tuple[str, float, float]:
     """The kernel's name for the bounds, and the operands low and high."""
+    if bounds is not None and not bounds.clamps:
+        return bounds.function, float(bounds.low), float(bounds.high)
     if bounds is None or (bounds.low, bounds.high) == (float("-inf"), float("inf")):
         return "none", 0.0, 0.0
     if (bounds.low, bounds.high) == (0.0, float("inf")):

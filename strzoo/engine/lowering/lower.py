@@ -26,6 +26,7 @@ from strzoo.engine.ir.graph import (
     Affine,
     AveragePool,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     Flatten,
@@ -34,6 +35,8 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Pick,
+    PRelu,
     Softmax,
 )
 from strzoo.engine.layout.buffers import Buffer
@@ -53,10 +56,11 @@ from strzoo.engine.lowering.packing import (
     copy_pixels,
     flatten,
     load_images,
+    pick_pixels,
     store_results,
     windowed_source,
 )
-from strzoo.engine.lowering.plan import Plan
+from strzoo.engine.lowering.plan import Plan, array_shape
 from strzoo.engine.lowering.weights import split_rows
 
 DENSE_LINEAR = 0.33  # a fully connected layer denser than this runs dense
@@ -85,7 +89,7 @@ def lower(
     for layer in graph.layers:
         if layer.name not in context.done:
             _RULES[type(layer)](context, layer)
-    store_results(context, memory.values[graph.output])
+    store_results(context, graph)
     instructions = context.instructions
     return Plan(
         memory.images,
@@ -96,8 +100,8 @@ def lower(
         context.constants.block(),
         4 * memory.size,
         context.scratch + 4096,
-        graph.shapes[graph.input],
-        graph.shapes[graph.output],
+        array_shape([graph.shapes[name] for name in graph.inputs]),
+        array_shape([graph.shapes[name] for name in graph.outputs]),
         context.chosen,
     )
 
@@ -254,21 +258,25 @@ def _global_pool(context: LoweringContext, layer: GlobalAveragePool) -> None:
     )
 
 
-def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp) -> None:
+def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp | Combine | PRelu) -> None:
     target = context.memory.values[layer.output]
     inputs = [context.memory.values[name] for name in layer.inputs]
-    kind, low, high = bounds_of(layer.bounds)
-    arithmetic = {Add: "add", Affine: "affine", Clamp: "clamp"}[type(layer)]
+    kind, low, high = bounds_of(None if isinstance(layer, PRelu) else layer.bounds)
+    names = {Add: "add", Affine: "affine", Clamp: "clamp", PRelu: "prelu"}
+    arithmetic = layer.function if isinstance(layer, Combine) else names[type(layer)]
     scales = shifts = 0
     if isinstance(layer, Affine):
         scales = context.constants.add(layer.scale.astype(np.float32))
         shifts = context.constants.add(layer.shift.astype(np.float32))
+    if isinstance(layer, PRelu):
+        scales = context.constants.add(layer.slope.astype(np.float32))
     packed = target.packed
+    shared = inputs[-1].height * inputs[-1].width < target.height * target.width
     masked = target.must_be_clean and not packed
     lanes = context.images if packed else context.lanes
     context.add(
         layer.name,
-        ElementwiseKernel(lanes, arithmetic, masked, kind),
+        ElementwiseKernel(lanes, arithmetic, masked, kind, context.images * shared),
         planes_of("source", inputs[0])
         | planes_of("other", inputs[-1])
         | planes_of("target", target)
@@ -285,6 +293,12 @@ def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp) -> None:
             "high": high,
         },
     )
+
+
+def _pick(context: LoweringContext, layer: Pick) -> None:
+    source = context.memory.values[layer.inputs[0]]
+    target = context.memory.values[layer.output]
+    pick_pixels(context, layer.name, source, target, layer.rows, layer.columns)
 
 
 def _concat(context: LoweringContext, layer: Concat) -> None:
@@ -336,6 +350,9 @@ _RULES: dict[type[Layer], Callable[..., None]] = {
     Add: _elementwise,
     Affine: _elementwise,
     Clamp: _elementwise,
+    Combine: _elementwise,
+    PRelu: _elementwise,
+    Pick: _pick,
     Concat: _concat,
     Flatten: _flatten,
     Softmax: _softmax,

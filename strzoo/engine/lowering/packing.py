@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
@@ -12,32 +14,80 @@ from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
+_FEATURE_TILE = 64  # vectors of features that a thread copies at once
 MOST_PERMUTED = 12  # vectors of the source for one of the target; more take longer than pixels
 _PIXELWISE = ("source_image", "places", "mask")  # operands of copies pixel by pixel alone
 
 
 def load_images(context: LoweringContext, graph: Graph) -> None:
-    """Copy the caller's images [n, C, H, W] to the input's buffer.
+    """Copy the caller's inputs, [n, ...] one after the other for each image, to their buffers.
 
-    Where only fixed point is made of them, that is done at once: its buffer is filled instead.
+    Where only fixed point is made of one, that is done at once: its buffer is filled instead.
     """
-    target, scale = context.memory.values[graph.input], None
-    readers = [layer for layer in graph.layers if graph.input in layer.inputs]
-    if len(readers) == 1 and isinstance(readers[0], Quantize) and graph.output != graph.input:
-        context.done.add(readers[0].name)
-        target, scale = context.memory.values[readers[0].output], 1 / readers[0].scale
-    rows, columns = np.indices((target.height, target.width))
-    size = 4 * target.height * target.width
-    source = {"source": 0, "source_plane": size, "source_image": size * target.channels}
-    places = (rows * target.width + columns) * 4
-    _pack(context, "input", "input", source, [places], target, target.channels, scale)
+    values = context.memory.values
+    sizes = _bytes_of(context, graph.inputs)
+    for name, start in zip(graph.inputs, np.cumsum([0, *sizes]).tolist(), strict=False):
+        target, scale = values[name], None
+        readers = [layer for layer in graph.layers if name in layer.inputs]
+        if not readers and name not in graph.outputs:
+            continue
+        if len(readers) == 1 and isinstance(readers[0], Quantize) and name not in graph.outputs:
+            context.done.add(readers[0].name)
+            target, scale = values[readers[0].output], 1 / readers[0].scale
+        plane = 4 * target.height * target.width
+        source = {"source": start, "source_plane": plane, "source_image": sum(sizes)}
+        if target.packed:
+            _load_features(context, source, target)
+            continue
+        rows, columns = np.indices((target.height, target.width))
+        places = (rows * target.width + columns) * 4
+        _pack(context, "input", "input", source, [places], target, target.channels, scale)
 
 
-def store_results(context: LoweringContext, source: Buffer) -> None:
-    """Copy a buffer to the caller's results [n, ...]."""
-    size = 4 * source.height * source.width
-    target = {"target": 0, "target_plane": size, "target_image": size * source.channels}
-    _unpack(context, "output", "output", source, target)
+def store_results(context: LoweringContext, graph: Graph) -> None:
+    """Copy the outputs' buffers to the caller's results, [n, ...] one after the other."""
+    sizes = _bytes_of(context, graph.outputs)
+    for name, start in zip(graph.outputs, np.cumsum([0, *sizes]).tolist(), strict=False):
+        source = context.memory.values[name]
+        plane = 4 * source.height * source.width
+        target = {"target": start, "target_plane": plane, "target_image": sum(sizes)}
+        _unpack(context, "output", "output", source, target)
+
+
+def _bytes_of(context: LoweringContext, names: Sequence[str]) -> list[int]:
+    """Of one image's values."""
+    buffers = [context.memory.values[name] for name in names]
+    return [4 * buffer.channels * buffer.height * buffer.width for buffer in buffers]
+
+
+def _load_features(context: LoweringContext, source: dict[str, int], target: Buffer) -> None:
+    """Copy the features of each image, which lie next to those of the group's other images, as one
+    plane of vectors; the last one is filled up with zeros."""
+    images, lanes = context.images, context.lanes
+    count = target.channels * images
+    vectors = -(-count // lanes)
+    tile = min(vectors, _FEATURE_TILE)
+    table = np.zeros(vectors * lanes, np.int32)
+    table[:count] = np.arange(count) // images * 4
+    mask = np.where(np.arange(len(table)) < count, np.uint32(2**32 - 1), np.uint32(0))
+    masked = count < len(table)
+    fields: dict[str, int | float] = {
+        **source,
+        "target": target.address,
+        "target_plane": 4 * lanes * tile,
+        "target_tile": 4 * lanes * tile,
+        "piece_tiles": -(-vectors // tile),
+        "pitch": target.root.pitch,
+        "planes": 1,
+        "phases": 1,
+        "tile": tile,
+        "tiles": -(-vectors // tile),
+        "target_vectors": vectors,
+        "places": context.constants.add(table),
+        "mask": context.constants.add(mask) if masked else 0,
+        "fill": 0.0,
+    }
+    context.add("input", PackKernel(lanes, images, "input", masked, filled=False), fields)
 
 
 def flatten(context: LoweringContext, layer: str, source: Buffer, target: Buffer) -> None:
@@ -70,6 +120,23 @@ def copy_pixels(
         places.append(_pixel_bytes(source, row * strides[0] + y, column * strides[1] + x))
     fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
     _pack(context, layer, "arena", fields, places, target, source.channels, scale)
+
+
+def pick_pixels(
+    context: LoweringContext,
+    layer: str,
+    source: Buffer,
+    target: Buffer,
+    rows: np.ndarray,
+    columns: np.ndarray,
+) -> None:
+    """Copy (rows[y], columns[x]) of each plane of `source` to (y, x) of `target`."""
+    if target.packed:
+        copy_pixels(context, layer, source, target)
+        return
+    places = _pixel_bytes(source, *np.meshgrid(rows, columns, indexing="ij"))
+    fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
+    _pack(context, layer, "arena", fields, [places], target, source.channels)
 
 
 def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | AveragePool) -> Buffer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +26,8 @@ class Plan:
         constants: uint8; weights and tables.
         arena: bytes.
         scratch: bytes per thread.
-        input_shape, output_shape: of one image.
+        input_shape, output_shape: of one image in the caller's arrays; of several inputs or
+            outputs, the numbers of all, one after the other.
         chosen: how each layer runs, in words.
     """
 
@@ -39,3 +42,8 @@ class Plan:
     input_shape: Shape
     output_shape: Shape
     chosen: dict[str, str]
+
+
+def array_shape(shapes: Sequence[Shape]) -> Shape:
+    """How one image's values of these shapes lie in an array of the caller's."""
+    return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)

@@ -10,6 +10,7 @@ from strzoo.engine.passes.affine import fold_affine
 from strzoo.engine.passes.bounds import fuse_bounds
 from strzoo.engine.passes.branches import merge_branches
 from strzoo.engine.passes.dead import drop_dead_layers
+from strzoo.engine.passes.gates import join_gates
 from strzoo.engine.passes.heads import flatten_heads
 from strzoo.engine.passes.noops import drop_noops
 from strzoo.engine.passes.pools import globalise_pools
@@ -24,7 +25,9 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     drop_noops,
     globalise_pools,
     flatten_heads,
+    join_gates,
     fold_affine,
+    drop_noops,
     fuse_bounds,
     fuse_residuals,
     merge_branches,

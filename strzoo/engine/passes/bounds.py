@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from strzoo.engine.ir.graph import Add, Affine, Bounds, Clamp, Convolution, Graph, Layer, Linear
+from strzoo.engine.ir.graph import (
+    Add,
+    Affine,
+    Bounds,
+    Clamp,
+    Combine,
+    Convolution,
+    Graph,
+    Layer,
+    Linear,
+)
 from strzoo.engine.passes.rewriting import count_uses, rebuild
 
 
@@ -18,10 +28,10 @@ def fuse_bounds(graph: Graph) -> Graph:
             source = renamed.get(layer.inputs[0], layer.inputs[0])
             before = made.get(source)
             if (
-                isinstance(before, Add | Affine | Clamp | Convolution | Linear)
+                isinstance(before, Add | Affine | Clamp | Combine | Convolution | Linear)
                 and uses[layer.inputs[0]] == 1
+                and (bounds := merge_bounds(before.bounds or Bounds(), layer.bounds)) is not None
             ):
-                bounds = merge_bounds(before.bounds or Bounds(), layer.bounds)
                 made[source] = dataclasses.replace(before, bounds=bounds)
                 renamed[layer.output] = source
                 continue
@@ -29,8 +39,10 @@ def fuse_bounds(graph: Graph) -> Graph:
     return rebuild(graph, made.values(), renamed)
 
 
-def merge_bounds(first: Bounds, second: Bounds) -> Bounds:
-    """The bounds that have the effect of clamping by `first`, then by `second`."""
+def merge_bounds(first: Bounds, second: Bounds) -> Bounds | None:
+    """The bounds that have the effect of `first`, then of `second`; None if there are none."""
+    if not (first.clamps and second.clamps):
+        return second if first == Bounds() else first if second == Bounds() else None
     low = min(max(first.low, second.low), second.high)
     high = min(max(first.high, second.low), second.high)
     return Bounds(low, high)

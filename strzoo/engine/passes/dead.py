@@ -7,7 +7,7 @@ from strzoo.engine.passes.rewriting import rebuild
 
 
 def drop_dead_layers(graph: Graph) -> Graph:
-    needed = {graph.output}
+    needed = {*graph.outputs}
     kept = []
     for layer in reversed(graph.layers):
         if layer.output in needed:

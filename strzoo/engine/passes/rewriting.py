@@ -11,17 +11,18 @@ from strzoo.errors import IntegrityError
 
 
 def find_producers(graph: Graph) -> dict[str, Layer]:
-    """The layer that computes each value; the graph's input has none."""
+    """The layer that computes each value; the graph's inputs have none."""
     return {layer.output: layer for layer in graph.layers}
 
 
 def count_uses(graph: Graph) -> dict[str, int]:
-    """How often each value is read; being the graph's output counts once."""
+    """How often each value is read; being an output of the graph counts once."""
     uses = dict.fromkeys(graph.shapes, 0)
     for layer in graph.layers:
         for name in layer.inputs:
             uses[name] += 1
-    uses[graph.output] += 1
+    for name in graph.outputs:
+        uses[name] += 1
     return uses
 
 
@@ -34,7 +35,7 @@ def rebuild(graph: Graph, layers: Iterable[Layer], renamed: Mapping[str, str] = 
         IntegrityError: a layer reads what is not made before it, or makes what is there already.
     """
     layers = tuple(_rename(layer, renamed) for layer in layers)
-    shapes = {graph.input: graph.shapes[graph.input]}
+    shapes = {name: graph.shapes[name] for name in graph.inputs}
     for layer in layers:
         missing = [name for name in layer.inputs if name not in shapes]
         if missing or layer.output in shapes:
@@ -43,8 +44,9 @@ def rebuild(graph: Graph, layers: Iterable[Layer], renamed: Mapping[str, str] = 
                 f"{layer.output!r} again"
             )
         shapes[layer.output] = infer_shape(layer, [shapes[name] for name in layer.inputs])
+    output, *others = (_follow(name, renamed) for name in graph.outputs)
     return dataclasses.replace(
-        graph, layers=layers, shapes=shapes, output=_follow(graph.output, renamed)
+        graph, layers=layers, shapes=shapes, output=output, more_outputs=tuple(others)
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.ir.graph import Convolution, Graph, MaxPool
+from strzoo.engine.ir.graph import Bounds, Convolution, Graph, MaxPool
 from strzoo.engine.layout.allocation import plan_memory
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.layouts import lay_out
@@ -86,7 +86,9 @@ def observe(
                 largest = np.abs(value).max((1, 2))
                 found.largest[name] = np.maximum(found.largest.get(name, largest), largest)
         for layer in layers:
-            if isinstance(layer, Convolution) and set(layer.inputs) <= held.keys():
+            if not isinstance(layer, Convolution) or not (layer.bounds or Bounds()).clamps:
+                continue
+            if set(layer.inputs) <= held.keys():
                 parts.setdefault(layer.name, []).append(_look(layer, held, random, count))
     for name, each in parts.items():
         residuals = [residual for _, residual in each if residual is not None]

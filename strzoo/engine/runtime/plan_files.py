@@ -11,8 +11,15 @@ from strzoo.engine.runtime.run import Program
 from strzoo.engine.runtime.threads import Code
 from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.native_code import LoadedCode
-from strzoo.engine.storage.plan_files import PlanFile, holds_code, read_plans, read_trusted
+from strzoo.engine.storage.plan_files import (
+    PlanFile,
+    group_plans,
+    holds_code,
+    read_plans,
+    read_trusted,
+)
 from strzoo.errors import StrzooError, UsageError, install_advice
+from strzoo.sealed_files import shown
 
 
 class PlanFileBuilder:
@@ -28,14 +35,15 @@ class PlanFileBuilder:
         self.images, self.threads = content.images, threads or content.threads
         self.tuned, self.name, self.source = content.tuned, content.model, content.source
         self.metadata, self.fixed = dict(content.metadata), content.fixed
+        self.names = content.names
         self.hardware, self._folder = content.hardware, folder
-        self._plans = list(content.plans)
+        self._plans, self._division = list(content.plans), content.division
         self._code = None if content.code is None else LoadedCode(content.code.block)
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: Path | bytes,
         size: tuple[int, ...] | None,
         threads: int | None,
         folder: Path | None,
@@ -45,7 +53,7 @@ class PlanFileBuilder:
         """Read a file.
 
         Args:
-            path: of the file.
+            path: of the file, or its bytes.
             size: of the images that the caller expects, if any.
             threads: that one call uses; None for what the file was made for.
             folder: keeps machine code; None keeps none.
@@ -61,32 +69,40 @@ class PlanFileBuilder:
         if content is None:
             if not native and not has_llvmlite() and holds_code(path):
                 raise StrzooError(
-                    f"{path} holds machine code, which runs if you trust who made it: pass "
+                    f"{shown(path)} holds machine code, which runs if you trust who made it: pass "
                     f"native=True; otherwise the engine needs llvmlite: {install_advice('engine')}"
                 )
             expect_llvmlite()
             content = read_plans(path, known_hardware(folder), aligned)
-        shape = content.plans[0].plan.input_shape
+        shape: tuple[int | None, ...]
+        if content.division is None:
+            shape = content.plans[0].plan.input_shape
+        else:
+            shape = content.division.inputs[0].shape[1:]
         if size is not None and size != shape[-len(size) :]:
             raise UsageError(
-                f"{path} was compiled for images of {'x'.join(map(str, shape))}, "
+                f"{shown(path)} was compiled for images of {'x'.join(map(str, shape))}, "
                 f"{'x'.join(map(str, size))} is asked for; compile the model again"
             )
         return cls(content, threads, folder)
 
     def build(self, images: int, threads: int) -> Built:
-        """The program for groups of `images` images; of several plans, the one for the nearest
+        """The programs for groups of `images` images; of several plans, those for the nearest
         number of threads."""
-        fitting = [entry for entry in self._plans if entry.plan.images == images]
+        if self._division is not None and not self._division.sections:
+            return Built((), (), True, self._division)
+        fitting = [group for group in group_plans(self._plans) if group[0].plan.images == images]
         if not fitting:
             raise StrzooError(f"the file has no plan for {images} images; compile the model again")
-        planned = min(fitting, key=lambda entry: abs(entry.threads - threads))
+        planned = min(fitting, key=lambda group: abs(group[0].threads - threads))
         code: Code | None = self._code
         if code is None:
             from strzoo.engine.storage.machine_code import compile_kernels
 
-            code = compile_kernels(planned.plan.kernels, self.hardware, self._folder)
-        return Built(Program(planned.plan, code), planned, True)
+            kernels = [kernel for entry in planned for kernel in entry.plan.kernels]
+            code = compile_kernels(kernels, self.hardware, self._folder)
+        programs = tuple(Program(entry.plan, code) for entry in planned)
+        return Built(programs, planned, True, self._division)
 
     def release(self, *, finished: bool) -> None:
         """Let go of the plans once all programs are built."""

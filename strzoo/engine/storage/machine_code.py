@@ -120,7 +120,7 @@ def _order(kernels: Iterable[Kernel]) -> list[Kernel]:
 
 
 def _read(file: Path) -> bytes:
-    with SealedFile(file, _MAGIC, _FORMAT, "machine code") as sealed:
+    with SealedFile(file, _MAGIC, (_FORMAT,), "machine code") as sealed:
         return sealed.read(0, sealed.size, partial(np.empty, dtype=np.uint8)).tobytes()
 
 
@@ -158,9 +158,23 @@ def _compile(module: Any, machine: Any) -> bytes:
     options.loop_vectorization = False  # kernels are vectorised already
     options.slp_vectorization = False
     builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(parsed, builder)
+    passes = builder.getModulePassManager()
+    passes.run(parsed, builder)
+    _free(passes)
     image: bytes = machine.emit_object(parsed)
     return image
+
+
+def _free(passes: Any) -> None:
+    """Free a pass manager, which llvmlite does not (0.45 to 0.50): its class inherits the
+    `_dispose` that does nothing before the one that frees."""
+    from llvmlite.binding import ffi, newpassmanagers
+
+    if type(passes)._dispose is ffi.ObjectRef._dispose:
+        newpassmanagers.NewPassManager._dispose(passes)
+        passes.detach()
+    else:
+        passes.close()
 
 
 def _target_machine(cpu: str | None = None) -> Any:

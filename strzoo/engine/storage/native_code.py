@@ -116,10 +116,14 @@ def can_link() -> bool:
 
 @lru_cache(maxsize=1)
 def generator_digest() -> str:
-    """The hash of the code generators' source, so that code of another version is not used."""
+    """The hash of the code generators' source, so that code of another version is not used.
+
+    The same in strzoo and in strzoo_runtime, whose imports have another name.
+    """
     digest = hashlib.sha256()
+    own = f"from {__name__.partition('.')[0]}.".encode()
     for file in sorted((Path(__file__).parent.parent / "codegen").glob("*.py")):
-        digest.update(file.read_bytes())
+        digest.update(file.read_bytes().replace(own, b"from strzoo."))
     return digest.hexdigest()
 
 

@@ -26,8 +26,8 @@ def check_plan(plan: Plan, hardware: Hardware) -> None:
         raise ValueError(f"rows of shape {plan.rows.shape}")
     if plan.lanes != hardware.lanes or plan.images & (plan.images - 1):
         raise ValueError(f"{plan.lanes} lanes, {plan.images} images")
-    if len(plan.layers) != len(plan.kernels) or len(plan.input_shape) != 3:
-        raise ValueError(f"{len(plan.layers)} layers, input {plan.input_shape}")
+    if len(plan.layers) != len(plan.kernels):
+        raise ValueError(f"{len(plan.layers)} layers of {len(plan.kernels)} instructions")
     named: dict[str, op.Kernel] = {}
     for kernel in plan.kernels:
         if named.setdefault(kernel.name, kernel) != kernel:
@@ -41,11 +41,14 @@ def check_plan(plan: Plan, hardware: Hardware) -> None:
     }
     if max(areas.values()) > _LARGEST:
         raise ValueError(f"memory of {max(areas.values())} bytes")
+    results: list[tuple[int, int]] = []
     for index, kernel in enumerate(plan.kernels):
         try:
             if not kernel.fits(plan.lanes, plan.images):
                 raise ValueError("a kernel for other vectors or images")
-            _Instruction(kernel, plan.rows[index], plan.constants, areas).check()
+            instruction = _Instruction(kernel, plan.rows[index], plan.constants, areas)
+            instruction.check()
+            results += instruction.results
         except ValueError as error:
             raise ValueError(f"instruction {index}, {kernel.name}: {error}") from None
     # Threads wait until as much work is done as there is up to the end of an instruction.
@@ -55,10 +58,14 @@ def check_plan(plan: Plan, hardware: Hardware) -> None:
         and np.array_equal(done, np.cumsum(units))
     ):
         raise ValueError("instructions that are not numbered from 1 on")
-    # The caller's results are not initialised, so the last instruction must fill them.
-    last = next(o for o in reversed(plan.kernels[-1].operands) if isinstance(o, op.Place))
-    if last.area != op.OUTPUT:
-        raise ValueError("a plan that does not end with its results")
+    # The caller's results are not initialised, so the instructions must fill them.
+    filled = 0
+    for start, end in sorted(results):
+        if start > filled:
+            break
+        filled = max(filled, end)
+    if filled != areas[op.OUTPUT]:
+        raise ValueError(f"only {filled} bytes of {areas[op.OUTPUT]} are results")
 
 
 class _Instruction:
@@ -72,6 +79,7 @@ class _Instruction:
         self._row = dict(zip(names, row.tolist(), strict=False))
         self._constants, self._areas = constants, areas
         self._tables: dict[str, np.ndarray] = {}
+        self.results: list[tuple[int, int]] = []  # what it writes of the caller's results
 
     def __getitem__(self, name: str) -> int:
         return self._row[name]
@@ -120,9 +128,9 @@ class _Instruction:
     def _check_place(self, operand: op.Place) -> None:
         extent, room = operand.extent(self), self._areas[operand.area]
         start = self._row.get(operand.name, 0)
-        if operand.area == op.OUTPUT and extent < room:  # it is not initialised
-            raise ValueError(f"only {extent} bytes of {room} are results")
-        if start + extent > room or (operand.area == op.INPUT and start):
+        if operand.area == op.OUTPUT:
+            self.results.append((start, start + extent))
+        if start + extent > room:
             raise ValueError(f"{operand.name}: {extent} bytes at {start} of {room}")
 
     def _read(self, operand: op.Table) -> np.ndarray:

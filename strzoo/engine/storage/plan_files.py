@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,19 +23,23 @@ import numpy as np
 
 from strzoo.engine.codegen.operands import Kernel, row_operands
 from strzoo.engine.hardware import Hardware, supports
+from strzoo.engine.ir.parts import Division
 from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.results import LayerChoice, PrecisionReport
+from strzoo.engine.storage.divisions import build_division, check_sections, describe_division
 from strzoo.engine.storage.native_code import Block, StoredCode
 from strzoo.engine.storage.plan_checks import check_plan
 from strzoo.errors import IntegrityError
 from strzoo.files import PLAN_MAGIC
-from strzoo.sealed_files import SealedFile, read_header, write_sealed
+from strzoo.sealed_files import SealedFile, read_header, shown, write_sealed
 from strzoo.version import VERSION
 
 log = logging.getLogger(__name__)
 
-MAGIC, FORMAT = PLAN_MAGIC, 1
+# Format 2 has a division; whatever has none is written as format 1.
+MAGIC, FORMAT, DIVIDED = PLAN_MAGIC, 1, 2
 SUFFIX = ".strz"
+USUAL_NAMES = ("images", "output")
 _ALIGNMENT = 64
 _MOST_THREADS = 4096
 _KIND = "compiled strzoo model"
@@ -74,10 +78,13 @@ class PlanFile:
         images: that go side by side in a vector where a batch has enough.
         tuned: seconds that measuring could take; 0 for fixed rules.
         hardware: what the plans were made for.
-        plans: at least one.
+        plans: at least one for each section of a network.
         metadata: what an ONNX export says about itself (docs/onnx.md).
         fixed: how it was brought into 16-bit fixed point; None for fp32.
         code: machine code for all plans.
+        names: of the network's input and output.
+        division: of a network that is not one graph of one input and one output. The plans are
+            those of its sections, in their order, then those for other threads or images.
     """
 
     model: str
@@ -90,6 +97,8 @@ class PlanFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
     fixed: PrecisionReport | None = None
     code: StoredCode | None = None
+    names: tuple[str, str] = USUAL_NAMES
+    division: Division | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,7 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
         "images": content.images,
         "tuned": content.tuned,
         "metadata": dict(content.metadata),
+        "names": content.names,
         "fixed": None if content.fixed is None else _describe_precision(content.fixed),
         "hardware": asdict(content.hardware),
         "fields": {
@@ -125,21 +135,25 @@ def write_plans(path: Path, content: PlanFile, *, force: bool = False) -> None:
         "plans": described,
         "code": None if content.code is None else _describe_code(content.code, arrays),
     }
+    if content.division is not None:
+        header["division"] = describe_division(
+            content.division, lambda array: _place(array, arrays)
+        )
     text = json.dumps(header, allow_nan=False).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     parts: list[Any] = [struct.pack("<Q", len(text)), text]
     for array in arrays:
         parts += [array.reshape(-1).view(np.uint8), bytes(-array.nbytes % _ALIGNMENT)]
-    write_sealed(path, MAGIC, FORMAT, parts, force=force)
+    write_sealed(path, MAGIC, DIVIDED if content.division else FORMAT, parts, force=force)
 
 
 def read_plans(
-    path: Path, hardware: Hardware, allocate: Callable[[int], np.ndarray] = _EMPTY
+    path: Path | bytes, hardware: Hardware, allocate: Callable[[int], np.ndarray] = _EMPTY
 ) -> PlanFile:
     """Read a `.strz` file for `hardware`, without the machine code that it may hold.
 
     Args:
-        path: of the file.
+        path: of the file, or its bytes.
         hardware: the processor.
         allocate: gives the memory that arrays are read into, so many bytes as uint8.
 
@@ -148,7 +162,7 @@ def read_plans(
         IntegrityError: it is damaged, of another format or version of strzoo, or made for another
             processor.
     """
-    with SealedFile(path, MAGIC, FORMAT, _KIND) as file, _named(path):
+    with SealedFile(path, MAGIC, (FORMAT, DIVIDED), _KIND) as file, _named(path):
         header, arrays = _read_header(file, allocate)
         made_for = Hardware(**header["hardware"])
         wanted = (hardware.lanes, hardware.registers, hardware.identity)
@@ -163,31 +177,33 @@ def read_plans(
             if header["fields"][type(kernel).__name__] != _list_fields(kernel):
                 name = type(kernel).__name__
                 raise IntegrityError(f"needs another form of {name} than this strzoo has")
-        return _build_file(header, made_for, plans)
+        return _build_file(header, made_for, plans, arrays)
 
 
-def read_trusted(path: Path, allocate: Callable[[int], np.ndarray] = _EMPTY) -> PlanFile | None:
+def read_trusted(
+    path: Path | bytes, allocate: Callable[[int], np.ndarray] = _EMPTY
+) -> PlanFile | None:
     """Read a `.strz` file with its machine code; None if it has none that runs on this processor.
 
     The code and the numbers of the plans are believed: whoever made the file can do here what you
     can do. Arguments and errors as `read_plans`.
     """
-    with SealedFile(path, MAGIC, FORMAT, _KIND) as file, _named(path):
+    with SealedFile(path, MAGIC, (FORMAT, DIVIDED), _KIND) as file, _named(path):
         header, arrays = _read_header(file, allocate)
         given = header.get("code")
         if given is None:
-            log.warning("%s holds no machine code", path)
+            log.warning("%s holds no machine code", shown(path))
             return None
         block = Block(dict(given["functions"]), dict(given["imports"]), arrays(given["place"]))
         code = StoredCode(given["cpu"], given["engine"], block)
         if (reason := code.find_misfit()) is not None:
-            log.warning("the machine code in %s is not used: %s", path, reason)
+            log.warning("the machine code in %s is not used: %s", shown(path), reason)
             return None
         plans = tuple(_build_plan(entry, arrays, None) for entry in header["plans"])
-        return _build_file(header, Hardware(**header["hardware"]), plans, code)
+        return _build_file(header, Hardware(**header["hardware"]), plans, arrays, code)
 
 
-def holds_code(path: Path) -> bool:
+def holds_code(path: Path | bytes) -> bool:
     """Whether a `.strz` file says that it holds machine code; nothing else of it is checked."""
     return read_header(path, MAGIC, _KIND).get("code") is not None
 
@@ -219,13 +235,23 @@ def _build_file(
     header: dict[str, Any],
     hardware: Hardware,
     plans: tuple[ThreadedPlan, ...],
+    arrays: Arrays,
     code: StoredCode | None = None,
 ) -> PlanFile:
     metadata = header["metadata"]
-    if not plans or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("no plans, or metadata that is not text")
-    if len({(entry.plan.input_shape, entry.plan.output_shape) for entry in plans}) > 1:
-        raise ValueError("plans of different networks")
+    names = tuple(map(str, header.get("names", USUAL_NAMES)))
+    if len(names) != 2:
+        raise ValueError(f"{len(names)} names of an input and an output")
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("metadata that is not text")
+    division = None
+    if "division" in header:
+        division = build_division(header["division"], arrays)
+    elif not plans or len({(e.plan.input_shape, e.plan.output_shape) for e in plans}) > 1:
+        raise ValueError("no plans, or plans of different networks")
+    if division is not None:
+        for group in group_plans(plans):
+            check_sections(division, [entry.plan for entry in group])
     return PlanFile(
         str(header["model"]),
         str(header["source"]),
@@ -237,20 +263,30 @@ def _build_file(
         metadata,
         _build_precision(header["fixed"]),
         code,
+        names,
+        division,
     )
 
 
+def group_plans(plans: Sequence[ThreadedPlan]) -> list[tuple[ThreadedPlan, ...]]:
+    """The plans that run together: those for as many images and threads."""
+    groups: dict[tuple[int, int], list[ThreadedPlan]] = {}
+    for entry in plans:
+        groups.setdefault((entry.plan.images, entry.threads), []).append(entry)
+    return [tuple(group) for group in groups.values()]
+
+
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path | bytes) -> Iterator[None]:
     """What the file is not says which file it is."""
     try:
         yield
     except IntegrityError as error:
-        raise IntegrityError(f"{path} {error}; compile the model again") from error
+        raise IntegrityError(f"{shown(path)} {error}; compile the model again") from error
     except _MALFORMED as error:
         reason = " ".join(str(error).split())[:160]
         raise IntegrityError(
-            f"{path} is not a valid {_KIND} ({type(error).__name__}: {reason}); "
+            f"{shown(path)} is not a valid {_KIND} ({type(error).__name__}: {reason}); "
             "compile the model again"
         ) from error
 

@@ -64,9 +64,9 @@ def test_an_export_in_halves_with_a_softmax_is_read_in_fp32() -> None:
     assert_agrees(halves, tolerance=5e-3)
 
 
-def test_int8_is_refused_by_its_operators() -> None:
+def test_int8_activations_are_refused_by_their_operators() -> None:
     int8 = convert_precision(load_model("resnet20", 32), "int8", torch.randn(4, 3, 32, 32))
-    with pytest.raises(UsageError, match=r"cannot run DequantizeLinear at .*; QuantizeLinear at"):
+    with pytest.raises(UsageError, match=r"cannot run QuantizeLinear at .*; DequantizeLinear at"):
         read_graph(int8)
 
 

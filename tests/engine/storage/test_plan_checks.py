@@ -275,9 +275,9 @@ def test_results_of_two_threads_never_share_memory() -> None:
     ("damage", "problem"),
     [
         (lambda p: {"kernels": (*p.kernels[:-1], SoftmaxKernel(1))}, "instruction"),
-        (lambda p: {k: getattr(p, k)[:-1] for k in ("rows", "kernels", "layers")}, "its results"),
+        (lambda p: {k: getattr(p, k)[:-1] for k in ("rows", "kernels", "layers")}, "are results"),
         (lambda p: {"kernels": (PackKernel(16, 2, "input"), *p.kernels[1:])}, "other vectors"),
-        (lambda p: {"output_shape": (11,)}, "results"),
+        (lambda p: {"output_shape": (11,)}, "target_image is 40 instead of 44"),
         (lambda p: {"input_shape": (2, 4, 4)}, "source"),
         (lambda p: {"arena": 1 << 50}, "memory of"),
         (lambda p: {"rows": p.rows[:, :-1]}, "rows of shape"),

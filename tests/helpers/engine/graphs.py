@@ -16,6 +16,7 @@ from strzoo.engine.ir.graph import (
     AveragePool,
     Bounds,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     Flatten,
@@ -24,6 +25,8 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Pick,
+    PRelu,
     Shape,
     Softmax,
     Window,
@@ -38,6 +41,20 @@ MOST_CHANNELS = 40
 
 
 T = TypeVar("T")
+
+# Functions whose results stay in range.
+CURVES = [
+    Bounds(0.0, 0.0, "sigmoid"),
+    Bounds(0.0, 0.0, "silu"),
+    Bounds(0.0, 0.0, "tanh"),
+    Bounds(0.0, 0.0, "gelu"),
+    Bounds(0.0, 0.0, "erf"),
+    Bounds(0.0, 0.0, "abs"),
+    Bounds(0.2, 0.5, "hardsigmoid"),
+    Bounds(1 / 6, 0.5, "hardswish"),
+    Bounds(0.1, 0.0, "leaky"),
+    Bounds(1.5, 0.0, "elu"),
+]
 
 
 class Sketch:
@@ -60,8 +77,9 @@ class Sketch:
         return self.layers[-1].output if self.layers else "x"
 
     def source(self) -> str:
-        """Mostly the newest value, sometimes an older one."""
-        return self.last if self.number(0, 3) else self.pick(self.shapes)
+        """Mostly the newest map, sometimes an older one."""
+        maps = [name for name, shape in self.shapes.items() if len(shape) == 3]
+        return self.last if self.number(0, 3) else self.pick(maps)
 
     def add(self, kind: type[Layer], *inputs: str, **fields: object) -> str:
         name = f"{kind.__name__.lower()}{len(self.layers)}"
@@ -71,6 +89,8 @@ class Sketch:
         return layer.output
 
     def bounds(self) -> Bounds | None:
+        if self.number(0, 3) == 3:
+            return self.pick(CURVES)
         return self.draw(st.sampled_from(LIMITS))
 
     def weights(self, *shape: int) -> np.ndarray:
@@ -203,6 +223,38 @@ def _pointwise(sketch: Sketch) -> None:
         sketch.add(Affine, source, scale=scale, shift=shift, bounds=sketch.bounds())
 
 
+def _gate(sketch: Sketch) -> None:
+    """A map times, plus or minus another, or one number for each channel, as squeeze-and-excite."""
+    source = sketch.source()
+    channels = sketch.shapes[source][0]
+    function = sketch.pick(["add", "mul", "mul", "sub"])
+    if sketch.number(0, 2) == 0:
+        alike = [name for name, shape in sketch.shapes.items() if shape == sketch.shapes[source]]
+        sketch.add(Combine, source, sketch.pick(alike), function=function, bounds=sketch.bounds())
+        return
+    flat = bool(sketch.number(0, 1))
+    gate = sketch.add(GlobalAveragePool, source, flat=flat)
+    if flat:
+        weight = sketch.weights(channels, channels)
+        gate = sketch.add(Linear, gate, weight=weight, bias=sketch.vector(channels))
+    gate = sketch.add(Clamp, gate, bounds=sketch.pick(CURVES))
+    sketch.add(Combine, source, gate, function=function, bounds=sketch.bounds())
+
+
+def _picked(sketch: Sketch) -> None:
+    """Pixels taken once, several times or not at all, or another slope for negative numbers."""
+    source = sketch.source()
+    channels, height, width = sketch.shapes[source]
+    if sketch.number(0, 2) == 0:
+        sketch.add(PRelu, source, slope=sketch.vector(channels))
+        return
+    rows, columns = (
+        np.sort(sketch.random.integers(0, size, sketch.number(1, min(2 * size, MOST_PIXELS))))
+        for size in (height, width)
+    )
+    sketch.add(Pick, source, rows=rows, columns=columns)
+
+
 def _linear(sketch: Sketch, source: str) -> str:
     features = sketch.shapes[source][0]
     outputs = sketch.number(1, 70)
@@ -241,7 +293,9 @@ def _head(sketch: Sketch) -> None:
         sketch.add(Softmax, vector)
 
 
-_STEPS = (_convolution, _convolution, _convolution, _pool, _join, _pointwise)
+_STEPS = (
+    *[_convolution] * 4, _pool, _pool, _join, _join, _pointwise, _pointwise, _gate, _gate, _picked,
+)  # fmt: skip
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from strzoo.engine.ir.graph import (
     AveragePool,
     Bounds,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     Flatten,
@@ -21,6 +24,8 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Pick,
+    PRelu,
     Softmax,
     Window,
 )
@@ -64,6 +69,14 @@ def run_layer(layer: Layer, inputs: list[Tensor]) -> Tensor:
         return x.mean((2, 3), keepdim=not layer.flat)
     if isinstance(layer, Add):
         return _bound(x + inputs[1], layer.bounds)
+    if isinstance(layer, Combine):
+        y = inputs[1] if x.shape == inputs[1].shape else inputs[1].reshape(*x.shape[:2], 1, 1)
+        rules = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}
+        return _bound(rules[layer.function](x, y), layer.bounds)
+    if isinstance(layer, PRelu):
+        return torch.where(x > 0, x, x * _real(layer.slope).reshape(-1, *[1] * (x.dim() - 2)))
+    if isinstance(layer, Pick):
+        return x[:, :, torch.from_numpy(layer.rows)][..., torch.from_numpy(layer.columns)]
     if isinstance(layer, Clamp):
         return _bound(x, layer.bounds)
     if isinstance(layer, Concat):
@@ -103,7 +116,26 @@ def _pad(x: Tensor, window: Window, value: float) -> Tensor:
 
 
 def _bound(x: Tensor, bounds: Bounds | None) -> Tensor:
-    return x if bounds is None else x.clamp(min=bounds.low).clamp(max=bounds.high)
+    if bounds is None:
+        return x
+    if bounds.clamps:
+        return x.clamp(min=bounds.low).clamp(max=bounds.high)
+    a, b = bounds.low, bounds.high
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "abs": torch.abs,
+        "elu": lambda v: functional.elu(v, a),
+        "erf": torch.erf,
+        "exp": torch.exp,
+        "gelu": functional.gelu,
+        "hardsigmoid": lambda v: (a * v + b).clamp(0, 1),
+        "hardswish": lambda v: v * (a * v + b).clamp(0, 1),
+        "leaky": lambda v: functional.leaky_relu(v, a),
+        "sigmoid": torch.sigmoid,
+        "silu": functional.silu,
+        "sqrt": torch.sqrt,
+        "tanh": torch.tanh,
+    }
+    return functions[bounds.function](x)
 
 
 def _real(array: np.ndarray) -> Tensor:

@@ -15,6 +15,7 @@ from strzoo.engine.ir.graph import (
     AveragePool,
     Bounds,
     Clamp,
+    Combine,
     Concat,
     Convolution,
     Flatten,
@@ -23,6 +24,9 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Pick,
+    PRelu,
+    Shape,
     Softmax,
     Window,
 )
@@ -30,7 +34,7 @@ from strzoo.engine.ir.graph import (
 
 def to_onnx(graph: Graph, batch: int | str = "N", opset: int = 19) -> onnx.ModelProto:
     """`graph` in plain ONNX operators."""
-    writer = _Writer(opset)
+    writer = _Writer(opset, graph.shapes)
     for layer in graph.layers:
         writer.write(layer)
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *graph.shapes["x"]])
@@ -44,8 +48,8 @@ def to_onnx(graph: Graph, batch: int | str = "N", opset: int = 19) -> onnx.Model
 
 
 class _Writer:
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
+    def __init__(self, opset: int, shapes: dict[str, Shape]) -> None:
+        self.opset, self.shapes = opset, shapes
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
@@ -66,6 +70,8 @@ class _Writer:
         bounds = getattr(layer, "bounds", None)
         if bounds == Bounds(0.0):
             value = self.node("Relu", layer, [value])
+        elif bounds is not None and not bounds.clamps:
+            value = self.curve(layer, value, bounds)
         elif bounds is not None:
             limits = [self.tensor(np.float32(b)) for b in (bounds.low, bounds.high)]
             value = self.node("Clip", layer, [value, *limits])
@@ -102,8 +108,35 @@ class _Writer:
             return self.node("Reshape", layer, [x, target])
         if isinstance(layer, Softmax):
             return self.node("Softmax", layer, [x], axis=1)
+        if isinstance(layer, Combine):
+            y = layer.inputs[1]
+            if self.shapes[y] == self.shapes[x][:1] and len(self.shapes[x]) == 3:
+                y = self.node("Unsqueeze", layer, [y, self.tensor(np.array([2, 3]))])
+            return self.node(layer.function.capitalize(), layer, [x, y])
+        if isinstance(layer, PRelu):
+            shape = (-1, *[1] * (len(self.shapes[x]) - 1))
+            return self.node("PRelu", layer, [x, self.tensor(layer.slope.reshape(shape))])
+        if isinstance(layer, Pick):
+            rows = self.node("Gather", layer, [x, self.tensor(layer.rows)], axis=2)
+            return self.node("Gather", layer, [rows, self.tensor(layer.columns)], axis=-1)
         assert isinstance(layer, Clamp)
         return x
+
+    def curve(self, layer: Layer, x: str, bounds: Bounds) -> str:
+        name = bounds.function
+        if name == "silu":
+            return self.node("Mul", layer, [x, self.node("Sigmoid", layer, [x])])
+        if name == "gelu":
+            scaled = self.node("Div", layer, [x, self.tensor(np.float32(np.sqrt(2)))])
+            erf = self.node("Erf", layer, [scaled])
+            shifted = self.node("Add", layer, [erf, self.tensor(np.float32(1))])
+            product = self.node("Mul", layer, [x, shifted])
+            return self.node("Mul", layer, [product, self.tensor(np.float32(0.5))])
+        operators = {"leaky": "LeakyRelu", "hardswish": "HardSwish", "hardsigmoid": "HardSigmoid"}
+        fields = {"alpha": bounds.low} if name in ("leaky", "elu", "hardsigmoid") else {}
+        if name == "hardsigmoid":
+            fields["beta"] = bounds.high
+        return self.node(operators.get(name, name.capitalize()), layer, [x], **fields)
 
     def statistics(self, layer: Affine) -> list[str]:
         """Gain, offset, mean 0.5 and variance 4 that amount to the layer's scale and shift."""

@@ -1,0 +1,104 @@
+"""Functions of vectors of fp32: the activations that `ir.functions` names."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from strzoo.engine.codegen.builder import I32, Emitter, vector_type
+
+LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693145751953125, 1.4286068203094173e-06
+# Added to a small number, it leaves the nearest whole number in the low bits.
+_ROUNDING = 1.5 * 2**23
+# exp(r) for |r| <= log(2) / 2 by its Taylor series: the first term left out is below 2e-7.
+_TERMS = 6
+# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: below 1.5e-7 off.
+_ERF_P = 0.3275911
+_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+_SQRT_HALF = 0.7071067811865476
+
+
+def apply(e: Emitter, function: str, x: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """The function of a vector; `a` and `b` are vectors of its parameters."""
+    made: ir.Value = _Functions(e).apply(function, x, a, b)
+    return made
+
+
+class _Functions:
+    def __init__(self, e: Emitter) -> None:
+        self.e, self.build = e, e.build
+        self.one, self.zero = e.constant(1.0), e.constant(0.0)
+
+    def apply(self, function: str, x: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        build = self.build
+        if function in ("hardsigmoid", "hardswish"):
+            line = self.e.largest(self.e.fma(a, x, b), self.zero)
+            gate = self.e.smallest(line, self.one)
+            return gate if function == "hardsigmoid" else build.fmul(x, gate)
+        if function == "leaky":
+            return self.where_positive(x, build.fmul(a, x))
+        if function == "elu":
+            return self.where_positive(x, build.fmul(a, build.fsub(self.exp(x), self.one)))
+        if function in ("sigmoid", "silu"):
+            over = self.one if function == "sigmoid" else x
+            return build.fdiv(over, build.fadd(self.one, self.exp(self.negative(x))))
+        if function == "gelu":
+            erf = self.erf(build.fmul(x, self.e.constant(_SQRT_HALF)))
+            half = build.fmul(x, self.e.constant(0.5))
+            return self.e.fma(half, erf, half)
+        if function == "abs":
+            return self.intrinsic("fabs", x)
+        if function == "sqrt":
+            return self.intrinsic("sqrt", x)
+        made: ir.Value = {"erf": self.erf, "exp": self.exp, "tanh": self.tanh}[function](x)
+        return made
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """The exponential as 2^n * e^r, within the range of normal numbers."""
+        e, build = self.e, self.build
+        x = e.smallest(e.largest(x, e.constant(-87.0)), e.constant(88.0))
+        shifted = e.fma(x, e.constant(LOG2E), e.constant(_ROUNDING))
+        n = build.fsub(shifted, e.constant(_ROUNDING))
+        r = e.fma(n, e.constant(-LN2_HIGH), x)
+        r = e.fma(n, e.constant(-LN2_LOW), r)
+        result: ir.Value = self.one
+        for term in range(_TERMS, 0, -1):
+            result = e.fma(build.fmul(r, e.constant(1.0 / term)), result, self.one)
+        bits = build.shl(build.bitcast(shifted, self.integers), self.whole(23))
+        power = build.add(bits, self.whole(127 << 23))
+        return build.fmul(result, build.bitcast(power, vector_type(e.width)))
+
+    def erf(self, x: ir.Value) -> ir.Value:
+        e, build = self.e, self.build
+        size = self.intrinsic("fabs", x)
+        t = build.fdiv(self.one, e.fma(size, e.constant(_ERF_P), self.one))
+        series: ir.Value = e.constant(_ERF[0])
+        for factor in _ERF[1:]:
+            series = e.fma(series, t, e.constant(factor))
+        tail = build.fmul(build.fmul(series, t), self.exp(self.negative(build.fmul(x, x))))
+        made = build.fsub(self.one, tail)
+        return build.select(build.fcmp_ordered("<", x, self.zero), self.negative(made), made)
+
+    def tanh(self, x: ir.Value) -> ir.Value:
+        build = self.build
+        power = self.exp(build.fadd(x, x))
+        rest = build.fdiv(self.e.constant(2.0), build.fadd(power, self.one))
+        return build.fsub(self.one, rest)
+
+    def where_positive(self, x: ir.Value, other: ir.Value) -> ir.Value:
+        return self.build.select(self.build.fcmp_ordered(">", x, self.zero), x, other)
+
+    def negative(self, x: ir.Value) -> ir.Value:
+        return self.build.fsub(self.e.constant(-0.0), x)
+
+    def intrinsic(self, name: str, x: ir.Value) -> ir.Value:
+        suffix = f"v{x.type.count}f32" if isinstance(x.type, ir.VectorType) else "f32"
+        kind = ir.FunctionType(x.type, [x.type])
+        return self.build.call(self.e.intrinsic(f"llvm.{name}.{suffix}", kind), [x])
+
+    @property
+    def integers(self) -> ir.Type:
+        return I32 if self.e.width == 1 else ir.VectorType(I32, self.e.width)
+
+    def whole(self, value: int) -> ir.Constant:
+        width = self.e.width
+        return ir.Constant(self.integers, value if width == 1 else [value] * width)

@@ -1,0 +1,127 @@
+"""The inputs of a network: which of them the engine reads, in what shape, and the batch."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+import onnx
+
+from strzoo.engine.ir.graph import Shape
+from strzoo.engine.ir.parts import Port
+from strzoo.errors import UsageError
+from strzoo.onnx.files import real_inputs
+from strzoo.settings import Limits
+
+Dims = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a network; `shape` is one image's, None for what onnxruntime alone reads."""
+
+    port: Port
+    kind: onnx.TypeProto
+    shape: Shape | None
+
+
+def read_inputs(model: onnx.ModelProto, size: tuple[int, int] | None) -> list[Input]:
+    """The inputs, in the model's order. `size` is that of images whose size is open.
+
+    Raises:
+        UsageError: the size is needed, or contradicts the file.
+    """
+    return [_read_input(model, value, size) for value in real_inputs(model)]
+
+
+def find_batch(inputs: list[Input]) -> int | None:
+    """The number of images that the inputs fix; None where all leave it open, 0 if they differ."""
+    firsts = {i.port.shape[0] if i.port.shape else 0 for i in inputs}
+    return firsts.pop() if len(firsts) == 1 else 0
+
+
+def read_port(value: onnx.ValueInfoProto) -> Port:
+    """As the file declares it."""
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.elem_type:
+        return Port(value.name, "object", ())
+    if tensor.elem_type == onnx.TensorProto.STRING:
+        return Port(value.name, "object", _dims(value))
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return Port(value.name, kind.name, _dims(value))
+
+
+def _dims(value: onnx.ValueInfoProto) -> Dims:
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
+
+
+def check_images(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
+    """Raise a UsageError unless the engine can read this input as images."""
+    tensor = value.type.tensor_type
+    if tensor.elem_type == onnx.TensorProto.UINT8:
+        raise UsageError(
+            f"input {value.name!r} takes bytes, preprocessing is part of the network; export it "
+            "without built-in preprocessing"
+        )
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise UsageError(f"input {value.name!r} takes {kind}; the sparse engine takes float32")
+    dims = _dims(value)
+    # Every other operator takes [N, C, H, W] by its definition.
+    turned = any(n.op_type == "Transpose" and value.name in n.input for n in model.graph.node)
+    if turned and len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3, 4):
+        raise UsageError(
+            f"input {value.name!r} has the channels last ([N, H, W, {dims[3]}]); the sparse engine "
+            "takes [N, C, H, W]: export the network so (tf2onnx has --inputs-as-nchw)"
+        )
+    if len(dims) != 4 or not dims[1]:
+        shown = ", ".join("?" if d is None else str(d) for d in dims)
+        raise UsageError(f"input {value.name!r} is [{shown}]; expected images, [N, C, H, W]")
+
+
+def _read_input(
+    model: onnx.ModelProto, value: onnx.ValueInfoProto, size: tuple[int, int] | None
+) -> Input:
+    port = read_port(value)
+    if port.dtype != "float32" or len(port.shape) < 2:
+        return Input(port, value.type, None)
+    batch, *rest = port.shape
+    if len(rest) == 3 and rest[0]:
+        rest = [rest[0], *_find_sides(model, value.name, (rest[1], rest[2]), size)]
+    if None in rest:
+        return Input(port, value.type, None)
+    shape = tuple(side or 0 for side in rest)
+    Limits.from_env().check("elements", math.prod(shape), f"input {value.name!r}")
+    return Input(Port(port.name, port.dtype, (batch, *shape)), value.type, shape)
+
+
+def _find_sides(
+    model: onnx.ModelProto,
+    name: str,
+    fixed: tuple[int | None, int | None],
+    size: tuple[int, int] | None,
+) -> list[int]:
+    """Height and width of the images."""
+    wanted = size or (_stated_size(model) if None in fixed else None) or (None, None)
+    sides: list[int] = []
+    for side, known, given in zip(("height", "width"), fixed, wanted, strict=True):
+        if known is None and given is None:
+            raise UsageError(f"input {name!r} leaves the {side} open; give the size of the images")
+        if given is not None and (given < 1 or known not in (None, given)):
+            expected = "must be positive" if known is None else f"is fixed at {known}"
+            raise UsageError(f"the {side} of the images is given as {given}; it {expected}")
+        sides.append(known or given or 0)
+    return sides
+
+
+def _stated_size(model: onnx.ModelProto) -> tuple[int, int] | None:
+    """Height and width of the images in the metadata of strzoo's exports."""
+    for entry in model.metadata_props:
+        if entry.key == "strzoo.preprocessing":
+            try:
+                stated = json.loads(entry.value)
+                return int(stated["input_height"]), int(stated["input_width"])
+            except (ValueError, TypeError, KeyError):
+                return None
+    return None

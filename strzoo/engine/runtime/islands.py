@@ -1,0 +1,83 @@
+"""Islands: the parts of a network that onnxruntime runs. It is imported when the first one runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from strzoo.engine.ir.parts import MANY, Island
+from strzoo.errors import StrzooError, install_advice
+
+_EXTERNAL = b"location"  # of weights in another file
+
+
+class Islands:
+    """The sessions of a network's islands, opened when they are first needed.
+
+    Args:
+        islands: in execution order.
+        threads: that one call uses.
+        alone: whether nothing else runs between them: then onnxruntime's threads may wait for work
+            by spinning, which would take the engine's cores.
+    """
+
+    def __init__(self, islands: Sequence[Island], threads: int, *, alone: bool) -> None:
+        self._islands, self._threads, self._alone = islands, threads, alone
+        self._lock = threading.Lock()
+        self._sessions: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def run(
+        self, index: int, arrays: Mapping[str, np.ndarray], count: int | None
+    ) -> dict[str, np.ndarray]:
+        """The outputs of an island for `count` images; None where that is not a number of images.
+
+        Raises:
+            StrzooError: onnxruntime is not installed, or refuses the inputs.
+        """
+        island = self._islands[index]
+        session = self._open(index)
+        feeds = {}
+        for feed in island.inputs:
+            array = arrays[feed.value]
+            feeds[feed.name] = array if feed.shape is None else array.reshape(-1, *feed.shape)
+        for name, size in island.sizes:
+            feeds[name] = np.where(size == MANY, count or 0, size)
+        try:
+            made = session.run(list(island.outputs), feeds)
+        except Exception as error:  # onnxruntime's exceptions share no documented base class
+            reason = " ".join(str(error).split())[:200]
+            raise StrzooError(f"onnxruntime cannot run a part of the network: {reason}") from error
+        return dict(zip(island.outputs, made, strict=True))
+
+    def _open(self, index: int) -> Any:
+        """The session of an island; a forked process has none of its parent's threads."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._sessions, self._process = {}, os.getpid()
+            if index not in self._sessions:
+                self._sessions[index] = _open_session(
+                    self._islands[index].model, self._threads, spin=self._alone
+                )
+            return self._sessions[index]
+
+
+def _open_session(model: bytes, threads: int, *, spin: bool) -> Any:
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise StrzooError(
+            "parts of this network run in onnxruntime, which is not installed: "
+            f"{install_advice('onnxruntime')}"
+        ) from None
+    from strzoo.onnx.files import parse_onnx
+    from strzoo.onnx.sessions import open_session
+
+    if _EXTERNAL in model:  # onnxruntime would open the files that it names
+        parse_onnx(model, "a part of the network")
+    entries = {} if spin else {"session.intra_op.allow_spinning": "0"}
+    return open_session(model, threads=threads, entries=entries)

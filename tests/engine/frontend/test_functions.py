@@ -1,0 +1,104 @@
+"""Activations, gates, and what takes channels or pixels out of a map, beside onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from strzoo.engine.frontend.read import read_graph
+from strzoo.engine.ir.graph import Affine, Combine, Convolution, GlobalAveragePool, Layer, Linear
+from strzoo.engine.passes import simplify
+from tests.helpers.engine.models import assert_agrees, build
+
+MAP = "float[N, A, B, C] y"
+ONE: dict[str, Any] = {
+    "w": np.random.default_rng(2).standard_normal((4, 4, 1, 1)).astype(np.float32)
+}
+
+
+def kinds(body: str, **weights: Any) -> list[type[Layer]]:
+    graph = simplify(read_graph(build(body, output=MAP, **weights)))
+    return [type(layer) for layer in graph.layers]
+
+
+@pytest.mark.parametrize(
+    ("body", "opset"),
+    [
+        *((f"y = {name} (x)", 18) for name in (
+            "Abs", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Sigmoid", "Tanh",
+        )),
+        ("a = Abs (x) y = Sqrt (a)", 18),
+        ("y = Gelu (x)", 20),
+        ("y = PRelu (x, slope)", 18),
+        ("y = PRelu (x, half)", 18),
+        ("y = Max (x, half)", 18),
+        ("y = Min (half, x)", 18),
+        ("y = Pow (x, two)", 18),
+        ("a = Abs (x) y = Pow (a, half)", 18),
+        ("s = Sigmoid (x) y = Sub (x, s)", 18),
+        ("s = Exp (x) y = Div (x, s)", 18),
+        ("p = GlobalAveragePool (x) s = Sigmoid (p) y = Mul (s, x)", 18),
+        ("p = GlobalAveragePool (x) y = Sub (x, p)", 18),
+        ("y = Slice (x, one, three, one)", 18),
+        ("y = Slice (x, one, five, axes, steps)", 18),
+        ("a, b = Split <axis = 1> (x, parts) y = Concat <axis = 1> (b, a)", 17),
+        ("a, b = Split <axis = 1, num_outputs = 2> (x) y = Sub (a, b)", 18),
+        ("y = Gather <axis = 3> (x, five)", 18),
+        ("y = Resize <mode = \"nearest\"> (x, , scales)", 18),
+        ("y = Resize <mode = \"nearest\", nearest_mode = \"floor\", "
+         "coordinate_transformation_mode = \"asymmetric\"> (x, , scales)", 13),
+        ("y = Resize <mode = \"nearest\"> (x, , , sizes)", 18),
+        ("y = Upsample <mode = \"nearest\"> (x, scales)", 9),
+        ("p = GlobalAveragePool (x) y = Resize <mode = \"nearest\"> (p, , , sizes)", 18),
+    ],
+)  # fmt: skip
+def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> None:
+    numbers = np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1) / 7
+    weights = {
+        "slope": numbers,
+        "half": np.float32(0.5),
+        "two": np.float32(2),
+        "one": np.array([1]),
+        "three": np.array([3]),
+        "five": np.array([5, 0, 0]) if "Gather" in body else np.array([5]),
+        "axes": np.array([2]),
+        "steps": np.array([2]),
+        "parts": np.array([1, 3]),
+        "scales": np.array([1, 1, 2, 1.5], np.float32),
+        "sizes": np.array([1, 4, 9, 4]),
+    }
+    given = {name: array for name, array in weights.items() if name in body}
+    batch = 1 if "sizes" in body else 3
+    assert_agrees(build(body, output=MAP, opset=opset, **given), batch=batch, tolerance=1e-5)
+
+
+def test_gates_become_functions_of_the_layer_before() -> None:
+    for activation in (
+        "s = Sigmoid (c) y = Mul (c, s)",
+        "s = HardSigmoid <alpha = 0.1666667> (c) y = Mul (s, c)",
+        "d = Div (c, root) f = Erf (d) g = Add (f, one) m = Mul (c, g) y = Mul (m, half)",
+    ):
+        constants = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+        known: dict[str, Any] = {
+            name: array for name, array in constants.items() if name in activation
+        }
+        body = f"c = Conv (x, w) {activation}"
+        assert kinds(body, **ONE, **known) == [Convolution]
+        assert_agrees(build(body, output=MAP, **ONE, **known))
+
+
+def test_squeeze_and_excitation_is_five_layers() -> None:
+    body = """c = Conv (x, w) p = GlobalAveragePool (c) q = Conv (p, w) r = Relu (q) u = Conv (r, w)
+        s = Sigmoid (u) y = Mul (c, s)"""
+    expected = [Convolution, GlobalAveragePool, Convolution, Convolution, Combine]
+    assert kinds(body, **ONE) == expected
+    assert_agrees(build(body, output=MAP, **ONE))
+
+
+def test_what_another_layer_reads_is_kept_beside_the_gate() -> None:
+    body = "s = Sigmoid (x) m = Mul (x, s) a = Add (m, s) y = Mul (a, half)"
+    assert Affine in kinds(body, half=np.float32(0.5))
+    assert_agrees(build(body, output=MAP, half=np.float32(0.5)))
+    assert Linear not in kinds(body, half=np.float32(0.5))

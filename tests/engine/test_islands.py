@@ -1,0 +1,169 @@
+"""Networks that the engine cannot run alone: parts run in onnxruntime, and the results agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import strzoo
+from strzoo.engine.ir.parts import Island, Section
+from strzoo.engine.storage.host import known_hardware
+from strzoo.engine.storage.plan_files import read_plans, write_plans
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from tests.helpers.engine.models import build, images
+
+MAP = "float[N, C, H, W] y"
+RANDOM = np.random.default_rng(0)
+WEIGHT = RANDOM.standard_normal((4, 4, 3, 3)).astype(np.float32)
+SAME = "<pads = [1, 1, 1, 1]>"
+# The engine runs both convolutions; of the nodes between them it has none.
+BETWEEN = f"a = Conv {SAME} (x, w) s = Sin (a) b = Add (s, a) y = Conv {SAME} (b, w)"
+
+
+def run_alone(model: onnx.ModelProto, *arrays: np.ndarray) -> list[np.ndarray]:
+    """All outputs, by onnxruntime."""
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    names = [value.name for value in session.get_inputs()]
+    return list(session.run(None, dict(zip(names, arrays, strict=True))))
+
+
+def compile_parts(model: onnx.ModelProto, **options: Any) -> strzoo.SparseModel:
+    return strzoo.compile(model, 1, cache=False, **{"islands": "missing", **options})
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("body", "steps"),
+    [
+        (BETWEEN, "ENE"),
+        ("s = Sin (x) y = Relu (s)", "NE"),
+        ("r = Relu (x) y = Sin (r)", "EN"),
+        ("y = Sin (x)", "N"),
+        # What only says how a value is read stays with what made it.
+        (
+            f"""a = Conv {SAME} (x, w) sh = Shape (a) n = Gather (sh, zero) v = Unsqueeze (n, axis)
+            t = Concat <axis = 0> (v, rest) r = Reshape (a, t) p = Transpose <perm = [0, 2, 1]> (r)
+            q = Sin (p) u = Transpose <perm = [0, 2, 1]> (q) z = Reshape (u, sh)
+            y = Conv {SAME} (z, w)""",
+            "ENE",
+        ),
+        # One island reads what two sections made, and the last section what both made.
+        (
+            f"""a = Conv {SAME} (x, w) s = Sin (a) b = Conv {SAME} (s, w) c = Cos (b)
+            d = Mul (c, s) e = Add (a, d) y = Conv {SAME} (e, w)""",
+            "ENENE",
+        ),
+    ],
+)  # fmt: skip
+def test_parts_agree_with_onnxruntime_for_any_batch(body: str, steps: str) -> None:
+    sizes = {"zero": np.array(0), "axis": np.zeros(1), "rest": np.array([4, 42])}
+    known = {name: array.astype(np.int64) for name, array in sizes.items()}
+    weights: dict[str, Any] = {"w": WEIGHT, **known}
+    model = build(body, output=MAP, **{k: v for k, v in weights.items() if f"{k})" in body})
+    compiled = compile_parts(model)
+    engines = [part.engine for part in compiled.report.parts]
+    assert engines == [{"E": "strzoo", "N": "onnxruntime"}[letter] for letter in steps]
+    for batch in (1, 3, 70):
+        x = images((4, 7, 6), batch)
+        assert_close(compiled(x), run_alone(model, x)[0])
+    assert compiled(images((4, 7, 6), 1)[:0]).shape == (0, 4, 7, 6)
+
+
+def test_the_report_says_what_runs_where_and_whether_it_is_worth_it() -> None:
+    compiled = compile_parts(build(BETWEEN, output=MAP, w=WEIGHT))
+    first, middle, last = compiled.report.parts
+    assert (first.nodes, middle.nodes, last.nodes) == (1, 1, 2)
+    assert middle.operators == {"Sin": 1}
+    assert first.macs == last.macs == 4 * 4 * 9 * 7 * 6
+    text = "\n".join(compiled.report.summary())
+    assert "onnxruntime runs 1 of 3 parts: 1 of 4 nodes, 0.0 % of the MACs" in text
+    assert "onnxruntime alone" in text
+    # Two hand-overs for a few thousand multiplications do not pay.
+    whole = compile_parts(build(BETWEEN, output=MAP, w=WEIGHT), islands="auto")
+    assert [part.engine for part in whole.report.parts] == ["onnxruntime"]
+    assert "nothing is gained by compiling" in "\n".join(whole.report.summary())
+    with pytest.raises(UsageError, match="cannot run Sin at s"):
+        compile_parts(build(BETWEEN, output=MAP, w=WEIGHT), islands="none")
+    with pytest.raises(UsageError, match="islands is 'some'; it must be one of auto, missing"):
+        compile_parts(build(BETWEEN, output=MAP, w=WEIGHT), islands="some")
+
+
+def test_several_inputs_and_outputs_go_by_their_names() -> None:
+    body = f"""a = Conv {SAME} (x, w) b = Add (a, z) g = GlobalAveragePool (b) f = Flatten (g)
+        y = Gemm (f, m) t = Sub (m2, f) u = Sin (t)"""
+    inputs = "float[N, 4, 7, 6] x, float[N, 4, 7, 6] z"
+    outputs = "float[N, 4, 7, 6] b, float[N, 5] y"
+    weights: dict[str, Any] = {"w": WEIGHT, "m": RANDOM.standard_normal((4, 5)).astype(np.float32)}
+    x, z = images((4, 7, 6), 5), images((4, 7, 6), 5)[::-1].copy()
+    native = build(body.split("t = ")[0], image=inputs, output=outputs, **weights)
+    compiled = compile_parts(native, islands="none")
+    assert not compiled.report.parts
+    divided = build(
+        body, image=inputs, output=outputs + ", float[N, 4] u", m2=np.ones(4, np.float32), **weights
+    )
+    for model, made in ((native, compiled), (divided, compile_parts(divided))):
+        assert [port.name for port in made.inputs] == ["x", "z"]
+        expected = run_alone(model, x, z)
+        for found in (made(x, z), made({"z": z, "x": x})):
+            assert list(found) == [value.name for value in model.graph.output]
+            for array, wanted in zip(found.values(), expected, strict=True):
+                assert_close(array, wanted)
+    with pytest.raises(UsageError, match="1 inputs are given; the network takes 2"):
+        compiled(x)
+    with pytest.raises(UsageError, match=r"input 'z' of shape \[5, 4, 7, 5\]"):
+        compiled(x, z[..., :5])
+    with pytest.raises(UsageError, match="expected \\['x', 'z'\\]"):
+        compiled({"x": x, "y": z})
+
+
+def test_a_batch_that_the_file_fixes_goes_through_islands_in_such_groups() -> None:
+    model = build("s = Sin (x) y = Relu (s)", image="float[2, 4, 7, 6] x", output=MAP)
+    compiled = compile_parts(model)
+    x = images((4, 7, 6), 4)
+    assert_close(compiled(x), np.maximum(np.sin(x), 0))
+    with pytest.raises(UsageError, match="3 images; the network takes 2 at a time"):
+        compiled(x[:3])
+
+
+def test_files_hold_islands_and_need_onnxruntime_only_to_run_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(BETWEEN, output=MAP, w=WEIGHT)
+    file = compile_parts(model).save(tmp_path / "net.strz")
+    loaded = strzoo.compile(file, cache=False)
+    x = images((4, 7, 6), 3)
+    assert_close(loaded(x), run_alone(model, x)[0])
+    assert [part.engine for part in loaded.report.parts] == ["strzoo", "onnxruntime", "strzoo"]
+    content = read_plans(file, known_hardware(None))
+    assert content.division is not None
+    first, middle, last = content.division.steps
+    assert isinstance(first, Section)
+    assert isinstance(middle, Island)
+    doubled = dataclasses.replace(first, inputs=first.inputs * 2)
+    unloadable = dataclasses.replace(middle, model=b"no")
+    orders: dict[str, tuple[Section | Island, ...]] = {
+        "is read before it is made": (middle, last, first),
+        "other arrays than its section": (doubled, middle, last),
+        "onnxruntime cannot load": (first, unloadable, last),
+    }
+    for problem, steps in orders.items():
+        damaged = dataclasses.replace(content.division, steps=steps)
+        path = tmp_path / "damaged.strz"
+        write_plans(path, dataclasses.replace(content, division=damaged), force=True)
+        with pytest.raises(IntegrityError, match=problem):
+            strzoo.compile(path, cache=False)(x)
+    again = strzoo.compile(file, cache=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(StrzooError, match=r"which is not installed: .*pip install onnxruntime"):
+        again(x)
