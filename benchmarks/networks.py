@@ -159,7 +159,8 @@ def read_photograph(height: int, width: int) -> np.ndarray:
 def list_cases(size: int | None) -> Iterator[Case | str]:
     """All networks; a text for a package that is not installed."""
     for name in TIMM:
-        own = max(size or 0, 96) if name in ("inception_v3", "xception41") and size else size
+        least = {"inception_v3": 96, "xception41": 96, "vgg11_bn": 224}.get(name, 0)
+        own = max(size, least) if size else None
         yield Case(name, lambda name=name, own=own: export(name, own))  # type: ignore[misc]
     for package, module in PACKAGES.items():
         spec = find_spec(module)

@@ -167,9 +167,19 @@ class GraphBuilder:
 
     def emit_elementwise(self, kind: type[Layer], node: onnx.NodeProto, **fields: Any) -> None:
         """As `emit`, of the first input, for layers that work on each number and keep any shape."""
+        if node.input[0] in self.channels_last:
+            self.emit_last(kind, node, (self.channels_last[node.input[0]].value,), **fields)
+            return
         view = self.view(node.input[0])
         output = self.emit(kind, node, (view.value,), **fields)
         self.bind(node, output, view.shape)
+
+    def emit_last(
+        self, kind: type[Layer], node: onnx.NodeProto, inputs: tuple[str, ...], **fields: Any
+    ) -> None:
+        """As `emit`, of maps: the node's output is the result with the channels last."""
+        self.emit(kind, node, inputs, **fields)
+        self.channels_last[node.output[0]] = self._views.pop(node.output[0])
 
     def bind(self, node: onnx.NodeProto, value: str, shape: Shape) -> None:
         """Let the output of `node` stand for `value` in `shape`."""

@@ -25,6 +25,7 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Normalize,
     Pick,
     PRelu,
     Softmax,
@@ -281,7 +282,39 @@ def read_gemm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 def read_matmul(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     weight = _matrix(builder, node).T
+    if (last := builder.channels_last.get(node.input[0])) is not None:
+        bias, kernel = np.zeros(len(weight), np.float32), np.ascontiguousarray(weight)
+        builder.emit_last(
+            Convolution,
+            node,
+            (last.value,),
+            weight=kernel[:, :, None, None],
+            bias=bias,
+            window=Window((1, 1)),
+        )
+        return
     _emit_linear(builder, node, weight, np.zeros(len(weight), np.float32))
+
+
+def read_layer_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    """Over the channels of a map whose channels are last, or over a vector."""
+    attributes = read_attributes(node)
+    scale, shift = builder.weight(node, 1), _optional_weight(builder, node, 2)
+    last = builder.channels_last.get(node.input[0])
+    rank = 4 if last else len(builder.view(node.input[0]).shape) + 1
+    if attributes.get("axis", -1) % rank != rank - 1 or rank not in (2, 4) or scale.ndim != 1 or (
+        rank == 4 and last is None
+    ):  # fmt: skip
+        raise Unsupported("over another axis than the channels")
+    fields = {
+        "scale": scale,
+        "shift": np.zeros_like(scale) if shift is None else shift,
+        "epsilon": float(attributes.get("epsilon", 1e-5)),
+    }
+    if last is not None:
+        builder.emit_last(Normalize, node, (last.value,), **fields)
+    else:
+        builder.emit(Normalize, node, (builder.vector_value(node.input[0]),), **fields)
 
 
 def read_softmax(builder: GraphBuilder, node: onnx.NodeProto) -> None:
@@ -328,6 +361,10 @@ def read_gather(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def _combine(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    last = [builder.channels_last.get(name) for name in node.input]
+    if last[0] and last[1] and last[0].shape == last[1].shape:
+        inputs = (last[0].value, last[1].value)
+        return builder.emit_last(Combine, node, inputs, function=node.op_type.lower())
     first, second = (builder.view(name) for name in node.input)
     kind: type[Layer] = Add if node.op_type == "Add" else Combine
     fields = {} if kind is Add else {"function": node.op_type.lower()}
@@ -340,7 +377,7 @@ def _combine(builder: GraphBuilder, node: onnx.NodeProto) -> None:
             raise Unsupported(f"of shapes {_images(first)} and {_images(second)}")
         inputs = (builder.map_value(names[0]), second.value)
         builder.emit(Combine, node, inputs, function=node.op_type.lower())
-        return
+        return None
     if builder.shapes[first.value] == builder.shapes[second.value]:
         value = builder.emit(kind, node, (first.value, second.value), **fields)
         builder.bind(node, value, first.shape)
@@ -353,6 +390,16 @@ def _emit_affine(
     builder: GraphBuilder, node: onnx.NodeProto, name: str, scale: np.ndarray, shift: np.ndarray
 ) -> None:
     """scale * x + shift, both of the same shape: one number, or one per channel."""
+    if name in builder.channels_last:
+        value = builder.channels_last[name].value
+        channels = builder.shapes[value][0]
+        if scale.size != 1 and (scale.size, scale.shape[-1]) != (channels, channels):
+            raise Unsupported(f"a constant of shape {scale.shape} with the channels last")
+        scale, shift = (
+            np.broadcast_to(v.reshape(-1), (channels,)).astype(np.float32) for v in (scale, shift)
+        )
+        builder.emit_last(Affine, node, (value,), scale=scale, shift=shift)
+        return
     view = builder.view(name)
     if scale.ndim > len(view.shape) + 1:
         raise Unsupported(f"a constant of shape {scale.shape}")

@@ -43,6 +43,7 @@ OPERATORS: dict[str, Rule] = {
     "Gemm": operators.read_gemm,
     "GlobalAveragePool": operators.read_global_average_pool,
     "Identity": reshaping.read_identity,
+    "LayerNormalization": operators.read_layer_norm,
     "MatMul": operators.read_matmul,
     "Max": operators.read_limits,
     "MaxPool": operators.read_max_pool,

@@ -139,6 +139,17 @@ class Pick(Layer):
 
 
 @dataclass(frozen=True)
+class Normalize(Layer):
+    """Over the channels of each pixel of a map, or the features of a vector: less their mean, over
+    the root of variance + epsilon, times scale, plus shift, both [channels]."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+    epsilon: float
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
 class PRelu(Layer):
     """x where it is positive, else slope * x, with slopes [channels]."""
 

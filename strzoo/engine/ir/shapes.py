@@ -20,6 +20,7 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Normalize,
     Pick,
     PRelu,
     Shape,
@@ -70,8 +71,9 @@ def _(layer: Linear, inputs: Sequence[Shape]) -> Shape:
     return (layer.weight.shape[0],)
 
 
-@infer_shape.register
-def _(layer: Affine, inputs: Sequence[Shape]) -> Shape:
+@infer_shape.register(Affine)
+@infer_shape.register(Normalize)
+def _(layer: Affine | Normalize, inputs: Sequence[Shape]) -> Shape:
     for name, values in (("scale", layer.scale), ("shift", layer.shift)):
         _check_length(layer, name, values.shape, inputs[0][0])
     return inputs[0]

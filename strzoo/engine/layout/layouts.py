@@ -25,6 +25,7 @@ from strzoo.engine.ir.graph import (
     Graph,
     Layer,
     MaxPool,
+    Normalize,
     PRelu,
     Window,
 )
@@ -143,7 +144,9 @@ def _require(layer: Layer, memory: MemoryPlan, shared: SharedLayouts) -> None:
             shared.join(target, *inputs[1:])
     elif isinstance(layer, Combine) and inputs[1].height * inputs[1].width == 1:
         shared.join(*([target] if target.packed else [target, inputs[0]]))
-    elif isinstance(layer, Add | Affine | Clamp | Combine | PRelu) and not target.packed:
+    elif (
+        isinstance(layer, Add | Affine | Clamp | Combine | Normalize | PRelu) and not target.packed
+    ):
         shared.join(target, *inputs)
 
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from strzoo.engine.ir.graph import Add, Affine, Clamp, Combine, Convolution, Graph, Layer, PRelu
+from strzoo.engine.ir.graph import (
+    Add,
+    Affine,
+    Clamp,
+    Combine,
+    Convolution,
+    Graph,
+    Layer,
+    Normalize,
+    PRelu,
+)
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.memory_plan import MemoryPlan
 
@@ -36,7 +46,7 @@ def _reuse_residuals(graph: Graph, memory: MemoryPlan) -> None:
         packed = memory.values[layer.output].packed  # a product first, then a sum of its own
         if isinstance(layer, Convolution) and len(layer.inputs) > 1 and not packed:
             candidates = [layer.inputs[1]]
-        elif isinstance(layer, Add | Affine | Clamp | PRelu):
+        elif isinstance(layer, Add | Affine | Clamp | Normalize | PRelu):
             candidates = list(dict.fromkeys(layer.inputs))
         elif isinstance(layer, Combine):
             candidates = [layer.inputs[0]]

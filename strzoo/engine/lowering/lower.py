@@ -10,6 +10,7 @@ import numpy as np
 from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import AT_ONCE, EXPANDED, LinearKernel
+from strzoo.engine.codegen.normalizing import NormalizeKernel
 from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.codegen.windows import PoolKernel
 from strzoo.engine.hardware import Hardware
@@ -35,6 +36,7 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Normalize,
     Pick,
     PRelu,
     Softmax,
@@ -295,6 +297,35 @@ def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp | Combine
     )
 
 
+def _normalize(context: LoweringContext, layer: Normalize) -> None:
+    source = context.memory.values[layer.inputs[0]]
+    target = context.memory.values[layer.output]
+    kind, low, high = bounds_of(layer.bounds)
+    packed = target.packed
+    masked = target.must_be_clean and not packed
+    lanes = context.images if packed else context.lanes
+    context.add(
+        layer.name,
+        NormalizeKernel(lanes, masked, kind),
+        planes_of("source", source)
+        | planes_of("target", target)
+        | pieces_of(target)
+        | {
+            "tile": 1 if packed else target.layout.tile,
+            "tiles": 1 if packed else target.layout.tiles,
+            "target_vectors": 1 if packed else target.layout.vectors,
+            "planes": target.channels,
+            "scales": context.constants.add(layer.scale.astype(np.float32)),
+            "shifts": context.constants.add(layer.shift.astype(np.float32)),
+            "mask": context.mask(target) if masked else 0,
+            "part": 1 / target.channels,
+            "epsilon": layer.epsilon,
+            "low": low,
+            "high": high,
+        },
+    )
+
+
 def _pick(context: LoweringContext, layer: Pick) -> None:
     source = context.memory.values[layer.inputs[0]]
     target = context.memory.values[layer.output]
@@ -352,6 +383,7 @@ _RULES: dict[type[Layer], Callable[..., None]] = {
     Clamp: _elementwise,
     Combine: _elementwise,
     PRelu: _elementwise,
+    Normalize: _normalize,
     Pick: _pick,
     Concat: _concat,
     Flatten: _flatten,

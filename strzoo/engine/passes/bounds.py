@@ -14,6 +14,7 @@ from strzoo.engine.ir.graph import (
     Graph,
     Layer,
     Linear,
+    Normalize,
 )
 from strzoo.engine.passes.rewriting import count_uses, rebuild
 
@@ -28,7 +29,9 @@ def fuse_bounds(graph: Graph) -> Graph:
             source = renamed.get(layer.inputs[0], layer.inputs[0])
             before = made.get(source)
             if (
-                isinstance(before, Add | Affine | Clamp | Combine | Convolution | Linear)
+                isinstance(
+                    before, Add | Affine | Clamp | Combine | Convolution | Linear | Normalize
+                )
                 and uses[layer.inputs[0]] == 1
                 and (bounds := merge_bounds(before.bounds or Bounds(), layer.bounds)) is not None
             ):

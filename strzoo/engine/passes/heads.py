@@ -16,6 +16,7 @@ from strzoo.engine.ir.graph import (
     Graph,
     Layer,
     Linear,
+    Normalize,
 )
 from strzoo.engine.passes.rewriting import count_uses, find_producers, rebuild
 
@@ -61,7 +62,7 @@ def _works_per_pixel(layer: Layer) -> bool:
         window = layer.window
         simple = window.kernel == (1, 1) and not any(window.pads)
         return simple and layer.groups == 1 and len(layer.inputs) == 1
-    return isinstance(layer, Affine | Clamp)
+    return isinstance(layer, Affine | Clamp | Normalize)
 
 
 def _vectorise(layer: Layer, source: str, output: str) -> Layer:

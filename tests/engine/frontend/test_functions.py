@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 
 from strzoo.engine.frontend.read import read_graph
-from strzoo.engine.ir.graph import Affine, Combine, Convolution, GlobalAveragePool, Layer, Linear
+from strzoo.engine.ir.graph import (
+    Affine,
+    Combine,
+    Convolution,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    Normalize,
+)
 from strzoo.engine.passes import simplify
 from tests.helpers.engine.models import assert_agrees, build
 
 MAP = "float[N, A, B, C] y"
-ONE: dict[str, Any] = {
-    "w": np.random.default_rng(2).standard_normal((4, 4, 1, 1)).astype(np.float32)
-}
+RANDOM = np.random.default_rng(2)
+ONE: dict[str, Any] = {"w": RANDOM.standard_normal((4, 4, 1, 1)).astype(np.float32)}
 
 
 def kinds(body: str, **weights: Any) -> list[type[Layer]]:
@@ -95,6 +102,25 @@ def test_squeeze_and_excitation_is_five_layers() -> None:
     expected = [Convolution, GlobalAveragePool, Convolution, Convolution, Combine]
     assert kinds(body, **ONE) == expected
     assert_agrees(build(body, output=MAP, **ONE))
+
+
+def test_channels_that_go_last_and_back_move_nothing() -> None:
+    body = """t = Transpose <perm = [0, 2, 3, 1]> (x) n = LayerNormalization (t, g, b)
+        m = MatMul (n, up) a = Add (m, c) f = Gelu (a) d = MatMul (f, down) e = Mul (g, d)
+        s = Add (e, t) y = Transpose <perm = [0, 3, 1, 2]> (s)"""
+    weights: dict[str, Any] = {
+        "g": RANDOM.standard_normal(4).astype(np.float32),
+        "b": RANDOM.standard_normal(4).astype(np.float32),
+        "c": RANDOM.standard_normal(7).astype(np.float32),
+        "up": RANDOM.standard_normal((4, 7)).astype(np.float32),
+        "down": RANDOM.standard_normal((7, 4)).astype(np.float32),
+    }
+    model = build(body, output=MAP, opset=20, **weights)
+    found = [type(layer) for layer in simplify(read_graph(model)).layers]
+    assert found == [Normalize, Convolution, Convolution, Combine]
+    assert_agrees(model)
+    vector = build("f = Flatten (x) y = LayerNormalization (f, g)", g=np.ones(168, np.float32))
+    assert_agrees(vector)
 
 
 def test_what_another_layer_reads_is_kept_beside_the_gate() -> None:

@@ -25,6 +25,7 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Normalize,
     Pick,
     PRelu,
     Shape,
@@ -245,8 +246,15 @@ def _picked(sketch: Sketch) -> None:
     """Pixels taken once, several times or not at all, or another slope for negative numbers."""
     source = sketch.source()
     channels, height, width = sketch.shapes[source]
-    if sketch.number(0, 2) == 0:
+    kind = sketch.number(0, 5)
+    if kind == 0:
         sketch.add(PRelu, source, slope=sketch.vector(channels))
+        return
+    if kind < 3:
+        scale, shift = sketch.vector(channels), sketch.vector(channels)
+        # One channel, or equal ones, are their mean: what is left is rounding, divided by this.
+        fields = {"scale": scale, "shift": shift, "epsilon": 0.5}
+        sketch.add(Normalize, source, bounds=sketch.bounds(), **fields)
         return
     rows, columns = (
         np.sort(sketch.random.integers(0, size, sketch.number(1, min(2 * size, MOST_PIXELS))))

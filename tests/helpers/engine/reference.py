@@ -24,6 +24,7 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Normalize,
     Pick,
     PRelu,
     Softmax,
@@ -73,6 +74,12 @@ def run_layer(layer: Layer, inputs: list[Tensor]) -> Tensor:
         y = inputs[1] if x.shape == inputs[1].shape else inputs[1].reshape(*x.shape[:2], 1, 1)
         rules = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}
         return _bound(rules[layer.function](x, y), layer.bounds)
+    if isinstance(layer, Normalize):
+        shape = (-1, *[1] * (x.dim() - 2))
+        spread = (x.var(1, correction=0, keepdim=True) + layer.epsilon).sqrt()
+        y = (x - x.mean(1, keepdim=True)) / spread
+        y = y * _real(layer.scale).reshape(shape) + _real(layer.shift).reshape(shape)
+        return _bound(y, layer.bounds)
     if isinstance(layer, PRelu):
         return torch.where(x > 0, x, x * _real(layer.slope).reshape(-1, *[1] * (x.dim() - 2)))
     if isinstance(layer, Pick):

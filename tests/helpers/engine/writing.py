@@ -24,6 +24,7 @@ from strzoo.engine.ir.graph import (
     Layer,
     Linear,
     MaxPool,
+    Normalize,
     Pick,
     PRelu,
     Shape,
@@ -113,6 +114,14 @@ class _Writer:
             if self.shapes[y] == self.shapes[x][:1] and len(self.shapes[x]) == 3:
                 y = self.node("Unsqueeze", layer, [y, self.tensor(np.array([2, 3]))])
             return self.node(layer.function.capitalize(), layer, [x, y])
+        if isinstance(layer, Normalize):
+            inputs = [self.tensor(layer.scale), self.tensor(layer.shift)]
+            fields = {"epsilon": layer.epsilon}
+            if len(self.shapes[x]) == 1:
+                return self.node("LayerNormalization", layer, [x, *inputs], **fields)
+            turned = self.node("Transpose", layer, [x], perm=[0, 2, 3, 1])
+            y = self.node("LayerNormalization", layer, [turned, *inputs], **fields)
+            return self.node("Transpose", layer, [y], perm=[0, 3, 1, 2])
         if isinstance(layer, PRelu):
             shape = (-1, *[1] * (len(self.shapes[x]) - 1))
             return self.node("PRelu", layer, [x, self.tensor(layer.slope.reshape(shape))])
