@@ -7,8 +7,10 @@ import numpy as np
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
+from strzoo.engine.codegen.quad_packing import QuadPackKernel
 from strzoo.engine.ir.fixed import Quantize
 from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool
+from strzoo.engine.ir.quads import DequantizeQuads, QuantizeQuads
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
@@ -21,16 +23,28 @@ def load_images(context: LoweringContext, graph: Graph) -> None:
 
     Where only fixed point is made of them, that is done at once: its buffer is filled instead.
     """
-    target, scale = context.memory.values[graph.input], None
+    target, scale, channels = context.memory.values[graph.input], None, graph.shapes[graph.input][0]
     readers = [layer for layer in graph.layers if graph.input in layer.inputs]
-    if len(readers) == 1 and isinstance(readers[0], Quantize) and graph.output != graph.input:
+    direct = len(readers) == 1 and graph.output != graph.input
+    if direct and isinstance(readers[0], QuantizeQuads):
+        context.done.add(readers[0].name)
+        layer, buffer = readers[0], context.memory.values[readers[0].output]
+        places = _image_places(target)
+        source = {"source": 0, "source_plane": 4 * target.height * target.width}
+        pack_quads(context, "input", "input", source, places, buffer, channels, 1 / layer.scale)
+        return
+    if direct and isinstance(readers[0], Quantize):
         context.done.add(readers[0].name)
         target, scale = context.memory.values[readers[0].output], 1 / readers[0].scale
-    rows, columns = np.indices((target.height, target.width))
     size = 4 * target.height * target.width
-    source = {"source": 0, "source_plane": size, "source_image": size * target.channels}
-    places = (rows * target.width + columns) * 4
-    _pack(context, "input", "input", source, [places], target, target.channels, scale)
+    source = {"source": 0, "source_plane": size, "source_image": size * channels}
+    _pack(context, "input", "input", source, [_image_places(target)], target, channels, scale)
+
+
+def _image_places(target: Buffer) -> np.ndarray:
+    """Bytes from the start of a plane of an image to its pixels, [height, width]."""
+    rows, columns = np.indices((target.height, target.width))
+    return (rows * target.width + columns) * 4
 
 
 def store_results(context: LoweringContext, source: Buffer) -> None:
@@ -70,6 +84,61 @@ def copy_pixels(
         places.append(_pixel_bytes(source, row * strides[0] + y, column * strides[1] + x))
     fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
     _pack(context, layer, "arena", fields, places, target, source.channels, scale)
+
+
+def convert_quads(
+    context: LoweringContext,
+    layer: QuantizeQuads | DequantizeQuads,
+    source: Buffer,
+    target: Buffer,
+    channels: int,
+) -> None:
+    """Copy the pixels of a map into 8 bits, or out of them."""
+    places = _pixel_bytes(source, *np.indices((source.height, source.width)))
+    fields = {"source": source.address, "source_plane": source.plane}
+    scale = 1 / layer.scale if isinstance(layer, QuantizeQuads) else layer.scale
+    pack_quads(context, layer.name, "arena", fields, places, target, channels, scale, layer.zero)
+
+
+def pack_quads(
+    context: LoweringContext,
+    layer: str,
+    origin: str,
+    source: dict[str, int],
+    places: np.ndarray,
+    target: Buffer,
+    channels: int,
+    scale: float,
+    zero: int | None = None,
+) -> None:
+    """Args: `places` are the bytes [rows, columns] from the start of a plane of the source to its
+    pixels; numbers are multiplied by `scale`. `zero` is the target's by default."""
+    layout, kind = target.layout, "quantize" if target.quads else "dequantize"
+    table = np.zeros(layout.vectors * layout.lanes, np.int32)
+    mask = np.zeros(len(table), np.uint32)
+    there = layout.places(*np.indices(places.shape))
+    table[there], mask[there] = places, np.iinfo(np.uint32).max
+    masked = target.must_be_clean and not mask.all()
+    depth = 4 if target.quads else 1
+    (gathered,) = context.reserve(4 * depth * layout.tile * layout.lanes)
+    context.add(
+        layer,
+        QuadPackKernel(context.lanes, kind, origin, masked, target.zero if zero is None else zero),
+        {
+            **source,
+            **planes_of("target", target),
+            **pieces_of(target),
+            "channels": channels,
+            "planes": target.channels,
+            "tile": layout.tile,
+            "tiles": layout.tiles,
+            "target_vectors": layout.vectors,
+            "places": context.constants.add(table),
+            "mask": context.constants.add(mask) if masked else 0,
+            "gathered": gathered,
+            "scale": scale,
+        },
+    )
 
 
 def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | AveragePool) -> Buffer:
