@@ -56,7 +56,7 @@ FIXED_COSTS = Costs(
     near=1.38, far=2.0, distant=2.7, weight=1.0, row=9.4, partial=1.9, result=3.8, packed=2.3
 )
 # Of 8 bits: an instruction for four weights, and much to do for a result.
-QUAD_COSTS = Costs(near=1.2, far=1.6, distant=2.2, weight=1.0, row=6.0, result=7.0, packed=2.9)
+QUAD_COSTS = Costs(near=1.0, far=1.3, distant=1.8, weight=1.0, row=6.0, result=4.5, packed=2.0)
 DEFAULT_TILE = 8  # vectors, of buffers that no convolution writes
 LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
 DEPTHWISE_TAPS = 25  # more do not fit the registers
