@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -26,20 +28,22 @@ from tests.engine.quantization.test_int16 import PHASES, decibels
 from tests.engine.runtime.test_run import run_engine
 from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
-from tests.helpers.engine.networks import make_network
+from tests.helpers.engine.networks import export, make_network
 
 needs_quads = pytest.mark.skipif(not host_hardware().quads, reason="no dot products of 8 bits here")
 
 
-def block_network() -> nn.Module:
+@lru_cache(maxsize=1)
+def block_network() -> tuple[nn.Module, onnx.ModelProto]:
     """Five convolutions and a classifier, in which half of the blocks of four are zero."""
-    network = make_network("small", size=32, classes=10)
+    network = make_network("small", size=16, classes=10)
     strzoo.sparsify_(network, "gmp", prune_rate=0.5, block=4)
-    return strzoo.to_dense_(network).eval()
+    network = strzoo.to_dense_(network).eval()
+    return network, export(network, 16, older=True)
 
 
 @needs_quads
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(
     graph=graphs(),
     lanes=st.sampled_from([lanes for lanes in (8, 16) if lanes <= host_hardware().lanes]),
@@ -72,11 +76,9 @@ def test_random_graphs_compute_in_int8_what_integers_compute(
 
 @needs_quads
 def test_a_network_in_blocks_agrees_with_torch_and_its_plan_is_kept(tmp_path: Path) -> None:
-    network, x = block_network(), torch.randn(24, 3, 32, 32)
+    (network, model), x = block_network(), torch.randn(24, 3, 16, 16)
     mine = Settings(cache_dir=tmp_path / "cache", offline=True)
-    compiled = strzoo.compile(
-        network, 2, precision="int8", size=(3, 32, 32), calibration=x, settings=mine
-    )
+    compiled = strzoo.compile(model, 2, precision="int8", calibration=x, settings=mine)
     report = compiled.report.fixed
     assert report is not None
     assert (report.precision, report.tolerance, report.lossy) == ("int8", 0.05, ())
@@ -96,11 +98,10 @@ def test_a_network_in_blocks_agrees_with_torch_and_its_plan_is_kept(tmp_path: Pa
 
 @needs_quads
 def test_layers_that_lose_too_much_stay_in_fp32(shared: Settings) -> None:
-    network, x = block_network(), torch.randn(9, 3, 32, 32)
+    (_, model), x = block_network(), torch.randn(9, 3, 16, 16)
     compiled = strzoo.compile(
-        network, 1, precision="int8", size=(3, 32, 32), calibration=x, tolerance=1e-6,
-        settings=shared,
-    )  # fmt: skip
+        model, 1, precision="int8", calibration=x, tolerance=1e-6, settings=shared
+    )
     report = compiled.report.fixed
     assert report is not None
     assert report.layers == 0
