@@ -43,7 +43,7 @@ def block_network() -> tuple[nn.Module, onnx.ModelProto]:
 
 
 @needs_quads
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(
     graph=graphs(),
     lanes=st.sampled_from([lanes for lanes in (8, 16) if lanes <= host_hardware().lanes]),
