@@ -238,52 +238,45 @@ def _global_pool(context: LoweringContext, layer: GlobalAveragePool) -> None:
     if source.packed:
         copy_pixels(context, layer.name, source, target)
         return
-    layout = replace(source.layout, height=source.height, width=source.width, tile=1, phases=1)
     scales = 0
     if isinstance(layer, FixedGlobalAveragePool) and layer.scale is not None:
         scales = context.constants.add(layer.scale.astype(np.float32))
     context.add(
         layer.name,
         GlobalPoolKernel(context.lanes, context.images, source.fixed),
-        planes_of("source", source)
-        | pieces_of(source)
-        | {
-            "tile": source.layout.tile,
-            "tiles": source.layout.tiles,
-            "target": target.address,
-            "target_vectors": source.layout.vectors,
-            "planes": source.channels,
-            "mask": context.constants.add(
-                pixel_mask(layout), ("mask", layout), spare=4 * context.lanes
-            ),
-            "scales": scales,
-            "scale": 1.0 / (source.height * source.width),
-        },
+        _whole_planes(context, source, target)
+        | {"scales": scales, "scale": 1.0 / (source.height * source.width)},
     )
 
 
 def _quad_pool(context: LoweringContext, layer: QuadGlobalAveragePool) -> None:
     source = context.memory.values[layer.inputs[0]]
     target = context.memory.values[layer.output]
-    layout = replace(source.layout, height=source.height, width=source.width, tile=1, phases=1)
     context.add(
         layer.name,
         QuadPoolKernel(context.lanes, layer.zero),
-        planes_of("source", source)
-        | pieces_of(source)
-        | {
-            "tile": source.layout.tile,
-            "tiles": source.layout.tiles,
-            "target": target.address,
-            "target_vectors": source.layout.vectors,
-            "planes": source.channels,
-            "mask": context.constants.add(
-                pixel_mask(layout), ("mask", layout), spare=4 * context.lanes
-            ),
-            "share": 1.0 / (source.height * source.width),
-            "scale": layer.scale,
-        },
+        _whole_planes(context, source, target)
+        | {"share": 1.0 / (source.height * source.width), "scale": layer.scale},
     )
+
+
+def _whole_planes(
+    context: LoweringContext, source: Buffer, target: Buffer
+) -> dict[str, int | float]:
+    """The operands of a kernel that makes features of the pixels of whole planes."""
+    layout = replace(source.layout, height=source.height, width=source.width, tile=1, phases=1)
+    return {
+        **planes_of("source", source),
+        **pieces_of(source),
+        "tile": source.layout.tile,
+        "tiles": source.layout.tiles,
+        "target": target.address,
+        "target_vectors": source.layout.vectors,
+        "planes": source.channels,
+        "mask": context.constants.add(
+            pixel_mask(layout), ("mask", layout), spare=4 * context.lanes
+        ),
+    }
 
 
 def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp) -> None:
