@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.networks import TIMM
+from networks import TIMM
+
 from strzoo.engine.torch_backend import CompiledGraph, compile_graph
 from tests.helpers.engine.networks import prune
 

@@ -13,30 +13,49 @@ import onnx
 import torch
 from torch import nn
 
+import strzoo
 from engine_stages.process import SIZE, images_of
 from strzoo.benchmarking.int8_files import write_int8
-from tests.helpers.engine.networks import budget_rates, export, make_network
+from tests.helpers.engine.networks import budget_rates, calibrate, export, make_network
 
 LARGEST = 16  # batch
+_BLOCKS = ":blocks"
 
 
 def prepare(model: str, folder: Path) -> tuple[Path, np.ndarray]:
     """The ONNX file of `model`, such as "resnet50 90.23", and its outputs for `LARGEST` images.
 
-    A model without a published budget is pruned to that rate.
+    A model without a published budget is pruned to that rate; "ARCHITECTURE:blocks RATE" in blocks
+    of four input channels.
     """
     path = folder / f"{model.replace(' ', '_').replace(':', '_')}.onnx"
     reference = path.with_suffix(".npy")
     if not reference.exists():
         architecture, sparsity = model.split()
-        published = not architecture.startswith("timm:")
-        rates = (
-            budget_rates(f"{architecture}_str_{sparsity}") if published else float(sparsity) / 100
-        )
-        network = make_network(architecture, rates, size=SIZE)
+        if architecture.endswith(_BLOCKS):
+            architecture = architecture.removesuffix(_BLOCKS)
+            network = make_block_network(architecture, float(sparsity) / 100)
+        else:
+            published = not architecture.startswith("timm:")
+            rates = (
+                budget_rates(f"{architecture}_str_{sparsity}")
+                if published
+                else float(sparsity) / 100
+            )
+            network = make_network(architecture, rates, size=SIZE)
         onnx.save(export(network, SIZE), str(path))
         np.save(reference, run_double(network, images_of(LARGEST)))
     return path, np.load(reference)
+
+
+def make_block_network(architecture: str, rate: float) -> nn.Module:
+    """Pruned in blocks of four input channels by their norms, all layers but the first."""
+    network = make_network(architecture, size=SIZE)
+    first = next(name for name, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    strzoo.sparsify_(network, "gmp", skip=[first], prune_rate=rate, block=4)
+    strzoo.to_dense_(network)
+    calibrate(network, torch.randn(8, 3, SIZE, SIZE))
+    return network.eval()
 
 
 def prepare_int8(path: Path) -> Path:

@@ -107,9 +107,9 @@ def benchmark(
             that read ONNX), and what is compiled: `SparseModel`s and `.strz` files, for the sparse
             engine alone, without a dense twin.
         engines: of "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino",
-            "openvino-bf16" and "openvino-int8" (strzoo[openvino]), "sparse" and "sparse-int16"
-            (strzoo[engine]); by default torch, onnxruntime and sparse if it is there. What is in
-            int8 or int16 is calibrated on the bundled images.
+            "openvino-bf16" and "openvino-int8" (strzoo[openvino]), "sparse", "sparse-int16" and
+            "sparse-int8" (strzoo[engine]); by default torch, onnxruntime and sparse if it is there.
+            What is in int8 or int16 is calibrated on the bundled images.
         batches: batch sizes.
         threads: by default torch's number of threads.
         runs: timed runs of each, after three untimed ones.

@@ -21,7 +21,7 @@ from strzoo.settings import Limits
 # What follows a hyphen is the precision; without one it is fp32.
 ENGINES = (
     "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16",
-    "openvino-int8", "sparse", "sparse-int16",
+    "openvino-int8", "sparse", "sparse-int16", "sparse-int8",
 )  # fmt: skip
 ONNX_ENGINES = tuple(engine for engine in ENGINES if not engine.startswith("torch"))
 INT8_ENGINES = ("onnxruntime-int8", "openvino-int8")  # which run a file in int8
@@ -81,7 +81,7 @@ def open_engine(
         # What is timed is often a file that will be gone: the cache is not for it.
         compiled = compile(
             str(model), threads, shape[0], size=shape[1:], cache=False,
-            precision="int16" if engine == "sparse-int16" else "fp32",
+            precision=engine.partition("-")[2] or "fp32",
         )  # fmt: skip
         return lambda: np.asarray(compiled(images))
     return _torch(model, images, threads, compile=engine == "torch-compile")

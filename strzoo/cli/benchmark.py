@@ -54,8 +54,8 @@ _OPTIONAL = (
 @click.option(
     "--engines",
     help="Of torch, torch-compile, onnxruntime, onnxruntime-int8, openvino, openvino-bf16, "
-    "openvino-int8, sparse, sparse-int16  [default: torch,onnxruntime and sparse if strzoo[engine] "
-    "is installed]",
+    "openvino-int8, sparse, sparse-int16, sparse-int8  [default: torch,onnxruntime and sparse if "
+    "strzoo[engine] is installed]",
 )
 @click.option("--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,16.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: as torch chooses]")

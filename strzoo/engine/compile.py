@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from strzoo.data.calibration import Images
     from strzoo.engine.runtime.model import SparseModel
 
-PRECISIONS, ISLANDS = ("fp32", "int16"), ("auto", "missing", "none")
+PRECISIONS, ISLANDS = ("fp32", "int16", "int8"), ("auto", "missing", "none")
 log = logging.getLogger(__name__)
 
 
@@ -64,14 +64,15 @@ def compile(
         lanes: images of a batch that go side by side in a vector, a power of two up to its width;
             by default 1: pixels fill the vectors, which measured best where it was tried.
         tune: seconds to spend on measuring how each layer runs best; 0 goes by fixed rules.
-        precision: "fp32", or "int16": 16-bit fixed point, twice as many pixels in a vector, for the
-            convolutions where that pays (docs/engine.md). The report says how the results agree
-            with fp32.
-        calibration: images that int16 is fitted to: a folder, "photographs" or "digits" (bundled),
-            an `ImageSet`, or inputs of the network, float32 [N, C, H, W]. By default the bundled
-            ones.
-        tolerance: the largest relative error (root mean square) that a layer may add in int16;
-            layers that would add more stay in fp32. By default 0.01.
+        precision: "fp32"; "int16": 16-bit fixed point, twice as many pixels in a vector; or "int8",
+            for weights that are zero in blocks of four input channels (`sparsify_(model,
+            block=4)`); both for the convolutions where that pays (docs/engine.md). The report says
+            how the results agree with fp32.
+        calibration: images that int16 and int8 are fitted to: a folder, "photographs" or "digits"
+            (bundled), an `ImageSet`, or inputs of the network, float32 [N, C, H, W]. By default the
+            bundled ones.
+        tolerance: the largest relative error (root mean square) that a layer may add in int16 and
+            int8; layers that would add more stay in fp32. By default 0.01, in int8 0.05.
         cache: whether to use the cache folder.
         cpu: plan for all processors of a level, "x86-64-v2", "x86-64-v3" or "x86-64-v4", instead
             of this one, so that a `.strz` file runs on any of them; "level" is the highest that
@@ -121,7 +122,7 @@ def compile(
     expect_llvmlite()
     from strzoo.engine.frontend.network import open_network
     from strzoo.engine.pipeline import NetworkBuilder
-    from strzoo.engine.quantization.calibration import TOLERANCE, Precision
+    from strzoo.engine.quantization.calibration import TOLERANCES, Precision
     from strzoo.engine.runtime.model import SparseModel
     from strzoo.engine.storage.host import known_hardware
 
@@ -133,11 +134,18 @@ def compile(
         )
     if precision == "int16" and not hardware.fixed:
         raise UsageError("this processor lacks the instructions for int16; compile in fp32")
+    if precision == "int8" and not hardware.quads:
+        raise UsageError(
+            "int8 needs dot products of 8 bits (AVX512-VNNI or AVX-VNNI), which "
+            + (f"not every {cpu} has" if cpu else "this processor lacks")
+            + "; compile in int16 or fp32"
+        )
     network = open_network(source, wanted, on_step)
     count = threads or default_threads()
     chosen = None
-    if precision == "int16":
-        chosen = Precision(calibration, TOLERANCE if tolerance is None else tolerance)
+    if precision != "fp32":
+        most = TOLERANCES[precision] if tolerance is None else tolerance
+        chosen = Precision(precision, calibration, most)
     builder = NetworkBuilder(
         network, hardware, lanes or 1, count, tune, chosen, folder, on_step, islands
     )
@@ -170,11 +178,11 @@ def _check_precision(
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     if precision == "fp32" and (calibration is not None or tolerance is not None):
-        raise UsageError("calibration and tolerance are for precision int16")
+        raise UsageError("calibration and tolerance are for precision int16 and int8")
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
         raise UsageError(f"tolerance is {tolerance}; it must be a positive number, such as 0.01")
-    if precision == "int16" and lanes not in (None, 1):
-        raise UsageError(f"lanes is {lanes}; in int16 a vector holds pixels of one image")
+    if precision != "fp32" and lanes not in (None, 1):
+        raise UsageError(f"lanes is {lanes}; in {precision} a vector holds pixels of one image")
 
 
 def _keep(model: SparseModel, size: tuple[int, ...] | None, threads: int | None) -> SparseModel:

@@ -28,7 +28,8 @@ LEVELS = {
 class Hardware:
     """`lanes` fp32 values fit a vector register, of which there are `registers`; caches in bytes.
 
-    `fixed` says whether it multiplies vectors of 16-bit fixed point and keeps the upper half.
+    `fixed` says whether it multiplies vectors of 16-bit fixed point and keeps the upper half,
+    `quads` whether it has dot products of four numbers of 8 bits.
     `identity` tells processors apart for which code is generated differently.
     """
 
@@ -38,6 +39,7 @@ class Hardware:
     level2: int = 512 * 1024
     identity: str = ""
     fixed: bool = True
+    quads: bool = False
 
     @property
     def widest_tile(self) -> int:
@@ -70,7 +72,10 @@ def host_hardware() -> Hardware:
     level1, level2 = _cache_bytes(1, 32 * 1024), _cache_bytes(2, 512 * 1024)
     needed = {16: "avx512bw", 8: "avx2", 4: "ssse3"}[lanes]
     fixed = bool(features.get(needed)) or machine.startswith(("aarch64", "arm64"))
-    return Hardware(lanes, registers, level1, level2, identity, fixed)
+    # LLVM has one intrinsic for both forms of the instruction, in vectors of 256 bits.
+    dots = {16: ("avx512vnni",), 8: ("avxvnni",)}.get(lanes, ())
+    quads = any(features.get(name) for name in dots)
+    return Hardware(lanes, registers, level1, level2, identity, fixed, quads)
 
 
 def level_hardware(cpu: str) -> Hardware:

@@ -74,6 +74,8 @@ class PrecisionReport:
     def summary(self) -> str:
         """In a line."""
         kept = f"; in fp32 for accuracy: {', '.join(self.lossy)}" if self.lossy else ""
+        if not self.layers:
+            return f"{self.precision}: no layer gains from it, all run in fp32{kept}"
         return (
             f"{self.precision}: {self.layers} layers, calibrated with {self.calibrated} of "
             f"{self.images}; agreement with fp32 on {self.held_out} others: top-1 {self.top1:.1f} "

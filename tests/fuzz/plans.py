@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -53,6 +54,8 @@ from strzoo.engine.ir.graph import (
 )
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.engine.layout.tiling import Tiling
+from strzoo.engine.quantization import fixing, quads
+from strzoo.engine.quantization.observation import observe
 from strzoo.engine.storage import plan_files
 from strzoo.engine.storage.plan_files import PlanFile, ThreadedPlan, read_plans, write_plans
 from strzoo.errors import IntegrityError
@@ -130,6 +133,28 @@ def make_graphs() -> list[tuple[Graph, dict[str, Tiling]]]:
     return [(first, {"one": Tiling(4, 3), "dense": Tiling(2, 2)}), (second, {})]
 
 
+def make_fewer_bits() -> list[Graph]:
+    """The same small network in 16-bit fixed point and, where the processor has it, in 8 bits."""
+    pads = (1, 1, 1, 1)
+    graph = _chain(
+        _conv("stem", ("x",), (12, 3, 3, 3), strides=(2, 2), pads=pads, bounds=Bounds(0.0)),
+        MaxPool("largest", ("stem",), "largest", Window((3, 3), (2, 2), pads)),
+        _conv("one", ("largest",), (12, 12, 1, 1)),
+        _conv("sum", ("one", "largest"), (12, 12, 3, 3), pads=pads, bounds=Bounds(0.0, 6.0)),
+        _conv("deep", ("sum",), (12, 1, 3, 3), pads=pads, groups=12, density=1.0),
+        _conv("last", ("deep",), (9, 12, 3, 3), pads=pads, strides=(2, 2), bounds=Bounds(0.0)),
+        GlobalAveragePool("global", ("last",), "global", flat=True),
+        Linear("head", ("global",), "head", _weights(1, 10, 9), _bias(10)),
+        shape=(3, 18, 14),
+    )
+    hardware = host_hardware()
+    images = np.random.default_rng(0).standard_normal((2, 3, 18, 14)).astype(np.float32)
+    seen = observe(graph, hardware, images, images)
+    with patch.object(fixing, "CONVERTED", 0.0), patch.object(quads, "_cycles", lambda *_: 0.0):
+        ways = [fixing.fix] * hardware.fixed + [quads.fix_quads] * hardware.quads
+        return [fix(graph, seen, hardware, 1e9).graph for fix in ways]
+
+
 def make_files(folder: Path, groups: Mapping[int, int]) -> None:
     """Write the `.strz` files that are mutated, for groups of images and so many threads each."""
     hardware = host_hardware()
@@ -139,6 +164,11 @@ def make_files(folder: Path, groups: Mapping[int, int]) -> None:
             entry = ThreadedPlan(plan, threads, ())
             content = PlanFile("m", "0", threads, images, 0.0, hardware, (entry,))
             write_plans(folder / f"{number}_{images}.strz", content)
+    for number, graph in enumerate(make_fewer_bits()):
+        plan = make_plan(graph, hardware, threads=groups.get(1, 1))
+        entry = ThreadedPlan(plan, groups.get(1, 1), ())
+        content = PlanFile("m", "0", groups.get(1, 1), 1, 0.0, hardware, (entry,))
+        write_plans(folder / f"bits_{number}.strz", content)
 
 
 class Mutator:

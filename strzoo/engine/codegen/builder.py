@@ -249,6 +249,13 @@ class Emitter:
         compare = self.build.icmp_signed if self.fixed else self.build.fcmp_ordered
         return self.build.select(compare(">", b, a), b, a)
 
+    def largest_bytes(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger of each two unsigned bytes."""
+        octets = ir.VectorType(I8, 4 * self.lanes)
+        x, y = (self.build.bitcast(value, octets) for value in (a, b))
+        larger = self.build.select(self.build.icmp_unsigned(">", y, x), y, x)
+        return self.build.bitcast(larger, a.type)
+
     def smallest(self, a: ir.Value, b: ir.Value) -> ir.Value:
         compare = self.build.icmp_signed if self.fixed else self.build.fcmp_ordered
         return self.build.select(compare("<", b, a), b, a)

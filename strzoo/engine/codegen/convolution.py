@@ -22,8 +22,9 @@ import numpy as np
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import KERNEL, Emitter, number
+from strzoo.engine.codegen.builder import KERNEL, Emitter, number, vector_type
 from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
+from strzoo.engine.codegen.quads import QUAD, QUAD_LANES, splat_zero
 from strzoo.engine.codegen.rows import rows_function
 from strzoo.engine.codegen.tiles import PIECES, tile_start, tiled, tiled_extent
 
@@ -47,6 +48,9 @@ class ConvolutionKernel:
         residual: whether a residual is added to a finished row.
         masked: whether places that are no pixels must be zero.
         bounds: of the results, "none", "relu" or "clamp".
+        quads: whether inputs, weights and results are 8 bits, four channels in a word (`quads`);
+            in the sparse form only. A row of an instruction is an output channel, four to a plane.
+        source_zero, zero: the numbers that stand for 0 in an input and a result of 8 bits.
     """
 
     lanes: int = op.between(*op.LANES)
@@ -60,40 +64,50 @@ class ConvolutionKernel:
     masked: bool = False
     bounds: str = op.one_of(*op.BOUNDS, default="none")
     fixed: bool = False
+    quads: bool = False
+    source_zero: int = op.between(0, 255, default=0)
+    zero: int = op.between(0, 255, default=0)
 
     def fits(self, lanes: int, images: int) -> bool:
         patch = self.patch.fits(lanes * (2 if self.fixed else 1), images)
-        sparse = self.rows == 1 or not self.fixed
+        sparse = self.rows == 1 or not (self.fixed or self.quads)
+        if self.quads and (self.fixed or images != 1 or lanes not in QUAD_LANES):
+            return False
         return self.lanes == lanes and self.last <= self.tile and patch and sparse
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
         sparse, patch, vector = self.rows == 1, self.patch, 4 * self.lanes
-        item = "<i2" if self.fixed else "<f4"
+        item = "<i2" if self.fixed else "<i4" if self.quads else "<f4"
+        depth = QUAD if self.quads else 1
+
+        def planes(v: op.Values) -> int:
+            return -(-v["rows"] // depth)
+
         limited = self.fixed and self.bounds == "clamp"
         tile = vector * self.tile
         return (
             *op.HEAD,
             *op.work(lambda v: v["tiles"] * v["parts"], lambda v: v["parts"]),
             *tiled("source", self._source_extent),
-            *tiled("target", lambda v: tiled_extent(v, "target", v["rows"], tile, written=True)),
+            *tiled("target", lambda v: tiled_extent(v, "target", planes(v), tile, written=True)),
             *tiled(
                 "residual",
-                lambda v: tiled_extent(v, "residual", v["rows"], tile) if self.residual else 0,
+                lambda v: tiled_extent(v, "residual", planes(v), tile) if self.residual else 0,
             ),
             op.Count("tiles"),
             *PIECES,
-            op.Count("rows"),
-            op.Count("parts", most=lambda v: v["rows"]),
+            op.Count("rows", (lambda v: depth * planes(v)) if self.quads else None),
+            op.Count("parts", most=planes),
             # Rows of equal work, which threads share.
-            op.Ends("part_rows", "<i4", lambda v: v["parts"] + 1, lambda v: v["rows"], self.rows),
+            op.Ends("part_rows", "<i4", lambda v: v["parts"] + 1, planes, self.rows),
             op.Count("blocks", most=lambda v: MOST_BLOCKS),
             # The rows of each block in the order in which they are computed.
             op.Indices(
                 "order",
                 "<i4",
-                lambda v: v["blocks"] * v["rows"] if sparse else 0,
-                lambda v: v["rows"],
+                lambda v: v["blocks"] * planes(v) if sparse else 0,
+                planes,
             ),
             # Where the entries of each row (sparse) or of each block (dense) start.
             op.Ends("ends", "<i4", lambda v: v["blocks"] * (v["rows"] if sparse else 1) + 1),
@@ -103,6 +117,8 @@ class ConvolutionKernel:
             op.Table("entries", "<u2" if sparse else "u1", self._count_entries),
             op.Table("weights", item, lambda v: self._count_entries(v) if sparse else 0),
             op.Table("bias", item, lambda v: v["rows"]),
+            # What the sums of each row are multiplied by.
+            op.Table("scales", "<f4", lambda v: v["rows"] * self.quads),
             # The least and the largest result of each row.
             op.Table("row_bounds", "<i2", lambda v: 2 * v["rows"] * limited),
             op.Table("mask", "<u4", lambda v: self.masked * self._count_floats(v)),
@@ -172,7 +188,10 @@ class ConvolutionKernel:
     @property
     def name(self) -> str:
         shape = f"{self.lanes}x{self.tile}_{self.last}x{self.rows}_{self.patch.name}"
+        if self.quads:
+            shape += f"_{self.source_zero}_{self.zero}"
         flags = "t" * self.twice + "b" * self.blocked + "r" * self.residual + "m" * self.masked
+        flags += "u" * self.quads
         return f"convolution_{shape}_{flags}{'q' * self.fixed}_{self.bounds}"
 
     def emit(self, module: ir.Module) -> ir.Function:
@@ -219,6 +238,14 @@ class _Driver:
                 packer.aim(tile)
             self._blocks(size, tile, row, end, packer)
 
+    def _fill(self) -> ir.Value:
+        """What a patch holds outside the map."""
+        e = self.emit
+        if not self.kernel.quads:
+            return e.constant(0.0)
+        words = splat_zero(e, self.kernel.source_zero)
+        return e.build.bitcast(words, vector_type(e.lanes))
+
     def _blocks(
         self, size: int, tile: ir.Value, row: ir.Value, end: ir.Value, packer: PatchPacker | None
     ) -> None:
@@ -253,12 +280,14 @@ class _Driver:
         else:
             source = e.address("slab")
             count = e.build.sub(e.load_i32(planes, e.add(e.mul(block, 4), 4)), start)
-            packer.pack(count, start, source, e.constant(0.0))
+            packer.pack(count, start, source, self._fill())
         function = rows_function(kernel, e.module, size, first=first, last=last)
         skipped = e.mul(block, e.field("rows") if kernel.rows == 1 else 1)
         ends = e.add(e.field("ends"), e.mul(skipped, 4))
-        fours = e.add(e.field("fours"), e.mul(skipped, 2 if kernel.fixed else 0))
-        order = e.add(e.field("order"), e.mul(skipped, 4))
+        fours = e.at(e.base("fours"), e.add(e.field("fours"), e.mul(skipped, 2)))
+        if not kernel.fixed:
+            fours = e.address("scales")
+        order = e.add(e.field("order"), e.mul(skipped, 1 if kernel.quads else 4))
         target = e.add(e.field("target"), tile_start(e, "target", tile))
         residual = e.add(e.field("residual"), tile_start(e, "residual", tile))
         mask = e.add(e.field("mask"), e.mul(tile, 4 * kernel.lanes * kernel.tile))
@@ -274,7 +303,7 @@ class _Driver:
                 e.at(e.base("mask"), mask if kernel.masked else number(0)),
                 e.base("partial"),
                 e.address("weights"),
-                e.at(e.base("fours"), fours),
+                fours,
                 e.address("row_bounds"),
                 e.at(e.base("order"), order),
                 e.field("target_plane"),

@@ -93,7 +93,8 @@ class GlobalPoolKernel:
                 total = e.build.sitofp(total, ir.VectorType(F32, self.lanes))
             while width > self.images:
                 width //= 2
-                total = e.build.fadd(*(_part(total, half * width, width, e) for half in (0, 1)))
+                halves = (vector_part(e, total, half * width, width) for half in (0, 1))
+                total = e.build.fadd(*halves)
             scale = e.real_field("scale")
             if self.fixed:
                 scale = e.build.fmul(scale, e.load(e.address("scales"), F32, e.mul(plane, 4)))
@@ -115,7 +116,8 @@ def _sum_of_pairs(e: Emitter, value: ir.Value) -> ir.Value:
     return e.build.add(*halves)
 
 
-def _part(value: ir.Value, first: int, width: int, e: Emitter) -> ir.Value:
+def vector_part(e: Emitter, value: ir.Value, first: int, width: int) -> ir.Value:
+    """The `width` numbers of a vector from number `first` on; a single one is no vector."""
     if width == 1:
         return e.build.extract_element(value, ir.Constant(ir.IntType(32), first))
     mask = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))

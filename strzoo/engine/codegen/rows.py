@@ -8,6 +8,7 @@ from llvmlite import ir
 
 from strzoo.engine.codegen.builder import BYTES, F32, I16, I32, I64, Emitter, number
 from strzoo.engine.codegen.finishing import bounded, masked_all
+from strzoo.engine.codegen.quads import QuadRows
 
 if TYPE_CHECKING:
     from strzoo.engine.codegen.convolution import ConvolutionKernel
@@ -33,6 +34,8 @@ def rows_function(
     finish = f"{kernel.bounds}{'r' * kernel.residual}{'m' * kernel.masked}" if last else ""
     flags = "f" * first + "l" * last + "t" * kernel.twice + "q" * kernel.fixed
     name = f"rows_{kernel.lanes}x{tile}x{kernel.rows}_{flags}_{finish}"
+    if kernel.quads:
+        name = f"quad_{name}_{kernel.zero}"
     if kernel.patch.size:
         name += f"_{kernel.patch.pattern}"
     found = module.globals.get(name)
@@ -47,7 +50,11 @@ def rows_function(
         # The residual may be read in place.
         if argument.type == BYTES and name_ not in ("out", "residual"):
             argument.add_attribute("noalias")
-    _Rows(kernel, emitter, tile, first=first, last=last).write()
+    if kernel.quads:
+        args = dict(zip(_NAMES, function.args, strict=True))
+        QuadRows(kernel, emitter, args, tile, first=first, last=last).write()
+    else:
+        _Rows(kernel, emitter, tile, first=first, last=last).write()
     return function
 
 

@@ -44,6 +44,7 @@ class Walk:
         phases: planes into which a channel of the source is split.
         masked: whether places that are no pixels must be zero.
         fixed: whether the numbers are 16-bit fixed point, twice as many in a vector.
+        quads: whether a float stands for a word of four numbers of 8 bits.
     """
 
     lanes: int = op.between(*op.LANES)
@@ -53,17 +54,19 @@ class Walk:
     phases: int = op.between(1, 1 << 10, default=1)
     masked: bool = False
     fixed: bool = False
+    quads: bool = False
 
     @property
     def name(self) -> str:
         shape = f"{self.lanes}x{self.tile}_{self.last}_{self.patch.name}_{self.phases}"
-        return shape + "m" * self.masked + "q" * self.fixed
+        return shape + "m" * self.masked + "q" * self.fixed + "u" * self.quads
 
     def fits(self, lanes: int, images: int) -> bool:
         """Whether the walk is one over vectors of `lanes` floats, `images` of which are a pixel."""
         width = lanes * (2 if self.fixed else 1)
         patches = self.patch.size > 0 and self.patch.fits(width, images)
-        return self.lanes == lanes and self.last <= self.tile and patches
+        whole = not self.quads or (images == 1 and not self.fixed)
+        return self.lanes == lanes and self.last <= self.tile and patches and whole
 
     def operands(self, count_taps: op.Size, *, multiplied: bool = False) -> tuple[op.Operand, ...]:
         """Those of every window kernel, whose windows have `count_taps` taps. `multiplied` as in
@@ -183,7 +186,7 @@ class DepthwiseKernel:
     bounds: str = op.one_of(*op.BOUNDS, default="none")
 
     def fits(self, lanes: int, images: int) -> bool:
-        return self.walk.fits(lanes, images)
+        return self.walk.fits(lanes, images) and not self.walk.quads
 
     @property
     def _limited(self) -> bool:
@@ -254,7 +257,7 @@ class PoolKernel:
     kind: str = op.one_of("max", "mean")
 
     def fits(self, lanes: int, images: int) -> bool:
-        known = self.kind == "max" or not self.walk.fixed
+        known = self.kind == "max" or not (self.walk.fixed or self.walk.quads)
         return self.walk.fits(lanes, images) and known
 
     @cached_property
@@ -283,6 +286,8 @@ class PoolKernel:
 
         def compute(slab: ir.Value, places: list[int], place: ir.Value) -> list[ir.Value]:
             merge = e.largest if self.kind == "max" else e.build.fadd
+            if self.walk.quads:
+                merge = e.largest_bytes
             with e.carrying(1, taps, load(slab, places, number(0))) as (tap, values, following):
                 loaded = load(slab, places, tap)
                 following += [merge(a, b) for a, b in zip(values, loaded, strict=True)]

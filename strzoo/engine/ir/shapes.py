@@ -27,6 +27,7 @@ from strzoo.engine.ir.graph import (
     Softmax,
     Window,
 )
+from strzoo.engine.ir.quads import DequantizeQuads, QuantizeQuads
 from strzoo.engine.ir.windows import count_positions, spread
 from strzoo.errors import IntegrityError, UsageError
 
@@ -124,6 +125,8 @@ def _(layer: PRelu, inputs: Sequence[Shape]) -> Shape:
 
 
 @infer_shape.register(Clamp)
+@infer_shape.register(QuantizeQuads)
+@infer_shape.register(DequantizeQuads)
 @infer_shape.register(Quantize)
 @infer_shape.register(Dequantize)
 def _(layer: Layer, inputs: Sequence[Shape]) -> Shape:

@@ -143,6 +143,8 @@ class Buffer:
         phases: planes stored for each channel.
         packed: whether it is a vector of features.
         fixed: whether it holds 16-bit fixed point.
+        quads: whether it holds numbers of 8 bits, four channels in a word; `channels` counts words.
+        zero: the number of 8 bits that stands for 0.
         inside: the buffer that this one is a part of, from its channel `channel` on.
         own_layout: set by `lay_out` for buffers that are not inside another.
         place: floats from the start of the arena to the buffer; set by `plan_memory`.
@@ -159,6 +161,8 @@ class Buffer:
     phases: int = 1
     packed: bool = False
     fixed: bool = False
+    quads: bool = False
+    zero: int = 0
     inside: Buffer | None = None
     channel: int = 0
     own_layout: Layout | None = None

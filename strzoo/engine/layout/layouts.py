@@ -29,6 +29,7 @@ from strzoo.engine.ir.graph import (
     PRelu,
     Window,
 )
+from strzoo.engine.ir.quads import count_quads, quad_zeros, zero_word
 from strzoo.engine.layout.buffers import (
     Blocking,
     Buffer,
@@ -93,7 +94,7 @@ def _make_buffers(graph: Graph, memory: MemoryPlan) -> None:
             bounds.low >= 0 if bounds.clamps else bounds.function in POSITIVE
         ):
             memory.positive.add(name)
-    fixed = fixed_values(graph)
+    fixed, quads = fixed_values(graph), quad_zeros(graph)
     for name, shape in graph.shapes.items():
         if len(shape) == 1:
             memory.values[name] = Buffer(name, shape[0], 1, 1, packed=True)
@@ -109,8 +110,17 @@ def _make_buffers(graph: Graph, memory: MemoryPlan) -> None:
             )
         )
         channels, height, width = shape
+        if name in quads:
+            channels = count_quads(channels)
         memory.values[name] = Buffer(
-            name, channels, height, width, packed=packed, fixed=name in fixed
+            name,
+            channels,
+            height,
+            width,
+            packed=packed,
+            fixed=name in fixed,
+            quads=name in quads,
+            zero=quads.get(name, 0),
         )
 
 
@@ -162,6 +172,8 @@ def _windowed_buffer(
         fill = 0.0  # a zero never exceeds the largest value of the window
     elif fill and value.fixed:
         fill = float(np.iinfo(np.int16).min)
+    elif value.quads:
+        fill = 0.0  # the least number of 8 bits
     source = value
     if taps.strides != (1, 1) or fill or value.packed:
         key = (taps.strides, taps.phases, fill)
@@ -172,9 +184,11 @@ def _windowed_buffer(
                 value.channels,
                 taps.rows,
                 taps.columns,
-                fill=fill,
+                fill=zero_word(value.zero) if value.quads else fill,
                 phases=len(taps.phases),
                 fixed=value.fixed,
+                quads=value.quads,
+                zero=value.zero,
             ),
         )
     source.root.clean |= taps.outside
@@ -228,7 +242,9 @@ def _may_stride(layer: WindowLayer, memory: MemoryPlan) -> bool:
     """Whether the layer may be able to read its input without a copy."""
     source = memory.sources[layer.name]
     value = memory.values[layer.inputs[0]]
-    return layer.window.strides != (1, 1) and not (value.packed or source.fill)
+    return layer.window.strides != (1, 1) and not (
+        value.packed or (source.fill and not source.quads)
+    )
 
 
 def _read_directly(layer: WindowLayer, memory: MemoryPlan) -> None:

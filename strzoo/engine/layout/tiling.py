@@ -17,6 +17,7 @@ from strzoo.engine.codegen.rows import FOUR, REACH
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.fixed import FixedConvolution, count_parts
 from strzoo.engine.ir.graph import Convolution
+from strzoo.engine.ir.quads import QuadConvolution, find_quads
 from strzoo.engine.layout.buffers import Blocking
 from strzoo.engine.layout.patches import find_patch, fits_rows
 from strzoo.engine.layout.taps import Taps
@@ -54,6 +55,8 @@ COSTS = Costs()
 FIXED_COSTS = Costs(
     near=1.38, far=2.0, distant=2.7, weight=1.0, row=9.4, partial=1.9, result=3.8, packed=2.3
 )
+# Of 8 bits: an instruction for four weights, and much to do for a result.
+QUAD_COSTS = Costs(near=1.0, far=1.3, distant=1.8, weight=1.0, row=6.0, result=4.5, packed=2.0)
 DEFAULT_TILE = 8  # vectors, of buffers that no convolution writes
 LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
 DEPTHWISE_TAPS = 25  # more do not fit the registers
@@ -90,6 +93,7 @@ class Problem:
         threads: that share the layer.
         whole_rows: tiles must be rows of a block, for this layer or another with the same tiles.
         fixed: 16-bit fixed point, for which there is no dense form.
+        quads: 8 bits, for which there is none; `planes`, `nonzeros` and `weights` count quads.
     """
 
     blocking: Blocking
@@ -102,6 +106,7 @@ class Problem:
     threads: int = 1
     whole_rows: bool = True
     fixed: bool = False
+    quads: bool = False
 
     @property
     def vectors(self) -> int:
@@ -129,18 +134,24 @@ def pose_problem(
     layer: Convolution, taps: Taps, blocking: Blocking, threads: int, *, whole_rows: bool
 ) -> Problem:
     """Describe `layer`, whose output has that blocking."""
-    fixed = isinstance(layer, FixedConvolution)
+    fixed, quads = isinstance(layer, FixedConvolution), isinstance(layer, QuadConvolution)
+    inputs, weights = layer.weight.shape[1], layer.weight.size
+    nonzeros = count_parts(layer.weight) if fixed else int(np.count_nonzero(layer.weight))
+    if quads:
+        living = find_quads(layer.weight)
+        nonzeros, weights, inputs = int(np.count_nonzero(living)), living.size, living.shape[1]
     return Problem(
         blocking=blocking,
         taps=taps,
         rows=len(layer.weight),
-        planes=layer.weight.shape[1] * layer.groups * len(taps.phases),
-        nonzeros=count_parts(layer.weight) if fixed else int(np.count_nonzero(layer.weight)),
-        weights=layer.weight.size,
+        planes=inputs * layer.groups * len(taps.phases),
+        nonzeros=nonzeros,
+        weights=weights,
         groups=layer.groups,
         threads=threads,
         whole_rows=whole_rows,
         fixed=fixed,
+        quads=quads,
     )
 
 
@@ -148,7 +159,7 @@ def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
     """The tilings with that tile that are worth comparing, at least one."""
     channels = problem.planes // len(problem.taps.phases)
     found: list[Tiling] = []
-    group = 1 if problem.fixed else hardware.dense_rows(tile)
+    group = 1 if problem.fixed or problem.quads else hardware.dense_rows(tile)
     read = problem.read(tile) * len(problem.taps.phases)
     for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         worth = blocks == 1 or (channels >= 4 * blocks and problem.groups == 1)
@@ -166,7 +177,7 @@ def estimate(
 ) -> float:
     """Estimated cycles for the whole layer, of all cores together."""
     if costs is None:
-        costs = FIXED_COSTS if problem.fixed else COSTS
+        costs = FIXED_COSTS if problem.fixed else QUAD_COSTS if problem.quads else COSTS
     tile, blocks, vectors = tiling.tile, tiling.channel_blocks, problem.vectors
     tiles = -(-vectors // tile)
     read = problem.read(tile)

@@ -111,7 +111,8 @@ def window_fields(
     (slab,) = context.reserve(PLANES * size * len(taps.phases))
     last = layout.vectors - (layout.tiles - 1) * layout.tile
     phases, masked = len(taps.phases), target.must_be_clean
-    walk = Walk(context.lanes, layout.tile, last, copies.form, phases, masked, target.fixed)
+    shape = (context.lanes, layout.tile, last, copies.form, phases, masked)
+    walk = Walk(*shape, fixed=target.fixed, quads=target.quads)
     values = planes_of("source", source) | planes_of("target", target)
     del values["source_tile"]
     return walk, {

@@ -9,6 +9,7 @@ from strzoo.engine.codegen.patches import IN_PLACE
 from strzoo.engine.codegen.windows import DepthwiseKernel
 from strzoo.engine.ir.fixed import FixedConvolution
 from strzoo.engine.ir.graph import Convolution
+from strzoo.engine.ir.quads import QuadConvolution
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.patches import find_patch, list_copies
 from strzoo.engine.layout.tiling import Tiling, choose_tiling, is_depthwise, pose_problem
@@ -25,6 +26,8 @@ from strzoo.engine.lowering.weights import (
     SparseTable,
     dense_table,
     find_nonzeros,
+    find_quad_nonzeros,
+    quad_table,
     sparse_table,
 )
 
@@ -65,6 +68,10 @@ class ConvolutionLowering:
             )
             tiling = choose_tiling(problem, self.tile, context.hardware)
         rows = len(weight)
+        if isinstance(self.layer, QuadConvolution):
+            self._quads(self.layer, tiling)
+            self._describe(tiling, 0)
+            return
         nonzeros = find_nonzeros(self.layer, self.taps, self.offsets)
         grouped = rows // tiling.group * tiling.group if tiling.group > 1 else 0
         if grouped:
@@ -72,13 +79,21 @@ class ConvolutionLowering:
         if grouped < rows:
             rest = Tiling(tiling.tile, tiling.channel_blocks) if grouped else tiling
             self._sparse(rest, nonzeros.rows_from(grouped), grouped)
+        self._describe(tiling, grouped)
+
+    def _describe(self, tiling: Tiling, grouped: int) -> None:
         kind = f"dense, {tiling.group} rows" if grouped else "sparse"
         blocks = f", {tiling.channel_blocks} blocks" if tiling.channel_blocks > 1 else ""
-        context.chosen[self.layer.name] = f"{kind}, tile {tiling.tile}{blocks}{self._suffix}"
+        self.context.chosen[self.layer.name] = f"{kind}, tile {tiling.tile}{blocks}{self._suffix}"
 
     @property
     def _suffix(self) -> str:
-        return ", int16" if self.target.fixed else ""
+        return ", int16" if self.target.fixed else ", int8" if self.target.quads else ""
+
+    def _quads(self, layer: QuadConvolution, tiling: Tiling) -> None:
+        nonzeros = find_quad_nonzeros(layer, self.taps, self.offsets)
+        table = quad_table(nonzeros, tiling.channel_blocks, self.plane, 4 * self.context.lanes)
+        self._add(tiling, table, nonzeros.rows, 0, 1)
 
     def _sparse(self, tiling: Tiling, nonzeros: Nonzeros, first: int) -> None:
         table = sparse_table(nonzeros, tiling.channel_blocks, self.plane, 4 * self.context.lanes)
@@ -109,7 +124,7 @@ class ConvolutionLowering:
         twice = False
         if isinstance(table, SparseTable):
             long = len(table.weights) >= LONG * rows * tiling.channel_blocks
-            twice = long and self.tile <= NARROW and not target.fixed
+            twice = long and self.tile <= NARROW and not (target.fixed or target.quads)
             weights = context.constants.add(table.weights, spare=64)
             order = context.constants.add(table.order)
             fours = context.constants.add(table.fours) if target.fixed else 0
@@ -122,6 +137,10 @@ class ConvolutionLowering:
         fields["target"] += skipped
         last = layout.vectors - (layout.tiles - 1) * layout.tile
         bias, limits = self._numbers(first, first + rows)
+        scales = 0
+        if isinstance(self.layer, QuadConvolution):
+            bounds, low, high = "none", self.layer.residual_scale, self.layer.shift
+            scales = context.constants.add(_filled(self.layer.scales, rows, np.float32))
         kernel = ConvolutionKernel(
             context.lanes,
             self.tile,
@@ -134,6 +153,9 @@ class ConvolutionLowering:
             target.must_be_clean,
             bounds,
             target.fixed,
+            target.quads,
+            self.source.zero,
+            target.zero,
         )
         context.add(
             self.layer.name,
@@ -154,6 +176,7 @@ class ConvolutionLowering:
                 "fours": fours,
                 "order": order,
                 "bias": bias,
+                "scales": scales,
                 "row_bounds": limits,
                 "mask": context.mask(target),
                 "block_planes": context.constants.add(table.block_planes),
@@ -167,6 +190,8 @@ class ConvolutionLowering:
     def _numbers(self, first: int, last: int) -> tuple[int, int]:
         """The places of the constants of the rows [first, last): bias, and bounds if needed."""
         layer, add = self.layer, self.context.constants.add
+        if isinstance(layer, QuadConvolution):
+            return add(_filled(layer.bias, last, np.int32)), 0
         if not isinstance(layer, FixedConvolution):
             return add(layer.bias[first:last].astype(np.float32)), 0
         limits = 0 if layer.limits is None else add(layer.limits[first:last])
@@ -195,3 +220,11 @@ class ConvolutionLowering:
                 "high": high,
             },
         )
+
+
+def _filled(values: np.ndarray | None, rows: int, kind: type) -> np.ndarray:
+    """`values` and zeros, for `rows` rows in all."""
+    assert values is not None
+    found: np.ndarray = np.zeros(rows, kind)
+    found[: len(values)] = values
+    return found

@@ -11,6 +11,7 @@ from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import AT_ONCE, EXPANDED, LinearKernel
 from strzoo.engine.codegen.normalizing import NormalizeKernel
+from strzoo.engine.codegen.quad_packing import QuadPoolKernel
 from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.codegen.windows import PoolKernel
 from strzoo.engine.hardware import Hardware
@@ -41,6 +42,12 @@ from strzoo.engine.ir.graph import (
     PRelu,
     Softmax,
 )
+from strzoo.engine.ir.quads import (
+    DequantizeQuads,
+    QuadConvolution,
+    QuadGlobalAveragePool,
+    QuantizeQuads,
+)
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.layout.masks import pixel_mask, window_scales
 from strzoo.engine.layout.memory_plan import MemoryPlan
@@ -55,6 +62,7 @@ from strzoo.engine.lowering.context import (
 from strzoo.engine.lowering.convolutions import ConvolutionLowering
 from strzoo.engine.lowering.instructions import number_rows
 from strzoo.engine.lowering.packing import (
+    convert_quads,
     copy_pixels,
     flatten,
     load_images,
@@ -236,28 +244,45 @@ def _global_pool(context: LoweringContext, layer: GlobalAveragePool) -> None:
     if source.packed:
         copy_pixels(context, layer.name, source, target)
         return
-    layout = replace(source.layout, height=source.height, width=source.width, tile=1, phases=1)
     scales = 0
     if isinstance(layer, FixedGlobalAveragePool) and layer.scale is not None:
         scales = context.constants.add(layer.scale.astype(np.float32))
     context.add(
         layer.name,
         GlobalPoolKernel(context.lanes, context.images, source.fixed),
-        planes_of("source", source)
-        | pieces_of(source)
-        | {
-            "tile": source.layout.tile,
-            "tiles": source.layout.tiles,
-            "target": target.address,
-            "target_vectors": source.layout.vectors,
-            "planes": source.channels,
-            "mask": context.constants.add(
-                pixel_mask(layout), ("mask", layout), spare=4 * context.lanes
-            ),
-            "scales": scales,
-            "scale": 1.0 / (source.height * source.width),
-        },
+        _whole_planes(context, source, target)
+        | {"scales": scales, "scale": 1.0 / (source.height * source.width)},
     )
+
+
+def _quad_pool(context: LoweringContext, layer: QuadGlobalAveragePool) -> None:
+    source = context.memory.values[layer.inputs[0]]
+    target = context.memory.values[layer.output]
+    context.add(
+        layer.name,
+        QuadPoolKernel(context.lanes, layer.zero),
+        _whole_planes(context, source, target)
+        | {"share": 1.0 / (source.height * source.width), "scale": layer.scale},
+    )
+
+
+def _whole_planes(
+    context: LoweringContext, source: Buffer, target: Buffer
+) -> dict[str, int | float]:
+    """The operands of a kernel that makes features of the pixels of whole planes."""
+    layout = replace(source.layout, height=source.height, width=source.width, tile=1, phases=1)
+    return {
+        **planes_of("source", source),
+        **pieces_of(source),
+        "tile": source.layout.tile,
+        "tiles": source.layout.tiles,
+        "target": target.address,
+        "target_vectors": source.layout.vectors,
+        "planes": source.channels,
+        "mask": context.constants.add(
+            pixel_mask(layout), ("mask", layout), spare=4 * context.lanes
+        ),
+    }
 
 
 def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp | Combine | PRelu) -> None:
@@ -360,6 +385,13 @@ def _convert(context: LoweringContext, layer: Quantize | Dequantize) -> None:
     copy_pixels(context, layer.name, source, target, scale=scale)
 
 
+def _convert_quads(context: LoweringContext, layer: QuantizeQuads | DequantizeQuads) -> None:
+    source = context.memory.values[layer.inputs[0]]
+    target = context.memory.values[layer.output]
+    fp32 = source if isinstance(layer, QuantizeQuads) else target
+    convert_quads(context, layer, source, target, fp32.channels)
+
+
 def _softmax(context: LoweringContext, layer: Softmax) -> None:
     source = context.memory.values[layer.inputs[0]]
     target = context.memory.values[layer.output]
@@ -372,6 +404,10 @@ _RULES: dict[type[Layer], Callable[..., None]] = {
     FixedConvolution: _convolution,
     FixedGlobalAveragePool: _global_pool,
     FixedLinear: _linear,
+    QuadConvolution: _convolution,
+    QuadGlobalAveragePool: _quad_pool,
+    QuantizeQuads: _convert_quads,
+    DequantizeQuads: _convert_quads,
     Quantize: _convert,
     Dequantize: _convert,
     Linear: _linear,

@@ -9,8 +9,10 @@ import numpy as np
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
+from strzoo.engine.codegen.quad_packing import QuadPackKernel
 from strzoo.engine.ir.fixed import Quantize
 from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool
+from strzoo.engine.ir.quads import DequantizeQuads, QuantizeQuads
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
@@ -28,20 +30,35 @@ def load_images(context: LoweringContext, graph: Graph) -> None:
     sizes = _bytes_of(context, graph.inputs)
     for name, start in zip(graph.inputs, np.cumsum([0, *sizes]).tolist(), strict=False):
         target, scale = values[name], None
+        channels = graph.shapes[name][0]
         readers = [layer for layer in graph.layers if name in layer.inputs]
         if not readers and name not in graph.outputs:
             continue
-        if len(readers) == 1 and isinstance(readers[0], Quantize) and name not in graph.outputs:
-            context.done.add(readers[0].name)
-            target, scale = values[readers[0].output], 1 / readers[0].scale
+        direct = readers[0] if len(readers) == 1 and name not in graph.outputs else None
+        if isinstance(direct, QuantizeQuads):
+            context.done.add(direct.name)
+            pack_quads(
+                context, "input", "input",
+                {"source": start, "source_plane": 4 * target.height * target.width},
+                _image_places(target), values[direct.output], channels, 1 / direct.scale,
+            )  # fmt: skip
+            continue
+        if isinstance(direct, Quantize):
+            context.done.add(direct.name)
+            target, scale = values[direct.output], 1 / direct.scale
         plane = 4 * target.height * target.width
         source = {"source": start, "source_plane": plane, "source_image": sum(sizes)}
         if target.packed:
             _load_features(context, source, target)
             continue
-        rows, columns = np.indices((target.height, target.width))
-        places = (rows * target.width + columns) * 4
-        _pack(context, "input", "input", source, [places], target, target.channels, scale)
+        places = [_image_places(target)]
+        _pack(context, "input", "input", source, places, target, target.channels, scale)
+
+
+def _image_places(target: Buffer) -> np.ndarray:
+    """Bytes from the start of a plane of an image to its pixels, [height, width]."""
+    rows, columns = np.indices((target.height, target.width))
+    return (rows * target.width + columns) * 4
 
 
 def store_results(context: LoweringContext, graph: Graph) -> None:
@@ -137,6 +154,61 @@ def pick_pixels(
     places = _pixel_bytes(source, *np.meshgrid(rows, columns, indexing="ij"))
     fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
     _pack(context, layer, "arena", fields, [places], target, source.channels)
+
+
+def convert_quads(
+    context: LoweringContext,
+    layer: QuantizeQuads | DequantizeQuads,
+    source: Buffer,
+    target: Buffer,
+    channels: int,
+) -> None:
+    """Copy the pixels of a map into 8 bits, or out of them."""
+    places = _pixel_bytes(source, *np.indices((source.height, source.width)))
+    fields = {"source": source.address, "source_plane": source.plane}
+    scale = 1 / layer.scale if isinstance(layer, QuantizeQuads) else layer.scale
+    pack_quads(context, layer.name, "arena", fields, places, target, channels, scale, layer.zero)
+
+
+def pack_quads(
+    context: LoweringContext,
+    layer: str,
+    origin: str,
+    source: dict[str, int],
+    places: np.ndarray,
+    target: Buffer,
+    channels: int,
+    scale: float,
+    zero: int | None = None,
+) -> None:
+    """Args: `places` are the bytes [rows, columns] from the start of a plane of the source to its
+    pixels; numbers are multiplied by `scale`. `zero` is the target's by default."""
+    layout, kind = target.layout, "quantize" if target.quads else "dequantize"
+    table = np.zeros(layout.vectors * layout.lanes, np.int32)
+    mask = np.zeros(len(table), np.uint32)
+    there = layout.places(*np.indices(places.shape))
+    table[there], mask[there] = places, np.iinfo(np.uint32).max
+    masked = target.must_be_clean and not mask.all()
+    depth = 4 if target.quads else 1
+    (gathered,) = context.reserve(4 * depth * layout.tile * layout.lanes)
+    context.add(
+        layer,
+        QuadPackKernel(context.lanes, kind, origin, masked, target.zero if zero is None else zero),
+        {
+            **source,
+            **planes_of("target", target),
+            **pieces_of(target),
+            "channels": channels,
+            "planes": target.channels,
+            "tile": layout.tile,
+            "tiles": layout.tiles,
+            "target_vectors": layout.vectors,
+            "places": context.constants.add(table),
+            "mask": context.constants.add(mask) if masked else 0,
+            "gathered": gathered,
+            "scale": scale,
+        },
+    )
 
 
 def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | AveragePool) -> Buffer:

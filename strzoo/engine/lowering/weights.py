@@ -10,6 +10,7 @@ import numpy as np
 from strzoo.engine.codegen.rows import FOUR, REACH
 from strzoo.engine.ir.fixed import FixedConvolution, split_weights
 from strzoo.engine.ir.graph import Convolution
+from strzoo.engine.ir.quads import QUAD, QuadConvolution, count_quads
 from strzoo.engine.layout.taps import Taps
 
 PARTS = 32  # into which the rows of a layer are divided for threads
@@ -105,13 +106,7 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
     Args:
         plane: bytes between planes, `vector` bytes of a vector.
     """
-    channels = nonzeros.planes // nonzeros.phases
-    block_channels = np.arange(blocks + 1) * channels // blocks
-    block_planes = block_channels * nonzeros.phases
-    block = np.searchsorted(block_planes, nonzeros.plane, side="right") - 1
-    offset = ((nonzeros.plane - block_planes[block]) * plane + nonzeros.tap) // vector
-    if offset.max(initial=0) >= REACH:
-        raise ValueError(f"a block reads {offset.max()} vectors, {REACH} at most can be told apart")
+    block_planes, block, offset = _cut_blocks(nonzeros, blocks, plane, vector)
     rows = nonzeros.rows
     parts = split_rows(nonzeros.per_row, min(PARTS, max(1, rows // PART_ROWS)))
     key = block * rows + nonzeros.row
@@ -143,6 +138,71 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
         block_planes.astype(np.int32),
         row_order.reshape(-1).astype(np.int32),
     )
+
+
+def find_quad_nonzeros(layer: QuadConvolution, taps: Taps, offsets: np.ndarray) -> Nonzeros:
+    """Those in 8 bits: a weight is the word of four input channels, and a plane holds as many. Rows
+    are filled up to a multiple of four."""
+    out, channels = layer.weight.shape[:2]
+    words = np.zeros((out, QUAD * count_quads(channels), len(offsets)), np.int8)
+    words[:, :channels] = layer.weight.reshape(out, channels, -1)
+    # [out, quads, taps] of the four bytes of a word
+    parts = words.reshape(out, -1, QUAD, len(offsets)).transpose(0, 1, 3, 2)
+    weight = np.ascontiguousarray(parts).view("<i4")[..., 0]
+    row, quad, tap = np.nonzero(weight)
+    phases = len(taps.phases)
+    return Nonzeros(
+        QUAD * count_quads(out),
+        count_quads(channels) * phases,
+        phases,
+        row,
+        quad * phases + np.asarray(taps.phase)[tap],
+        offsets[tap],
+        weight[row, quad, tap],
+    )
+
+
+def quad_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> SparseTable:
+    """As `sparse_table`, for rows that are computed in words of four: `order` and `part_rows` count
+    words, `ends` rows."""
+    block_planes, block, offset = _cut_blocks(nonzeros, blocks, plane, vector)
+    rows, groups = nonzeros.rows, nonzeros.rows // QUAD
+    counts = np.bincount(block * rows + nonzeros.row, minlength=blocks * rows)
+    parts = split_rows(
+        nonzeros.per_row.reshape(groups, QUAD).sum(1), min(PARTS, max(1, rows // PART_ROWS))
+    )
+    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
+    order = np.stack(
+        [np.lexsort((work, part)) for work in counts.reshape(blocks, groups, QUAD).sum(2)]
+    )
+    each = (order[:, :, None] * QUAD + np.arange(QUAD)).reshape(blocks, rows)
+    lists = np.ravel(each + rows * np.arange(blocks)[:, None])
+    place = np.empty_like(lists)
+    place[lists] = np.arange(len(lists))
+    sorted_ = np.argsort(place[block * rows + nonzeros.row], kind="stable")
+    return SparseTable(
+        np.concatenate(([0], np.cumsum(counts[lists]))).astype(np.int32),
+        np.zeros(0, np.uint16),
+        offset[sorted_].astype(np.uint16),
+        nonzeros.weight[sorted_],
+        parts,
+        block_planes.astype(np.int32),
+        order.reshape(-1).astype(np.int32),
+    )
+
+
+def _cut_blocks(
+    nonzeros: Nonzeros, blocks: int, plane: int, vector: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first plane of each block of input channels, and the block of each weight and the vectors
+    from its first plane to what the weight multiplies."""
+    channels = nonzeros.planes // nonzeros.phases
+    block_planes = np.arange(blocks + 1) * channels // blocks * nonzeros.phases
+    block = np.searchsorted(block_planes, nonzeros.plane, side="right") - 1
+    offset = ((nonzeros.plane - block_planes[block]) * plane + nonzeros.tap) // vector
+    if offset.max(initial=0) >= REACH:
+        raise ValueError(f"a block reads {offset.max()} vectors, {REACH} at most can be told apart")
+    return block_planes, block, offset
 
 
 def _form_fours(key: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

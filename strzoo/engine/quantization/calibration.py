@@ -17,8 +17,10 @@ from strzoo.data.trees import FolderTree
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.fixed import FixedConvolution
 from strzoo.engine.ir.graph import Graph
+from strzoo.engine.ir.quads import QuadConvolution
 from strzoo.engine.quantization.fixing import fix
 from strzoo.engine.quantization.observation import observe
+from strzoo.engine.quantization.quads import fix_quads
 from strzoo.engine.results import PrecisionReport
 from strzoo.errors import UsageError
 from strzoo.hub.hashes import file_stamp
@@ -27,27 +29,30 @@ from strzoo.settings import user_path
 if TYPE_CHECKING:
     from strzoo.data.calibration import Images
 
-TOLERANCE = 0.01
+TOLERANCES = {"int16": 0.01, "int8": 0.05}
+_CONVOLUTIONS = (FixedConvolution, QuadConvolution)
 MOST = 48  # images: more change the scales little
 _HELD_OUT = 3  # every third image is not calibrated with
 
 
 @dataclass(frozen=True, eq=False)
 class Precision:
-    """How a network is to be brought into 16-bit fixed point.
+    """How a network is to be brought into fewer bits.
 
     Args:
+        name: "int16", fixed point of 16 bits, or "int8".
         images: as `strzoo.data.calibration.load_samples` takes them; None for the bundled ones.
         tolerance: the largest relative error (root mean square) that a layer may add.
     """
 
-    images: Images | np.ndarray | None = None
-    tolerance: float = TOLERANCE
+    name: str
+    images: Images | np.ndarray | None
+    tolerance: float
 
     @cached_property
     def identity(self) -> str:
         """What plans in this precision depend on, found without reading images of a folder."""
-        return f"int16 {self.tolerance} {_identify(self.images)}"
+        return f"{self.name} {self.tolerance} {_identify(self.images)}"
 
 
 def _identify(images: Any) -> str:
@@ -118,14 +123,15 @@ def calibrate(
     if not len(held_out):  # too few to hold any out
         held_out = images
     seen = observe(graph, hardware, calibration, held_out, folder)
-    fixed = fix(graph, seen, hardware, precision.tolerance)
+    fix_graph = fix_quads if precision.name == "int8" else fix
+    fixed = fix_graph(graph, seen, hardware, precision.tolerance)
     report = PrecisionReport(
-        precision="int16",
+        precision=precision.name,
         images=name,
         calibrated=len(calibration),
         held_out=len(held_out),
         tolerance=precision.tolerance,
-        layers=sum(isinstance(layer, FixedConvolution) for layer in fixed.graph.layers),
+        layers=sum(isinstance(layer, _CONVOLUTIONS) for layer in fixed.graph.layers),
         error=max(fixed.errors.values(), default=0.0),
         lossy=fixed.lossy,
         top1=100.0,

@@ -62,7 +62,7 @@ def fix(graph: Graph, seen: Observation, hardware: Hardware, tolerance: float) -
     names = {name for name in gains if name in seen.samples}
     lossy: set[str] = set()
     while True:
-        names = _worthwhile(graph, names, gains)
+        names = worthwhile(graph, names, gains)
         scales = Scales(graph, seen, names)
         trials = scales.settle()
         worse = {name for name, trial in trials.items() if not trial.error <= tolerance}
@@ -85,7 +85,7 @@ def _gains(graph: Graph, hardware: Hardware) -> dict[str, float]:
     }
 
 
-def _worthwhile(graph: Graph, names: set[str], gains: Mapping[str, float]) -> set[str]:
+def worthwhile(graph: Graph, names: set[str], gains: Mapping[str, float]) -> set[str]:
     """`names` without those whose maps would be converted for more cycles than they save."""
     regions: Classes[str] = Classes()  # of layers in fixed point whose maps are not converted
     members: set[str] = set()
@@ -130,7 +130,7 @@ def _crossings(graph: Graph, inside: set[str]) -> list[tuple[str, str]]:
     return [(value, layer) for (value, _), layer in found.items()]
 
 
-def _in_16_bits(layer: Linear) -> FixedLinear:
+def in_16_bits(layer: Linear) -> FixedLinear:
     """A fully connected layer with weights of 16 bits, which are read in half of the time."""
     largest = np.maximum(np.abs(layer.weight).max(1), 1e-30)
     scale = (largest / LARGEST).astype(np.float32)
@@ -167,7 +167,7 @@ class _Rewriting:
             else:
                 inputs = tuple(self._in_fp32(name) for name in layer.inputs)
                 layer = replace(layer, inputs=inputs)
-                self._layers.append(_in_16_bits(layer) if isinstance(layer, Linear) else layer)
+                self._layers.append(in_16_bits(layer) if isinstance(layer, Linear) else layer)
         output = self._in_fp32(graph.output)
         # In the order in which they are made, as all graphs have them.
         made = (graph.input, *(layer.output for layer in self._layers))

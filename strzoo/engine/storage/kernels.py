@@ -16,6 +16,7 @@ from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.patches import PatchForm
 from strzoo.engine.codegen.permuting import PermuteKernel
+from strzoo.engine.codegen.quad_packing import QuadPackKernel, QuadPoolKernel
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
 
 KERNELS: dict[str, type[Any]] = {
@@ -31,6 +32,8 @@ KERNELS: dict[str, type[Any]] = {
         NormalizeKernel,
         PermuteKernel,
         PoolKernel,
+        QuadPackKernel,
+        QuadPoolKernel,
         SoftmaxKernel,
         UnpackKernel,
     )

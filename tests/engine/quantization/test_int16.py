@@ -162,7 +162,7 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path, shared: Settings) -
         with pytest.raises(UsageError, match=problem):
             strzoo.compile(model, 1, settings=shared, **arguments)  # type: ignore[arg-type]
 
-    refuse("precision is 'int8'; it must be one of fp32, int16", precision="int8")
+    refuse("precision is 'int4'; it must be one of fp32, int16, int8", precision="int4")
     refuse("are for precision int16", tolerance=0.1)
     refuse("are for precision int16", calibration="photographs")
     refuse("tolerance is 0", precision="int16", tolerance=0)

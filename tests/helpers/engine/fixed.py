@@ -14,6 +14,12 @@ from strzoo.engine.ir.fixed import (
     Quantize,
 )
 from strzoo.engine.ir.graph import Graph, Layer, MaxPool, Window
+from strzoo.engine.ir.quads import (
+    DequantizeQuads,
+    QuadConvolution,
+    QuadGlobalAveragePool,
+    QuantizeQuads,
+)
 from tests.helpers.engine.reference import run_layer
 
 LEAST, LARGEST = -32768, 32767
@@ -30,6 +36,8 @@ def run_fixed_graph(graph: Graph, images: np.ndarray) -> np.ndarray:
     for layer in graph.layers:
         inputs = [values[name] for name in layer.inputs]
         result = _run(layer, inputs)
+        if result is None:
+            result = _run_quads(layer, inputs)
         if result is None:
             result = run_layer(layer, [torch.from_numpy(value) for value in inputs]).numpy()
         assert result.shape[1:] == graph.shapes[layer.output], layer.name
@@ -62,6 +70,36 @@ def _run(layer: Layer, inputs: list[np.ndarray]) -> np.ndarray | None:
         padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=LEAST)
         return np.max(list(_shifted(padded, layer.window).values()), axis=0)
     return None
+
+
+def _run_quads(layer: Layer, inputs: list[np.ndarray]) -> np.ndarray | None:
+    """A layer in 8 bits, whose numbers are uint8."""
+    x = inputs[0]
+    if isinstance(layer, QuantizeQuads):
+        return np.rint(x / layer.scale + layer.zero).clip(0, 255).astype(np.uint8)
+    if isinstance(layer, DequantizeQuads):
+        return (x - float(layer.zero)) * layer.scale
+    if isinstance(layer, QuadGlobalAveragePool):
+        return (x.mean((2, 3), keepdims=not layer.flat) - layer.zero) * layer.scale
+    if isinstance(layer, MaxPool) and x.dtype == np.uint8:
+        top, left, bottom, right = layer.window.pads
+        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        return np.max(list(_shifted(padded, layer.window).values()), axis=0)
+    if not isinstance(layer, QuadConvolution):
+        return None
+    assert layer.scales is not None
+    top, left, bottom, right = layer.window.pads
+    sizes = ((0, 0), (0, 0), (top, bottom), (left, right))
+    shifted = _shifted(np.pad(x, sizes, constant_values=layer.source_zero), layer.window)
+    weight = layer.weight.astype(np.int64)
+    sums = sum(
+        np.einsum("oc,nchw->nohw", weight[:, :, down, across], seen.astype(np.int64))
+        for (down, across), seen in shifted.items()
+    )
+    found = (sums + layer.bias[:, None, None]) * layer.scales.astype(np.float64)[:, None, None]
+    if len(inputs) > 1:
+        found = found + inputs[1] * layer.residual_scale
+    return np.rint(found + layer.shift).clip(0, 255).astype(np.uint8)
 
 
 def convolve(layer: FixedConvolution, x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:

@@ -1,0 +1,241 @@
+"""The kernels at the borders of maps in 8 bits: into them, out of them, and the mean of planes.
+
+As in `packing`, a table that is the same for all planes says where each value comes from, in the
+order in which the values are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from llvmlite import ir
+
+from strzoo.engine.codegen import operands as op
+from strzoo.engine.codegen.builder import F32, I8, I32, KERNEL, Emitter, number, vector_type
+from strzoo.engine.codegen.finishing import masked
+from strzoo.engine.codegen.global_pool import vector_part
+from strzoo.engine.codegen.quads import (
+    QUAD,
+    QUAD_LANES,
+    byte_of,
+    keep_pixels,
+    nearest,
+    pack_words,
+)
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    PLANE_WORK,
+    TILE_WORK,
+    TILES,
+    over_my_planes,
+    over_my_tiles,
+    tiled,
+    tiled_extent,
+    tiled_field,
+)
+
+_LARGEST = 1e6  # beyond it, a float as an integer would be of another sign
+KINDS = ("quantize", "dequantize")
+
+
+@dataclass(frozen=True)
+class QuadPackKernel:
+    """Copies the pixels of one image between fp32 and words of four numbers of 8 bits.
+
+    Args:
+        lanes: floats of a vector.
+        kind: "quantize" (fp32 to 8 bits), or "dequantize".
+        origin: "arena", or "input", the caller's images.
+        masked: whether some places are no pixels, which become 0.
+        zero: the number of 8 bits that stands for 0.
+    """
+
+    lanes: int = op.between(*op.LANES)
+    kind: str = op.one_of(*KINDS)
+    origin: str = op.one_of(op.ARENA, op.INPUT, default=op.ARENA)
+    masked: bool = False
+    zero: int = op.between(0, 255, default=0)
+
+    def fits(self, lanes: int, images: int) -> bool:
+        known = self.origin == op.ARENA or self.kind == "quantize"
+        return (self.lanes, 1) == (lanes, images) and lanes in QUAD_LANES and known
+
+    @property
+    def _depth(self) -> int:
+        """Planes of fp32 that make one plane of the target."""
+        return QUAD if self.kind == "quantize" else 1
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        def source(v: op.Values) -> int:
+            last = v["channels"] - 1
+            if self.kind == "dequantize":
+                last //= QUAD
+            return last * v["source_plane"] + int(v.table("places").max()) + 4
+
+        def target(v: op.Values) -> int:
+            tile = 4 * self.lanes * v["tile"]
+            return tiled_extent(v, "target", v["planes"], tile, written=True)
+
+        def count_numbers(v: op.Values) -> int:
+            return v["target_vectors"] * self.lanes
+
+        return (
+            *op.HEAD,
+            *TILE_WORK,
+            op.Count("channels", most=lambda v: op.MOST_UNITS),
+            op.Count("planes", lambda v: -(-v["channels"] // self._depth)),
+            op.Place("source", self.origin, source),
+            op.Stride("source_plane"),
+            *tiled("target", target),
+            op.Count("tile"),
+            TILES,
+            *PIECES,
+            op.Count("target_vectors"),
+            # For each word or float, bytes from the start of the source's plane.
+            op.Indices("places", "<i4", count_numbers, unit=4),
+            op.Table("mask", "<u4", lambda v: count_numbers(v) * self.masked),
+            # What was gathered of one tile.
+            op.Place("gathered", op.SCRATCH, lambda v: 4 * self._depth * v["tile"] * self.lanes),
+            op.Real("scale"),
+        )
+
+    @property
+    def name(self) -> str:
+        return f"quad_{self.kind}_{self.lanes}_{self.origin}{'m' * self.masked}_{self.zero}"
+
+    def emit(self, module: ir.Module) -> ir.Function:
+        function = ir.Function(module, KERNEL, self.name)
+        e = Emitter(function, self.lanes, self)
+        size, step = e.field("tile"), 4 * self.lanes
+        gathered, depth = e.address("gathered"), self._depth
+        scale, zero = e.splat(e.real_field("scale")), e.constant(float(self.zero))
+        with over_my_tiles(e) as (tile, plane, count):
+            skipped = e.mul(e.mul(tile, size), step)
+            places = e.at(e.address("places"), skipped)
+            mask = e.at(e.address("mask"), skipped) if self.masked else None
+            there = tiled_field(e, "target", tile, plane)
+            whole = e.mul(size, step)  # bytes that were gathered of a plane
+            # The whole tile first: a vector cannot be loaded until its parts are in the cache.
+            with e.loop(0, number(depth)) as k:
+                source = self._source(e, plane, k)
+                into = e.at(gathered, e.mul(k, whole))
+                with e.loop(0, e.mul(count, self.lanes)) as index:
+                    place = e.load_i32(places, e.mul(index, 4))
+                    e.store(self._number(e, source, place), into, e.mul(index, 4))
+            with e.loop(0, count) as vector:
+                at = e.mul(vector, step)
+                parts = [e.load_vector(gathered, e.add(e.mul(whole, k), at)) for k in range(depth)]
+                bits = e.load(mask, vector_type(self.lanes, I32), at) if mask is not None else None
+                e.store(self._converted(e, parts, bits, scale, zero), there, at)
+        e.finish()
+        return function
+
+    def _source(self, e: Emitter, plane: ir.Value, k: ir.Value) -> ir.Value:
+        """Where the numbers of part `k` of a plane are. Channels that there are not repeat the last
+        one; their weights are zero."""
+        channel = plane
+        if self.kind == "quantize":
+            last = e.build.sub(e.field("channels"), number(1))
+            channel = e.smallest_integer(e.add(e.mul(plane, QUAD), k), last)
+            skipped = e.mul(channel, e.field("source_plane"))
+        else:
+            word = e.mul(e.build.udiv(channel, number(QUAD)), e.field("source_plane"))
+            skipped = e.add(word, e.build.and_(channel, number(QUAD - 1)))
+        return e.at(e.base("source"), e.add(e.field("source"), skipped))
+
+    def _number(self, e: Emitter, source: ir.Value, place: ir.Value) -> ir.Value:
+        if self.kind == "quantize":
+            return e.load(source, I32, place)
+        return e.build.zext(e.load(source, I8, place, align=1), I32)
+
+    def _converted(
+        self,
+        e: Emitter,
+        parts: list[ir.Value],
+        mask: ir.Value | None,
+        scale: ir.Value,
+        zero: ir.Value,
+    ) -> ir.Value:
+        if self.kind == "quantize":
+            most = e.constant(_LARGEST)
+            numbers = [nearest(e, e.smallest(e.fma(part, scale, zero), most)) for part in parts]
+            words = pack_words(e, numbers)
+            return words if mask is None else keep_pixels(e, words, mask, self.zero)
+        words = e.build.bitcast(parts[0], vector_type(self.lanes, I32))
+        value = e.build.fsub(e.build.uitofp(words, vector_type(self.lanes)), zero)
+        value = e.build.fmul(value, scale)
+        return value if mask is None else masked(e, value, mask)
+
+
+@dataclass(frozen=True)
+class QuadPoolKernel:
+    """The mean of each channel of a map in 8 bits, in fp32.
+
+    Args:
+        lanes: floats of a vector.
+        zero: the number that stands for 0.
+    """
+
+    lanes: int = op.between(*op.LANES)
+    zero: int = op.between(0, 255, default=0)
+
+    def fits(self, lanes: int, images: int) -> bool:
+        return (self.lanes, 1) == (lanes, images) and lanes in QUAD_LANES
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        def source(v: op.Values) -> int:
+            return tiled_extent(v, "source", v["planes"], 4 * self.lanes * v["tile"])
+
+        return (
+            *op.HEAD,
+            *PLANE_WORK,
+            *tiled("source", source),
+            op.Count("tile"),
+            TILES,
+            *PIECES,
+            op.Place("target", op.ARENA, lambda v: 4 * QUAD * v["planes"]),  # features
+            op.Count("target_vectors"),  # of a plane of the source
+            op.Count("planes"),
+            op.Table("mask", "<u4", lambda v: self.lanes * v["target_vectors"]),
+            op.Real("share"),  # 1 / pixels
+            op.Real("scale"),
+        )
+
+    @property
+    def name(self) -> str:
+        return f"quad_pool_{self.lanes}_{self.zero}"
+
+    def emit(self, module: ir.Module) -> ir.Function:
+        function = ir.Function(module, KERNEL, self.name)
+        e = Emitter(function, self.lanes, self)
+        mask, step, words = e.address("mask"), 4 * self.lanes, vector_type(self.lanes, I32)
+        size, vectors = e.field("tile"), e.field("target_vectors")
+        share, scale = e.real_field("share"), e.real_field("scale")
+        none = [e.constant(0.0)] * QUAD
+        with over_my_planes(e) as plane:
+            with e.carrying(0, e.field("tiles"), none) as (tile, sums, totals):
+                source = tiled_field(e, "source", tile, plane)
+                first = e.mul(tile, size)
+                count = e.smallest_integer(size, e.build.sub(vectors, first))
+                with e.carrying(0, count, sums) as (index, values, following):
+                    bits = e.load(mask, words, e.mul(e.add(first, index), step))
+                    word = e.build.and_(e.load(source, words, e.mul(index, step)), bits)
+                    following += [
+                        e.build.fadd(value, byte_of(e, word, ir.Constant(I32, k)))
+                        for k, value in enumerate(values)
+                    ]
+                totals += following
+            place = e.add(e.field("target"), e.mul(plane, 4 * QUAD))
+            for k, total in enumerate(totals):
+                width = self.lanes
+                while width > 1:  # exact: whole numbers below 2^24
+                    width //= 2
+                    halves = (vector_part(e, total, half * width, width) for half in (0, 1))
+                    total = e.build.fadd(*halves)
+                mean = e.build.fsub(e.build.fmul(total, share), ir.Constant(F32, float(self.zero)))
+                e.store(e.build.fmul(mean, scale), e.at(e.base("target"), place), 4 * k)
+        e.finish()
+        return function

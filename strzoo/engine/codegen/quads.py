@@ -1,0 +1,209 @@
+"""Convolutions in 8 bits: the rows of one tile, four output channels to a word.
+
+    acc[j] += dot(w, x[offset + place(j)])      of four input channels, 8 bits each (vpdpbusd)
+
+A vector holds a word of every block, so patches, tiles and offsets are those of fp32. The rows of a
+word are computed one after the other; their sums become numbers of 8 bits together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import TYPE_CHECKING
+
+from llvmlite import ir
+
+from strzoo.engine.codegen.builder import F32, I8, I16, I32, I64, Emitter, number, vector_type
+
+if TYPE_CHECKING:
+    from strzoo.engine.codegen.convolution import ConvolutionKernel
+
+QUAD = 4
+FOUR = 4  # weights at a time
+_AHEAD_TILE, _AHEAD = 7, 512  # as in `rows`
+# By lanes: the dot product, float to the nearest integer, and the two packings of the vector's
+# 128-bit parts, which saturate.
+_INSTRUCTIONS = {
+    16: ("llvm.x86.avx512.vpdpbusd.512", "llvm.x86.avx512.mask.cvtps2dq.512",
+         "llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+    8: ("llvm.x86.avx512.vpdpbusd.256", "llvm.x86.avx.cvt.ps2dq.256",
+        "llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+}  # fmt: skip
+QUAD_LANES = tuple(_INSTRUCTIONS)
+_CURRENT_ROUNDING = 4
+
+
+def dot(e: Emitter, total: ir.Value, x: ir.Value, w: ir.Value) -> ir.Value:
+    """`total`, int32, and the products of the unsigned bytes of `x` with the signed ones of `w`."""
+    kind = ir.FunctionType(total.type, [total.type] * 3)
+    return e.build.call(e.intrinsic(_INSTRUCTIONS[e.lanes][0], kind), [total, x, w])
+
+
+def nearest(e: Emitter, value: ir.Value) -> ir.Value:
+    """fp32 as the nearest int32."""
+    name, words = _INSTRUCTIONS[e.lanes][1], vector_type(e.lanes, I32)
+    if e.lanes < 16:
+        return e.build.call(e.intrinsic(name, ir.FunctionType(words, [value.type])), [value])
+    kind = ir.FunctionType(words, [value.type, words, I16, I32])
+    rest = [ir.Constant(words, ir.Undefined), ir.Constant(I16, -1), ir.Constant(I32, 4)]
+    return e.build.call(e.intrinsic(name, kind), [value, *rest])
+
+
+def pack_words(e: Emitter, values: Sequence[ir.Value]) -> ir.Value:
+    """Four vectors of int32 as one of words: byte k of a word is the number of `values[k]`, at
+    least 0 and at most 255."""
+    lanes = e.lanes
+    words, halves, octets = (
+        vector_type(lanes * size, kind) for size, kind in ((1, I32), (2, I16), (4, I8))
+    )
+    narrow = e.intrinsic(_INSTRUCTIONS[lanes][2], ir.FunctionType(halves, [words] * 2))
+    pairs = [e.build.call(narrow, [values[k], values[k + 1]]) for k in (0, 2)]
+    saturate = e.intrinsic(_INSTRUCTIONS[lanes][3], ir.FunctionType(octets, [halves] * 2))
+    packed = e.build.call(saturate, pairs)
+    # In each 128 bits lie four numbers of values[0], then of values[1], ...
+    places = product(range(0, 4 * lanes, 16), range(4), range(4))
+    order = [part + 4 * k + pixel for part, pixel, k in places]
+    mask = ir.Constant(vector_type(4 * lanes, I32), order)
+    mixed = e.build.shuffle_vector(packed, ir.Constant(octets, ir.Undefined), mask)
+    return e.build.bitcast(mixed, words)
+
+
+def byte_of(e: Emitter, words: ir.Value, which: ir.Value) -> ir.Value:
+    """Byte `which` (an i32) of each word, as fp32."""
+    shift = e.splat(e.build.mul(which, ir.Constant(I32, 8)), e.lanes)
+    low = ir.Constant(words.type, [255] * e.lanes)
+    number_ = e.build.and_(e.build.lshr(words, shift), low)
+    return e.build.uitofp(number_, vector_type(e.lanes, F32))
+
+
+def splat_zero(e: Emitter, zero: int) -> ir.Constant:
+    """Words whose bytes are `zero`."""
+    return ir.Constant(vector_type(e.lanes, I32), [0x01010101 * zero] * e.lanes)
+
+
+def keep_pixels(e: Emitter, words: ir.Value, mask: ir.Value, zero: int) -> ir.Value:
+    """`words` where the bits of `mask` are ones, else the map's zero."""
+    kept = e.build.and_(words, mask)
+    if not zero:
+        return kept
+    return e.build.or_(kept, e.build.and_(splat_zero(e, zero), e.build.not_(mask)))
+
+
+class QuadRows:
+    """Writes the function of `rows.rows_function` for a kernel in 8 bits, whose rows are words.
+
+    Args:
+        args: of the function, by name; `fours` are the scales, `low` and `high` what a residual is
+            multiplied by and what is added.
+    """
+
+    def __init__(
+        self,
+        kernel: ConvolutionKernel,
+        emitter: Emitter,
+        args: dict[str, ir.Value],
+        tile: int,
+        *,
+        first: bool,
+        last: bool,
+    ) -> None:
+        self.kernel, self.emit, self.args, self.tile = kernel, emitter, args, tile
+        self.first, self.last = first, last
+        self.step = 4 * emitter.lanes
+        self.places = [self.step * kernel.patch.place(j) for j in range(tile)]
+        self.words = vector_type(emitter.lanes, I32)
+
+    def write(self) -> None:
+        e = self.emit
+        stage = e.build.alloca(ir.ArrayType(self.words, QUAD * self.tile), name="stage")
+        stage.align = self.step
+        staged = e.build.bitcast(stage, I8.as_pointer())
+        with e.loop(self.args["row"], self.args["end"]) as index:
+            group = e.load_i32(self.args["order"], e.mul(index, 4))
+            with e.loop(0, number(QUAD)) as k:
+                row = e.add(e.mul(group, QUAD), k)
+                sums = self._sums(e.add(e.mul(index, QUAD), k), row)
+                if self.last:
+                    place = e.at(staged, e.mul(k, self.step * self.tile))
+                    for j, value in enumerate(self._scaled(sums, group, row, k)):
+                        e.store(value, place, self.step * j)
+                else:
+                    self._store_partial(sums, row)
+            if self.last:
+                self._end(staged, group)
+        e.finish()
+
+    def _partial(self, row: ir.Value) -> ir.Value:
+        e = self.emit
+        return e.at(self.args["partial"], e.mul(row, self.step * self.tile))
+
+    def _store_partial(self, sums: list[ir.Value], row: ir.Value) -> None:
+        place = self._partial(row)
+        for j, value in enumerate(sums):
+            self.emit.store(value, place, self.step * j)
+
+    def _sums(self, place: ir.Value, row: ir.Value) -> list[ir.Value]:
+        """Of the row whose entries are list number `place`."""
+        e = self.emit
+        ends, table = self.args["ends"], self.args["table"]
+        start, stop = (e.load_i32(ends, e.add(e.mul(place, 4), 4 * k)) for k in (0, 1))
+        if self.first:
+            bias = e.splat(e.load(self.args["bias"], I32, e.mul(row, 4)), e.lanes)
+            values = [bias] * self.tile
+        else:
+            partial = self._partial(row)
+            values = [e.load(partial, self.words, self.step * j) for j in range(self.tile)]
+        whole = e.add(start, e.build.and_(e.build.sub(stop, start), number(-FOUR)))
+        with e.carrying(start, whole, values, FOUR) as (position, sums, following):
+            entry = e.mul(position, 2)
+            if self.tile <= _AHEAD_TILE:
+                e.prefetch(e.at(table, e.add(entry, _AHEAD)))
+                e.prefetch(e.at(self.args["weights"], e.add(e.mul(position, 4), 2 * _AHEAD)))
+            packed = e.load(table, I64, entry, align=2)
+            for k in range(FOUR):
+                vector = e.build.and_(e.build.lshr(packed, number(16 * k)), number(0xFFFF))
+                sums = self._added(e.add(position, k), vector, sums)
+            following += sums
+        with e.carrying(whole, stop, following) as (position, sums, following):
+            vector = e.build.zext(e.load(table, I16, e.mul(position, 2), align=2), I64)
+            following += self._added(position, vector, sums)
+        return following
+
+    def _added(self, position: ir.Value, vector: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        e = self.emit
+        weight = e.splat(e.load(self.args["weights"], I32, e.mul(position, 4)), e.lanes)
+        source = e.at(self.args["x"], e.mul(vector, self.step))
+        return [
+            dot(e, total, e.load(source, self.words, place), weight)
+            for place, total in zip(self.places, sums, strict=True)
+        ]
+
+    def _scaled(
+        self, sums: list[ir.Value], group: ir.Value, row: ir.Value, k: ir.Value
+    ) -> list[ir.Value]:
+        """The results of a row as int32."""
+        e, floats = self.emit, vector_type(self.emit.lanes, F32)
+        scale = e.splat(e.load(self.args["fours"], F32, e.mul(row, 4)), e.lanes)
+        shift = e.splat(self.args["high"], e.lanes)
+        added = [shift] * self.tile
+        if self.kernel.residual:
+            there = e.at(self.args["residual"], e.mul(group, self.args["residual_plane"]))
+            which, factor = e.build.trunc(k, I32), e.splat(self.args["low"], e.lanes)
+            loaded = [e.load(there, self.words, self.step * j) for j in range(self.tile)]
+            added = [e.fma(byte_of(e, words, which), factor, shift) for words in loaded]
+        return [
+            nearest(e, e.fma(e.build.sitofp(total, floats), scale, base))
+            for total, base in zip(sums, added, strict=True)
+        ]
+
+    def _end(self, staged: ir.Value, group: ir.Value) -> None:
+        e, kernel = self.emit, self.kernel
+        target = e.at(self.args["out"], e.mul(group, self.args["plane"]))
+        for j in range(self.tile):
+            rows = [self.step * (k * self.tile + j) for k in range(QUAD)]
+            words = pack_words(e, [e.load(staged, self.words, place) for place in rows])
+            if kernel.masked:
+                mask = e.load(self.args["mask"], self.words, self.step * j)
+                words = keep_pixels(e, words, mask, kernel.zero)
+            e.store(words, target, self.step * j)
