@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device attack soak clean setup
+.PHONY: demo test lint counts device attack soak serving image clean setup
 
 setup: $(STAMP)
 
@@ -37,6 +37,16 @@ attack: setup
 # What the tests do on a small scale: faults, kills and interrupts, in an hour.
 soak: setup
 	$(BIN)/python -W ignore -m tests.soak
+
+# 10,000 requests from 32 clients to examples/serving, which is restarted meanwhile; none may be
+# lost or wrong.
+serving: setup
+	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/serving.py --architecture resnet20 \
+		--only sparse --requests 10000 --rounds 1 --restarts 2
+
+# The steps of examples/serving/Dockerfile in a fresh virtual environment, in three minutes.
+image: setup
+	PYTHONPATH=. $(BIN)/python -W ignore tools/try_image.py
 
 # The dense counts of the published architectures that ship with strzoo.
 counts: setup
