@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """photos/, answers.json, model.strz by the page's command, and a cache with its code."""
     folder = tmp_path_factory.mktemp("serving") / "made"
     make_network(folder, "resnet20", images=6)
-    assert COMMANDS[0] == ["strzoo", "compile", "model.pth", "-o", "model.strz"]
+    assert COMMANDS[0][:3] == ["strzoo", "compile", "model.pth"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STRZOO_HOME", str(folder / "home"))
         patch.chdir(folder)
