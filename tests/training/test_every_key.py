@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import strzoo
@@ -24,10 +25,10 @@ Run = Callable[..., Path]
 TEACHER, OTHER, HALF, BUDGET = "<teacher>", "<other>", "<half>", "<budget>"  # places, made below
 
 BASE = dataclasses.replace(
-    FOLDER, epochs=2, batch_size=8, weight_decay=0.01, head_bias=True, num_classes=2,
-    log_every=1,
-)  # fmt: skip
-SMALL: Changes = {"architecture": "mobilenetv1", "width": 0.25, "head_bias": None}
+    FOLDER, architecture=f"{__name__}:tiny", epochs=2, weight_decay=0.01, log_every=1
+)
+RESNET: Changes = {"architecture": "resnet20"}
+SMALL: Changes = {"architecture": "mobilenetv1", "width": 0.25}
 STR: Changes = {"method": "str", "s_init": -4.0}
 DNW: Changes = {"method": "dnw", "prune_rate": 0.5}
 GMP: Changes = {"method": "gmp", "prune_rate": 0.513, "prune_start": 0.0, "prune_end": 2.0}
@@ -35,6 +36,20 @@ GMP: Changes = {"method": "gmp", "prune_rate": 0.513, "prune_start": 0.0, "prune
 
 def half_square(logits: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
     return scale * logits.square().mean() / 2
+
+
+def tiny(num_classes: int = 1000, channels: int = 8) -> nn.Module:
+    """The network of most runs."""
+    parts = OrderedDict(
+        first=nn.Conv2d(3, channels, 3, padding=1, bias=False),
+        bn1=nn.BatchNorm2d(channels),
+        relu=nn.ReLU(),
+        second=nn.Conv2d(channels, 16, 3, stride=2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        fc=nn.Linear(16, num_classes),
+    )
+    return nn.Sequential(parts)
 
 
 class Darker:
@@ -64,23 +79,20 @@ WEIGHTS: dict[str, tuple[Changes, Changes]] = {
     "interpolation": ({}, {"interpolation": "nearest"}),
     "mean": ({}, {"mean": (0.5, 0.5, 0.5)}),
     "std": ({}, {"std": (0.5, 0.5, 0.5)}),
-    "reproduce": ({}, {"reproduce": "original"}),
-    "architecture": ({"head_bias": None}, {"architecture": "timm:test_resnet"}),
-    "model_args": (
-        {"architecture": "timm:test_resnet", "head_bias": None},
-        {"model_args": {"channels": [8, 8, 8, 8]}},
-    ),
+    "reproduce": (RESNET, {"reproduce": "original"}),
+    "architecture": ({}, RESNET),
+    "model_args": ({}, {"model_args": {"channels": 16}}),
     "num_classes": ({}, {"num_classes": 0, "data": OTHER}),
     "small_stem": ({**SMALL, "image_size": 32}, {"small_stem": True}),
     "width": (SMALL, {"width": 0.2}),
-    "head_bias": ({}, {"head_bias": False}),
-    "initialisation": ({}, {"initialisation": "signed_constant"}),
-    "default_initialisation": ({}, {"default_initialisation": ("first",)}),
-    "fan": ({}, {"fan": "fan_out"}),
-    "init_density": ({}, {"init_density": 0.5}),
-    "start_from": ({}, {"start_from": TEACHER}),
-    "keep_mask": ({"start_from": HALF, "head_bias": None}, {"keep_mask": False}),
-    "freeze": ({}, {"freeze": ("layer1",)}),
+    "head_bias": (RESNET, {"head_bias": True}),
+    "initialisation": (RESNET, {"initialisation": "signed_constant"}),
+    "default_initialisation": (RESNET, {"default_initialisation": ("first",)}),
+    "fan": (RESNET, {"fan": "fan_out"}),
+    "init_density": (RESNET, {"init_density": 0.5}),
+    "start_from": (RESNET, {"start_from": TEACHER}),
+    "keep_mask": ({**RESNET, "start_from": HALF}, {"keep_mask": False}),
+    "freeze": ({}, {"freeze": ("first",)}),
     "precision": ({}, {"precision": "bf16"}),
     "seed": ({}, {"seed": 1}),
     "method": ({}, STR),
@@ -166,7 +178,7 @@ def read_loss(folder: Path) -> float:
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where the folders and files lie that the tables above name."""
     folder = tmp_path_factory.mktemp("keys")
-    network = strzoo.create_model("resnet20", num_classes=2, head_bias=True)
+    network = strzoo.create_model("resnet20", num_classes=2)
     strzoo.save_checkpoint(network, folder / "teacher.pth")
     pruned = strzoo.create_model("resnet20", num_classes=2)
     with torch.no_grad():
@@ -174,9 +186,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             if parameter.dim() == 4:
                 parameter[parameter.abs() < parameter.abs().median()] = 0
     strzoo.save_checkpoint(pruned, folder / "half.pth")
-    layers = {name: 30.0 for name, m in network.named_modules() if hasattr(m, "kernel_size")}
+    layers = dict.fromkeys(("first", "second", "fc"), 30.0)
     strzoo.write_budget(
-        strzoo.Budget("half", "resnet20", "str", 30.0, "by hand", layers), folder / "budget.json"
+        strzoo.Budget("half", BASE.architecture, "str", 30.0, "by hand", layers),
+        folder / "budget.json",
     )
     bare = write_folder(folder / "bare") / "train"  # no validation images
     return {
