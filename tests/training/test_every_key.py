@@ -90,7 +90,7 @@ WEIGHTS: dict[str, tuple[Changes, Changes]] = {
     "default_initialisation": (RESNET, {"default_initialisation": ("first",)}),
     "fan": (RESNET, {"fan": "fan_out"}),
     "init_density": (RESNET, {"init_density": 0.5}),
-    "start_from": (RESNET, {"start_from": TEACHER}),
+    "start_from": ({}, {"start_from": TEACHER}),
     "keep_mask": ({**RESNET, "start_from": HALF}, {"keep_mask": False}),
     "freeze": ({}, {"freeze": ("first",)}),
     "precision": ({}, {"precision": "bf16"}),
@@ -178,8 +178,8 @@ def read_loss(folder: Path) -> float:
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where the folders and files lie that the tables above name."""
     folder = tmp_path_factory.mktemp("keys")
-    network = strzoo.create_model("resnet20", num_classes=2)
-    strzoo.save_checkpoint(network, folder / "teacher.pth")
+    teacher = strzoo.build_checkpoint(tiny(2), architecture=BASE.architecture)
+    strzoo.save_checkpoint(teacher, folder / "teacher.pth")  # whose code the base names
     pruned = strzoo.create_model("resnet20", num_classes=2)
     with torch.no_grad():
         for parameter in pruned.parameters():
