@@ -21,8 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor, nn
 
+import strzoo
 from strzoo.cli import run
+from strzoo.models import registry
 from tests.helpers.serving import SERVING, Service, ask_ready, make_network, send, serve
 
 PAGE = (SERVING.parent.parent / "docs" / "serving.md").read_text()
@@ -42,16 +45,40 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+class Tiny(nn.Module):
+    def __init__(self, *, num_classes: int, conv: type[nn.Module] = nn.Conv2d) -> None:
+        super().__init__()
+        self.tiny, self.bn1 = conv(3, 8, 3), nn.BatchNorm2d(8)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = conv(8, num_classes, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.bn1(self.tiny(x)).relu())).flatten(1)
+
+
+# Small enough to compile in a second.
+TINY = strzoo.Architecture(
+    name="tiny",
+    published="Tiny",
+    build=Tiny,
+    options={},
+    recognise=lambda state, declared: {} if "tiny.weight" in state else None,
+    input_size=lambda options: (3, 32, 32),
+)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """photos/, answers.json, model.strz by the page's command, and a cache with its code."""
     folder = tmp_path_factory.mktemp("serving") / "made"
-    make_network(folder, "resnet20", images=6)
+    strzoo.register_architecture(TINY)
+    make_network(folder, "tiny", images=6)
     assert COMMANDS[0][:3] == ["strzoo", "compile", "model.pth"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STRZOO_HOME", str(folder / "home"))
         patch.chdir(folder)
         assert run(COMMANDS[0][1:]) == 0
+    registry._registered.pop("tiny")
     (folder / "sitecustomize.py").write_text(WITHOUT)
     return folder
 
