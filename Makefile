@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device device-wheels attack soak runtime clean setup documents charts
+.PHONY: demo test lint counts device device-wheels attack soak runtime serving image clean setup documents charts
 
 setup: $(STAMP)
 
@@ -57,6 +57,16 @@ soak: setup
 # The distribution strzoo-runtime, which runs .strz files on NumPy alone, in dist/.
 runtime: setup
 	$(BIN)/python tools/build_runtime.py
+
+# 10,000 requests from 32 clients to examples/serving, which is restarted meanwhile; none may be
+# lost or wrong.
+serving: setup
+	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/serving.py --architecture resnet20 \
+		--only sparse --requests 10000 --rounds 1 --restarts 2
+
+# The steps of examples/serving/Dockerfile in a fresh virtual environment, in three minutes.
+image: setup
+	PYTHONPATH=. $(BIN)/python -W ignore tools/try_image.py
 
 # The dense counts of the published architectures that ship with strzoo.
 counts: setup

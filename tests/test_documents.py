@@ -47,6 +47,7 @@ ELSEWHERE = {
     "strzoo download 'mobilenetv1_*' --format all": "tests/cli/test_download.py",
     "strzoo paper 1 --runs runs": "tests/cli/test_paper.py",
     "strzoo import ~/Downloads/whatever.pth": "tests/cli/test_download.py",
+    "strzoo compile model.pth --threads 1 -o model.strz": "tests/examples",
 }
 # In examples: what takes long, and the reader's own values.
 IN_EXAMPLES = {

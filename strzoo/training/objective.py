@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from strzoo.devices import autocast
-from strzoo.errors import UsageError, one_line
+from strzoo.errors import IntegrityError, UsageError, one_line
 from strzoo.hub.resolve import Model, resolve
+from strzoo.models.external_names import is_external
 from strzoo.settings import Settings
 from strzoo.training.config import TrainConfig
 from strzoo.training.dotted import call_dotted
@@ -106,6 +108,7 @@ def build_teacher(
     shape: tuple[int, ...],
     num_classes: int,
     settings: Settings | None = None,
+    architecture: str = "",
 ) -> Teacher | None:
     """The teacher, checked against the network's task; None without a model.
 
@@ -116,6 +119,7 @@ def build_teacher(
         shape: channels, height and width of an image.
         num_classes: of the run.
         settings: where its weights come from; from the environment by default.
+        architecture: of the run; the user has named its code, so a teacher may be of it as well.
 
     Raises:
         UsageError: it has other classes, or does not run on such images.
@@ -123,8 +127,16 @@ def build_teacher(
     """
     if model is None:
         return None
+    settings = settings or Settings.from_env()
     source = resolve(model, settings=settings)
-    teacher = Teacher(source.build_dense().to(device), precision)
+    try:
+        network = source.build_dense()
+    except IntegrityError:
+        if settings.architecture or not is_external(architecture):
+            raise
+        source = resolve(model, settings=replace(settings, architecture=architecture))
+        network = source.build_dense()
+    teacher = Teacher(network.to(device), precision)
     try:
         found = tuple(teacher(torch.zeros(1, *shape, device=device)).shape)
     except (RuntimeError, ValueError, TypeError) as error:

@@ -90,7 +90,7 @@ def _run(
     network = build_network(begun, device, group=group, settings=settings)
     teacher = build_teacher(
         config.teacher, device, choose_precision(config.precision, device), data.image_shape,
-        config.num_classes, settings,
+        config.num_classes, settings, config.architecture,
     )  # fmt: skip
     notes += network.notes
     board: Board | None = None
