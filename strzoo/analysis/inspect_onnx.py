@@ -175,6 +175,7 @@ def _layer(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> Layer
         node.weight.size - node.zeros,
         None,
         macs,
+        node.zero_blocks,
     )
 
 

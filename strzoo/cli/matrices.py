@@ -60,7 +60,7 @@ def matrices(
     settings: Settings,
     quiet: bool,
 ) -> None:
-    """Write the effective weight matrix of every layer of MODEL (an id, checkpoint or ONNX file).
+    """Write the effective weight matrix of every layer of MODEL (id, checkpoint or ONNX file).
 
     A layer computes, per image and group, an m x k sparse matrix times the k x n im2col columns.
     An id whose weights cannot be had gets random ones, pruned to its published budget.
