@@ -50,7 +50,7 @@ def open_network(source: Source, size: Size | None, on_step: Step = log.info) ->
         StrzooError and its subclasses: the file cannot be had or read.
     """
     if isinstance(source, OnnxSource):
-        return _open_onnx(source, size)
+        return _open_onnx(source, size, on_step=on_step)
     if isinstance(source, CardSource):
         if source.cached_file is None:
             on_step(f"fetching {source.name}")
@@ -68,16 +68,35 @@ def open_network(source: Source, size: Size | None, on_step: Step = log.info) ->
     return Network(name, source.sha256, _identify(kind, source.sha256, size), read, kept=True)
 
 
-def _open_onnx(source: OnnxSource, size: Size | None, name: str | None = None) -> Network:
+def _open_onnx(
+    source: OnnxSource, size: Size | None, name: str | None = None, on_step: Step = log.info
+) -> Network:
     digest = source.sha256
     shown = str(source.path or name or source.name)
 
     def read() -> tuple[Graph, dict[str, str]]:
-        return _read_graph(source.read(), size, shown)
+        return _read_graph(_keep_answer(source.read(), shown, on_step), size, shown)
 
     name = name or (source.path.name if source.path else source.name)
     kept = source.path is not None
     return Network(name, digest, _identify("onnx", digest, size), read, kept)
+
+
+def _keep_answer(model: onnx.ModelProto, shown: str, on_step: Step) -> onnx.ModelProto:
+    """The model with the one output that holds the scores, of several."""
+    count = len(model.graph.output)
+    if count < 2:
+        return model
+    from strzoo.onnx.outputs import choose_output, keep_output
+
+    try:
+        chosen = choose_output(model)
+    except UsageError as error:
+        raise UsageError(
+            f"{shown}: {count} outputs; the sparse engine computes one: {error}"
+        ) from error
+    on_step(f"output {chosen.name!r} of {count}: {chosen.reason}")
+    return keep_output(model, chosen.name)
 
 
 def _identify(kind: str, content: str, size: Size | None) -> str:

@@ -205,6 +205,8 @@ def _read_input(
             f"input {value.name!r} has the channels last ([N, H, W, {dims[3]}]); the sparse engine "
             "takes [N, C, H, W]: export the network so (tf2onnx has --inputs-as-nchw)"
         )
+    if len(dims) == 4 and dims[1] is None:
+        dims[1] = _find_channels(model, value.name)
     if len(dims) != 4 or not dims[1]:
         shown = ", ".join("?" if d is None else str(d) for d in dims)
         raise UsageError(f"input {value.name!r} is [{shown}]; expected images, [N, C, H, W]")
@@ -223,6 +225,18 @@ def _read_input(
     shape = (channels, sides[0], sides[1])
     Limits.from_env().check("elements", math.prod(shape), f"input {value.name!r}")
     return batch, shape
+
+
+def _find_channels(model: onnx.ModelProto, name: str) -> int | None:
+    """How many channels the convolution takes that the images go into, where the file leaves it
+    open; None if they go into something else."""
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) > 1 and node.input[0] == name:
+            group = next((a.i for a in node.attribute if a.name == "group"), 1)
+            shape = sizes.get(node.input[1], ())
+            return shape[1] * group if len(shape) == 4 else None
+    return None
 
 
 def _stated_size(model: onnx.ModelProto) -> tuple[int, int] | None:
