@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import strzoo
 from strzoo.errors import IntegrityError, UsageError
+from strzoo.onnx.sessions import is_half_transformer
 
 FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 Node = tuple[str, str, str, dict[str, Any]]
@@ -120,3 +121,11 @@ def test_names_that_are_no_text_are_damage(place: bytes) -> None:
     damaged = content.replace(place, place[:-1] + b"\xff")
     with pytest.raises(IntegrityError, match="a name in it is no text"):
         strzoo.inspect_onnx(damaged)
+
+
+def test_fp16_transformers_of_ours_are_known_whose_layouts_end_onnxruntime() -> None:
+    model = graph([*BODY, ("LayerNormalization", "f b", "y", {})], [LOGITS], IMAGES)
+    assert not is_half_transformer(model.SerializeToString())
+    for precision, known in (("fp32", False), ("fp16", True)):
+        helper.set_model_props(model, {"strzoo.precision": precision})
+        assert is_half_transformer(model.SerializeToString()) == known
