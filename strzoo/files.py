@@ -34,10 +34,18 @@ _REASONS = {
 
 # What the folder of a training run is represented by, best first.
 BEST = ("best_str.pth", "best_dense.pth")
+# How a file ends that divides the weights among others.
+INDEX_SUFFIX = ".index.json"
+# The weights in a folder that Hugging Face's libraries save.
+_SAVED = (
+    *("model.safetensors", f"model.safetensors{INDEX_SUFFIX}"),
+    *("pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}"),
+)
 
 
 def run_checkpoint(path: str | os.PathLike[str], format: str | None = None) -> Path:
-    """`path`, or the best checkpoint in it if it is the folder of a training run.
+    """`path`, or the best checkpoint in it if it is the folder of a training run, or the weights
+    if Hugging Face's libraries saved them there.
 
     Args:
         format: "dense" prefers the dense file.
@@ -49,6 +57,9 @@ def run_checkpoint(path: str | os.PathLike[str], format: str | None = None) -> P
     if not path.is_dir():
         return path
     for name in BEST[::-1] if format == "dense" else BEST:
+        if (path / name).is_file():
+            return path / name
+    for name in _SAVED:
         if (path / name).is_file():
             return path / name
     raise UsageError(

@@ -22,7 +22,13 @@ from strzoo.onnx.files import read_opset, real_inputs
 from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.operators import FREE, POOLS, find_holders, name_operator, normalises
 from strzoo.onnx.shapes import Shape, fix_input_size, infer_shapes, read_shape
-from strzoo.onnx.weights import BIAS_INPUT, CONVOLUTIONS, WeightedNode, weighted_nodes
+from strzoo.onnx.weights import (
+    BIAS_INPUT,
+    CONVOLUTIONS,
+    WeightedNode,
+    added_biases,
+    weighted_nodes,
+)
 from strzoo.settings import Settings
 
 
@@ -210,6 +216,7 @@ def _count_params(
     for node in graph.node:
         if normalises(node):
             names += node.input[1:3]
+    names += added_biases(graph, nodes, shapes)
     for name in dict.fromkeys(names):
         total += math.prod(d or 0 for d in shapes.get(name, (0,))) if name else 0
     return total

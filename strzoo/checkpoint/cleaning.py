@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from strzoo.checkpoint.layouts import fit_head, from_layout
+from strzoo.checkpoint.masks import multiply_masks
 from strzoo.checkpoint.parametrised import fold_parts
 from strzoo.checkpoint.prefixes import Stripped, strip_prefixes
 from strzoo.checkpoint.recognise import drop_thresholded_copies, is_known, is_mostly
@@ -87,10 +88,11 @@ def clean_state(
 
 def finish_state(cleaned: Cleaned, spec: ModelSpec) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict of the network `spec`, and notes: classifier and matrices in its shapes,
-    the counters that old files lack."""
-    state, notes = fit_head(cleaned.state, spec), []
-    missing = 0
-    for key, shape in spec.shapes().items():
+    masks of pruning multiplied in, the counters that old files lack."""
+    shapes, missing = spec.shapes(), 0
+    masked, notes = multiply_masks(cleaned.state, shapes)
+    state = fit_head(masked, spec)
+    for key, shape in shapes.items():
         value = state.get(key)
         if key.endswith(_COUNTER):
             missing += value is None

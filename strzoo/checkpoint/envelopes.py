@@ -2,13 +2,14 @@
 
 The rules, in order: the named entries of `ENTRIES`, up to three inside each other; a document that
 is the state dict itself, or a network that was saved whole (its tensors, without its code); the one
-entry that holds weights, whatever its name. Weights are tensors whose name begins with `weight`.
+entry that holds weights, whatever its name, or its place in a list. Weights are tensors whose name
+begins with `weight`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -20,15 +21,16 @@ from strzoo.errors import IntegrityError, UsageError
 # The weights as trained come first, then averages of them.
 _TRAINED = (
     *("state_dict", "model_state_dict", "model", "net", "network"),
-    *("module", "weights", "params"),
+    *("module", "weights", "params", "student"),
 )
 AVERAGED = (
     *("state_dict_ema", "model_state_dict_ema", "model_ema_state_dict", "ema_state_dict"),
-    *("model_ema", "params_ema", "ema"),
+    *("model_ema", "params_ema", "ema", "teacher"),
 )
 ENTRIES = (*_TRAINED, *AVERAGED)
 _DEEPEST = 3  # entries inside each other
 _MOST_TENSORS = 1 << 17
+_MOST_ITEMS = 64  # of a list that are looked at
 _DEEPEST_LAYER = 64
 _SCRIPTED = "__torch__."  # how TorchScript calls classes
 
@@ -44,6 +46,7 @@ class Weights:
         others: of further entries that hold weights.
         network: the class of the network that was saved whole, or "".
         attributes: of the mapping: torch's `_metadata`.
+        masks: by the keys of the state dict: which weights are left, where an entry beside it says.
     """
 
     state: Mapping[Any, Any]
@@ -52,6 +55,7 @@ class Weights:
     others: tuple[str, ...] = ()
     network: str = ""
     attributes: Any = None
+    masks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_weights(document: Any, entry: str | None = None) -> Weights:
@@ -90,7 +94,7 @@ class _Search:
     def run(self, document: Any, entry: str | None) -> Weights:
         place = self.find(document, 0) if entry is None else self._take(document, entry)
         if place is None:
-            raise IntegrityError(f"it holds {_describe(document)}, not a state dict")
+            raise IntegrityError(f"it holds {_describe(document)}{self._several(document)}")
         state = self.state(place.value)
         assert state is not None
         holders = place.holders or (state,)
@@ -111,7 +115,29 @@ class _Search:
             others,
             place.value.kind.removeprefix(_SCRIPTED) if whole else "",
             place.value.attributes if isinstance(place.value, StateDict) else None,
+            self._find_masks(place.holders, state),
         )
+
+    def _several(self, document: Any) -> str:
+        able = self._able(_entries(document) or {}, 0)
+        if not able:
+            return ", not a state dict"
+        names = ", ".join(repr(str(name)[:40]) for name in list(able)[:8])
+        return f"; {len(able)} entries hold weights ({names}): convert --entry takes one of them"
+
+    def _find_masks(
+        self, holders: Iterable[Mapping[Any, Any]], state: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Tensors of an entry that is called mask, each for the weight of its key."""
+        found: dict[str, Any] = {}
+        for name, value in (item for holder in holders for item in holder.items()):
+            if not isinstance(name, str) or "mask" not in name.lower() or value is state:
+                continue
+            for key, mask in (self.state(value) or {}).items():
+                weight = key if key in state else f"{key}.weight"
+                if weight in state and isinstance(mask, Stored | Tensor):
+                    found[weight] = mask
+        return found
 
     def _take(self, document: Any, entry: str) -> _Place:
         holder = _entries(document) or {}
@@ -140,15 +166,25 @@ class _Search:
         if self._has_weights(value):
             return _Place((), (), value)
         if mapping is not None and depth < _DEEPEST:
-            able = [k for k, v in mapping.items() if isinstance(k, str) and self._has_weights(v)]
+            able = self._able(mapping, depth)
             if len(able) == 1:
-                return _Place((), (), mapping[able[0]]).below(able[0], mapping)
+                ((name, place),) = able.items()
+                return place.below(name, mapping)
         return None if self.state(value) is None else _Place((), (), value)
+
+    def _able(self, mapping: Mapping[Any, Any], depth: int) -> dict[str, _Place]:
+        """The entries that are weights, or, if none is, those in which there are some."""
+        direct = {k: _Place((), (), v) for k, v in mapping.items()
+                  if isinstance(k, str) and self._has_weights(v)}  # fmt: skip
+        if direct:
+            return direct
+        found = {k: self.find(v, depth + 1) for k, v in mapping.items() if isinstance(k, str)}
+        return {k: p for k, p in found.items() if p is not None and self._has_weights(p.value)}
 
     def state(self, value: Any) -> Mapping[str, Any] | None:
         """The state dict that `value` is or, as a network, has; None if it has no tensors."""
         if id(value) not in self.states:
-            entries = _entries(value)
+            entries = None if isinstance(value, list | tuple) else _entries(value)
             if entries is None and isinstance(value, StandIn) and _is_network(value):
                 entries = dict(_walk(value))
             named = entries is not None and any(
@@ -163,10 +199,16 @@ class _Search:
 
 
 def _entries(value: Any) -> Mapping[Any, Any] | None:
-    """`value` as a mapping, one of a foreign class (EasyDict, DictConfig) included."""
+    """`value` as a mapping, one of a foreign class (EasyDict, DictConfig) and a list included."""
     if isinstance(value, Mapping):
         return value
+    if isinstance(value, list | tuple):
+        return _Items((str(index), item) for index, item in enumerate(value[:_MOST_ITEMS]))
     return value.entries if isinstance(value, StandIn) and value.entries else None
+
+
+class _Items(dict[str, Any]):
+    """The items of a list by their places."""
 
 
 def _is_network(value: StandIn) -> bool:
@@ -210,6 +252,7 @@ def _plain_values(holder: Mapping[Any, Any]) -> dict[str, Any]:
         key: value
         for key, value in holder.items()
         if isinstance(key, str)
+        and not isinstance(holder, _Items)
         and (isinstance(value, str | int | float) or (key == "strzoo" and isinstance(value, dict)))
     }
 

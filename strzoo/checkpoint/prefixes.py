@@ -2,7 +2,8 @@
 
 Names that only wrappers use are removed wherever they stand in a key. What else is before the
 names of a network is removed if the rest is one of the zoo's: combinations of `PREFIXES`, or a
-first name that all keys share. What lies outside is left out; both are reported.
+first name that all keys share, or the only one below which there is a network that is no average
+of another. What lies outside is left out; both are reported.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from strzoo.errors import IntegrityError
+
 # Names that DataParallel, AveragedModel, torch.compile and the like add; no network uses them.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module"})
 PREFIXES = ("model.", "backbone.", "encoder.", "net.", "network.")
 _DEEPEST = 4
 _SHOWN = 4
 _HEADS = ("fc", "classifier", "head.fc", "head", "linear")
-# Of AveragedModel: how many networks went into the average.
-_COUNTER = "n_averaged"
+# What is counted beside the weights: networks in AveragedModel's average; operations, by thop.
+_COUNTERS = ("n_averaged", "total_ops", "total_params")
+# Parts of names below which training code keeps an average of the network.
+_AVERAGES = frozenset({"ema", "teacher", "target", "momentum", "avg", "average", "swa", "k"})
+_MOST_NAMES = 64  # first names that are looked below
 
 
 @dataclass(frozen=True)
@@ -54,24 +60,50 @@ def strip_prefixes(
         is_known: whether plain keys are those of a network of the zoo.
     """
     plain, wrappers = _without_wrappers(state)
-    if is_known(state) and not (wrappers and is_known(plain)):
+    counters = tuple(key for key in plain if key.rpartition(".")[2] in _COUNTERS)
+    if not counters and is_known(state) and not (wrappers and is_known(plain)):
         return Stripped(dict(state))
-    counters = tuple(key for key in plain if key.rpartition(".")[2] == _COUNTER)
     for key in counters:
         del plain[key]
-    for prefix in _candidates(plain):
-        inside = {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)}
-        if not is_known(inside):
-            continue
-        outside = {k: v for k, v in plain.items() if not k.startswith(prefix)}
-        head = _move_head(inside, outside)
-        return Stripped(
-            inside,
-            (*wrappers, prefix) if prefix else tuple(wrappers),
-            (*counters, *outside),
-            head,
+    prefix = next((p for p in _candidates(plain) if is_known(_below(plain, p))), None)
+    if prefix is None:
+        prefix = _find_other(plain, is_known)
+    if prefix is None:
+        return Stripped(plain, tuple(wrappers), counters)
+    inside = _below(plain, prefix)
+    outside = {k: v for k, v in plain.items() if not k.startswith(prefix)}
+    head = _move_head(inside, outside)
+    return Stripped(
+        inside, (*wrappers, prefix) if prefix else tuple(wrappers), (*counters, *outside), head
+    )
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _find_other(
+    state: Mapping[str, Tensor], is_known: Callable[[Mapping[str, Tensor]], bool]
+) -> str | None:
+    """The first name, whatever it is, below which a network is; None if there is none.
+
+    Raises:
+        IntegrityError: there are several, and not all but one are averages.
+    """
+    firsts = dict.fromkeys(key.partition(".")[0] + "." for key in state if "." in key)
+    found = []
+    for first in list(firsts)[:_MOST_NAMES]:
+        inside = _below(state, first)
+        prefix = next((p for p in _candidates(inside) if is_known(_below(inside, p))), None)
+        if prefix is not None:
+            found.append(first + prefix)
+    trained = [p for p in found if not _AVERAGES.intersection(p.replace(".", "_").split("_"))]
+    if len(found) > 1 and len(trained) != 1:
+        raise IntegrityError(
+            f"it holds {len(found)} networks, below {', '.join(map(repr, found[:_SHOWN]))}; save "
+            "the state dict of the one that is meant"
         )
-    return Stripped(plain, tuple(wrappers), counters)
+    return next(iter(trained or found), None)
 
 
 def _move_head(inside: dict[str, Tensor], outside: dict[str, Tensor]) -> str:

@@ -13,10 +13,12 @@ from torch import Tensor
 from strzoo.borders import open_file
 from strzoo.checkpoint.containers import Document, read_pickles, read_tar, read_zip
 from strzoo.checkpoint.envelopes import AVERAGED, Weights, find_weights
+from strzoo.checkpoint.masks import MASK, is_mask
+from strzoo.checkpoint.parts import list_parts
 from strzoo.checkpoint.safetensors_files import read_safetensors
-from strzoo.checkpoint.stored import Budget, Stored
+from strzoo.checkpoint.stored import Budget, QuantisedError, Stored
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.files import refuse_foreign
+from strzoo.files import INDEX_SUFFIX, refuse_foreign
 from strzoo.settings import Limits
 
 _SCRIPT_ADVICE = (
@@ -40,7 +42,7 @@ class Raw:
 
 
 def sniff(path: Path) -> str:
-    """The kind of a file from its first bytes: "zip", "pickle", "tar" or "safetensors"."""
+    """The kind of a file from its first bytes: "zip", "pickle", "tar", "safetensors" or "index"."""
     with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(512)
@@ -48,6 +50,8 @@ def sniff(path: Path) -> str:
         raise IntegrityError(f"{path} is empty; fetch it again")
     if head.startswith(b"PK\x03\x04"):
         return "zip"
+    if path.name.endswith(INDEX_SUFFIX) and head.lstrip().startswith(b"{"):
+        return "index"
     if head.startswith(b"\x80") and head[1:2] in b"\x02\x03\x04\x05":
         return "pickle"
     refuse_foreign(path, "a checkpoint")
@@ -78,18 +82,54 @@ def read_raw(path: Path, entry: str | None, limits: Limits) -> Raw:
         if entry is not None:
             raise UsageError(f"{path} has no entries: leave out {entry!r}")
         return only_tensors(state, metadata)
-    document = READERS[kind](path, limits)
+    if kind == "index":
+        return _read_parts(path, limits)
+    try:
+        document = READERS[kind](path, limits)
+    except QuantisedError as error:
+        raise IntegrityError(f"{path}: {error}") from error
     advice = _SCRIPT_ADVICE if document.is_script else ""
     try:
         weights = find_weights(document.value, entry)
         own = _own_metadata(weights.attributes)
-        metadata = {**own, **weights.metadata}
-        raw = only_tensors(weights.state, metadata, Budget(document.size))
+        metadata, budget = {**own, **weights.metadata}, Budget(document.size)
+        raw = only_tensors(weights.state, metadata, budget)
+        if weights.masks:
+            raw = replace(raw, state={**_masks(weights.masks, budget), **raw.state})
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error}{advice}") from error
     return _describe(document, weights, replace(raw, advice=advice))
+
+
+def _masks(masks: Mapping[str, Any], budget: Budget) -> dict[str, Tensor]:
+    """Masks of an entry of their own, as torch.nn.utils.prune names them beside the weights."""
+    found = {
+        f"{key}{MASK}": value if isinstance(value, Tensor) else budget.restore(key, value)
+        for key, value in masks.items()
+    }
+    return {key: value for key, value in found.items() if is_mask(value)}
+
+
+def _read_parts(path: Path, limits: Limits) -> Raw:
+    """The state dict that an index divides among files beside it, as Hugging Face's libraries do.
+
+    Raises:
+        IntegrityError: it names files outside its folder, or tensors that they do not hold.
+    """
+    places, files = list_parts(path)
+    state: dict[str, Tensor] = {}
+    total = 0
+    for part in files:
+        total += part.stat().st_size
+        limits.check("bytes", total, f"{path}, with the files beside it,")
+        if sniff(part) == "index":
+            raise IntegrityError(f"{path}: {part.name[:80]!r} is an index, too")
+        state.update(read_raw(part, None, limits).state)
+    if lost := [key for key in places if key not in state]:
+        raise IntegrityError(f"{path}: {places[lost[0]]} does not hold {lost[0][:80]!r}")
+    return Raw(state, {}, (f"weights from {len(files)} files",))
 
 
 def _own_metadata(attributes: Any) -> dict[str, Any]:

@@ -45,12 +45,22 @@ _SLACK = 16 << 20
 _ARRAYS = frozenset("biuf")  # kinds of numpy types that torch has too
 
 
+class QuantisedError(ValueError):
+    """A file holds tensors of integers that mean other numbers."""
+
+
 def storage_dtype(name: str) -> torch.dtype:
     """The type of the numbers in a storage of that class.
 
     Raises:
-        ValueError: there is no such class, or its numbers are quantised.
+        ValueError: there is no such class.
+        QuantisedError: its numbers are quantised.
     """
+    if name.startswith(("QInt", "QUInt")):
+        raise QuantisedError(
+            f"it holds quantised tensors ({name[:40]}); save the state dict of the network before "
+            "it was quantised"
+        )
     try:
         return _STORAGES[name.removesuffix("Storage")]
     except KeyError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,29 @@ def order_folders(folders: Sequence[str], num_classes: int, where: str) -> Class
             {name: i for i, name in enumerate(folders)},
             tuple(folders),
             "folders of the model's own classes",
+            notes=_doubt(folders),
         )
     raise UsageError(
         f"{where} has {len(folders)} class folders ({_few(folders)}), the model has {num_classes} "
         f"classes, and the folders are neither wnids nor numbers below {num_classes}: they cannot "
         "be matched"
     )
+
+
+def _doubt(folders: Sequence[str]) -> tuple[str, ...]:
+    """A note where libraries disagree on the order of the folders: class_10 before class_2, or not.
+
+    torchvision's ImageFolder sorts names as text, timm numbers in them by value.
+    """
+    parts = {name: re.split(r"([0-9]+)", name) for name in folders}  # each second one is digits
+    natural = sorted(
+        folders, key=lambda name: [int(p) if i % 2 else p for i, p in enumerate(parts[name])]
+    )
+    for text, value in zip(folders, natural, strict=True):
+        if text != value:
+            return (f"the folders are taken in the order of their names as text, {text} before "
+                    f"{value}, as torchvision has it; timm sorts them by number",)  # fmt: skip
+    return ()
 
 
 def _order_numbers(folders: Sequence[str], num_classes: int, where: str) -> ClassOrder:

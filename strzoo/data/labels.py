@@ -1,4 +1,4 @@
-"""Label files of flat folders: the devkit's, Kaggle's, lists of wnids or classes, ReaL.
+"""Label files of flat folders: the devkit's, Kaggle's, lists of wnids or classes, tables, ReaL.
 
 Each is read into a function from an image's name to the network outputs that count as right.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from strzoo.borders import read_text, reading
 from strzoo.data.class_order import ClassOrder, imagenet_order, is_class_list
 from strzoo.data.imagenet_classes import COUNT, index_by_devkit_id, is_wnid
+from strzoo.data.label_tables import SUFFIXES, Row, match_images, read_rows
 from strzoo.data.trees import read_member
 from strzoo.errors import IntegrityError, UsageError
 
@@ -38,13 +39,15 @@ CANDIDATES = (
     "val_labels.txt",
     "imagenet_2012_validation_synset_labels.txt",
     "synset_labels.txt",
+    *("labels.csv", "metadata.csv", "metadata.jsonl", "labels.tsv", "labels.json", "val.csv"),
 )
 ACCEPTED = (
-    f"{GROUND_TRUTH} (the devkit, also inside {DEVKIT}.tar.gz), {KAGGLE} (Kaggle), or a text file "
-    "with a wnid per image (val.txt, wnids.txt, labels.txt)"
+    f"{GROUND_TRUTH} (the devkit, also inside {DEVKIT}.tar.gz), {KAGGLE} (Kaggle), a text file "
+    "with a wnid or class per image (val.txt, wnids.txt, labels.txt), or a table (labels.csv)"
 )
 _NUMBER = re.compile(r"([0-9]{1,18})(?=\.[^.]*$)")  # at the end of an image's name
 _KIND = "a label file"
+_KAGGLE_HEADER = "ImageId,PredictionString"
 
 
 @dataclass(frozen=True)
@@ -66,46 +69,101 @@ def find_label_file(folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def read_label_file(path: Path, names: Sequence[str], order: ClassOrder | None = None) -> LabelFile:
+def read_label_file(
+    path: Path, names: Sequence[str], order: ClassOrder | None = None, num_classes: int = COUNT
+) -> LabelFile:
     """The labels in `path` for images of these names.
 
     Args:
         path: the file; text of every Unicode encoding.
         names: of the images.
-        order: of the classes that it names; by default ImageNet's, by wnid.
+        order: of the classes that it names. By default numbers are outputs, wnids are ImageNet's,
+            and other names are in the order of their names if they are as many as the outputs.
+        num_classes: outputs of the network.
 
     Raises:
         StrzooError: the file cannot be read.
         IntegrityError: it is none of the accepted forms; the offending line is shown.
-        UsageError: it lists the classes, not the images.
+        UsageError: it lists the classes, not the images, or other classes than the network has.
     """
-    order = order or imagenet_order()
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
         with reading(path, _KIND):
             text = read_member(path, GROUND_TRUTH).decode("ascii")
     else:
         text = read_text(path, _KIND)
     with reading(path, _KIND) as place:
-        if path.suffix == ".json":
+        if path.name == REAL or (path.suffix == ".json" and re.match(r"\s*\[\s*\[", text)):
             return _real(path, text, names)
-        if path.suffix == ".csv":
-            return _kaggle(path, text, order)
+        if path.name == KAGGLE or text.startswith(_KAGGLE_HEADER):
+            return _kaggle(path, text, order or imagenet_order())
+        if path.suffix in (*SUFFIXES, ".json"):
+            return _from_table(path, text, names, order, num_classes)
         lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
         if not lines:
             raise IntegrityError(f"{path} is empty; accepted are {ACCEPTED}")
         if all(len(line.split()) == 1 for _, line in lines):
-            return _list_of_labels(path, [(n, line.strip()) for n, line in lines], names, order)
+            words = [line.strip() for _, line in lines]
+            chosen = order or _order_of(path, words, num_classes)
+            return _list_of_labels(path, [(n, line.strip()) for n, line in lines], names, chosen,
+                                   num_classes)  # fmt: skip
         known = {_stem(name) for name in names}
-        table = {}
+        rows = []
         for number, line in lines:
             place.at = f"line {number}"
-            image, label = _split_line(line, known)
-            table[_stem(image)] = (_label_index(path, number, label, order),)
-    return LabelFile("a wnid text file", lambda name: table.get(_stem(name)), order)
+            rows.append((number, *_split_line(line, known)))
+    return _by_name(path, rows, names, order, num_classes, "a wnid text file")
+
+
+def _from_table(
+    path: Path, text: str, names: Sequence[str], order: ClassOrder | None, num_classes: int
+) -> LabelFile:
+    rows, classes = read_rows(path, text, names)
+    if classes:
+        if order is None:
+            order = ClassOrder({name: i for i, name in enumerate(classes)}, tuple(classes),
+                               f"columns of {path.name}")  # fmt: skip
+        rows = [(number, image, classes[int(label)]) for number, image, label in rows]
+    return _by_name(path, rows, names, order, num_classes, f"labels of {path.name}")
+
+
+def _by_name(
+    path: Path,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    order: ClassOrder | None,
+    num_classes: int,
+    description: str,
+) -> LabelFile:
+    order = order or _order_of(path, [label for _, _, label in rows], num_classes)
+    labelled = [(n, image, _label_index(path, n, label, order, num_classes))
+                for n, image, label in rows]  # fmt: skip
+    table = match_images(path, labelled, names)
+    return LabelFile(description, table.get, order)
+
+
+def _order_of(path: Path, labels: Sequence[str], num_classes: int) -> ClassOrder:
+    """The order of the classes that labels name, where no folders tell it."""
+    classes = sorted(set(labels))
+    if num_classes == COUNT or any(map(is_wnid, classes)):
+        return imagenet_order()
+    if all(map(_is_number, classes)):
+        return ClassOrder({}, (), "outputs")
+    if len(classes) != num_classes:
+        raise UsageError(
+            f"{path} names {len(classes)} classes ({', '.join(classes[:3])}, ...), the model has "
+            f"{num_classes}: give numbers from 0 on"
+        )
+    note = "the classes are taken in the order of their names"
+    return ClassOrder({name: i for i, name in enumerate(classes)}, tuple(classes),
+                      f"names in {path.name}", notes=(note,))  # fmt: skip
 
 
 def _list_of_labels(
-    path: Path, lines: Sequence[tuple[int, str]], names: Sequence[str], order: ClassOrder
+    path: Path,
+    lines: Sequence[tuple[int, str]],
+    names: Sequence[str],
+    order: ClassOrder,
+    num_classes: int,
 ) -> LabelFile:
     """One label a line, for the images in their order."""
     if all(_is_number(value) for _, value in lines) and order.imagenet:
@@ -116,7 +174,7 @@ def _list_of_labels(
             f"{path} lists the classes of the set, not the labels of its images; name the label "
             "file with --labels"
         )
-    labels = [_label_index(path, n, value, order) for n, value in lines]
+    labels = [_label_index(path, n, value, order, num_classes) for n, value in lines]
     return LabelFile("a wnid text file", _by_number(path, labels, names), order)
 
 
@@ -153,15 +211,15 @@ def _real(path: Path, text: str, names: Sequence[str]) -> LabelFile:
 
 def _kaggle(path: Path, text: str, order: ClassOrder) -> LabelFile:
     rows = list(csv.reader(text.splitlines()))
-    if not rows or rows[0][:2] != ["ImageId", "PredictionString"]:
-        raise IntegrityError(f"{path}: expected the columns ImageId, PredictionString")
+    if not text.startswith(_KAGGLE_HEADER):
+        raise IntegrityError(f"{path}: expected the columns {_KAGGLE_HEADER}")
     table = {}
     for number, row in enumerate(rows[1:], 2):
         wnids = [word for word in (row[1].split() if len(row) > 1 else []) if is_wnid(word)]
         if not wnids:
             raise IntegrityError(f"{path}, line {number}: no wnid in {','.join(row)[:60]!r}")
         # One entry per box; all boxes of an image are of its one class.
-        table[_stem(row[0])] = (_label_index(path, number, wnids[0], order),)
+        table[_stem(row[0])] = (_label_index(path, number, wnids[0], order, COUNT),)
     return LabelFile("Kaggle's LOC_val_solution.csv", lambda n: table.get(_stem(n)), order)
 
 
@@ -208,16 +266,16 @@ def _by_number(
     return lambda name: sets[order[name]]
 
 
-def _label_index(path: Path, line: int, label: str, order: ClassOrder) -> int:
+def _label_index(path: Path, line: int, label: str, order: ClassOrder, num_classes: int) -> int:
     """The output of a class by its name, or by its index in the sorted order (Caffe's lists)."""
     if label in order.index:
         return order.index[label]
     if _is_number(label):
-        if int(label) >= len(order.names):
-            raise IntegrityError(
-                f"{path}, line {line}: class {label} is not below {len(order.names)}"
-            )
+        count = len(order.names) or num_classes
+        if int(label) >= count:
+            raise IntegrityError(f"{path}, line {line}: class {label} is not below {count}")
         return int(label)
+    label = label or "nothing"
     whose = "the 1000 ImageNet classes" if order.imagenet else f"the {len(order.names)} classes"
     raise IntegrityError(f"{path}, line {line}: {label[:60]!r} is not one of {whose}")
 

@@ -216,6 +216,8 @@ def _from_tree(
         depth += 1
     tops = sorted({name.split("/")[depth] for name in images if name.count("/") > depth})
     inside = [name for name in images if name.count("/") > depth]
+    if depth == 0 and isinstance(tree, FolderTree) and len(tops) < len(tree.folders) == num_classes:
+        tops = list(tree.folders)  # classes without images are classes
     if labels is None and tops and len(inside) == len(images) and not _one_flat(tops, num_classes):
         return samples_from_folders(tree, tops, depth, num_classes, archive)
     return _from_flat(tree, places, labels, real, archive, num_classes)
@@ -246,7 +248,7 @@ def samples_from_folders(
     except UsageError as error:
         raise UsageError(f"{error}; {_ACCEPTED}") from error
     labels = [order.index[name.split("/")[depth]] for name in tree.images]
-    present = tuple(sorted({order.index[top] for top in tops}))
+    present = tuple(sorted(set(labels)))
     return Samples(
         order.layout + archive,
         tree.location,
@@ -283,7 +285,8 @@ def _from_flat(
         path = beside
     if not path.exists():
         raise UsageError(f"{path} does not exist; a label file is {ACCEPTED}")
-    file = read_label_file(path, images, find_order([*places, path.parent], num_classes))
+    file = read_label_file(path, images, find_order([*places, path.parent], num_classes),
+                           num_classes)  # fmt: skip
     return _with_labels(_flat(tree, archive, np.empty((0, 1), dtype=np.int64)), file, path)
 
 

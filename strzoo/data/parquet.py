@@ -23,7 +23,8 @@ from strzoo.settings import Limits
 
 # Names of columns as the hub's image classification sets have them, the best known first.
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "pixel_values")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "cls", "target")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "cls", "target",
+                 "category", "label_id", "class_id", "class_label")  # fmt: skip
 _ROW = 200  # bytes that the list of samples takes for each
 _KIND = "a parquet file of images"
 _COARSE = 20  # superclasses of CIFAR-100
@@ -99,7 +100,9 @@ def _read_shard(path: Path, num_classes: int, limits: Limits) -> _Shard:
     ):
         limits.check("bytes", file.metadata.num_rows * _ROW, f"the list of {path}")
         schema = file.schema_arrow
-        image = _find_column(path, schema.names, IMAGE_COLUMNS, "images")
+        encoded = [f.name for f in schema if _holds_bytes(f.type)]
+        image = encoded[0] if len(encoded) == 1 else (
+            _find_column(path, schema.names, IMAGE_COLUMNS, "images"))  # fmt: skip
         known = _class_names(schema.metadata)
         label = _find_label(path, schema.names, num_classes, known)
         for group in range(file.num_row_groups):
@@ -127,12 +130,15 @@ def _number_labels(shards: Sequence[_Shard]) -> tuple[list[int], tuple[str, ...]
         raise IntegrityError(f"{shards[0].path}: its labels are partly numbers, partly texts")
     if all(map(is_wnid, texts)) and texts <= set(index_by_wnid()):
         return [index_by_wnid()[str(label)] for label in labels], (), True
+    if all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts):
+        return [int(label) for label in labels], (), False  # as text 10 would come before 2
     order = {name: index for index, name in enumerate(sorted(texts))}
     return [order[str(label)] for label in labels], tuple(order), False
 
 
 def _find_column(path: Path, columns: Sequence[str], known: Sequence[str], what: str) -> str:
-    found = next((name for name in known if name in columns), None)
+    lower = {name.lower(): name for name in reversed(columns)}
+    found = next((lower[name] for name in known if name in lower), None)
     if found is None:
         raise IntegrityError(
             f"{path} has the columns {', '.join(sorted(columns)[:12])}; none is known to hold "
@@ -150,7 +156,17 @@ def _find_label(
         return fitting[0]
     if num_classes == _COARSE and "coarse_label" in columns and "label" not in columns:
         return "coarse_label"
+    listed = [name for name in columns if names.get(name)]
+    if len(listed) == 1:  # whatever its name, `datasets` says that it holds classes
+        return listed[0]
     return _find_column(path, columns, LABEL_COLUMNS, "labels")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column of that type can hold encoded images."""
+    if str(kind).startswith("struct"):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return str(kind) in ("binary", "large_binary")
 
 
 class ParquetSource:

@@ -15,6 +15,7 @@ from strzoo.data.trees import IMAGE_SUFFIXES, TarTree
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
 
+_NUMBERS = ("cls", "index")  # how files end that hold a sample's label and nothing else
 _LABELS = ("label", "cls", "class_index", "class_id", "target")  # in a sample's JSON
 _PEEK = 64  # members that tell a shard from another archive
 _LONGEST = 1 << 20  # bytes of a sample's .cls or .json
@@ -25,7 +26,7 @@ def is_webdataset(path: Path, limits: Limits | None = None) -> bool:
     tree = TarTree(path, limits, all_files=True, most=_PEEK)
     kinds = {name.lower().rsplit(".", 1)[-1] for name in tree.images}
     images = any(f".{kind}" in IMAGE_SUFFIXES for kind in kinds)
-    return images and bool(kinds & {"cls", "json"})
+    return images and bool(kinds & {*_NUMBERS, "json"})
 
 
 def read_webdataset(
@@ -81,8 +82,9 @@ def _read_label(tree: TarTree, key: str, files: dict[str, str]) -> tuple[int, bo
     with reading(tree.location, "a WebDataset shard") as place:
         place.at = f"sample {key}"
         found: Any = None
-        if "cls" in files:
-            found = _read_small(tree, files["cls"]).strip()
+        plain = [name for kind, name in files.items() if kind.split(".")[-1] in _NUMBERS]
+        if len(plain) == 1:  # "target.cls", too
+            found = _read_small(tree, plain[0]).strip()
         elif "json" in files:
             document = json.loads(_read_small(tree, files["json"]))
             given = {str(document[n]) for n in _LABELS if n in document}

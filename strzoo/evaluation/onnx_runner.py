@@ -27,6 +27,7 @@ _CUDA = "CUDAExecutionProvider"
 _TYPES = {
     "tensor(float)": ("fp32", np.float32),
     "tensor(float16)": ("fp16", np.float16),
+    "tensor(double)": ("fp64", np.float64),
     "tensor(uint8)": ("uint8", np.uint8),
 }
 
@@ -79,8 +80,8 @@ def _make_runner(
     value = session.get_inputs()[0]
     if value.type not in _TYPES or len(value.shape) != 4:
         raise UsageError(
-            f"{path}: its input is {value.type} {value.shape}; expected images as float, float16 "
-            "or uint8 of four dimensions"
+            f"{path}: its input is {value.type} {value.shape}; expected images as float, float16, "
+            "double or uint8 of four dimensions"
         )
     precision, dtype = _TYPES[value.type]
     last = dtype == np.uint8 or value.shape[3] == 3

@@ -32,6 +32,11 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
     ):
         raise UsageError("the sparse engine runs on the CPU; leave out --device and --provider")
     given = options.preprocessing
+    answer = reader = None
+    whole = source
+    if isinstance(source, OnnxSource) and not source.metadata.model:
+        answer, reader = read_outputs(source, options)
+        source = source.with_output(answer.name) if answer.count > 1 else source
     in_memory = isinstance(source, PlanSource) and source.path is None
     compiled = compile(
         source,
@@ -48,9 +53,7 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
     stated = source.stated_preprocessing or metadata.preprocessing
     preprocessing = given or fit_preprocessing(stated or IMAGENET, height)
 
-    if isinstance(source, OnnxSource) and not metadata.model:
-        _, reader = read_outputs(source, options)
-    else:
+    if reader is None:
         activation = SOFTMAX if metadata.probabilities else LOGITS if metadata.model else None
         reader = OutputReader(source.name, activation, options.background, source.notes)
 
@@ -66,7 +69,7 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
         device=torch.device("cpu"),
         precision="fp32 (sparse engine)",
         preprocessing=check_preprocessing(preprocessing),
-        weights_sha256=compiled.source_sha256,
+        weights_sha256=compiled.source_sha256 if answer is None else whole.sha256,
         card=source.card,
         channels_last=False,
         class_names=source.class_names,

@@ -9,11 +9,11 @@ from typing import Any
 
 from strzoo.borders import check_regular, open_file, reading
 from strzoo.errors import StrzooError
-from strzoo.files import sha256_file
+from strzoo.files import INDEX_SUFFIX, sha256_file
 
 
 def read_hash(path: Path) -> str:
-    """SHA-256 of a regular file.
+    """SHA-256 of a regular file; of an index of weights, of the files that it names, too.
 
     Raises:
         StrzooError: it cannot be read.
@@ -21,7 +21,15 @@ def read_hash(path: Path) -> str:
     """
     with reading(path, "a readable file"):
         check_regular(path.stat().st_mode, path)
-        return sha256_file(path)
+        digest = sha256_file(path)
+        if not path.name.endswith(INDEX_SUFFIX):
+            return digest
+    from strzoo.checkpoint.parts import list_parts
+
+    with reading(path, "a readable file"):
+        parts = list_parts(path)[1]
+    digest += "".join(map(sha256_file, parts))
+    return hashlib.sha256(digest.encode()).hexdigest()
 
 
 def file_stamp(path: Path) -> tuple[int, int, int]:

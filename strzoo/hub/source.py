@@ -6,6 +6,7 @@ Nothing here imports torch or onnx before that.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
@@ -388,6 +389,7 @@ class OnnxSource(_MetadataSource):
         name = path.name if path else (proto.graph.name if proto is not None else "") or "model"
         super().__init__(name, settings)
         self._file, self._content, self._proto = path, content, proto
+        self._output: str | None = None
 
     @property
     def path(self) -> Path | None:
@@ -419,13 +421,24 @@ class OnnxSource(_MetadataSource):
 
         held = self._content if self._proto is None else self._proto
         if held is not None:
-            return parse_onnx(held, self._name, self.settings.limits)
+            return self._cut(parse_onnx(held, self._name, self.settings.limits))
         assert self._file is not None
         stamp = self.__dict__.get("_stamp")
         changed = stamp is not None and stamp != file_stamp(self._file)
-        if changed and hash_onnx(self._file) != self.sha256:
+        if changed and hash_onnx(self._file) != self._whole_sha256:
             raise StrzooError(f"{self._file} has changed since it was compiled; compile it again")
-        return read_onnx(self._file, limits=self.settings.limits)
+        return self._cut(read_onnx(self._file, limits=self.settings.limits))
+
+    def with_output(self, name: str) -> OnnxSource:
+        """The model with that output alone, of several."""
+        made = copy.copy(self)
+        made._output = name
+        return made
+
+    def _cut(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        from strzoo.onnx.outputs import keep_output
+
+        return keep_output(model, self._output) if self._output else model
 
     @cached_property
     def entries(self) -> Mapping[str, str]:  # type: ignore[override]
@@ -438,9 +451,15 @@ class OnnxSource(_MetadataSource):
         model = read_onnx(self._file, weights=False, limits=limits)
         return our_entries(model)
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        """Of the file, those that hold its weights included."""
+        """Of the file, those that hold its weights included, and of the output that was chosen."""
+        if self._output is None:
+            return self._whole_sha256
+        return hashlib.sha256(f"{self._whole_sha256} {self._output}".encode()).hexdigest()
+
+    @cached_property
+    def _whole_sha256(self) -> str:
         if self._content is not None:
             return hashlib.sha256(self._content).hexdigest()
         if self._proto is not None:

@@ -79,6 +79,7 @@ def check_model(
     if not model.ir_version or not model.graph.node:
         raise IntegrityError(f"{source} is not an ONNX model: it has no graph")
     with reading(source, _KIND):
+        _check_texts(model, source)
         _check_sizes(model, source, limits)
         if model.functions:
             _check_functions(model, source, limits)
@@ -141,6 +142,30 @@ def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 graphs.append(attribute.g)
             yield from attribute.tensors
             graphs += attribute.graphs
+
+
+def _check_texts(model: onnx.ModelProto, source: str) -> None:
+    """Names are text: protobuf gives those of a damaged file as bytes."""
+    graphs, texts = [model.graph], [model.producer_name, model.producer_version]
+    texts += [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+    texts += [opset.domain for opset in model.opset_import]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if not graphs:
+            node = nodes.pop()
+            texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
+            texts += [attribute.name for attribute in node.attribute]
+            graphs += [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else ()),
+                                                           *a.graphs)]  # fmt: skip
+            continue
+        graph = graphs.pop()
+        nodes += graph.node
+        texts += [graph.name, *(tensor.name for tensor in graph.initializer)]
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            texts.append(value.name)
+            texts += [d.dim_param for d in value.type.tensor_type.shape.dim]
+    if any(not isinstance(text, str) for text in texts):
+        raise IntegrityError(f"{source} is damaged: a name in it is no text")
 
 
 def _check_sizes(model: onnx.ModelProto, source: str, limits: Limits) -> None:

@@ -29,6 +29,8 @@ FIRST, LAST = "first", "last"
 _ACTIVATIONS = {"Softmax": SOFTMAX, "Sigmoid": SIGMOID, "LogSoftmax": LOG_SOFTMAX}
 # They keep the numbers, in order: an answer is recognised through them.
 _THROUGH = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Dropout")
+# They choose some of the numbers: what they give are scores of no class in particular.
+_CHOOSING = ("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique")
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _IMAGENET = (1000, 1001)  # with a background class
 _BACKGROUND_NAMES = ("background", "__background__", "dummy", "none", "unlabeled", "/m/background")
@@ -45,6 +47,7 @@ class OutputChoice:
         classes: how many it has; None if the file leaves it open.
         activation: "softmax", "sigmoid" or "log-softmax" if the graph ends in it, else None.
         reason: why this one, for people.
+        count: of the outputs.
     """
 
     name: str
@@ -52,6 +55,7 @@ class OutputChoice:
     classes: int | None
     activation: str | None
     reason: str
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def choose_output(
                 f"output {name!r} does not hold classes (floats, [N, classes]); the outputs are "
                 f"{listed}"
             )
-        return _chosen(found, "asked for")
+        return _chosen(found, "asked for", len(outputs))
     candidates = [c for i in range(len(outputs)) if (c := _candidate(model, i)) is not None]
     candidates = [c for c in candidates if not c.is_map] or candidates
     if not candidates:
@@ -116,12 +120,22 @@ def choose_output(
             f"{len(candidates)} outputs may hold the answer ({_names(candidates)}); choose one "
             f"with --output: the outputs are {listed}"
         )
-    return _chosen(candidates[0], reason)
+    return _chosen(candidates[0], reason, len(outputs))
 
 
-def _chosen(candidate: _Candidate, reason: str) -> OutputChoice:
+def keep_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """A copy of `model` with that output alone; nodes that only others need stay."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    kept = [value for value in model.graph.output if value.name == name]
+    del made.graph.output[:]
+    made.graph.output.extend(kept)
+    return made
+
+
+def _chosen(candidate: _Candidate, reason: str, count: int = 1) -> OutputChoice:
     c = candidate
-    return OutputChoice(c.name, c.index, c.classes, c.activation, reason)
+    return OutputChoice(c.name, c.index, c.classes, c.activation, reason, count)
 
 
 def _names(candidates: Sequence[_Candidate]) -> str:
@@ -141,10 +155,15 @@ def _list(model: onnx.ModelProto) -> str:
 
 
 def _candidate(model: onnx.ModelProto, index: int) -> _Candidate | None:
-    """The output if it can hold classes: floats, one axis of them beside the batch's."""
+    """The output if it can hold classes: floats, one axis of them beside the batch's; the best of
+    a TopK are none."""
     value = model.graph.output[index]
     tensor = value.type.tensor_type
     if tensor.elem_type not in FLOATS:
+        return None
+    makers = {name: node for node in model.graph.node for name in node.output}
+    maker = makers.get(_plain(value.name, makers))
+    if maker is not None and maker.op_type in _CHOOSING:
         return None
     activation = find_activation(model, value.name)
     if not tensor.HasField("shape"):

@@ -49,6 +49,14 @@ def fix_input_size(model: onnx.ModelProto, input_size: tuple[int, ...] | None) -
     closed = onnx.ModelProto()
     closed.CopyFrom(model)
     value = real_inputs(closed)[0]
+    if not value.type.tensor_type.HasField("shape"):
+        if input_size is None:
+            raise UsageError(
+                f"input {value.name!r} has no shape; pass the input size (--input-size)"
+            )
+        value.type.tensor_type.shape.dim.extend(
+            onnx.TensorShapeProto.Dimension() for _ in range(len(input_size) + 1)
+        )
     dims = value.type.tensor_type.shape.dim
     if input_size is not None and len(dims) != len(input_size) + 1:
         raise UsageError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ _IN_BLOCKS = 0.98  # of the zeros; short blocks hold fewer than four
 _BLOCK = 4  # input channels that an integer dot product takes at once
 _THROUGH = ("Cast", "Identity", "Transpose", "Reshape", "QuantizeLinear")
 _VALUES = ("value_float", "value_floats", "value_int", "value_ints")
+_STEPS = 3  # between a quantised layer and its bias
 _DEEPEST = 200  # nodes between a weight and its layer
 
 
@@ -256,6 +257,43 @@ def find_block(nodes: list[WeightedNode]) -> int:
     counted = [(node.zeros, node.zero_blocks) for node in nodes if node.zero_blocks is not None]
     zeros, blocks = (sum(each) for each in zip(*counted, strict=True)) if counted else (0, 0)
     return _BLOCK if blocks and _BLOCK * blocks >= _IN_BLOCKS * zeros else 1
+
+
+def added_biases(
+    graph: onnx.GraphProto, layers: Sequence[WeightedNode], shapes: Mapping[str, Any]
+) -> list[str]:
+    """The biases that a node of their own adds to a layer without one, as MatMul needs it.
+
+    Args:
+        layers: of the graph.
+        shapes: of its tensors by name.
+    """
+    constants = Constants(graph)
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    found = []
+    for layer in layers:
+        own = BIAS_INPUT.get(layer.type)
+        if own is not None and len(layer.node.input) > own and layer.node.input[own]:
+            continue
+        output = layer.node.output[0]
+        made = list(shapes.get(output, ()))
+        channels = made[1:2] if layer.type in CONVOLUTIONS else made[-1:]
+        for _ in range(_STEPS):
+            following = users.get(output, [])
+            if len(following) != 1 or following[0].op_type not in ("Add", "Cast", "Mul"):
+                break
+            user = following[0]
+            if user.op_type == "Add":
+                other = next((name for name in user.input if name != output), "")
+                size = math.prod(d or 0 for d in shapes.get(other, (0,)))
+                if [size] == channels and constants.is_fixed(other):
+                    found.append(other)
+                break
+            output = user.output[0]  # scales of quantised layers
+    return found
 
 
 def zero_percent(nodes: list[WeightedNode]) -> float:

@@ -43,7 +43,13 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def check_values(model: nn.Module) -> None:
-    """Raise a UsageError unless every parameter and buffer of `model` has values."""
+    """Raise a UsageError unless every parameter and buffer of `model` has values, and it can be
+    set to evaluation mode, which torch.export's programs refuse."""
+    if "eval" in vars(model):
+        raise UsageError(
+            f"{type(model).__name__} is an exported program, whose layers are hidden: give the "
+            "torch.nn.Module that it was made from"
+        )
     for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
         if nn.parameter.is_lazy(value):
             raise UsageError(

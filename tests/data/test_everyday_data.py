@@ -125,6 +125,21 @@ def test_labels_as_text_are_wnids_or_the_sorted_names_of_classes(tmp_path: Path)
     shard(tmp_path / "b/test.parquet", ["dog", "ape", "dog"])
     samples = find_samples(tmp_path / "b", 2)
     assert (labels(samples), samples.class_names) == ([1, 0, 1], ("ape", "dog"))
+    shard(tmp_path / "c/test.parquet", [str(n) for n in range(11)])  # "10" is no third class
+    assert labels(find_samples(tmp_path / "c", 11)) == list(range(11))
+
+
+def test_other_columns_are_told_by_what_they_hold(tmp_path: Path) -> None:
+    shard(tmp_path / "a/test.parquet", [4], "Picture", {"Label": [4], "path": ["a"]})
+    assert labels(find_samples(tmp_path / "a", 10)) == [4]
+    shard(tmp_path / "b/test.parquet", [1], "photo", {"species": [1], "age": [7]})
+    table = parquet.read_table(tmp_path / "b/test.parquet")
+    features = {"species": {"names": ["ape", "dog"], "_type": "ClassLabel"}}
+    stated = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    parquet.write_table(table.replace_schema_metadata(stated), tmp_path / "b/test.parquet")
+    samples = find_samples(tmp_path / "b", 2)
+    assert (labels(samples), samples.class_names) == ([1], ("ape", "dog"))
+    assert samples.source.read(0) == b"1"
 
 
 @pytest.mark.parametrize(
@@ -267,14 +282,17 @@ def test_webdataset_shards_are_read_in_place(tmp_path: Path) -> None:
         {
             "a/0001": {"jpg": b"one", "cls": b"7\n", "json": b'{"label": 9}'},
             "a/0002": {"json": b'{"label": 3}', "PNG": b"two"},
+            "a/0003": {"input.jpg": b"in", "target.cls": b"4"},
+            "a/0004": {"jpg": b"old", "index": b"6"},
             "._0003": {"jpg": b"junk", "cls": b"1"},
         },
     )
     webdataset(tmp_path / "imagenet-val-000001.tar", {"0": {"cls": b"5", "jpeg": b"three"}})
     webdataset(tmp_path / "imagenet-train-000000.tar", {"0": {"cls": b"5", "jpg": b"no"}})
     samples = find_samples(tmp_path, 10)
-    assert labels(samples) == [7, 3, 5]
-    assert [samples.source.read(i) for i in range(3)] == [b"one", b"two", b"three"]
+    assert labels(samples) == [7, 3, 4, 6, 5]
+    read = [samples.source.read(i) for i in range(5)]
+    assert read == [b"one", b"two", b"in", b"old", b"three"]
     assert "WebDataset (2 shards, validation)" in samples.layout
     assert labels(find_samples(tmp_path / "imagenet-train-000000.tar", 10)) == [5]
 

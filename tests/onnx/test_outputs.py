@@ -67,6 +67,10 @@ ARGMAX: Node = ("ArgMax", "y", "a", {"axis": 1, "keepdims": 0})
         ([*HEAD], [("x", FLOAT, ["N", 3, 8, 8]), ("y", FLOAT, ["N", 10, 1, 1])], "y", 10, None),
         ([*HEAD], [("m", FLOAT, ["N", 64, None, None]), ("y", FLOAT, ["N", 1, 1, 10])], "y", 10,
          None),
+        # the best three of them are scores of no class in particular
+        ([*HEAD, SOFTMAX, ("TopK", "p k", "v i", {"axis": 1})],
+         [("v", FLOAT, ["N", 3]), ("i", INT64, ["N", 3]), ("p", FLOAT, ["N", 10])], "p", 10,
+         "softmax"),
         # an auxiliary head beside the main one
         ([*HEAD, ("Gemm", "f v", "aux_logits", {})],
          [("aux_logits", FLOAT, ["N", 10]), ("y", FLOAT, ["N", 10])], "y", 10, None),

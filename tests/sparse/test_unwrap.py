@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 import strzoo
+from strzoo.errors import UsageError
 from strzoo.sparse.sparsify import prunable_layers
 from strzoo.sparse.unwrap import fold_parametrizations_, plain_network, unwrap
 from tests.helpers.foreign import small_network
@@ -228,3 +229,14 @@ def test_a_network_without_layers_has_zero_totals() -> None:
     made = strzoo.report(nn.ReLU(), input_size=SIZE)
     assert (made.sparsity, made.weights, made.sparse_macs) == (0.0, 0, 0)
     assert made.notes == ("the network has no convolution or linear layer",)
+
+
+def test_an_exported_program_is_refused_in_words() -> None:
+    images = torch.randn(2, 3)
+    program = torch.export.export(nn.Linear(3, 2), (images,)).module()
+    for call in (
+        lambda: strzoo.report(program, input_size=(3,)),
+        lambda: strzoo.evaluate(program, [(images, torch.tensor([0, 1]))]),
+    ):
+        with pytest.raises(UsageError, match="is an exported program"):
+            call()

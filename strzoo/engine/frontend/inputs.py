@@ -75,6 +75,8 @@ def check_images(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
             f"input {value.name!r} has the channels last ([N, H, W, {dims[3]}]); the sparse engine "
             "takes [N, C, H, W]: export the network so (tf2onnx has --inputs-as-nchw)"
         )
+    if len(dims) == 4 and dims[1] is None:
+        dims = (dims[0], _find_channels(model, value.name), *dims[2:])
     if len(dims) != 4 or not dims[1]:
         shown = ", ".join("?" if d is None else str(d) for d in dims)
         raise UsageError(f"input {value.name!r} is [{shown}]; expected images, [N, C, H, W]")
@@ -87,6 +89,8 @@ def _read_input(
     if port.dtype != "float32" or len(port.shape) < 2:
         return Input(port, value.type, None)
     batch, *rest = port.shape
+    if len(rest) == 3 and rest[0] is None:
+        rest[0] = _find_channels(model, value.name)
     if len(rest) == 3 and rest[0]:
         rest = [rest[0], *_find_sides(model, value.name, (rest[1], rest[2]), size)]
     if None in rest:
@@ -94,6 +98,18 @@ def _read_input(
     shape = tuple(side or 0 for side in rest)
     Limits.from_env().check("elements", math.prod(shape), f"input {value.name!r}")
     return Input(Port(port.name, port.dtype, (batch, *shape)), value.type, shape)
+
+
+def _find_channels(model: onnx.ModelProto, name: str) -> int | None:
+    """How many channels the convolution takes that the images go into, where the file leaves it
+    open; None if they go into something else."""
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) > 1 and node.input[0] == name:
+            group = next((a.i for a in node.attribute if a.name == "group"), 1)
+            shape = sizes.get(node.input[1], ())
+            return shape[1] * group if len(shape) == 4 else None
+    return None
 
 
 def _find_sides(
