@@ -60,10 +60,7 @@ def matrices(
     settings: Settings,
     quiet: bool,
 ) -> None:
-    """Write the effective weight matrix of every layer of MODEL (an id, checkpoint or ONNX file).
-
-    Offline, an id whose weights are not in the cache gives random weights, as many in each layer
-    as its budget says.
+    """Write the effective weight matrix of every layer of MODEL (an id or a checkpoint file).
 
     A layer computes, per image and group, an m x k sparse matrix times the k x n im2col columns.
     """
@@ -108,5 +105,3 @@ def matrices(
         f"{made.path}: {len(made.layers)} layers as {', '.join(made.formats)}{inputs}, "
         f"{made.bytes / 1e6:.1f} MB"
     )
-    for note in made.notes:
-        click.echo(f"note: {note}")

@@ -14,21 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from strzoo.analysis.counting import prunable_layers
 from strzoo.arguments import checked
-from strzoo.data.calibration import Images
+from strzoo.data.calibration import Images, load_samples, random_samples
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import check_image_size
 from strzoo.files import hide_temporary, write_error
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import OnnxSource
+from strzoo.hub.source import ImageSize, Source
 from strzoo.matrices.files import CSR, FORMATS, write_matrix
-from strzoo.matrices.layers import FROM_MODEL, Layer
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 INDEX = "index.json"
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,7 @@ class LayerMatrix:
 
     A grouped convolution is `groups` such products; its file holds their weights one below the
     other, [groups x m, k]. `shape` is the weight's, `input_size` and `output_size` one image's,
-    `padding` before and after each axis (both alike: once), `sparsity` percent. `files` and
-    `activations` are relative to the index.
+    `sparsity` percent. `files` and `activations` are relative to the index.
     """
 
     layer: str
@@ -61,11 +65,7 @@ class LayerMatrix:
 
 @dataclass(frozen=True)
 class MatrixExport:
-    """What `export_matrices` wrote; `skipped` layers have no matrix form here.
-
-    `weights` is "model", or "random" for an id without weights: then the numbers of nonzeros are
-    those of its budget, values and places are random. `notes` say so in words.
-    """
+    """What `export_matrices` wrote; `skipped` layers have no matrix form here."""
 
     path: Path
     model: str
@@ -75,8 +75,6 @@ class MatrixExport:
     skipped: tuple[str, ...]
     images: int
     bytes: int
-    weights: str = FROM_MODEL
-    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the index file is the same document."""
@@ -102,14 +100,11 @@ def export_matrices(
     in memory order. `folder` gets one file per layer and format, and `index.json`.
 
     Args:
-        model: a model id, a checkpoint or ONNX file, a `Checkpoint`, any `nn.Module`, an
-            `onnx.ModelProto` or its bytes. An id whose weights are not in the cache while the
-            network is off gives random weights, as many as its budget has.
+        model: a model id, a checkpoint file, a `Checkpoint`, or any `nn.Module`.
         folder: made by this call, whole or not at all.
         formats: of "npz" (CSR, as scipy.sparse.load_npz reads), "mtx" (Matrix Market) and "smtx"
             (DLMC: the pattern without values).
-        input_size: channels, height, width of one image; by default what the network was made for,
-            or what the ONNX file fixes.
+        input_size: channels, height, width of one image; by default what the network was made for.
         images: also write the input of each layer for these images as `<layer>.input.npy`,
             float32 [N, ...]; as in `export_onnx`.
         max_images: at most so many of them.
@@ -121,8 +116,7 @@ def export_matrices(
         What was written: a record per layer, the same as in `index.json`.
 
     Raises:
-        UsageError: an unknown format, no layer to write, wrong images, or a compiled plan.
-        OfflineError: an id has neither weights in the cache nor a budget, and the network is off.
+        UsageError: an unknown format, no layer to write, or wrong images.
         StrzooError: the folder exists or cannot be written, or the network does not run.
     """
     folder = Path(folder)
@@ -133,66 +127,131 @@ def export_matrices(
         raise UsageError("give at least one format and at least one image")
     _check_folder(folder, force)
     source = resolve(model, settings=settings)
-    size = check_image_size(input_size)
+    network, size = source.build_dense(), check_image_size(input_size) or source.input_size
+    layers = prunable_layers(network)
+    skipped = tuple(name for name, layer in layers.items() if isinstance(layer, _TRANSPOSED))
+    if skipped:
+        log.warning("transposed convolutions are no matrix product: %s", ", ".join(skipped))
+    chosen = {name: layer for name, layer in layers.items() if name not in skipped}
+    if not chosen:
+        raise UsageError(f"{source.name} has no convolution or linear to write")
     with _new_folder(folder) as temporary:
-        if isinstance(source, OnnxSource):
-            from strzoo.matrices.onnx_layers import read_graph
-
-            found = read_graph(source, size, images, max_images, temporary)
-        else:
-            from strzoo.matrices.torch_layers import read_network
-
-            found = read_network(source, size, images, max_images, temporary)
-        if found.skipped:
-            log.warning("these layers are no matrix product: %s", ", ".join(found.skipped))
-        if not found.layers:
-            raise UsageError(f"{source.name} has no convolution or linear to write")
+        sizes, count = _run(source, network, size, chosen, images, max_images, temporary)
         written = []
-        for layer in found.layers:
-            written.append(_write_layer(layer, tuple(formats), temporary))
-            progress(len(written), len(found.layers))
+        for name, layer in chosen.items():
+            written.append(_write_layer(name, layer, sizes, tuple(formats), temporary, count > 0))
+            progress(len(written), len(chosen))
         written_bytes = sum(file.stat().st_size for file in temporary.iterdir())
         made = MatrixExport(
             path=folder,
             model=source.name,
-            input_size=found.input_size,
+            input_size=size,
             formats=tuple(formats),
             layers=tuple(written),
-            skipped=found.skipped,
-            images=found.images,
+            skipped=skipped,
+            images=count,
             bytes=written_bytes,
-            weights=found.weights,
-            notes=found.notes,
         )
         index = json.dumps(made.to_dict(), indent=1) + "\n"
         (temporary / INDEX).write_text(index, encoding="utf-8")
     return made
 
 
-def _write_layer(layer: Layer, formats: tuple[str, ...], folder: Path) -> LayerMatrix:
-    matrix = CSR(layer.read_weight())
-    files = {format: f"{layer.stem}.{format}" for format in formats}
+Sizes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def _run(
+    source: Source,
+    network: nn.Module,
+    size: ImageSize,
+    layers: dict[str, nn.Module],
+    images: Images | None,
+    max_images: int,
+    folder: Path,
+) -> tuple[Sizes, int]:
+    """Run the network once; input and output size of each layer, and how many inputs were saved."""
+    if images is None:
+        batch = random_samples(size, 1).images
+    else:
+        batch = load_samples(images, size, source.preprocessing).images[:max_images]
+    sizes: Sizes = {}
+
+    def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if name in sizes:
+                log.warning("%s runs more than once; its first input is kept", name)
+                return
+            sizes[name] = (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))
+            if images is not None:
+                np.save(folder / _activations(name), inputs[0].numpy())
+
+        return hook
+
+    handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
+    try:
+        with torch.inference_mode():
+            network(batch)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        shown = "x".join(map(str, batch.shape[1:]))
+        raise StrzooError(
+            f"{source.name} does not run on one {shown} input ({reason}); pass the size it takes"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes, 0 if images is None else len(batch)
+
+
+def _write_layer(
+    name: str,
+    layer: nn.Module,
+    sizes: Sizes,
+    formats: tuple[str, ...],
+    folder: Path,
+    saved: bool,
+) -> LayerMatrix:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    matrix = CSR(weight.detach().float().reshape(len(weight), -1).numpy())
+    files = {format: f"{_stem(name)}.{format}" for format in formats}
     for format, file in files.items():
         write_matrix(matrix, folder / file, format)
+    inputs, outputs = sizes.get(name, ((), ()))
     rows, columns = matrix.shape
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    padding: tuple[int, ...] | str = ()
+    groups, positions = 1, outputs[:-1]
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+        groups, positions = layer.groups, outputs[1:]
     return LayerMatrix(
-        layer=layer.name,
-        type=layer.type,
-        shape=layer.shape,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        input_size=layer.input_size,
-        output_size=layer.output_size,
-        m=rows // layer.groups,
+        layer=name,
+        type=type(layer).__name__,
+        shape=tuple(weight.shape),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        input_size=inputs,
+        output_size=outputs,
+        m=rows // groups,
         k=columns,
-        n=layer.positions,
+        n=int(np.prod(positions, dtype=int)) if outputs else 0,
         nonzeros=matrix.nonzeros,
         sparsity=100.0 * (1 - matrix.nonzeros / (rows * columns)),
         files=files,
-        activations=layer.activations,
+        activations=_activations(name) if saved and name in sizes else None,
     )
+
+
+def _stem(name: str) -> str:
+    return name or "model"
+
+
+def _activations(name: str) -> str:
+    return f"{_stem(name)}.input.npy"
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import scipy.io
 import scipy.sparse
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import strzoo
-from strzoo.errors import OfflineError, StrzooError, UsageError
+from strzoo.errors import StrzooError, UsageError
 from strzoo.matrices import export as matrices
-from strzoo.matrices.layers import file_stems
-from strzoo.settings import Settings
 
 
 class _Mixed(nn.Module):
@@ -158,79 +154,3 @@ def test_bad_arguments_are_named(network: _Mixed, tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match=r"is not \(channels, height, width\)"):
         strzoo.export_matrices(network, tmp_path / "m", input_size=(3, 16, 12, 1))
     assert list(tmp_path.iterdir()) == []
-
-
-def _product(kind: str, weight: np.ndarray) -> onnx.ModelProto:
-    """A convolution of `weight` [8, 3, 3, 3] with a stride, then a linear [8, 5] of ones and zeros
-    in the form `kind`."""
-    linear = np.eye(8, 5, dtype=np.float32)
-    tensors = {"first.weight": weight, "head": linear}
-    front: list[onnx.NodeProto] = []
-    name, head = "first.weight", helper.make_node("MatMul", ["f", "head"], ["y"], "head")
-    if kind == "transB":
-        tensors["head"] = linear.T
-        head = helper.make_node("Gemm", ["f", "head"], ["y"], "head", transB=1)
-    elif kind == "QDQ":  # exact: the weights are multiples of 1/4
-        tensors |= {"first.weight": (weight * 4).astype(np.int8), "s": np.float32(0.25)}
-        front, name = [helper.make_node("DequantizeLinear", ["first.weight", "s"], ["d"])], "d"
-    elif kind == "reshaped":
-        tensors |= {"first.weight": weight.reshape(8, 27), "to": np.array([0, 3, 3, -1])}
-        front, name = [helper.make_node("Reshape", ["first.weight", "to"], ["d"])], "d"
-    window: dict[str, Any] = {"strides": [2, 2], "auto_pad": "SAME_UPPER"}
-    nodes = [*front, helper.make_node("Conv", ["x", name], ["c"], "conv", **window),
-             helper.make_node("GlobalAveragePool", ["c"], ["g"]),
-             helper.make_node("Flatten", ["g"], ["f"]), head]  # fmt: skip
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 16, 12])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
-        [numpy_helper.from_array(np.asarray(v), n) for n, v in tensors.items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-@pytest.mark.parametrize("kind", ["MatMul", "transB", "QDQ", "reshaped"])
-def test_an_onnx_graph_has_the_same_matrices_however_it_holds_them(
-    kind: str, tmp_path: Path
-) -> None:
-    weight = np.random.default_rng(0).integers(-3, 4, (8, 3, 3, 3)).astype(np.float32) / 4
-    made = strzoo.export_matrices(
-        _product(kind, weight), tmp_path / "m", images="photographs", max_images=2
-    )
-    (first, head) = made.layers
-    found = scipy.sparse.load_npz(tmp_path / "m" / first.files["npz"]).toarray()
-    np.testing.assert_array_equal(found, weight.reshape(8, 27))
-    # SAME at stride 2: 16 -> 8 and 12 -> 6, of which one row and column lie outside, at the end
-    assert (first.output_size, first.n, first.padding) == ((8, 8, 6), 48, (0, 0, 1, 1))
-    found = scipy.sparse.load_npz(tmp_path / "m" / head.files["npz"]).toarray()
-    np.testing.assert_array_equal(found, np.eye(5, 8))
-    assert (head.input_size, head.output_size, head.n, made.weights) == ((8,), (5,), 1, "model")
-    inputs, reached = (np.load(tmp_path / "m" / str(la.activations)) for la in made.layers)
-    padded = torch.nn.functional.pad(torch.from_numpy(inputs), (0, 1, 0, 1))
-    expected = torch.conv2d(padded, torch.from_numpy(weight), stride=2).mean((2, 3)).numpy()
-    np.testing.assert_allclose(reached, expected, atol=1e-5)
-
-
-def test_an_id_without_weights_has_random_ones_as_many_as_its_budget(tmp_path: Path) -> None:
-    settings = Settings(cache_dir=tmp_path / "cache", offline=True)
-    name = "mobilenetv1_str_89.01"
-    made = strzoo.export_matrices(
-        name, tmp_path / "m", formats=["smtx"], input_size=(3, 32, 32), settings=settings
-    )
-    assert made.weights == "random"
-    assert "random weights" in made.notes[0]
-    percent = strzoo.load_budget(name).layers
-    sizes = {la.layer: la.groups * la.m * la.k for la in made.layers}
-    for layer in made.layers:
-        kept = sizes[layer.layer] * (1 - percent[layer.layer] / 100)
-        assert abs(layer.nonzeros - kept) <= 0.5
-    with pytest.raises(OfflineError):  # no budget says how sparse it is
-        strzoo.export_matrices("resnet50_dense", tmp_path / "d", settings=settings)
-    assert not (tmp_path / "d").exists()
-
-
-def test_files_of_a_graph_have_safe_and_different_names() -> None:
-    names = ["../../a", "a/b", "a_b", "A_B", "", "l" * 300, "layer1.0.conv1"]
-    stems = file_stems(names)
-    assert len({stem.lower() for stem in stems.values()}) == len(names)
-    assert all("/" not in s and not s.startswith(".") and len(s) < 140 for s in stems.values())
-    assert (stems[""], stems["layer1.0.conv1"]) == ("model", "layer1.0.conv1")
