@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device attack soak clean setup
+.PHONY: demo test lint counts device device-wheels attack soak clean setup documents
 
 setup: $(STAMP)
 
@@ -30,6 +30,14 @@ lint: setup
 device: setup
 	$(BIN)/python benchmarks/device.py $(DEVICE_OPTIONS)
 
+# What a machine without a network may lack of the export to ONNX, for its Linux and Python.
+DEVICE_PYTHON ?= 3.12
+device-wheels: setup
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest device-wheels \
+		--python-version $(DEVICE_PYTHON) --platform manylinux_2_28_x86_64 \
+		--platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
+		onnx onnxscript onnx-ir ml_dtypes protobuf typing_extensions
+
 # Every hostile input against the commands, in ten minutes; tests run a part of it.
 attack: setup
 	$(BIN)/python -W ignore -m tests.attack
@@ -41,6 +49,10 @@ soak: setup
 # The dense counts of the published architectures that ship with strzoo.
 counts: setup
 	PYTHONPATH=. $(BIN)/python tools/write_counts.py
+
+# Every command and example of README and docs, on stand-ins.
+documents: setup
+	$(BIN)/python -m pytest tests/test_documents.py tests/test_own_network.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,10 @@ results.json and results.md are written, so what fails or takes too long loses n
 again with the same sizes, it goes on: stages that are done are not repeated, unless --no-resume.
 The exit code is 1 if a stage failed or did not end, or a figure misses its goal (a tiny run judges
 no speed).
+
+Packages that the machine lacks and cannot fetch travel as wheels: `make device-wheels` (for another
+Python than 3.12: DEVICE_PYTHON=3.11) puts those that the export to ONNX needs into device-wheels/,
+beside this folder; what the machine has itself comes first.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,6 +61,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), help="[default: a GPU if it is here]")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--wheels", type=Path, default=ROOT / "device-wheels", help="see above")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
@@ -66,6 +72,7 @@ def main() -> int:
     minutes = options.minutes or (TINY_MINUTES if options.tiny else 8.0)
     options.device = options.device or find_device()
     options.output.mkdir(parents=True, exist_ok=True)
+    unpack_wheels(options.wheels, options.output / "packages")
     results = Results(options)
     deadline = time.monotonic() + 60 * minutes
     for number, name in enumerate(STAGES):
@@ -79,10 +86,20 @@ def main() -> int:
     return results.exit_code()
 
 
+def unpack_wheels(wheels: Path, folder: Path) -> None:
+    """A wheel is a zip file whose contents can be imported as they are."""
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+
+
 def run_here(options: argparse.Namespace) -> int:
     """The stage, in this process."""
     import importlib
 
+    packages = options.output / "packages"
+    if packages.exists():  # last, so that what is installed comes first
+        sys.path.append(str(packages.resolve()))
     module = importlib.import_module(f"device_stages.{options.stage}")
     stage = Stage(
         options.device, options.tiny, options.workers, options.folder, options.rows, options.seconds
@@ -100,6 +117,7 @@ def run_apart(name: str, options: argparse.Namespace, seconds: float) -> dict[st
         rows = Path(folder) / "rows.jsonl"
         command = [
             *(sys.executable, __file__, "--stage", name, "--device", options.device),
+            *("--output", str(options.output)),
             *("--workers", str(options.workers), "--folder", folder, "--rows", str(rows)),
             *("--seconds", f"{seconds:.1f}", *(["--tiny"] if options.tiny else [])),
         ]

@@ -136,7 +136,7 @@ class Bench:
         for run in self.runs:
             if (run.kind, run.seed, run.setting) == (kind, seed, setting):
                 return run
-        model = self._train(kind, seed, setting)
+        model = self.train(kind, seed, setting)
         top1 = strzoo.evaluate(model, self.test_set).top1
         run = Run(kind, seed, setting, measure_sparsity(model), top1)
         line = json.dumps({**asdict(self.setup), **asdict(run)})
@@ -147,7 +147,7 @@ class Bench:
         self.runs.append(run)
         return run
 
-    def _train(self, kind: str, seed: int, setting: float) -> nn.Module:
+    def train(self, kind: str, seed: int, setting: float) -> nn.Module:
         setup, images, labels = self.setup, self.train_set.images, self.train_set.labels
         torch.manual_seed(seed)
         model = strzoo.create_model("resnet20", num_classes=self.train_set.num_classes)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from strzoo.engine.compile import compile as compile
     from strzoo.engine.runtime.model import SparseModel as SparseModel
     from strzoo.errors import StrzooError as StrzooError
+    from strzoo.evaluation.compare import ModelComparison as ModelComparison
+    from strzoo.evaluation.compare import compare as compare
     from strzoo.evaluation.evaluate import evaluate as evaluate
     from strzoo.evaluation.predict import Prediction as Prediction
     from strzoo.evaluation.predict import predict as predict
@@ -118,6 +120,7 @@ _HOMES = {
     "strzoo.engine.compile": ("compile",),
     "strzoo.engine.runtime.model": ("SparseModel",),
     "strzoo.errors": ("StrzooError",),
+    "strzoo.evaluation.compare": ("ModelComparison", "compare"),
     "strzoo.evaluation.evaluate": ("evaluate",),
     "strzoo.evaluation.results": ("EvalResult",),
     "strzoo.hub.load": ("get_transforms", "load"),

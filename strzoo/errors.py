@@ -15,6 +15,7 @@ from collections.abc import Iterator
 # where `strzoo[engine]` means nothing to pip.
 EXTRAS = {
     "engine": ("llvmlite>=0.45",),
+    "openvino": ("openvino>=2024.6",),
     "parquet": ("pyarrow>=14",),
     "train": ("tensorboard>=2.14",),
     "plot": ("matplotlib>=3.8",),

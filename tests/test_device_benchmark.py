@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,14 @@ def test_a_stage_out_of_time_or_failing_loses_nothing_of_the_others(tmp_path: Pa
 
 
 def test_a_stage_that_fails_says_so_and_keeps_its_log(tmp_path: Path) -> None:
-    code, results, _ = run(tmp_path, "--only", "evaluation", "--workers", "-3")
+    with zipfile.ZipFile(tmp_path / "carried-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("torch.py", "raise ImportError('the installed one comes first')")
+    arguments = ["--only", "evaluation", "--workers", "-3", "--wheels", str(tmp_path)]
+    code, results, _ = run(tmp_path, *arguments)
+    assert (tmp_path / "packages" / "torch.py").exists()
     assert code == 1
     failed = "failed with exit code 1, see evaluation.log"
     assert results["stages"]["evaluation"]["status"] == failed
-    assert "Traceback" in (tmp_path / "evaluation.log").read_text()
+    log = (tmp_path / "evaluation.log").read_text()
+    assert "Traceback" in log
+    assert "comes first" not in log

@@ -45,6 +45,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
 def summary(report: Report) -> list[str]:
     """The lines below the table: totals in words, conventions, notes."""
     size = "x".join(map(str, report.input_size))
+    blocks = report.block_sparsity
     lines = [
         f"params {_total(report, report.params)} (with normalisation and biases); weights "
         f"{_total(report, report.weights)}, "
@@ -55,6 +56,10 @@ def summary(report: Report) -> list[str]:
         f"input {size}; {CONVENTION}",
         f"sparsity from: {report.source}",
     ]
+    if blocks:
+        lines.append(
+            f"blocks of four input channels: {_percent(blocks)} all zero (what int8 can skip)"
+        )
     if report.uncounted:
         uncounted = ", ".join(
             f"{op.removeprefix('aten::')} x{n}" for op, n in report.uncounted.items()

@@ -33,6 +33,7 @@ class _Sparsity:
 
     source: str
     nonzeros: Mapping[str, int] | None = None
+    zero_blocks: Mapping[str, int] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -149,6 +150,7 @@ def _report_checkpoint(
     import torch
 
     from strzoo.models.spec import ModelSpec
+    from strzoo.sparse.blocks import count_zero_blocks
 
     spec = checkpoint.spec
     counts = None
@@ -158,8 +160,10 @@ def _report_checkpoint(
         from strzoo.analysis.counting import count_dense
 
         counts = count_dense(spec.build(), input_size, name=spec.architecture)
-    nonzeros = {n: int(torch.count_nonzero(w)) for n, w in checkpoint.effective_weights().items()}
-    sparsity = _Sparsity("weights", nonzeros, checkpoint.thresholds(), checkpoint.notes)
+    weights = checkpoint.effective_weights()
+    nonzeros = {name: int(torch.count_nonzero(weight)) for name, weight in weights.items()}
+    blocks = {name: count_zero_blocks(weight) for name, weight in weights.items()}
+    sparsity = _Sparsity("weights", nonzeros, blocks, checkpoint.thresholds(), checkpoint.notes)
     return _combine(name or str(checkpoint.path or spec.architecture), counts, sparsity)
 
 
@@ -168,22 +172,27 @@ def _report_module(model: nn.Module, input_size: tuple[int, ...]) -> Report:
     from torch import Tensor
 
     from strzoo.analysis.counting import count_dense, prunable_layers
+    from strzoo.sparse.blocks import count_zero_blocks
     from strzoo.sparse.layers import SparseLayer, mean_threshold
+    from strzoo.sparse.sparsify import TRANSPOSED
     from strzoo.sparse.unwrap import plain_network
 
     model = plain_network(model)
     counts = count_dense(model, input_size)
     nonzeros: dict[str, int] = {}
+    blocks: dict[str, int] = {}
     thresholds: dict[str, float] = {}
     with torch.no_grad():
         for name, layer in prunable_layers(model).items():
             weight = layer.effective_weight() if isinstance(layer, SparseLayer) else layer.weight
             assert isinstance(weight, Tensor)
             nonzeros[name] = int(torch.count_nonzero(weight))
+            if not isinstance(layer, TRANSPOSED):  # whose input channels come first
+                blocks[name] = count_zero_blocks(weight)
             if (threshold := mean_threshold(layer)) is not None:
                 thresholds[name] = threshold
     notes = () if nonzeros else ("the network has no convolution or linear layer",)
-    return _combine(counts.model, counts, _Sparsity("weights", nonzeros, thresholds, notes))
+    return _combine(counts.model, counts, _Sparsity("weights", nonzeros, blocks, thresholds, notes))
 
 
 def _architecture_counts(
@@ -210,6 +219,7 @@ def _combine(model: str, counts: DenseCounts, sparsity: _Sparsity) -> Report:
             None if sparsity.nonzeros is None else sparsity.nonzeros[layer.name],
             sparsity.thresholds.get(layer.name),
             layer.macs,
+            sparsity.zero_blocks.get(layer.name),
         )
         for layer in counts.layers
     )

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 CONVENTION = "one MAC = one multiply-accumulate, FLOPs = 2 x MACs; the paper prints MACs as FLOPs"
+_BLOCK = 4
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
@@ -53,7 +54,8 @@ class DenseCounts:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer; `nonzeros` is None where the weights are not known, `threshold` where none is."""
+    """One layer; `nonzeros` is None where the weights are not known, `threshold` where none is,
+    `zero_blocks` (those of `blocks` whose weights are all zero) where it was not counted."""
 
     name: str
     type: str
@@ -63,6 +65,14 @@ class LayerReport:
     nonzeros: int | None
     threshold: float | None
     dense_macs: int
+    zero_blocks: int | None = None
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of four consecutive input channels of an output channel, at one place of the
+        kernel, which integer dot products take at once; the last of a channel may be smaller."""
+        inputs = self.shape[1] if len(self.shape) > 1 else 1
+        return self.params // inputs * -(-inputs // _BLOCK) if inputs else 0
 
     @property
     def sparsity(self) -> float | None:
@@ -122,6 +132,16 @@ class Report:
         return 100.0 * (self.weights - nonzeros) / self.weights if self.weights else 0.0
 
     @property
+    def block_sparsity(self) -> float | None:
+        """Percent of zero blocks among the blocks of four input channels of all layers in which
+        they were counted; None if there are none."""
+        known = [layer for layer in self.layers if layer.zero_blocks is not None]
+        blocks = sum(layer.blocks for layer in known)
+        if self.incomplete or not blocks:
+            return None
+        return 100.0 * sum(layer.zero_blocks or 0 for layer in known) / blocks
+
+    @property
     def dense_macs(self) -> int:
         return sum(layer.dense_macs for layer in self.layers) + sum(self.other_macs.values())
 
@@ -148,6 +168,7 @@ class Report:
                 "weights": self.weights if whole else None,
                 "nonzeros": self.nonzeros,
                 "sparsity": self.sparsity,
+                "block_sparsity": self.block_sparsity,
                 "dense_macs": self.dense_macs if whole else None,
                 "sparse_macs": sparse,
                 "dense_flops": 2 * self.dense_macs if whole else None,
@@ -163,6 +184,7 @@ class Report:
                     "nonzeros": layer.nonzeros,
                     "sparsity": layer.sparsity,
                     "threshold": layer.threshold,
+                    "zero_blocks": layer.zero_blocks,
                     "dense_macs": layer.dense_macs,
                     "sparse_macs": layer.sparse_macs,
                 }

@@ -23,10 +23,17 @@ from torch import Tensor, nn
 from strzoo.analysis.counting import prunable_layers
 from strzoo.analysis.inspect_onnx import inspect_onnx
 from strzoo.arguments import checked
-from strzoo.benchmarking.engines import ONNX_ENGINES, available_engines, check_engine, open_engine
+from strzoo.benchmarking.engines import (
+    INT8_ENGINES,
+    ONNX_ENGINES,
+    available_engines,
+    check_engine,
+    open_engine,
+)
+from strzoo.benchmarking.int8_files import write_int8
 from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
-from strzoo.benchmarking.timing import check_agreement, time_in_turn, warm_up
+from strzoo.benchmarking.timing import AGREES, check_agreement, time_in_turn, warm_up
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import export_onnx
 from strzoo.files import hide_temporary
@@ -36,6 +43,10 @@ from strzoo.onnx.files import read_onnx
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
+
+# How far engines of lower precision may be from the first, relative to the largest output: an
+# untrained network amplifies errors.
+_ALLOWED = {"int16": 0.1, "bf16": 0.2, "int8": 1.0}
 
 
 @dataclass
@@ -50,6 +61,8 @@ class _Subject:
     input_size: tuple[int, ...]
     onnx_file: Path | None = None
     onnx_twin: Path | None = None
+    int8_file: Path | None = None
+    int8_twin: Path | None = None
     network: nn.Module | None = None
     network_twin: nn.Module | None = None
     checkpoint: Path | None = None
@@ -58,12 +71,16 @@ class _Subject:
     def take(self, engine: str, *, twin: bool) -> Any:
         if self.plan is not None:
             return self.plan if engine == "sparse" and not twin else None
+        if engine in INT8_ENGINES:
+            return self.int8_twin if twin else self.int8_file
         if engine in ONNX_ENGINES:
             return self.onnx_twin if twin else self.onnx_file
         return self.network_twin if twin else self.network
 
     def file_bytes(self, engine: str) -> int | None:
-        path = (self.plan or self.onnx_file) if engine in ONNX_ENGINES else self.checkpoint
+        path = self.checkpoint
+        if engine in ONNX_ENGINES:
+            path = self.int8_file if engine in INT8_ENGINES else self.plan or self.onnx_file
         return path.stat().st_size if path and path.exists() else None
 
 
@@ -89,8 +106,10 @@ def benchmark(
         models: model ids, checkpoint files, `Checkpoint`s, networks, ONNX files (for the engines
             that read ONNX), and what is compiled: `SparseModel`s and `.strz` files, for the sparse
             engine alone, without a dense twin.
-        engines: of "torch", "torch-compile", "onnxruntime" and, where strzoo[engine] is
-            installed, "sparse"; by default torch, onnxruntime and sparse if it is there.
+        engines: of "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino",
+            "openvino-bf16" and "openvino-int8" (strzoo[openvino]), "sparse" and "sparse-int16"
+            (strzoo[engine]); by default torch, onnxruntime and sparse if it is there. What is in
+            int8 or int16 is calibrated on the bundled images.
         batches: batch sizes.
         threads: by default torch's number of threads.
         runs: timed runs of each, after three untimed ones.
@@ -129,7 +148,7 @@ def benchmark(
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(prefix="strzoo-") as folder, torch_threads(threads):
         subjects = [
-            _prepare(source, Path(folder) / str(index), input_size)
+            _prepare(source, Path(folder) / str(index), input_size, engines)
             for index, source in enumerate(sources)
         ]
         total = len(batches) * runs
@@ -157,8 +176,11 @@ def benchmark(
     )
 
 
-def _prepare(source: Source, folder: Path, input_size: tuple[int, ...] | None) -> _Subject:
-    """Export the model (checked against torch) and make both dense twins."""
+def _prepare(
+    source: Source, folder: Path, input_size: tuple[int, ...] | None, engines: Sequence[str]
+) -> _Subject:
+    """Export the model (checked against torch) and make both dense twins, and what engines need in
+    int8."""
     folder.mkdir()
     network = twin = checkpoint = None
     if isinstance(source, PlanSource):
@@ -182,7 +204,14 @@ def _prepare(source: Source, folder: Path, input_size: tuple[int, ...] | None) -
     filled = _fill_graph(read_onnx(file))
     onnx.save(filled, str(folder / "twin.onnx"))
     sparsity = report.sparsity or 0.0
-    return _Subject(name, sparsity, size, file, folder / "twin.onnx", network, twin, checkpoint)
+    int8 = int8_twin = None
+    if set(engines) & set(INT8_ENGINES):
+        int8 = write_int8(file, folder / "int8.onnx", size)
+        if sparsity:
+            int8_twin = write_int8(folder / "twin.onnx", folder / "twin_int8.onnx", size)
+    return _Subject(
+        name, sparsity, size, file, folder / "twin.onnx", int8, int8_twin, network, twin, checkpoint
+    )
 
 
 def _prepare_plan(source: PlanSource, folder: Path) -> _Subject:
@@ -250,13 +279,16 @@ def _time_batch(
                 if not twin:  # of the twin it would say the same
                     log.warning("%s is left out: %s", engine, problem)
     reference: dict[tuple[int, str], np.ndarray] = {}
-    for (index, engine, twin), run in runners.items():
+    for (index, engine, twin), run in sorted(
+        runners.items(), key=lambda item: _allowed(item[0][1])
+    ):
         name = subjects[index].name
         output = warm_up(run, f"{engine} cannot run {name} at batch {batch}")
         # A twin's zeros are filled after folding BatchNorm in the file, before it in torch.
         kind = "model" if not twin else "twin file" if engine in ONNX_ENGINES else "twin"
         expected = reference.setdefault((index, kind), output)
-        check_agreement(output, expected, f"{name}: {engine} differs from the other engines")
+        what = f"{name}: {engine} differs from the other engines"
+        check_agreement(output, expected, what, _allowed(engine))
     times = time_in_turn(runners, runs, progress)
     runners.clear()  # before the processes that measure memory start
     rows = []
@@ -292,6 +324,11 @@ def _time_batch(
             )
         )
     return rows
+
+
+def _allowed(engine: str) -> float:
+    """How far an engine may be from the first, relative to the largest output."""
+    return _ALLOWED.get(engine.partition("-")[2], AGREES)
 
 
 def _shifted(

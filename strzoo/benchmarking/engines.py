@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from strzoo.onnx.files import read_onnx
 from strzoo.onnx.sessions import open_session
 from strzoo.settings import Limits
 
-ENGINES = ("torch", "torch-compile", "onnxruntime", "sparse")
-ONNX_ENGINES = ("onnxruntime", "sparse")
+# What follows a hyphen is the precision; without one it is fp32.
+ENGINES = (
+    "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16",
+    "openvino-int8", "sparse", "sparse-int16",
+)  # fmt: skip
+ONNX_ENGINES = tuple(engine for engine in ENGINES if not engine.startswith("torch"))
+INT8_ENGINES = ("onnxruntime-int8", "openvino-int8")  # which run a file in int8
+_OPENVINO_PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16", "openvino-int8": "f32"}
 
 
 def has_sparse_engine() -> bool:
@@ -37,7 +44,9 @@ def check_engine(engine: str) -> None:
     """Raise a UsageError for an unknown engine, a StrzooError for one that is not installed."""
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
-    if engine == "sparse" and not has_sparse_engine():
+    if engine.startswith("openvino") and find_spec("openvino") is None:
+        raise StrzooError(f"{engine} needs OpenVINO: {install_advice('openvino')}")
+    if engine.startswith("sparse") and not has_sparse_engine():
         raise StrzooError(f"the sparse engine needs llvmlite: {install_advice('engine')}")
 
 
@@ -48,7 +57,8 @@ def open_engine(
 
     Args:
         engine: one of `ENGINES`.
-        model: a network for the torch engines, the path of an ONNX file for the others.
+        model: a network for the torch engines, the path of an ONNX file for the others; of one in
+            int8 (QDQ) for those of `INT8_ENGINES`.
         shape: batch, channels, height, width.
         threads: for torch they are set for the whole process.
 
@@ -61,13 +71,18 @@ def open_engine(
     # Standard normal numbers, and what an engine makes of them.
     Limits.from_env().check("bytes", 16 * math.prod(shape), f"a batch of shape {shape}")
     images = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    if engine == "onnxruntime":
+    if engine.startswith("onnxruntime"):
         return _onnxruntime(str(model), images, threads)
-    if engine == "sparse":
+    if engine.startswith("openvino"):
+        return _openvino(str(model), images, threads, _OPENVINO_PRECISIONS[engine])
+    if engine.startswith("sparse"):
         from strzoo.engine.compile import compile
 
         # What is timed is often a file that will be gone: the cache is not for it.
-        compiled = compile(str(model), threads, shape[0], size=shape[1:], cache=False)
+        compiled = compile(
+            str(model), threads, shape[0], size=shape[1:], cache=False,
+            precision="int16" if engine == "sparse-int16" else "fp32",
+        )  # fmt: skip
         return lambda: np.asarray(compiled(images))
     return _torch(model, images, threads, compile=engine == "torch-compile")
 
@@ -81,6 +96,24 @@ def _onnxruntime(path: str, images: np.ndarray, threads: int) -> Callable[[], np
         images = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     feed = {value.name: images}
     return lambda: np.asarray(session.run(None, feed)[0])
+
+
+def _openvino(
+    path: str, images: np.ndarray, threads: int, precision: str
+) -> Callable[[], np.ndarray]:
+    import openvino
+
+    read_onnx(Path(path), weights=False)
+    try:
+        core = openvino.Core()
+        network = core.read_model(path)
+        network.reshape(list(images.shape))
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+        request = core.compile_model(network, "CPU", settings).create_infer_request()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-160:]
+        raise StrzooError(f"OpenVINO cannot compile the network here: {reason}") from error
+    return lambda: np.array(next(iter(request.infer([images], share_inputs=True).values())))
 
 
 def _torch(

@@ -13,7 +13,7 @@ from strzoo.errors import StrzooError, VerificationError
 Key = TypeVar("Key")
 Run = Callable[[], np.ndarray]
 
-_AGREES = 1e-2  # relative difference between engines that a timing may hide
+AGREES = 1e-2  # relative difference between engines that a timing may hide
 _WARM_UP = 3
 
 
@@ -34,11 +34,17 @@ def warm_up(run: Run, what: str) -> np.ndarray:
         raise StrzooError(f"{what}: {reason}") from error
 
 
-def check_agreement(output: np.ndarray, expected: np.ndarray, what: str) -> None:
-    """Raise a VerificationError that begins with `what` unless both are nearly the same."""
+def check_agreement(
+    output: np.ndarray, expected: np.ndarray, what: str, allowed: float = AGREES
+) -> None:
+    """Raise a VerificationError that begins with `what` unless both are nearly the same.
+
+    Args:
+        allowed: the largest difference, relative to the largest expected output.
+    """
     with np.errstate(invalid="ignore"):  # what is not finite does not agree
         difference = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-30))
-    if not difference <= _AGREES:
+    if not difference <= allowed:
         raise VerificationError(
             f"{what} by {difference:.3g} of the largest output; its timing means nothing"
         )

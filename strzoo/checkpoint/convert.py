@@ -16,7 +16,7 @@ from strzoo.checkpoint.reading import read_checkpoint, read_tensors
 from strzoo.checkpoint.recognise import THRESHOLD
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import UsageError, VerificationError
-from strzoo.sparse.layers import soft_threshold
+from strzoo.sparse.blocks import sparse_weight
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
         if key.endswith(THRESHOLD):
             continue
         threshold = checkpoint.state_dict.get(key.removesuffix(".weight") + THRESHOLD)
-        state[key] = value if threshold is None else soft_threshold(value, threshold.sigmoid())
+        if threshold is not None:
+            value = sparse_weight(value, threshold.sigmoid(), checkpoint.block)
+        state[key] = value
     # As in published converted files: epoch, arch and state_dict are all that is kept.
     return Checkpoint(
         checkpoint.spec,
@@ -73,6 +75,7 @@ def to_dense(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.path,
         checkpoint.trained_on,
         checkpoint.notes,
+        checkpoint.block,
     )
 
 

@@ -37,6 +37,7 @@ from strzoo.errors import IntegrityError, UsageError
 from strzoo.files import run_checkpoint
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.settings import Limits
+from strzoo.sparse.blocks import check_block
 from strzoo.sparse.sparsify import str_layers
 from strzoo.sparse.unwrap import plain_network
 from strzoo.strict_json import build_record, convert
@@ -199,7 +200,9 @@ def _build(
     check_state(state, spec, _declared_dense(own))
     format = "str" if any(key.endswith(THRESHOLD) for key in state) else "dense"
     trained_on = trained_on or _read_trained_on(own, spec.num_classes)
-    return Checkpoint(spec, format, state, metadata, path, trained_on, (*notes, *finished))
+    return Checkpoint(
+        spec, format, state, metadata, path, trained_on, (*notes, *finished), _declared_block(own)
+    )
 
 
 def _declared_dense(own: Any) -> tuple[str, ...]:
@@ -207,6 +210,14 @@ def _declared_dense(own: Any) -> tuple[str, ...]:
     names = own.get("dense_layers", []) if isinstance(own, Mapping) else []
     found: tuple[str, ...] = convert(tuple[str, ...], names, "strzoo.dense_layers")
     return found
+
+
+def _declared_block(own: Any) -> int:
+    """The input channels whose weights become zero together, by the `strzoo` entry of a file."""
+    try:
+        return check_block(own.get("block", 1) if isinstance(own, Mapping) else 1)
+    except UsageError as error:
+        raise IntegrityError(f"strzoo.block: {error}") from None
 
 
 def _read_trained_on(own: Any, num_classes: int) -> TrainedOn | None:
@@ -228,6 +239,12 @@ def _check_thresholds(model: nn.Module) -> None:
                 f"{name} has a threshold other than sigmoid(s), the only one that a checkpoint can "
                 "hold; call strzoo.to_dense_ and keep the sparse weights"
             )
+    blocks = sorted({layer.block for layer in str_layers(model).values()})
+    if len(blocks) > 1:
+        raise UsageError(
+            f"the layers have blocks of {' and '.join(map(str, blocks))} input channels, a "
+            "checkpoint holds one size; call strzoo.to_dense_ and keep the sparse weights"
+        )
 
 
 def _other_architecture(found: str, where: str, said: Any) -> IntegrityError:

@@ -170,7 +170,12 @@ def declare(model: nn.Module) -> dict[str, Any]:
     plain = dict(source) if isinstance(source, dict) else plain
     layers = prunable_layers(model)
     dense = [name for name, layer in layers.items() if not isinstance(layer, STRLayer)]
-    return {**plain, "dense_layers": dense if len(dense) < len(layers) else []}
+    blocks = [layer.block for layer in layers.values() if isinstance(layer, STRLayer)]
+    return {
+        **plain,
+        "dense_layers": dense if len(dense) < len(layers) else [],
+        **({"block": blocks[0]} if blocks and blocks[0] > 1 else {}),
+    }
 
 
 def drop_thresholded_copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

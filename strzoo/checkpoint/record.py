@@ -15,7 +15,7 @@ from strzoo.checkpoint.recognise import THRESHOLD
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.models.spec import ModelSpec
-from strzoo.sparse.layers import soft_threshold
+from strzoo.sparse.blocks import sparse_weight
 from strzoo.sparse.sparsify import sparsify_, to_dense_
 from strzoo.zoo.registry import Preprocessing
 
@@ -64,7 +64,8 @@ class Checkpoint:
     `format` is "str" (weights and thresholds) or "dense". `metadata` holds the plain values
     stored beside the weights (epoch, best_acc1, ...). `trained_on` is None for files that do not
     say it. `notes` say, one line each, what reading took, stripped, folded or converted; the
-    published form needs none.
+    published form needs none. `block` is the number of input channels whose weights become zero
+    together; the original code knows 1 alone.
     """
 
     spec: ModelSpec
@@ -74,6 +75,7 @@ class Checkpoint:
     path: Path | None = None
     trained_on: TrainedOn | None = None
     notes: tuple[str, ...] = ()
+    block: int = 1
 
     def __repr__(self) -> str:
         where = "" if self.path is None else f", {self.path}"
@@ -97,6 +99,8 @@ class Checkpoint:
             dense = [name for name in layers if name + THRESHOLD not in self.state_dict]
             if dense:
                 found["dense_layers"] = dense
+        if self.block > 1:
+            found["block"] = self.block
         if self.trained_on is not None:
             found["trained_on"] = self.trained_on.as_dict()
         return found
@@ -108,7 +112,9 @@ class Checkpoint:
             weight = self.state_dict[f"{layer}.weight"]
             threshold = self.state_dict.get(layer + THRESHOLD)
             weights[layer] = (
-                weight if threshold is None else soft_threshold(weight, threshold.sigmoid())
+                weight
+                if threshold is None
+                else sparse_weight(weight, threshold.sigmoid(), self.block)
             )
         return weights
 
@@ -169,6 +175,7 @@ class Checkpoint:
                 "str",
                 skip=lambda name, layer: name not in learned,
                 threshold=self.threshold_granularity,
+                block=self.block,
             )
         return model
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "cache": ("strzoo.cli.cache", "cache", "List, verify and prune the cached files."),
     "report": ("strzoo.cli.report", "report", "Params, sparsity and MACs, layer by layer."),
     "verify": ("strzoo.cli.verify", "verify", "Compare computed figures with the published."),
+    "compare": ("strzoo.cli.compare", "compare", "Set several models side by side."),
     "evaluate": ("strzoo.cli.evaluate", "evaluate", "Measure top-1 and top-5 on ImageNet."),
     "predict": ("strzoo.cli.predict", "predict", "Name what is in images."),
     "train": ("strzoo.cli.train", "train", "Train a recipe: dense, STR, DNW or GMP."),

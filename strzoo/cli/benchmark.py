@@ -52,8 +52,9 @@ _OPTIONAL = (
 @click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
 @click.option(
     "--engines",
-    help="Of torch, torch-compile, onnxruntime, sparse  [default: torch,onnxruntime and sparse "
-    "if strzoo[engine] is installed]",
+    help="Of torch, torch-compile, onnxruntime, onnxruntime-int8, openvino, openvino-bf16, "
+    "openvino-int8, sparse, sparse-int16  [default: torch,onnxruntime and sparse if strzoo[engine] "
+    "is installed]",
 )
 @click.option("--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,16.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: as torch chooses]")

@@ -60,9 +60,10 @@ def matrices(
     settings: Settings,
     quiet: bool,
 ) -> None:
-    """Write the effective weight matrix of every layer of MODEL (an id or a checkpoint file).
+    """Write the effective weight matrix of every layer of MODEL (id, checkpoint or ONNX file).
 
     A layer computes, per image and group, an m x k sparse matrix times the k x n im2col columns.
+    An id whose weights cannot be had gets random ones, pruned to its published budget.
     """
     from strzoo.matrices.export import export_matrices
 
@@ -99,7 +100,8 @@ def matrices(
         for layer in made.layers
     ]
     optional = ("groups", "stride", "input")
-    print_table(simple_table(HEADER, rows, title=made.model, optional=optional))
+    title = made.model if made.source == "weights" else f"{made.model} ({made.source})"
+    print_table(simple_table(HEADER, rows, title=title, optional=optional))
     inputs = f", inputs of {made.images} images" if made.images else ""
     click.echo(
         f"{made.path}: {len(made.layers)} layers as {', '.join(made.formats)}{inputs}, "

@@ -36,7 +36,7 @@ from strzoo.onnx.parity import (
 from strzoo.onnx.precision import check_precision, convert_precision
 from strzoo.onnx.results import OnnxExport
 from strzoo.onnx.sessions import open_session, read_versions
-from strzoo.onnx.weights import weighted_nodes, zero_percent
+from strzoo.onnx.weights import find_block, weighted_nodes, zero_percent
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,9 @@ def export_onnx(
     layers = list(weighted_nodes(graph))
     sparsity, source_sparsity = zero_percent(layers), _torch_sparsity(network)
     metadata = describe(source, size, names, precision=precision, sparsity=sparsity)
-    metadata = replace(metadata, built_in=preprocessing, probabilities=softmax)
+    metadata = replace(
+        metadata, built_in=preprocessing, probabilities=softmax, block=find_block(layers)
+    )
     entries = metadata.to_entries()
     set_entries(graph, entries)
     with _both(path, report_path, force) as (temporary, temporary_report):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -14,26 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from strzoo.analysis.counting import prunable_layers
 from strzoo.arguments import checked
-from strzoo.data.calibration import Images, load_samples, random_samples
+from strzoo.data.calibration import Images
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import check_image_size
 from strzoo.files import hide_temporary, write_error
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import ImageSize, Source
+from strzoo.hub.source import OnnxSource
 from strzoo.matrices.files import CSR, FORMATS, write_matrix
+from strzoo.matrices.graphs import read_graph
+from strzoo.matrices.networks import read_network
+from strzoo.matrices.products import Product, activations_file, file_stem
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 INDEX = "index.json"
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class LayerMatrix:
 
     A grouped convolution is `groups` such products; its file holds their weights one below the
     other, [groups x m, k]. `shape` is the weight's, `input_size` and `output_size` one image's,
-    `sparsity` percent. `files` and `activations` are relative to the index.
+    `sparsity` percent. Unequal pads of ONNX are those before each axis and then those behind.
+    `files` and `activations` are relative to the index.
     """
 
     layer: str
@@ -65,10 +64,14 @@ class LayerMatrix:
 
 @dataclass(frozen=True)
 class MatrixExport:
-    """What `export_matrices` wrote; `skipped` layers have no matrix form here."""
+    """What `export_matrices` wrote; `skipped` layers have no matrix form here.
+
+    `source` is "weights", or "random, budget NAME" where a published model's own were not at hand.
+    """
 
     path: Path
     model: str
+    source: str
     input_size: tuple[int, ...]
     formats: tuple[str, ...]
     layers: tuple[LayerMatrix, ...]
@@ -97,10 +100,13 @@ def export_matrices(
     """Write the effective weight matrix of every convolution and linear of `model`.
 
     A weight [O, C/groups, kH, kW] becomes the matrix [O, C/groups x kH x kW], rows and columns
-    in memory order. `folder` gets one file per layer and format, and `index.json`.
+    in memory order; linears of ONNX files are turned to [out, in]. `folder` gets one file per
+    layer and format, and `index.json`.
 
     Args:
-        model: a model id, a checkpoint file, a `Checkpoint`, or any `nn.Module`.
+        model: a model id, a checkpoint file, a `Checkpoint`, any `nn.Module`, or an ONNX model.
+            Where the weights of an id are not in the cache and cannot be fetched, random ones are
+            pruned to its published budget, and a warning says so.
         folder: made by this call, whole or not at all.
         formats: of "npz" (CSR, as scipy.sparse.load_npz reads), "mtx" (Matrix Market) and "smtx"
             (DLMC: the pattern without values).
@@ -126,30 +132,28 @@ def export_matrices(
     if not formats or max_images < 1:
         raise UsageError("give at least one format and at least one image")
     _check_folder(folder, force)
-    source = resolve(model, settings=settings)
-    network, size = source.build_dense(), check_image_size(input_size) or source.input_size
-    layers = prunable_layers(network)
-    skipped = tuple(name for name, layer in layers.items() if isinstance(layer, _TRANSPOSED))
-    if skipped:
-        log.warning("transposed convolutions are no matrix product: %s", ", ".join(skipped))
-    chosen = {name: layer for name, layer in layers.items() if name not in skipped}
-    if not chosen:
-        raise UsageError(f"{source.name} has no convolution or linear to write")
+    source, size = resolve(model, settings=settings), check_image_size(input_size)
+    read = read_graph if isinstance(source, OnnxSource) else read_network
     with _new_folder(folder) as temporary:
-        sizes, count = _run(source, network, size, chosen, images, max_images, temporary)
-        written = []
-        for name, layer in chosen.items():
-            written.append(_write_layer(name, layer, sizes, tuple(formats), temporary, count > 0))
-            progress(len(written), len(chosen))
+        found = read(source, size, images, max_images, temporary)
+        if found.skipped:
+            log.warning("these layers are no matrix product: %s", ", ".join(found.skipped))
+        if not found.products:
+            raise UsageError(f"{source.name} has no convolution or linear to write")
+        written: list[LayerMatrix] = []
+        for product in found.products:
+            written.append(_write_layer(product, tuple(formats), temporary, found.images > 0))
+            progress(len(written), len(found.products))
         written_bytes = sum(file.stat().st_size for file in temporary.iterdir())
         made = MatrixExport(
             path=folder,
             model=source.name,
-            input_size=size,
+            source="weights" if found.budget is None else f"random, budget {found.budget}",
+            input_size=found.input_size,
             formats=tuple(formats),
             layers=tuple(written),
-            skipped=skipped,
-            images=count,
+            skipped=found.skipped,
+            images=found.images,
             bytes=written_bytes,
         )
         index = json.dumps(made.to_dict(), indent=1) + "\n"
@@ -157,101 +161,33 @@ def export_matrices(
     return made
 
 
-Sizes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-
-def _run(
-    source: Source,
-    network: nn.Module,
-    size: ImageSize,
-    layers: dict[str, nn.Module],
-    images: Images | None,
-    max_images: int,
-    folder: Path,
-) -> tuple[Sizes, int]:
-    """Run the network once; input and output size of each layer, and how many inputs were saved."""
-    if images is None:
-        batch = random_samples(size, 1).images
-    else:
-        batch = load_samples(images, size, source.preprocessing).images[:max_images]
-    sizes: Sizes = {}
-
-    def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if name in sizes:
-                log.warning("%s runs more than once; its first input is kept", name)
-                return
-            sizes[name] = (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))
-            if images is not None:
-                np.save(folder / _activations(name), inputs[0].numpy())
-
-        return hook
-
-    handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
-    try:
-        with torch.inference_mode():
-            network(batch)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:160]
-        shown = "x".join(map(str, batch.shape[1:]))
-        raise StrzooError(
-            f"{source.name} does not run on one {shown} input ({reason}); pass the size it takes"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sizes, 0 if images is None else len(batch)
-
-
 def _write_layer(
-    name: str,
-    layer: nn.Module,
-    sizes: Sizes,
-    formats: tuple[str, ...],
-    folder: Path,
-    saved: bool,
+    product: Product, formats: tuple[str, ...], folder: Path, saved: bool
 ) -> LayerMatrix:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    matrix = CSR(weight.detach().float().reshape(len(weight), -1).numpy())
-    files = {format: f"{_stem(name)}.{format}" for format in formats}
+    matrix = CSR(product.rows)
+    files = {format: f"{file_stem(product.layer)}.{format}" for format in formats}
     for format, file in files.items():
         write_matrix(matrix, folder / file, format)
-    inputs, outputs = sizes.get(name, ((), ()))
     rows, columns = matrix.shape
-    stride: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    padding: tuple[int, ...] | str = ()
-    groups, positions = 1, outputs[:-1]
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        stride, padding, dilation = layer.stride, layer.padding, layer.dilation
-        groups, positions = layer.groups, outputs[1:]
+    activations = activations_file(product.layer)
     return LayerMatrix(
-        layer=name,
-        type=type(layer).__name__,
-        shape=tuple(weight.shape),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        input_size=inputs,
-        output_size=outputs,
-        m=rows // groups,
+        layer=product.layer,
+        type=product.type,
+        shape=product.shape,
+        stride=product.stride,
+        padding=product.padding,
+        dilation=product.dilation,
+        groups=product.groups,
+        input_size=product.input_size,
+        output_size=product.output_size,
+        m=rows // product.groups,
         k=columns,
-        n=int(np.prod(positions, dtype=int)) if outputs else 0,
+        n=math.prod(product.positions) if product.output_size else 0,
         nonzeros=matrix.nonzeros,
         sparsity=100.0 * (1 - matrix.nonzeros / (rows * columns)),
         files=files,
-        activations=_activations(name) if saved and name in sizes else None,
+        activations=activations if saved and (folder / activations).exists() else None,
     )
-
-
-def _stem(name: str) -> str:
-    return name or "model"
-
-
-def _activations(name: str) -> str:
-    return f"{_stem(name)}.input.npy"
 
 
 def _check_folder(folder: Path, force: bool) -> None:

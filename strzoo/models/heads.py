@@ -69,7 +69,7 @@ def replace_head_(model: nn.Module, name: str, num_classes: int) -> nn.Module:
         raise UsageError(f"num_classes is {num_classes}; it must be at least 1")
     options: dict[str, Any] = {"bias": head.bias is not None}
     if isinstance(head, STRLayer):
-        options["threshold"] = head.granularity
+        options |= {"threshold": head.granularity, "block": head.block}
     if isinstance(head, nn.Conv2d):
         new: nn.Module = type(head)(head.in_channels, num_classes, 1, **options)
     else:

@@ -30,6 +30,7 @@ class ModelMetadata:
         model: id of the published model, else a name.
         precision: "fp32", "fp16" or "int8".
         sparsity: percent.
+        block: input channels whose weights are zero together; 1 if each is zero by itself.
         preprocessing: of evaluation; None if the file does not say.
         input_size: height and width of the images; None if the file does not say.
         built_in: whether the graph takes bytes and normalises them itself.
@@ -42,6 +43,7 @@ class ModelMetadata:
     architecture: str = ""
     precision: str = ""
     sparsity: float | None = None
+    block: int = 1
     preprocessing: Preprocessing | None = None
     input_size: tuple[int, int] | None = None
     built_in: bool = False
@@ -59,6 +61,8 @@ class ModelMetadata:
             "sparsity": f"{self.sparsity or 0.0:.4f}",
             "output": _PROBABILITIES if self.probabilities else "logits",
         }
+        if self.block > 1:
+            entries["block"] = str(self.block)
         if self.preprocessing is not None:
             entries["preprocessing"] = json.dumps(self._spell_preprocessing(self.preprocessing))
         if card := self.card:
@@ -122,6 +126,7 @@ def read_metadata(entries: Mapping[str, str], where: str) -> ModelMetadata:
         architecture=entries.get(_PREFIX + "architecture", ""),
         precision=entries.get(_PREFIX + "precision", ""),
         sparsity=_read_number(entries.get(_PREFIX + "sparsity", "")),
+        block=int(_read_number(entries.get(_PREFIX + "block", "")) or 1),
         preprocessing=preprocessing,
         input_size=size,
         built_in=built_in,

@@ -44,6 +44,9 @@ BIAS_INPUT = {
     **dict.fromkeys(("Gemm", "FusedGemm"), 2),
     **{"QLinearConv": 8, "MatMulIntegerToFloat": 6, "DynamicQuantizeMatMul": 4, "QGemm": 6},
 }
+_OUTPUTS_FIRST = ("Conv", "ConvInteger", "QLinearConv", "FusedConv")
+_IN_BLOCKS = 0.98  # of the zeros; short blocks hold fewer than four
+_BLOCK = 4  # input channels that an integer dot product takes at once
 _THROUGH = ("Cast", "Identity", "Transpose", "Reshape", "QuantizeLinear")
 _VALUES = ("value_float", "value_floats", "value_int", "value_ints")
 _DEEPEST = 200  # nodes between a weight and its layer
@@ -66,6 +69,17 @@ class WeightedNode:
     @property
     def zeros(self) -> int:
         return int(self.weight.size - np.count_nonzero(self.weight))
+
+    @property
+    def zero_blocks(self) -> int | None:
+        """Blocks of four input channels whose weights are all zero; None where the weight is not
+        [out, in, ...]."""
+        transposed = any(a.name == "transB" and a.i for a in self.node.attribute)
+        if not (self.type in _OUTPUTS_FIRST or (self.type == "Gemm" and transposed)):
+            return None
+        starts = np.arange(0, self.weight.shape[1], _BLOCK)
+        living = np.logical_or.reduceat(self.weight != 0, starts, axis=1)
+        return int(living.size - np.count_nonzero(living))
 
 
 Found = tuple[NDArray[Any], NDArray[Any], str]
@@ -235,6 +249,13 @@ def _layer_name(origin: str, node: onnx.NodeProto, index: int) -> str:
     if base.endswith(".weight"):
         return base.removesuffix(".weight")
     return node.name or base or f"{node.op_type}_{index}"
+
+
+def find_block(nodes: list[WeightedNode]) -> int:
+    """4 if (almost) all zeros come in blocks of four input channels, else 1."""
+    counted = [(node.zeros, node.zero_blocks) for node in nodes if node.zero_blocks is not None]
+    zeros, blocks = (sum(each) for each in zip(*counted, strict=True)) if counted else (0, 0)
+    return _BLOCK if blocks and _BLOCK * blocks >= _IN_BLOCKS * zeros else 1
 
 
 def zero_percent(nodes: list[WeightedNode]) -> float:

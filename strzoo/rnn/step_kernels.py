@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from strzoo.rnn.gates import Gate
+from strzoo.rnn.kernel_math import FRACTIONS, GATES, SLOPES, Arithmetic
 
 if TYPE_CHECKING:
     from llvmlite import ir
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 # What the functions read: an array of addresses and counts, in this order.
-FORWARD = ("product", "driven", "gap", "states", "gate", "update", "scales", "elements")
+FORWARD = ("product", "driven", "gate_bias", "update_bias", "states", "gate", "update", "scales",
+           "elements")  # fmt: skip
 BACKWARD = ("grad", "carried", "product", "gate", "update", "states", "slopes",
-            "by_update", "by_nu", "by_zeta", "scales", "batch", "size")  # fmt: skip
+            "by_all", "by_update", "by_nu", "by_zeta", "scales", "batch", "size")  # fmt: skip
 
 Step = Callable[[int, int, int], None]
 
 
 class StepKernels:
     """The compiled functions of two nonlinearities. Each takes the address of its table (`FORWARD`,
-    `BACKWARD`; 64-bit values), the number of the step, and that of its row in `driven`."""
+    `BACKWARD`; 64-bit values), the number of the step, and that of its row in `driven`, or in
+    `grad`."""
 
     def __init__(self, gate: Gate, update: Gate) -> None:
         import llvmlite.binding as llvm
@@ -84,7 +86,7 @@ def _emit(gate: Gate, update: Gate) -> str:
     return str(module)
 
 
-class _Function:
+class _Function(Arithmetic):
     """One function of a module: its table is read, and a loop over the elements is emitted.
 
     The loop is a function of its own whose pointers are `noalias`, which is inlined.
@@ -93,10 +95,8 @@ class _Function:
     def __init__(
         self, module: ir.Module, name: str, fields: tuple[str, ...], gate: Gate, update: Gate
     ) -> None:
-        from llvmlite import ir
-
-        self.ir, self.gate, self.update = ir, gate, update
-        self.f32, self.i64 = ir.FloatType(), ir.IntType(64)
+        super().__init__()
+        ir, self.gate, self.update = self.ir, gate, update
         self.pointer = ir.PointerType(self.f32)
         counts = ("elements", "batch", "size")
         kinds = [self.i64 if field in counts else self.pointer for field in fields]
@@ -129,42 +129,65 @@ class _Function:
         zeta, both = self._load("scales", self._int(0)), self._load("scales", self._int(1))
         with self._loop(count) as index:
             driven = self._load("driven", self.build.add(row, index))
-            total = self._add(self._load("product", index), driven)
-            z = _GATES[self.gate.name](self, total)
-            c = _GATES[self.update.name](self, self._add(total, self._load("gap", index)))
+            total = self.add(self._load("product", index), driven)
+            z, c = self._both_gates(
+                self.add(total, self._load("gate_bias", index)),
+                self.add(total, self._load("update_bias", index)),
+            )
             here = self.build.add(now, index)
             if keep:
                 self._store(z, "gate", here)
                 self._store(c, "update", here)
-            less = self._subtract(self._load("states", here), self._times(zeta, c))
-            state = self._add(self._times(z, less), self._times(both, c))
+            less = self.subtract(self._load("states", here), self.times(zeta, c))
+            state = self.add(self.times(z, less), self.times(both, c))
             self._store(state, "states", self.build.add(after, index))
         self.build.ret_void()
+
+    def _both_gates(self, for_gate: Any, for_update: Any) -> tuple[Any, Any]:
+        """z and c. Two fractions share one division, which costs as much as an exponential."""
+        parts = [
+            FRACTIONS[gate.name](self, x) if gate.name in FRACTIONS else (None, x)
+            for gate, x in ((self.gate, for_gate), (self.update, for_update))
+        ]
+        (top, bottom), (other_top, other_bottom) = parts
+        if top is not None and other_top is not None:
+            share = self.divide(self.number(1.0), self.times(bottom, other_bottom))
+            return (
+                self.times(self.times(top, other_bottom), share),
+                self.times(self.times(other_top, bottom), share),
+            )
+        z, c = (
+            GATES[gate.name](self, below) if above is None else self.divide(above, below)
+            for gate, (above, below) in zip((self.gate, self.update), parts, strict=True)
+        )
+        return z, c
 
     def emit_backward(self) -> None:
         """A step of `strzoo.rnn.steps.backward`: `carried` holds e z of the step after."""
         args, size = self.args, self.args["size"]
         now = self.build.mul(self.build.mul(args["step"], args["batch"]), size)
+        given = self.build.mul(self.build.mul(args["row"], args["batch"]), size)
         zeta, both = self._load("scales", self._int(0)), self._load("scales", self._int(1))
         with self._loop(args["batch"]) as row:
             begin = self.build.mul(row, size)
             with self._loop(size) as column:
                 index = self.build.add(begin, column)
                 here = self.build.add(now, index)
-                error = self._add(self._load("carried", index), self._load("product", index))
-                error = self._add(error, self._load("grad", here))
+                error = self.add(self._load("carried", index), self._load("product", index))
+                error = self.add(error, self._load("grad", self.build.add(given, index)))
                 z, c = self._load("gate", here), self._load("update", here)
-                less = self._subtract(self._load("states", here), self._times(zeta, c))
-                through_z = self._times(_SLOPES[self.gate.name](self, z), less)
-                factor = self._subtract(both, self._times(zeta, z))
-                through_c = self._times(_SLOPES[self.update.name](self, c), factor)
-                self._store(self._times(error, self._add(through_z, through_c)), "slopes", here)
-                self._store(self._times(error, z), "carried", index)
-                by_c = self._times(error, c)
-                sums = {"by_update": self._times(error, through_c), "by_nu": by_c,
-                        "by_zeta": self._subtract(by_c, self._times(by_c, z))}  # fmt: skip
+                less = self.subtract(self._load("states", here), self.times(zeta, c))
+                through_z = self.times(SLOPES[self.gate.name](self, z), less)
+                factor = self.subtract(both, self.times(zeta, z))
+                through_c = self.times(SLOPES[self.update.name](self, c), factor)
+                slope = self.times(error, self.add(through_z, through_c))
+                self._store(slope, "slopes", here)
+                self._store(self.times(error, z), "carried", index)
+                by_c = self.times(error, c)
+                sums = {"by_all": slope, "by_update": self.times(error, through_c), "by_nu": by_c,
+                        "by_zeta": self.subtract(by_c, self.times(by_c, z))}  # fmt: skip
                 for name, value in sums.items():
-                    self._store(self._add(self._load(name, column), value), name, column)
+                    self._store(self.add(self._load(name, column), value), name, column)
         self.build.ret_void()
 
     def _loop(self, count: Any) -> _Loop:
@@ -173,69 +196,11 @@ class _Function:
     def _int(self, value: int) -> Any:
         return self.ir.Constant(self.i64, value)
 
-    def number(self, value: float) -> Any:
-        """A constant."""
-        return self.ir.Constant(self.f32, value)
-
     def _load(self, name: str, index: Any) -> Any:
         return self.build.load(self.build.gep(self.args[name], [index]))
 
     def _store(self, value: Any, name: str, index: Any) -> None:
         self.build.store(value, self.build.gep(self.args[name], [index]))
-
-    def _add(self, a: Any, b: Any) -> Any:
-        return self.build.fadd(a, b, flags=("contract",))
-
-    def _subtract(self, a: Any, b: Any) -> Any:
-        return self.build.fsub(a, b, flags=("contract",))
-
-    def _times(self, a: Any, b: Any) -> Any:
-        return self.build.fmul(a, b, flags=("contract",))
-
-    def affine(self, x: Any, scale: float, shift: float) -> Any:
-        """scale x + shift."""
-        return self._add(self._times(x, self.number(scale)), self.number(shift))
-
-    def clip(self, x: Any, low: float, high: float) -> Any:
-        """x within bounds; NaN stays NaN, since both comparisons are false."""
-        for sign, bound in (("<", low), (">", high)):
-            limit = self.number(bound)
-            x = self.build.select(self.build.fcmp_ordered(sign, x, limit), limit, x)
-        return x
-
-    def where_below(self, x: Any, bound: float, value: float) -> Any:
-        """`value` where |x| < bound, else 0."""
-        inside = self.build.fcmp_ordered("<", self.clip_sign(x), self.number(bound))
-        return self.build.select(inside, self.number(value), self.number(0.0))
-
-    def clip_sign(self, x: Any) -> Any:
-        """|x|."""
-        negative = self.build.fcmp_ordered("<", x, self.number(0.0))
-        return self.build.select(negative, self.build.fneg(x), x)
-
-    def expm1(self, x: Any) -> Any:
-        """e^x - 1 with its relative accuracy kept near 0, for |x| < 88.
-
-        e^x = 2^n e^r with n the nearest integer to x / ln 2; e^r - 1 is its Taylor series up to
-        r^7, which is exact to fp32 for |r| <= ln 2 / 2. Adding 3 * 2^22 rounds to an integer, which
-        then stands in the lowest bits.
-        """
-        build, magic = self.build, 3.0 * 2**22
-        shifted = self.affine(x, _round(1 / math.log(2)), magic)
-        n = build.fsub(shifted, self.number(magic))
-        high = 0.693359375  # of ln 2, few bits: the product with n is exact
-        r = self._subtract(x, self._times(n, self.number(high)))
-        r = self._subtract(r, self._times(n, self.number(_round(math.log(2) - high))))
-        series = self.number(_round(1 / math.factorial(7)))
-        for power in range(6, 0, -1):
-            series = self._add(
-                self._times(series, r), self.number(_round(1 / math.factorial(power)))
-            )
-        series = self._times(series, r)
-        i32 = self.ir.IntType(32)
-        bits = build.shl(build.bitcast(shifted, i32), self.ir.Constant(i32, 23))
-        power_of_2 = build.bitcast(build.add(bits, self.ir.Constant(i32, 127 << 23)), self.f32)
-        return self._add(self._times(power_of_2, series), self._add(power_of_2, self.number(-1.0)))
 
 
 class _Loop:
@@ -262,43 +227,3 @@ class _Loop:
         more = f.build.icmp_signed("<", following, self._count)
         f.build.cbranch(more, self._body, self._after)
         f.build.position_at_end(self._after)
-
-
-def _round(value: float) -> float:
-    """The nearest fp32 number, which is what LLVM accepts as a constant of that type."""
-    return ctypes.c_float(value).value
-
-
-def _sigmoid(f: _Function, x: Any) -> Any:
-    opposite = f.clip(f.build.fneg(x), -80.0, 80.0)
-    return f.build.fdiv(f.number(1.0), f.affine(f.expm1(opposite), 1.0, 2.0))
-
-
-def _tanh(f: _Function, x: Any) -> Any:
-    less = f.expm1(f.clip(f.affine(x, 2.0, 0.0), -40.0, 40.0))
-    return f.build.fdiv(less, f.affine(less, 1.0, 2.0))
-
-
-def _ramp(f: _Function, x: Any, reach: float) -> Any:
-    return f.clip(f.affine(x, 1 / (2 * reach), 0.5), 0.0, 1.0)
-
-
-_Emitter = Callable[[_Function, Any], Any]
-_GATES: dict[str, _Emitter] = {
-    "sigmoid": _sigmoid,
-    "tanh": _tanh,
-    "relu": lambda f, x: f.clip(x, 0.0, math.inf),
-    "quantTanh": lambda f, x: f.clip(x, -1.0, 1.0),
-    "quantSigm": lambda f, x: _ramp(f, x, 1.0),
-    "quantSigm4": lambda f, x: _ramp(f, x, 2.0),
-}
-_SLOPES: dict[str, _Emitter] = {
-    "sigmoid": lambda f, y: f._subtract(y, f._times(y, y)),
-    "tanh": lambda f, y: f._subtract(f.number(1.0), f._times(y, y)),
-    "relu": lambda f, y: f.build.select(
-        f.build.fcmp_ordered(">", y, f.number(0.0)), f.number(1.0), f.number(0.0)
-    ),
-    "quantTanh": lambda f, y: f.where_below(y, 1.0, 1.0),
-    "quantSigm": lambda f, y: f.where_below(f.affine(y, 1.0, -0.5), 0.5, 0.5),
-    "quantSigm4": lambda f, y: f.where_below(f.affine(y, 1.0, -0.5), 0.5, 0.25),
-}

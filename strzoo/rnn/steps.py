@@ -7,67 +7,21 @@ compiled function (`strzoo.rnn.step_kernels`), otherwise some fifteen calls of n
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from strzoo.rnn.gates import Array, Gate, constant
+from strzoo.rnn.products import Gathered, Matrix, Product
 from strzoo.rnn.step_kernels import BACKWARD, FORWARD, StepKernels, compile_steps
 
 # Elements of the buffers of a chunk of steps: small enough to stay in a core's cache, large enough
 # that one product drives several steps of a batch.
 _CHUNK = 1 << 16
-# Multiplications up to which OpenBLAS, which numpy brings, uses one thread.
-_SMALL_PRODUCT = 1 << 18
 # Elements of a whole sequence from which compiled functions are worth their compilation, 0.3 s.
 _FEW = 1 << 12
-_FEWEST_ROWS = 16  # of a part of a product that is still worth a call
-
-
-def numpy_has_one_thread() -> bool:
-    """Whether the environment gives OpenBLAS one thread, so that no product of numpy's has more."""
-    for name in ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"):
-        if (value := os.environ.get(name)) is not None:
-            return value == "1"
-    return False
-
-
-class _Product:
-    """rows @ matrices[0] @ matrices[1] ...; `out` is where the result stands after each call.
-
-    numpy's product is the faster one, but its threads are not torch's. So a product that OpenBLAS
-    would share between threads is taken in parts if torch has one thread, and is torch's otherwise.
-    """
-
-    def __init__(self, matrices: list[Tensor], batch: int) -> None:
-        self._steps: list[tuple[Tensor, Array, Tensor, Array, list[tuple[slice, Array]]]] = []
-        whole = numpy_has_one_thread()
-        for matrix in matrices:
-            matrix = matrix.contiguous()
-            out = matrix.new_zeros(batch, matrix.shape[1])
-            rows = batch
-            if not whole and batch * matrix.numel() > _SMALL_PRODUCT:
-                rows = _SMALL_PRODUCT // matrix.numel() if torch.get_num_threads() == 1 else 0
-            result, parts = out.numpy(), []
-            if rows == batch or rows >= _FEWEST_ROWS:
-                slices = [slice(start, start + rows) for start in range(0, batch, rows)]
-                parts = [(part, result[part]) for part in slices]
-            self._steps.append((matrix, matrix.numpy(), out, result, parts))
-        self.out = self._steps[-1][3]
-
-    def __call__(self, rows: Array) -> Array:
-        for matrix, array, out, result, parts in self._steps:
-            if len(parts) == 1:
-                np.dot(rows, array, result)
-            elif parts:
-                for part, some in parts:
-                    np.dot(rows[part], array, some)
-            else:
-                torch.mm(torch.from_numpy(rows), matrix, out=out)
-            rows = result
-        return rows
 
 
 def _chunks(steps: int, elements: int) -> list[tuple[int, int]]:
@@ -112,26 +66,28 @@ def forward(
     kept = [inputs.new_empty(steps, batch, size) for _ in range(2)] if keep else []
     with torch.no_grad():
         states[0] = state
-        weight, bias_gate = weight.detach(), bias_gate.detach()
-        inputs = inputs.detach()
+        rows = inputs.detach().contiguous().view(-1, inputs.shape[2]).numpy()
         parts = _chunks(steps, batch * size)
-        driven = inputs.new_empty(parts[0][1] if parts else 0, batch, size)
-        gap = (bias_update - bias_gate).expand(batch, size).contiguous().numpy()
-        product = _Product([m.detach() for m in (first, second) if m is not None], batch)
-    h_all, x_all = states.numpy(), driven.numpy()
+        driven = inputs.new_empty((parts[0][1] if parts else 0) * batch, size).numpy()
+        gate_bias, update_bias = (
+            bias.expand(batch, size).contiguous().numpy() for bias in (bias_gate, bias_update)
+        )
+        matrix = Matrix(weight)
+        product = Product([m for m in (first, second) if m is not None], batch)
+    h_all, x_all = states.numpy(), driven.reshape(-1, batch, size)
     z_all, c_all = (one.numpy() for one in kept) if kept else (None, None)
-    scales = np.array([float(zeta), float(zeta) + float(nu)], gap.dtype)
+    scales = np.array([float(zeta), float(zeta) + float(nu)], h_all.dtype)
     kernels = _find_kernels((gate, update), h_all)
     if kernels is not None:
-        arrays = {"product": product.out, "driven": x_all, "gap": gap, "states": h_all,
-                  "gate": z_all, "update": c_all, "scales": scales}  # fmt: skip
+        arrays = {"product": product.out, "driven": x_all, "gate_bias": gate_bias,
+                  "update_bias": update_bias, "states": h_all, "gate": z_all, "update": c_all,
+                  "scales": scales}  # fmt: skip
         table = _table(FORWARD, {**arrays, "elements": batch * size})
         address, apply = table.ctypes.data, kernels.keep if keep else kernels.forward
     else:
-        step_on_numpy = _NumpyStep(gate, update, scales, gap)
+        step_on_numpy = _NumpyStep(gate, update, scales, gate_bias, update_bias)
     for start, stop in parts:
-        rows = inputs[start:stop].reshape(-1, inputs.shape[2])
-        torch.addmm(bias_gate, rows, weight, out=driven[: stop - start].view(len(rows), size))
+        matrix.multiply(rows[start * batch : stop * batch], driven[: (stop - start) * batch])
         for step in range(start, stop):
             made = product(h_all[step])
             if kernels is not None:
@@ -145,19 +101,22 @@ def forward(
 class _NumpyStep:
     """One step by numpy: h' = z (h - zeta c) + (zeta + nu) c."""
 
-    def __init__(self, gate: Gate, update: Gate, scales: Array, gap: Array) -> None:
-        self._apply = [g.kernels(gap.dtype).apply for g in (gate, update)]
-        self._zeta, self._both = (constant(float(one), gap.dtype) for one in scales)
-        self._gap, self._scratch = gap, np.empty_like(gap)
-        self._buffers = np.empty_like(gap), np.empty_like(gap)
+    def __init__(
+        self, gate: Gate, update: Gate, scales: Array, gate_bias: Array, update_bias: Array
+    ) -> None:
+        self._apply = [g.kernels(scales.dtype).apply for g in (gate, update)]
+        self._zeta, self._both = (constant(float(one), scales.dtype) for one in scales)
+        self._biases, self._scratch = (gate_bias, update_bias), np.empty_like(gate_bias)
+        self._buffers = np.empty_like(gate_bias), np.empty_like(gate_bias)
 
     def __call__(
         self, made: Array, driven: Array, h: Array, after: Array, kept: tuple[Array, Array] | None
     ) -> None:
         z, c = kept or self._buffers
         scratch = self._scratch
-        np.add(made, driven, z)
-        np.add(z, self._gap, c)
+        np.add(made, driven, scratch)
+        np.add(scratch, self._biases[0], z)
+        np.add(scratch, self._biases[1], c)
         self._apply[0](z)
         self._apply[1](c)
         np.multiply(c, self._zeta, scratch)
@@ -177,31 +136,35 @@ def backward(
     z: Tensor,
     c: Tensor,
     gates: tuple[Gate, Gate],
-) -> tuple[Tensor, Tensor, Tensor, float, float, Tensor]:
-    """Gradients by a (the sum that both gates see, [T, B, H]), the biases, zeta, nu and h0.
+    rows: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor, float, float, Tensor, list[Tensor]]:
+    """Gradients by a (the sum that both gates see, [T, B, H]), the biases, zeta, nu and h0; and
+    the sums over all steps of r^T times that by a, for each r [T, B, n] of `rows`.
 
     With e the gradient by h', that by a is e k with
     k = gate'(.) (h - zeta c) + update'(.) (zeta (1 - z) + nu), and that by h is e z plus what
     comes back through U.
     """
-    product = _Product([m.t() for m in (second, first) if m is not None], z.shape[1])
-    arrays = [grad.detach().contiguous().numpy(), z.numpy(), c.numpy(), states.numpy()]
+    product = Product([m.t() for m in (second, first) if m is not None], z.shape[1])
+    arrays = [grad.detach().numpy(), z.numpy(), c.numpy(), states.numpy()]
     slopes = torch.empty_like(z)
+    gathered = Gathered(rows, slopes)
     kernels = _find_kernels(gates, arrays[3])
     if kernels is not None:
-        found = _backward_compiled(kernels, product, slopes.numpy(), zeta, nu, *arrays)
+        found = _backward_compiled(kernels, product, gathered, slopes.numpy(), zeta, nu, *arrays)
     else:
-        found = _backward_on_numpy(gates, product, slopes.numpy(), zeta, nu, *arrays)
-    error, by_update, by_zeta, by_nu = found
-    everything = slopes.flatten(0, 1).sum(0, keepdim=True)
-    bias_update = torch.from_numpy(by_update)[None]
-    by_gate = everything - bias_update
-    return slopes, by_gate, bias_update, by_zeta, by_nu, torch.from_numpy(error)
+        found = _backward_on_numpy(gates, product, gathered, slopes.numpy(), zeta, nu, *arrays)
+    error, by_all, by_update, by_zeta, by_nu = found
+    bias_gate, bias_update = (
+        torch.from_numpy(one)[None] for one in (by_all - by_update, by_update)
+    )
+    return slopes, bias_gate, bias_update, by_zeta, by_nu, torch.from_numpy(error), gathered.sums()
 
 
 def _backward_compiled(
     kernels: StepKernels,
-    product: _Product,
+    product: Product,
+    gathered: Gathered,
     slopes: Array,
     zeta: float,
     nu: float,
@@ -209,28 +172,38 @@ def _backward_compiled(
     z: Array,
     c: Array,
     states: Array,
-) -> tuple[Array, Array, float, float]:
-    """The gradients by h0, bias_update, zeta and nu; `slopes` is filled."""
+) -> tuple[Array, Array, Array, float, float]:
+    """The gradients by h0, by a and bias_update (both [H], summed), zeta and nu; `slopes` is
+    filled."""
     steps, batch, size = z.shape
     carried = np.zeros((batch, size), z.dtype)
-    sums = np.zeros((3, size), z.dtype)
+    sums = np.zeros((4, size), z.dtype)
+    # A gradient of another layout is copied step by step: the copy stays in the cache.
+    given = grad if grad.flags.c_contiguous else np.empty((1, batch, size), z.dtype)
     arrays: dict[str, Array | int | None] = {
-        "grad": grad, "carried": carried, "product": product.out, "gate": z, "update": c,
-        "states": states, "slopes": slopes, "by_update": sums[0], "by_nu": sums[1],
-        "by_zeta": sums[2], "scales": np.array([zeta, zeta + nu], z.dtype),
+        "grad": given, "carried": carried, "product": product.out, "gate": z, "update": c,
+        "states": states, "slopes": slopes, "by_all": sums[0], "by_update": sums[1],
+        "by_nu": sums[2], "by_zeta": sums[3], "scales": np.array([zeta, zeta + nu], z.dtype),
     }  # fmt: skip
     table = _table(BACKWARD, {**arrays, "batch": batch, "size": size})
     address = table.ctypes.data
-    for step in range(steps - 1, -1, -1):
-        kernels.backward(address, step, 0)
-        product(slopes[step])
-    by_nu, by_zeta = (float(one.sum(dtype=np.float64)) for one in sums[1:])
-    return carried + product.out, sums[0].copy(), by_zeta, by_nu
+    for start, stop in reversed(_chunks(steps, batch * size)):
+        for step in range(stop - 1, start - 1, -1):
+            if given is grad:
+                kernels.backward(address, step, step)
+            else:
+                np.copyto(given[0], grad[step])
+                kernels.backward(address, step, 0)
+            product(slopes[step])
+        gathered.add(start, stop)
+    by_nu, by_zeta = (float(one.sum(dtype=np.float64)) for one in sums[2:])
+    return carried + product.out, sums[0], sums[1], by_zeta, by_nu
 
 
 def _backward_on_numpy(
     gates: tuple[Gate, Gate],
-    product: _Product,
+    product: Product,
+    gathered: Gathered,
     slopes: Array,
     zeta: float,
     nu: float,
@@ -238,7 +211,7 @@ def _backward_on_numpy(
     z: Array,
     c: Array,
     states: Array,
-) -> tuple[Array, Array, float, float]:
+) -> tuple[Array, Array, Array, float, float]:
     """As `_backward_compiled`; k is computed for many steps at once, where they are few numbers."""
     steps, batch, size = z.shape
     parts = _chunks(steps, batch * size)
@@ -275,4 +248,5 @@ def _backward_on_numpy(
         total = float(spare.sum())
         by_nu += total
         by_zeta += total - float(np.vdot(spare, z_part))
-    return error, by_update, by_zeta, by_nu
+        gathered.add(start, stop)
+    return error, slopes.reshape(-1, size).sum(axis=0), by_update, by_zeta, by_nu

@@ -111,21 +111,25 @@ class _Unrolled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, first, second, zeta, nu, states, z, c = ctx.saved_tensors
-        found = backward(grad, first, second, float(zeta), float(nu), states, z, c, ctx.gates)
-        slopes, bias_gate, bias_update, by_zeta, by_nu, by_state = found
-        rows, flat = states[:-1].flatten(0, 1), slopes.flatten(0, 1)
-        by_second = None
-        if second is None:
-            by_first = rows.t() @ flat
-        elif first.shape[0] < 4 * first.shape[1]:  # one product of all steps instead of four
-            by_both = rows.t() @ flat
-            by_first, by_second = by_both @ second.t(), first.t() @ by_both
-        else:
+        before = states[:-1]
+        # Of a low rank each factor's product is cheap; otherwise one product of all steps does.
+        low = second is not None and first.shape[0] >= 4 * first.shape[1]
+        wanted = ([inputs] if ctx.needs_input_grad[1] else []) + ([] if low else [before])
+        found = backward(
+            grad, first, second, float(zeta), float(nu), states, z, c, ctx.gates, wanted
+        )
+        slopes, bias_gate, bias_update, by_zeta, by_nu, by_state, sums = found
+        by_weight = sums[0] if ctx.needs_input_grad[1] else None
+        by_first, by_second = sums[-1] if sums else None, None
+        if low:
+            rows, flat = before.flatten(0, 1), slopes.flatten(0, 1)
             by_second = (rows @ first).t() @ flat
             by_first = rows.t() @ (flat @ second.t())
+        elif second is not None:
+            by_first, by_second = sums[-1] @ second.t(), first.t() @ sums[-1]
         return (
             slopes @ weight.t() if ctx.needs_input_grad[0] else None,
-            inputs.reshape(-1, inputs.shape[2]).t() @ flat if ctx.needs_input_grad[1] else None,
+            by_weight,
             by_first,
             by_second,
             bias_gate,

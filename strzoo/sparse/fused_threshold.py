@@ -66,6 +66,7 @@ class FusedThresholds:
         first = layers[0]
         fits = all(
             layer.granularity == "layer"
+            and layer.block == 1
             and layer.g is first.g
             and layer.weight.dtype == layer.sparseThreshold.dtype == torch.float32
             and layer.weight.device == first.weight.device

@@ -20,6 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.errors import UsageError
+from strzoo.sparse.blocks import (
+    block_norms,
+    check_block,
+    count_blocks,
+    sparse_weight,
+    spread,
+)
 from strzoo.sparse.magnitude_mask import check_prune_rate as check_prune_rate
 from strzoo.sparse.magnitude_mask import count_dropped, keep_largest, magnitude_mask_of
 from strzoo.sparse.magnitude_mask import magnitude_mask as magnitude_mask
@@ -71,6 +78,7 @@ class SparseLayer(nn.Module):
 
     weight: Tensor
     method: str
+    block: int = 1
 
     def effective_weight(self) -> Tensor:
         """The sparse weight the layer computes with, of `weight`'s shape."""
@@ -83,6 +91,14 @@ class SparseLayer(nn.Module):
     def drop_sparsity(self) -> None:
         """Remove what `init_sparsity` added."""
         raise NotImplementedError
+
+    def magnitudes(self) -> Tensor:
+        """What decides whether each weight is kept, of `weight`'s shape: |w|, or the norm of its
+        block."""
+        weight = self.weight.detach()
+        if self.block == 1:
+            return weight.abs()
+        return spread(block_norms(weight, self.block), weight, self.block)
 
 
 class STRLayer(SparseLayer):
@@ -98,18 +114,25 @@ class STRLayer(SparseLayer):
         s_init: float = DEFAULT_S_INIT,
         g: Callable[[Tensor], Tensor] | str = torch.sigmoid,
         g_scale: float = 1.0,
+        block: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.init_sparsity(threshold, s_init, resolve_g(g, g_scale))
+        self.init_sparsity(threshold, s_init, resolve_g(g, g_scale), block)
 
     def init_sparsity(
         self,
         threshold: str | nn.Parameter = "layer",
         s_init: float = DEFAULT_S_INIT,
         g: Callable[[Tensor], Tensor] = torch.sigmoid,
+        block: int = 1,
     ) -> None:
-        self.g = g
+        self.g, self.block = g, check_block(block)
+        if block > 1 and threshold == "weight":
+            raise UsageError(
+                "threshold 'weight' is one for each weight, a block has one for all of its; take "
+                "layer, filter or global with block"
+            )
         if isinstance(threshold, nn.Parameter):
             if threshold.numel() != 1:
                 raise UsageError(
@@ -136,7 +159,7 @@ class STRLayer(SparseLayer):
         )
 
     def drop_sparsity(self) -> None:
-        del self.sparseThreshold, self.g
+        del self.sparseThreshold, self.g, self.block
 
     @property
     def granularity(self) -> str:
@@ -151,7 +174,7 @@ class STRLayer(SparseLayer):
         return self.g(self.sparseThreshold)
 
     def effective_weight(self) -> Tensor:
-        return soft_threshold(self.weight, self.threshold)
+        return sparse_weight(self.weight, self.threshold, self.block)
 
 
 def mean_threshold(layer: nn.Module) -> float | None:
@@ -161,20 +184,22 @@ def mean_threshold(layer: nn.Module) -> float | None:
 
 class MagnitudeLayer(SparseLayer):
     """A layer that drops a fraction `prune_rate` of its weights, the smallest, in each forward:
-    the nearest whole number of them, or with `truncate` the one below."""
+    the nearest whole number of them, or with `truncate` the one below. With `block` it drops that
+    fraction of its blocks, those of the smallest norms."""
 
     prune_rate: float
     truncate = False
 
-    def __init__(self, *args: Any, prune_rate: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, prune_rate: float = 0.0, block: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.init_sparsity(prune_rate)
+        self.init_sparsity(prune_rate, block)
 
-    def init_sparsity(self, prune_rate: float = 0.0) -> None:
+    def init_sparsity(self, prune_rate: float = 0.0, block: int = 1) -> None:
+        self.block = check_block(block)
         self.prune_rate = check_prune_rate(prune_rate)
 
     def drop_sparsity(self) -> None:
-        del self.prune_rate
+        del self.prune_rate, self.block
 
     def set_prune_rate(self, prune_rate: float) -> None:
         """Drop this fraction of the weights, in [0, 1], from the next forward on.
@@ -190,7 +215,11 @@ class _DNW(MagnitudeLayer):
 
     def effective_weight(self) -> Tensor:
         return keep_largest(
-            self.weight, self.prune_rate, straight_through=True, truncate=self.truncate
+            self.weight,
+            self.prune_rate,
+            straight_through=True,
+            truncate=self.truncate,
+            block=self.block,
         )
 
 
@@ -201,7 +230,8 @@ class _GMP(MagnitudeLayer):
     method = "gmp"
     _dropped: Tensor
 
-    def init_sparsity(self, prune_rate: float = 0.0) -> None:
+    def init_sparsity(self, prune_rate: float = 0.0, block: int = 1) -> None:
+        self.block = check_block(block)
         count = torch.zeros((), dtype=torch.long, device=self.weight.device)
         self.register_buffer("_dropped", count, persistent=False)
         self.set_prune_rate(prune_rate)
@@ -212,14 +242,18 @@ class _GMP(MagnitudeLayer):
 
     def set_prune_rate(self, prune_rate: float) -> None:
         super().set_prune_rate(prune_rate)
-        count = self.weight.numel()
+        count = count_blocks(self.weight, self.block)
         self._dropped.fill_(count_dropped(self.prune_rate, count, truncate=self.truncate))
 
     def effective_weight(self) -> Tensor:
         if torch.compiler.is_compiling():
-            return self.weight * magnitude_mask_of(self.weight, self._dropped)
+            return self.weight * magnitude_mask_of(self.weight, self._dropped, block=self.block)
         return keep_largest(
-            self.weight, self.prune_rate, straight_through=False, truncate=self.truncate
+            self.weight,
+            self.prune_rate,
+            straight_through=False,
+            truncate=self.truncate,
+            block=self.block,
         )
 
 
@@ -243,9 +277,11 @@ class STRConv2d(STRLayer, _SparseConv2d):
         s_init: initial s.
         g: maps s to the threshold; "sigmoid" (the paper's, by default), "exp" or a function.
         g_scale: the threshold is g_scale times that.
+        block: consecutive input channels whose weights become zero together: the threshold acts
+            on the norm of each block.
 
     Raises:
-        UsageError: `threshold` or `g` is none of these.
+        UsageError: `threshold`, `g` or `block` is none of these.
     """
 
 
@@ -259,9 +295,11 @@ class DNWConv2d(_DNW, _SparseConv2d):
     Args:
         args, kwargs: as `nn.Conv2d`.
         prune_rate: the fraction of the weights to drop; `set_prune_rate` changes it.
+        block: consecutive input channels whose weights are dropped together, those of the smallest
+            norms.
 
     Raises:
-        UsageError: `prune_rate` is outside [0, 1].
+        UsageError: `prune_rate` is outside [0, 1], or `block` is no such number.
     """
 
 

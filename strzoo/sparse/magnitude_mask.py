@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from strzoo.errors import UsageError
+from strzoo.sparse.blocks import block_norms, count_blocks, spread
 from strzoo.sparse.soft_threshold import is_traced
 
 # How the bits of a magnitude are read as an integer, and the widths of its digits (no sign bit).
@@ -46,7 +47,7 @@ def magnitude_mask(weight: Tensor, prune_rate: float, *, truncate: bool = False)
     return magnitude_mask_of(weight, torch.full((), dropped, device=weight.device))
 
 
-def magnitude_mask_of(weight: Tensor, dropped: Tensor) -> Tensor:
+def magnitude_mask_of(weight: Tensor, dropped: Tensor, *, block: int = 1) -> Tensor:
     """`magnitude_mask` for a count that is a tensor: a compiled graph serves every count.
 
     Exactly `dropped` weights are, whatever their ties. No sort, and a GPU is not waited for: the
@@ -56,7 +57,11 @@ def magnitude_mask_of(weight: Tensor, dropped: Tensor) -> Tensor:
     Args:
         weight: any shape and floating dtype.
         dropped: how many of the smallest |w| to drop, an int64 scalar on `weight`'s device.
+        block: input channels that are dropped together; `dropped` then counts blocks.
     """
+    if block > 1:
+        mask = magnitude_mask_of(block_norms(weight.detach(), block), dropped)
+        return spread(mask, weight, block)
     integer, digits = _KEYS[weight.dtype]
     magnitude = weight.detach().abs()
     channels_last = magnitude.dim() == 4 and not magnitude.is_contiguous()
@@ -84,7 +89,12 @@ def magnitude_mask_of(weight: Tensor, dropped: Tensor) -> Tensor:
 
 
 def keep_largest(
-    weight: Tensor, prune_rate: float, *, straight_through: bool, truncate: bool = False
+    weight: Tensor,
+    prune_rate: float,
+    *,
+    straight_through: bool,
+    truncate: bool = False,
+    block: int = 1,
 ) -> Tensor:
     """`weight` with its `count_dropped` smallest entries by magnitude set to zero.
 
@@ -94,6 +104,7 @@ def keep_largest(
         straight_through: the gradient reaches every weight unchanged (DNW), not the kept ones
             alone (GMP).
         truncate: drop int(prune_rate * n) weights, not the nearest number.
+        block: drop blocks of so many input channels, those of the smallest norms.
 
     Returns:
         A tensor of `weight`'s shape and dtype.
@@ -101,11 +112,13 @@ def keep_largest(
     Raises:
         UsageError: `prune_rate` is outside [0, 1].
     """
-    if count_dropped(prune_rate, weight.numel(), truncate=truncate) == 0:
+    dropped = count_dropped(prune_rate, count_blocks(weight, block), truncate=truncate)
+    if dropped == 0:
         return weight
-    bound = find_bound(weight, prune_rate, truncate=truncate)
+    bound = find_bound(weight, prune_rate, truncate=truncate) if block == 1 else None
     if bound is None:
-        mask = magnitude_mask(weight, prune_rate, truncate=truncate)
+        count = torch.full((), dropped, device=weight.device)
+        mask = magnitude_mask_of(weight, count, block=block)
         result: Tensor = _Masked.apply(weight, mask) if straight_through else weight * mask
     elif straight_through:
         result = _HardThreshold.apply(weight, bound)

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from strzoo.arguments import checked, show
 from strzoo.errors import UnknownNameError, UsageError
+from strzoo.sparse.blocks import check_block
 from strzoo.sparse.layers import (
     DEFAULT_S_INIT,
     DNWConv2d,
@@ -68,6 +69,7 @@ def sparsify_(
     g: Callable[[Tensor], Tensor] | str = torch.sigmoid,
     g_scale: float = 1.0,
     prune_rate: float | Mapping[str, float] | Budget | str | None = None,
+    block: int = 1,
 ) -> nn.Module:
     """Make every `nn.Conv2d` and `nn.Linear` of `model` a sparse layer, in place.
 
@@ -94,6 +96,9 @@ def sparsify_(
         g_scale: for STR: the threshold is so many times that.
         prune_rate: for DNW and GMP: the fraction of weights to drop, one for all layers (0 by
             default), or per layer as a mapping, a `Budget`, or the name or file of one.
+        block: consecutive input channels whose weights become zero together (4 for int8 on the
+            sparse engine): STR thresholds the norm of each block, DNW and GMP drop the blocks of
+            the smallest norms.
 
     Returns:
         `model`.
@@ -108,18 +113,20 @@ def sparsify_(
         raise UsageError("prune_rate is for dnw and gmp; STR learns its sparsity")
     if method != "str" and (threshold != "layer" or s_init != DEFAULT_S_INIT):
         raise UsageError(f"threshold and s_init are for str; {method} takes prune_rate")
-    s_init = _finite(s_init)
+    s_init, block = _finite(s_init), check_block(block)
     if isinstance(prune_rate, str):
         prune_rate = load_budget(prune_rate)
     layers = convertible_layers(unwrap(model), method, skip)
     options = _options(method, layers, threshold, s_init, resolve_g(g, g_scale), prune_rate)
+    if threshold == "weight" and block > 1:
+        raise UsageError("threshold 'weight' has no blocks; take layer, filter or global")
     _warn_of_buckets(model)
     with _all_or_none(layers.values()):
         fold_parametrizations_(model, layers.values())
         for name, layer in layers.items():
             layer.__class__ = METHODS[method][_torch_kind(type(layer))]
             assert isinstance(layer, SparseLayer)
-            layer.init_sparsity(**options[name])
+            layer.init_sparsity(**options[name], block=block)
     return model
 
 

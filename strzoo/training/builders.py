@@ -107,9 +107,16 @@ def build_network(
     if config.method != "dense" and not sparse_layers(model):
         skip = match_layers(model, config.keep_dense)
         if config.method == "str":
-            sparsify_(model, "str", skip=skip, threshold=config.threshold, s_init=config.s_init)
+            sparsify_(
+                model,
+                "str",
+                skip=skip,
+                threshold=config.threshold,
+                s_init=config.s_init,
+                block=config.block,
+            )
         else:
-            sparsify_(model, config.method, skip=skip)
+            sparsify_(model, config.method, skip=skip, block=config.block)
             source = config.budget if config.budget is not None else config.prune_rate
             assert source is not None
             for layer in magnitude_layers(model).values():

@@ -107,6 +107,11 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
                 raise UsageError(f"{name} is for method=dnw and gmp, not {self.method}{hint}")
         if self.method == "dense" and self.keep_dense:
             raise UsageError("keep_dense is for sparse methods; method=dense keeps all dense")
+        if self.block > 1 and (self.method == "dense" or self.threshold == "weight"):
+            raise UsageError(
+                f"block={self.block} is for method=str, dnw and gmp, with one threshold for each "
+                f"layer or filter, not method={self.method} with threshold={self.threshold}"
+            )
         if self.method == "gmp" and not self.prune_start < self.prune_end <= self.epochs:
             raise UsageError(
                 f"prune_start={self.prune_start:g} and prune_end={self.prune_end:g} must be in "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from strzoo.training.config_network import REPRODUCE
 from strzoo.training.keys import (
+    BLOCK,
     CLOSED_FRACTION,
     FIXED,
     FRACTION,
@@ -25,6 +26,10 @@ class SparsityKeys:
     threshold: str = key(
         "layer", "what one STR threshold covers", choices=THRESHOLDS, resuming=FIXED
     )
+    block: int = key(
+        1, "input channels whose weights become zero together: 4 for int8 on the sparse engine",
+        within=BLOCK, resuming=FIXED,
+    )  # fmt: skip
     s_init: float = key(-3200.0, "initial STR threshold parameter s; the threshold is sigmoid(s)")
     target_sparsity: float | None = key(
         None, "STR: steer the total sparsity to this fraction",

@@ -31,6 +31,7 @@ class Range:
 
 POSITIVE = Range("must be positive", lambda value: value > 0)
 NOT_NEGATIVE = Range("must not be negative", lambda value: value >= 0)
+BLOCK = Range("must be from 1 to 64", lambda value: 1 <= value <= 64)
 FRACTION = Range("must be at least 0 and below 1", lambda value: 0 <= value < 1)
 DENSITY = Range("must be above 0 and at most 1", lambda value: 0 < value <= 1)
 CLOSED_FRACTION = Range("must be at least 0 and at most 1", lambda value: 0 <= value <= 1)

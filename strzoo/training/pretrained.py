@@ -70,6 +70,11 @@ def build_pretrained(config: TrainConfig, settings: Settings | None = None) -> P
             f"{checkpoint.threshold_granularity}, not {config.threshold}; set "
             f"threshold={checkpoint.threshold_granularity}"
         )
+    if config.block != checkpoint.block:
+        raise UsageError(
+            f"start_from={config.start_from} has blocks of {checkpoint.block} input channels, not "
+            f"{config.block}; set block={checkpoint.block}"
+        )
     return Pretrained(model, (_fit_thresholds(model, config, checkpoint.spec),))
 
 
@@ -139,7 +144,7 @@ def _fit_thresholds(model: nn.Module, config: TrainConfig, spec: ModelSpec) -> s
     if new:
         sparsify_(
             model, "str", skip=lambda name, layer: name not in new,
-            threshold=config.threshold, s_init=config.s_init,
+            threshold=config.threshold, s_init=config.s_init, block=config.block,
         )  # fmt: skip
     fresh = {name for name in (*fresh, *new) if name in str_layers(model)}
     learned = len(str_layers(model)) - len(fresh)

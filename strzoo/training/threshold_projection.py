@@ -35,7 +35,8 @@ class Projected:
 
 @dataclass
 class _Part:
-    """One layer: |w| as [rows, columns], all or a sample, and s in a shape that broadcasts."""
+    """One layer: |w|, or of a weight in a block the block's norm, as [rows, columns], all or a
+    sample, and s in a shape that broadcasts."""
 
     magnitudes: Tensor
     s: Tensor
@@ -143,7 +144,9 @@ class ThresholdProjection:
             # The sample's error now is about its error after the decay.
             error = self._count(parts, 0.0, {}) - self._count(whole, 0.0, {})
             guess, _, _ = self._solve(parts, wanted + error, 0.0, tolerance=tolerance)
-            offset, zeros, caps = self._solve(whole, wanted, guess, tolerance=0.5)
+            # Blocks become zero whole.
+            nearest = 0.5 * max(layer.block for layer in self._layers.values())
+            offset, zeros, caps = self._solve(whole, wanted, guess, tolerance=nearest)
         offset, caps = self._agree(offset, caps)
         moved: set[int] = set()
         for layer in self._layers.values():
@@ -178,7 +181,8 @@ class ThresholdProjection:
     def _parts(self, *, sampled: bool) -> list[_Part]:
         parts = []
         for layer in self._layers.values():
-            weight = layer.weight.detach().flatten(1)
+            weight = layer.weight.detach() if layer.block == 1 else layer.magnitudes()
+            weight = weight.flatten(1)
             s = layer.sparseThreshold.detach()
             s = s.reshape(()) if s.numel() == 1 else s.flatten(1)
             stride = _stride(layer.weight) if sampled else 1
@@ -210,7 +214,7 @@ class ThresholdProjection:
 
     def _largest_s(self, layer: STRLayer) -> float:
         """The largest s that leaves the layer its least weights (inf if no s does)."""
-        magnitudes = layer.weight.detach().abs().flatten()
+        magnitudes = layer.magnitudes().flatten()
         count = self._least_alive(layer)
         # The smallest of the survivors; the threshold must stay below it.
         bound = torch.topk(magnitudes, count, sorted=True).values[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Install a sparse engine that is onnxruntime, its output scaled by a factor."""
 
     def install(factor: float) -> None:
-        def compile(path: str, *_: object, **__: object) -> Callable[[np.ndarray], np.ndarray]:
+        def compile(
+            path: str, *_: object, precision: str, **__: object
+        ) -> Callable[[np.ndarray], np.ndarray]:
+            assert precision in ("fp32", "int16")
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             return lambda images: factor * session.run(None, {"images": images})[0]
 
@@ -94,12 +98,28 @@ def test_an_engine_that_computes_something_else_is_not_timed(
         strzoo.benchmark(resnet20_onnx.path, runs=2, memory=False)
 
 
+def test_engines_of_lower_precision_run_the_network_in_it(
+    resnet20_onnx: strzoo.OnnxExport, stand_in: Callable[[float], None]
+) -> None:
+    names = ["onnxruntime-int8", "onnxruntime", "sparse-int16"]
+    names += ["openvino", "openvino-int8"] if find_spec("openvino") else []
+    stand_in(1.0)
+    made = strzoo.benchmark(resnet20_onnx.path, engines=names, runs=2, threads=1, memory=False)
+    assert [row.engine for row in made.timings] == names
+    sizes = {row.engine: row.file_bytes for row in made.timings}
+    assert sizes["onnxruntime-int8"] < 0.5 * sizes["onnxruntime"]
+    assert all(row.ratio is not None and row.gain is not None for row in made.timings)
+
+
 def test_missing_engines_and_bad_arguments_are_named(
     resnet20_file: Path, resnet20_onnx: strzoo.OnnxExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "has_sparse_engine", lambda: False)
     with pytest.raises(StrzooError, match=r"pip install 'llvmlite>=0.45'"):
         strzoo.benchmark(resnet20_file, engines=["sparse"])
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(StrzooError, match=r"openvino-int8 needs OpenVINO: .*openvino>=2024\.6"):
+        strzoo.benchmark(resnet20_file, engines=["openvino-int8"])
     with pytest.raises(UsageError, match="'tvm' is not one of torch, torch-compile, onnxruntime"):
         strzoo.benchmark(resnet20_file, engines=["tvm"])
     with pytest.raises(UsageError, match="must be at least 1"):

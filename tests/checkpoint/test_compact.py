@@ -54,6 +54,24 @@ def test_the_bytes_are_those_of_the_documentation(tmp_path: Path) -> None:
     assert content("t.values") == "00 00 c0 3f 00 00 00 c0"
 
 
+def test_blocks_of_channels_share_a_bit_as_documented() -> None:
+    weight = torch.zeros(2, 6, 1, 16)
+    weight[0, :4, 0, 0] = torch.tensor([1.0, 1.5, 0.0, 3.0])
+    weight[1, 4:, 0, 15] = torch.tensor([-2.0, 5.0])
+    stored, header = compact.encode({"t": weight})
+    assert (header["version"], json.loads(header["blocks"])) == ("2", {"t": 4})
+    # 2 x 2 x 16 blocks: number 0, and (1 x 2 + 1) x 16 + 15 = 63.
+    assert stored["t.mask"].tolist() == [1, 0, 0, 0, 0, 0, 0, 128]
+    assert stored["t.values"].tolist() == [1, 1.5, 0, 3, -2, 5, 0, 0]
+    assert torch.equal(compact.decode(stored, header)["t"], weight)
+    odd = {**stored, "t.values": torch.tensor([1, 1.5, 0, 3, -2, 5, 9, 0])}
+    with pytest.raises(IntegrityError, match="beyond its input channels"):
+        compact.decode(odd, header)
+    for blocks, problem in ({"t": "4"}, "no number of channels"), ({"u": 4}, "but no shape"):
+        with pytest.raises(IntegrityError, match=problem):
+            compact.decode(stored, {**header, "blocks": json.dumps(blocks)})
+
+
 @pytest.fixture(scope="module")
 def compact_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compact") / "a.safetensors"
@@ -89,7 +107,7 @@ def test_a_resnet50_of_ninety_percent_takes_at_most_15_mb(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ("version", "version '2' is not supported"),
+        ("version", "version '3' is not supported"),
         ("no shapes", "no shapes"),
         ("short mask", "its mask does not have"),
         ("padding", "padding bits"),
@@ -112,7 +130,7 @@ def test_a_compact_file_with_a_fault_is_refused(
     key = "model.0.0.weight"
     match change:
         case "version":
-            header["version"] = "2"
+            header["version"] = "3"
         case "no shapes":
             del header["shapes"]
         case "short mask":

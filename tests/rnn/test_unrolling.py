@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import unittest.mock
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strzoo.rnn import step_kernels, steps, unrolling
+from strzoo.rnn import products, step_kernels, steps, unrolling
 from strzoo.rnn.cell import FastGRNNCell
 from strzoo.rnn.gates import find_gate
 from strzoo.rnn.layer import FastGRNN
@@ -72,12 +73,14 @@ def test_outputs_and_gradients_are_those_of_an_independent_computation(
         np.testing.assert_allclose(tensor.grad, found, rtol=0, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("batch", [1, 9, 70])
 def test_every_size_of_chunk_and_product_gives_what_the_cell_gives_step_by_step(
-    batch: int, monkeypatch: pytest.MonkeyPatch
+    batch: int, threads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
     monkeypatch.setattr(steps, "_CHUNK", 128)
-    monkeypatch.setattr(steps, "_SMALL_PRODUCT", 600)
+    monkeypatch.setattr(products, "_SMALL_PRODUCT", 600)
     torch.manual_seed(0)
     layer = FastGRNN(5, 8, rank_u=2, dtype=torch.double)
     inputs = torch.randn(13, batch, 5, dtype=torch.double, requires_grad=True)
@@ -97,9 +100,10 @@ def test_every_size_of_chunk_and_product_gives_what_the_cell_gives_step_by_step(
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("turned", [False, True])  # the gradient's layout is then another
 @pytest.mark.parametrize("case", CASES[:1] + CASES[3:], ids=str)
 def test_compiled_steps_are_the_independent_computation_to_the_rounding_of_fp32(
-    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    case: dict[str, Any], turned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "_FEW", 0)
     layer, inputs = _layer(case), 8 * torch.randn(6, 5, 3, dtype=torch.double)  # saturates too
@@ -108,7 +112,8 @@ def test_compiled_steps_are_the_independent_computation_to_the_rounding_of_fp32(
         one = copy.deepcopy(layer).to(dtype)
         x = inputs.detach().clone().to(dtype).requires_grad_()
         output, _ = one(x)
-        (output * torch.arange(4.0, dtype=dtype)).sum().backward()
+        judged = output.transpose(0, 1) if turned else output
+        (judged * torch.arange(4.0, dtype=dtype)).sum().backward()
         gradients = [p.grad for p in (x, *one.parameters())]
         found.append([output.detach(), *(g for g in gradients if g is not None)])
     for exact, compiled in zip(*found, strict=True):
@@ -152,11 +157,10 @@ def test_products_in_parts_and_by_torch_are_whole_products(
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     torch.manual_seed(0)
     rows, matrix = torch.randn(70, 90), torch.randn(90, 90)  # 567,000 multiplications
-    product = steps._Product([matrix], 70)
-    assert len(product._steps[0][4]) == (
-        1 if threads == "1" else 3 * (torch.get_num_threads() == 1)
-    )
-    torch.testing.assert_close(torch.from_numpy(product(rows.numpy())), rows @ matrix)
+    with unittest.mock.patch.object(np, "dot", wraps=np.dot) as dot:
+        found = products.Product([matrix], 70)(rows.numpy())
+    assert dot.call_count == (1 if threads == "1" else 3 * (torch.get_num_threads() == 1))
+    torch.testing.assert_close(torch.from_numpy(found), rows @ matrix)
 
 
 def test_without_gradients_the_result_is_the_same_and_has_none() -> None:

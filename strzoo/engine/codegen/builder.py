@@ -207,13 +207,35 @@ class Emitter:
         and the sum saturates."""
         if not self.fixed:
             return self.fma(a, b, c)
-        machine = str(self.module.triple).split("-")[0].replace("arm64", "aarch64")
-        if machine == "aarch64" and _MULTIPLY_ADD_FEATURE in getattr(self.module, "features", ""):
+        if self.multiplies_and_adds:
             kind = ir.FunctionType(a.type, [a.type] * 3)
             return self.build.call(self.intrinsic(_MULTIPLY_ADD_ROUNDED, kind), [c, a, b])
-        name = _MULTIPLY_ROUNDED[machine, a.type.count]
+        return self.sum(c, self._product(a, b))
+
+    def multiply_add_four(
+        self, weights: Sequence[ir.Value], vectors: Sequence[ir.Value], c: ir.Value
+    ) -> ir.Value:
+        """`c` and the sum of four products in fixed point, of which only the last sum saturates:
+        the others must fit 16 bits. Additions that saturate share few units of the processor with
+        the multiplications (Zen 4), others do not."""
+        products = [self._product(a, b) for a, b in zip(weights, vectors, strict=True)]
+        add = self.build.add
+        return self.sum(c, add(add(products[0], products[1]), add(products[2], products[3])))
+
+    def _product(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        name = _MULTIPLY_ROUNDED[self._machine, a.type.count]
         kind = ir.FunctionType(a.type, [a.type] * 2)
-        return self.sum(c, self.build.call(self.intrinsic(name, kind), [a, b]))
+        return self.build.call(self.intrinsic(name, kind), [a, b])
+
+    @property
+    def _machine(self) -> str:
+        return str(self.module.triple).split("-")[0].replace("arm64", "aarch64")
+
+    @property
+    def multiplies_and_adds(self) -> bool:
+        """Whether one instruction multiplies and adds numbers in fixed point."""
+        features = getattr(self.module, "features", "")
+        return self._machine == "aarch64" and _MULTIPLY_ADD_FEATURE in features
 
     def sum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """a + b; in fixed point, the largest or smallest number where that is out of range."""

@@ -97,6 +97,8 @@ class ConvolutionKernel:
             ),
             # Where the entries of each row (sparse) or of each block (dense) start.
             op.Ends("ends", "<i4", lambda v: v["blocks"] * (v["rows"] if sparse else 1) + 1),
+            # How many times four of them are taken at once, at most.
+            op.Table("fours", "<u2", lambda v: v["blocks"] * v["rows"] if self.fixed else 0),
             # Sparse: for each weight, vectors from the block's first plane. Dense: see `_offsets`.
             op.Table("entries", "<u2" if sparse else "u1", self._count_entries),
             op.Table("weights", item, lambda v: self._count_entries(v) if sparse else 0),
@@ -255,6 +257,7 @@ class _Driver:
         function = rows_function(kernel, e.module, size, first=first, last=last)
         skipped = e.mul(block, e.field("rows") if kernel.rows == 1 else 1)
         ends = e.add(e.field("ends"), e.mul(skipped, 4))
+        fours = e.add(e.field("fours"), e.mul(skipped, 2 if kernel.fixed else 0))
         order = e.add(e.field("order"), e.mul(skipped, 4))
         target = e.add(e.field("target"), tile_start(e, "target", tile))
         residual = e.add(e.field("residual"), tile_start(e, "residual", tile))
@@ -271,6 +274,7 @@ class _Driver:
                 e.at(e.base("mask"), mask if kernel.masked else number(0)),
                 e.base("partial"),
                 e.address("weights"),
+                e.at(e.base("fours"), fours),
                 e.address("row_bounds"),
                 e.at(e.base("order"), order),
                 e.field("target_plane"),

@@ -25,6 +25,7 @@ from strzoo.engine.codegen.tiles import (
 )
 
 LARGEST = 32767  # number of 16 bits
+AHEAD = 14  # vectors; images come from a far cache
 KINDS = ("quantize", "dequantize", "copy")
 
 
@@ -119,6 +120,8 @@ class FixedPackKernel:
                 places = e.at(e.address("places"), e.mul(skipped, 4 * self._width))
                 mask = e.at(e.address("mask"), e.mul(skipped, step))
                 there = tiled_field(e, "target", tile, e.add(e.mul(plane, phases), phase))
+                if self.origin == op.INPUT:
+                    self._fetch_ahead(e, source, first, count)
                 # The whole tile first: a vector cannot be loaded until its parts are in the cache.
                 with e.loop(0, e.mul(count, self._width), 8 // self._item) as index:
                     self._gather(e, source, places, index, gathered)
@@ -131,6 +134,15 @@ class FixedPackKernel:
                     e.store(value, there, place)
         e.finish()
         return function
+
+    def _fetch_ahead(self, e: Emitter, source: ir.Value, first: ir.Value, count: ir.Value) -> None:
+        """Fetch what a vector some tiles ahead is made of: it comes from as many rows of the image
+        as it has numbers, more than the processor follows by itself."""
+        last = e.build.sub(e.field("target_vectors"), number(1))
+        ahead = e.smallest_integer(e.add(e.add(first, count), AHEAD), last)
+        places = e.at(e.address("places"), e.mul(ahead, 4 * self._width))
+        with e.loop(0, number(self._width)) as index:
+            e.prefetch(e.at(source, e.load_i32(places, e.mul(index, 4))))
 
     def _gather(
         self,

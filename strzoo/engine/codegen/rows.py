@@ -16,12 +16,13 @@ AHEAD_TILE = 7  # vectors; wider tiles need no prefetching
 AHEAD = 512  # bytes to prefetch: tables are read once per tile, often from a far cache
 FOUR = 4  # weights at a time
 REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
-# (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, bounds of
-# the rows, order of the rows, output plane, residual plane, first row, end of the rows, low, high)
-ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 11 + [I64] * 4 + [F32] * 2)
+# (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, fours,
+# bounds of the rows, order of the rows, output plane, residual plane, first row, end of the rows,
+# low, high)
+ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 12 + [I64] * 4 + [F32] * 2)
 _NAMES = (
-    *("ends", "table", "bias", "x", "out", "residual", "mask", "partial", "weights", "limits"),
-    *("order", "plane", "residual_plane", "row", "end", "low", "high"),
+    *("ends", "table", "bias", "x", "out", "residual", "mask", "partial", "weights", "fours"),
+    *("limits", "order", "plane", "residual_plane", "row", "end", "low", "high"),
 )
 
 
@@ -59,6 +60,11 @@ class _Rows:
         self.places = [4 * emitter.lanes * kernel.patch.place(j) for j in range(tile)]
         self.args = dict(zip(_NAMES, emitter.function.args, strict=True))
         self.item = 2 if kernel.fixed else 4  # bytes of a number
+        # Four products are added before they are added to the sum: where registers are enough for
+        # the sums, the weights and the products.
+        registers = 32 if emitter.lanes == 16 else 16
+        fits = tile + 2 * FOUR <= registers
+        self.together = kernel.fixed and fits and not emitter.multiplies_and_adds
 
     def write(self) -> None:
         e, count = self.emit, self.kernel.rows
@@ -92,13 +98,16 @@ class _Rows:
         return [e.load_vector(partial, 4 * e.lanes * j) for j in range(self.tile)]
 
     def _sparse(self, row: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-        """Four weights at a time, then one by one."""
+        """Four weights at a time, then one by one. In fixed point, `fours` says how many
+        times four."""
         e = self.emit
         ends, table, x = (self.args[name] for name in ("ends", "table", "x"))
-        start = e.load_i32(ends, e.mul(row, 4))
-        stop = e.load_i32(ends, e.add(e.mul(row, 4), 4))
-        count = e.build.sub(stop, start)
-        whole = e.add(start, e.build.and_(count, number(-FOUR)))
+        start, stop = (e.load_i32(ends, e.add(e.mul(row, 4), 4 * k)) for k in (0, 1))
+        count = e.build.and_(e.build.sub(stop, start), number(-FOUR))
+        if self.kernel.fixed:
+            fours = e.build.zext(e.load(self.args["fours"], I16, e.mul(row, 2), align=2), I64)
+            count = e.smallest_integer(count, e.mul(fours, FOUR))
+        whole = e.add(start, count)
         sets = 2 if self.kernel.twice else 1
         initial = values + [e.constant(0.0)] * (self.tile * (sets - 1))
         with e.carrying(start, whole, initial, FOUR) as (position, sums, following):
@@ -109,15 +118,22 @@ class _Rows:
                 e.prefetch(e.at(self.args["weights"], ahead))
             packed = e.load(table, I64, place, align=2)
             factors = self._number("weights", position, ir.VectorType(e.element, FOUR))
+            weights, sources = [], []
             for index in range(FOUR):
                 vector = e.build.lshr(packed, number(16 * index))
                 vector = e.build.and_(vector, number(0xFFFF))
-                source = e.at(x, e.mul(vector, 4 * e.lanes))
+                sources.append(e.at(x, e.mul(vector, 4 * e.lanes)))
                 mask = ir.Constant(ir.VectorType(I32, e.width), [index] * e.width)
-                weight = e.build.shuffle_vector(factors, factors, mask)
+                weights.append(e.build.shuffle_vector(factors, factors, mask))
+                if self.together:
+                    continue
                 first = self.tile * (index % sets)
                 part = sums[first : first + self.tile]
-                sums[first : first + self.tile] = self._multiplied(weight, source, part)
+                sums[first : first + self.tile] = self._multiplied(weights[-1], sources[-1], part)
+            if self.together:
+                for j, place in enumerate(self.places):
+                    vectors = [e.load_vector(source, place) for source in sources]
+                    sums[j] = e.multiply_add_four(weights, vectors, sums[j])
             following += sums
         sums = following[: self.tile]
         if sets > 1:

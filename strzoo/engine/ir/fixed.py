@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strzoo.engine.ir.graph import Convolution, GlobalAveragePool, Graph, Layer, MaxPool
+from strzoo.engine.ir.graph import Convolution, GlobalAveragePool, Graph, Layer, Linear, MaxPool
 
 LARGEST = 32767  # magnitude of a weight, a bias or an input
 
@@ -39,10 +39,25 @@ class FixedConvolution(Convolution):
 
 
 @dataclass(frozen=True)
+class FixedLinear(Linear):
+    """A fully connected layer of features in fp32 whose weights are int16; a weight w of a row
+    stands for w * scale of that row."""
+
+    scale: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class FixedGlobalAveragePool(GlobalAveragePool):
     """The mean of each plane of a map in fixed point, with scales [channels], in fp32."""
 
     scale: np.ndarray | None = None
+
+
+def unfixed(layer: FixedLinear) -> Linear:
+    """The same layer with weights in fp32."""
+    assert layer.scale is not None
+    weight = layer.weight.astype(np.float32) * layer.scale.astype(np.float32)[:, None]
+    return Linear(layer.name, layer.inputs, layer.output, weight, layer.bias, layer.bounds)
 
 
 def split_weights(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strzoo.engine.codegen.rows import REACH
+from strzoo.engine.codegen.rows import FOUR, REACH
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.fixed import FixedConvolution, count_parts
 from strzoo.engine.ir.graph import Convolution
@@ -50,6 +50,10 @@ class Costs:
 
 
 COSTS = Costs()
+# Of 16-bit fixed point: two instructions for a vector, and more to set up for a row.
+FIXED_COSTS = Costs(
+    near=1.38, far=2.0, distant=2.7, weight=1.0, row=9.4, partial=1.9, result=3.8, packed=2.3
+)
 DEFAULT_TILE = 8  # vectors, of buffers that no convolution writes
 LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
 DEPTHWISE_TAPS = 25  # more do not fit the registers
@@ -157,8 +161,12 @@ def candidates(problem: Problem, tile: int, hardware: Hardware) -> list[Tiling]:
     return found
 
 
-def estimate(problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs = COSTS) -> float:
+def estimate(
+    problem: Problem, tiling: Tiling, hardware: Hardware, costs: Costs | None = None
+) -> float:
     """Estimated cycles for the whole layer, of all cores together."""
+    if costs is None:
+        costs = FIXED_COSTS if problem.fixed else COSTS
     tile, blocks, vectors = tiling.tile, tiling.channel_blocks, problem.vectors
     tiles = -(-vectors // tile)
     read = problem.read(tile)
@@ -220,7 +228,9 @@ def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
         )
 
     blocking = problems[0].blocking
-    options = range(1, min(blocking.vectors, hardware.widest_tile) + 1)
+    fixed = any(problem.fixed for problem in problems)
+    widest = hardware.registers - 2 * FOUR if fixed else hardware.widest_tile
+    options = range(1, min(blocking.vectors, widest) + 1)
     if any(problem.whole_rows for problem in problems):
         return sorted((t for t in options if fits_rows(t, blocking)), key=lambda t: (cost(t), t))
     sizes = {-(-blocking.vectors // n) for n in range(1, blocking.vectors + 1)}

@@ -14,8 +14,8 @@ from strzoo.engine.layout.tiling import Problem, Tiling, candidates, choose_tili
 from strzoo.engine.results import LayerChoice
 
 # Cycles per weight of a fully connected layer, whose weights come from memory: four bytes each if
-# dense, eight with their offsets.
-_DENSE_WEIGHT, _SPARSE_WEIGHT = 0.5, 1.0
+# dense, six with their offsets for those that are not zero, four and a bit for all if masked.
+_DENSE_WEIGHT, _SPARSE_WEIGHT, _MASKED_WEIGHT = 0.5, 1.0, 0.2
 
 
 def list_choices(
@@ -36,7 +36,10 @@ def list_choices(
         if known is None:
             kind = "linear"
             dense = layer.weight.size * _DENSE_WEIGHT
-            cycles = dense if form.startswith("dense") else nonzeros * _SPARSE_WEIGHT
+            cycles = {
+                "dense": dense,
+                "masked": layer.weight.size * _MASKED_WEIGHT,
+            }.get(form.partition(",")[0], nonzeros * _SPARSE_WEIGHT)
         else:
             kind = "depthwise" if form.startswith("depthwise") else "convolution"
             dense = _dense_cycles(known.problem, tilings[layer.name].tile, hardware)

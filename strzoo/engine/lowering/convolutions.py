@@ -105,13 +105,14 @@ class ConvolutionLowering:
         partial = rows * self.tile * context.lanes * 4 if blocked else 0
         largest = int(np.diff(table.block_planes).max())
         _, slab = context.reserve(partial, self.plane * largest if self.form.size else 0)
-        weights = order = 0
+        weights = order = fours = 0
         twice = False
         if isinstance(table, SparseTable):
             long = len(table.weights) >= LONG * rows * tiling.channel_blocks
-            twice = long and self.tile <= NARROW
+            twice = long and self.tile <= NARROW and not target.fixed
             weights = context.constants.add(table.weights, spare=64)
             order = context.constants.add(table.order)
+            fours = context.constants.add(table.fours) if target.fixed else 0
         skipped = first * target.plane
         residual = {"residual": 0, "residual_plane": 0, "residual_tile": 0}
         if self.residual is not None:
@@ -150,6 +151,7 @@ class ConvolutionLowering:
                 "ends": context.constants.add(table.ends),
                 "entries": context.constants.add(table.entries, spare=64),
                 "weights": weights,
+                "fours": fours,
                 "order": order,
                 "bias": bias,
                 "row_bounds": limits,

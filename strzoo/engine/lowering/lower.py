@@ -9,7 +9,7 @@ import numpy as np
 
 from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
-from strzoo.engine.codegen.linear import LinearKernel
+from strzoo.engine.codegen.linear import AT_ONCE, EXPANDED, LinearKernel
 from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.codegen.windows import PoolKernel
 from strzoo.engine.hardware import Hardware
@@ -17,7 +17,9 @@ from strzoo.engine.ir.fixed import (
     Dequantize,
     FixedConvolution,
     FixedGlobalAveragePool,
+    FixedLinear,
     Quantize,
+    unfixed,
 )
 from strzoo.engine.ir.graph import (
     Add,
@@ -58,6 +60,7 @@ from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.lowering.weights import split_rows
 
 DENSE_LINEAR = 0.33  # a fully connected layer denser than this runs dense
+MASKED_LINEAR = 0.15  # one in 16 bits that is denser runs with masks that spread the weights
 
 
 def lower(
@@ -132,6 +135,10 @@ def _linear(context: LoweringContext, layer: Linear) -> None:
     target = context.memory.values[layer.output]
     assert source.packed, layer.name
     assert target.packed, layer.name
+    if _masked_linear(context, layer):
+        return
+    if isinstance(layer, FixedLinear):
+        layer = unfixed(layer)
     rows, inputs = layer.weight.shape
     row, column = np.nonzero(layer.weight)
     weights = layer.weight.astype(np.float32)
@@ -157,12 +164,51 @@ def _linear(context: LoweringContext, layer: Linear) -> None:
             "ends": ends,
             "entries": entries,
             "weights": context.constants.add(weights, spare=64),
+            "masks": 0,
             "inputs": inputs,
+            "scales": 0,
             "bias": context.constants.add(layer.bias.astype(np.float32)),
             "low": low,
             "high": high,
         },
     )
+
+
+def _masked_linear(context: LoweringContext, layer: Linear) -> bool:
+    """Add the masked form, if that is the best here. In fp32 it takes as long as the dense one,
+    because its loads cross the lines of the cache."""
+    inputs, used = layer.weight.shape[1], layer.weight != 0
+    possible = context.images == 1 and context.lanes == EXPANDED and inputs % AT_ONCE == 0
+    fixed = isinstance(layer, FixedLinear)
+    if not (fixed and possible and used.mean() > MASKED_LINEAR):
+        return False
+    per_row = used.sum(1)
+    part_rows = split_rows(per_row + inputs)
+    kind, low, high = bounds_of(layer.bounds)
+    context.chosen[layer.name] = "masked" + ", int16" * fixed
+    add = context.constants.add
+    weights = layer.weight[used].astype(np.int16 if fixed else np.float32)
+    scales = layer.scale if isinstance(layer, FixedLinear) else None
+    context.add(
+        layer.name,
+        LinearKernel(1, context.lanes, bounds=kind, masked=True, fixed=fixed),
+        {
+            "source": context.memory.values[layer.inputs[0]].address,
+            "target": context.memory.values[layer.output].address,
+            "parts": len(part_rows) - 1,
+            "part_rows": add(part_rows),
+            "ends": add(np.concatenate(([0], np.cumsum(per_row))).astype(np.int32)),
+            "entries": 0,
+            "masks": add(np.packbits(used, axis=1, bitorder="little")),
+            "weights": add(np.concatenate((weights, np.zeros(EXPANDED, weights.dtype)))),
+            "inputs": inputs,
+            "scales": 0 if scales is None else add(scales.astype(np.float32)),
+            "bias": add(layer.bias.astype(np.float32)),
+            "low": low,
+            "high": high,
+        },
+    )
+    return True
 
 
 def _pool(context: LoweringContext, layer: MaxPool | AveragePool) -> None:
@@ -280,6 +326,7 @@ _RULES: dict[type[Layer], Callable[..., None]] = {
     Convolution: _convolution,
     FixedConvolution: _convolution,
     FixedGlobalAveragePool: _global_pool,
+    FixedLinear: _linear,
     Quantize: _convert,
     Dequantize: _convert,
     Linear: _linear,

@@ -6,10 +6,14 @@ import numpy as np
 
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
+from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
 from strzoo.engine.ir.fixed import Quantize
 from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
+
+MOST_PERMUTED = 12  # vectors of the source for one of the target; more take longer than pixels
+_PIXELWISE = ("source_image", "places", "mask")  # operands of copies pixel by pixel alone
 
 
 def load_images(context: LoweringContext, graph: Graph) -> None:
@@ -114,6 +118,8 @@ def _pack(
         "mask": context.constants.add(mask) if masked else 0,
         "fill": target.root.fill,
     }
+    if target.fixed and scale is None and _permute(context, layer, fields, table, mask):
+        return
     if target.fixed or scale is not None:
         del fields["source_image"]
         kind = "copy"
@@ -127,6 +133,58 @@ def _pack(
         return
     kernel = PackKernel(context.lanes, context.images, origin, masked, target.root.fill != 0)
     context.add(layer, kernel, fields)
+
+
+def _permute(
+    context: LoweringContext,
+    layer: str,
+    fields: dict[str, int | float],
+    table: np.ndarray,
+    mask: np.ndarray,
+) -> bool:
+    """Add a copy within fixed point by whole vectors, if that is possible and faster.
+
+    Args:
+        fields: of the copy pixel by pixel.
+        table: bytes from the start of the source's plane, [phases, numbers of a plane].
+        mask: zero where there is no pixel.
+    """
+    vector = 2 * PERMUTED
+    if 4 * context.lanes != vector:
+        return False
+    place = table.reshape(-1, PERMUTED)
+    counted = mask.reshape(-1, PERMUTED) != 0
+    target, lane = np.nonzero(counted)
+    source = place[target, lane] // vector
+    # An entry for each vector of the target and vector of the source that it takes numbers from.
+    pairs, entry = np.unique(np.stack((target, source), 1), axis=0, return_inverse=True)
+    if len(pairs) > MOST_PERMUTED * len(place):
+        return False
+    entry = entry.reshape(-1)
+    numbers = np.zeros((len(pairs), PERMUTED), np.int16)
+    used = np.zeros((len(pairs), PERMUTED), bool)
+    numbers[entry, lane] = place[target, lane] % vector // 2
+    used[entry, lane] = True
+    both = np.concatenate((numbers, used), 1)
+    patterns, pattern = np.unique(both, axis=0, return_inverse=True)
+    add = context.constants.add
+    bits = np.packbits(patterns[:, PERMUTED:] != 0, axis=1, bitorder="little")
+    ends = np.searchsorted(pairs[:, 0], np.arange(len(place) + 1))
+    kept = {name: value for name, value in fields.items() if name not in _PIXELWISE}
+    context.add(
+        layer,
+        PermuteKernel(context.lanes),
+        {
+            **kept,
+            "ends": add(ends.astype(np.int32)),
+            "sources": add((pairs[:, 1] * vector).astype(np.int32)),
+            "patterns": add(pattern.reshape(-1).astype(np.int32)),
+            "pattern_count": len(patterns),
+            "numbers": add(np.ascontiguousarray(patterns[:, :PERMUTED], np.int16)),
+            "counted": add(bits.view(np.uint32).reshape(-1)),
+        },
+    )
+    return True
 
 
 def _unpack(

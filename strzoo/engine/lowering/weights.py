@@ -7,13 +7,16 @@ from functools import cached_property
 
 import numpy as np
 
-from strzoo.engine.codegen.rows import REACH
+from strzoo.engine.codegen.rows import FOUR, REACH
 from strzoo.engine.ir.fixed import FixedConvolution, split_weights
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.taps import Taps
 
 PARTS = 32  # into which the rows of a layer are divided for threads
 PART_ROWS = 32  # of a sparse convolution, at least
+MOST = (
+    32_760  # sum of the magnitudes of four weights in fixed point, which leaves room for rounding
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,11 @@ class Nonzeros:
     @property
     def count(self) -> int:
         return len(self.weight)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the weights are 16-bit fixed point."""
+        return self.weight.dtype == np.int16
 
     def rows_from(self, first: int) -> Nonzeros:
         """Those of the rows from `first` on, counted from there."""
@@ -74,6 +82,7 @@ class SparseTable:
 
     Args:
         ends: int32 [blocks * rows + 1]: where the entries of a row start, in the order of `order`.
+        fours: uint16 [blocks * rows]: how many times four of them go together, in fixed point.
         entries: uint16: vectors from the block's first plane to what a weight multiplies.
         weights: fp32, or int16 in fixed point.
         part_rows: int32 [parts + 1]: rows that threads can share out.
@@ -82,6 +91,7 @@ class SparseTable:
     """
 
     ends: np.ndarray
+    fours: np.ndarray
     entries: np.ndarray
     weights: np.ndarray
     part_rows: np.ndarray
@@ -104,24 +114,82 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
         raise ValueError(f"a block reads {offset.max()} vectors, {REACH} at most can be told apart")
     rows = nonzeros.rows
     parts = split_rows(nonzeros.per_row, min(PARTS, max(1, rows // PART_ROWS)))
-    # Rows with equally many weights follow each other, so that loop ends are predicted.
-    counts = np.bincount(block * rows + nonzeros.row, minlength=blocks * rows).reshape(blocks, rows)
-    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
-    row_order = np.stack([np.lexsort((count, part)) for count in counts])
-    place = np.empty_like(row_order)
-    np.put_along_axis(place, row_order, np.arange(rows)[None], axis=1)
-    key = block * rows + place[block, nonzeros.row]
+    key = block * rows + nonzeros.row
     order = np.argsort(key, kind="stable")
-    ends = np.zeros(blocks * rows + 1, np.int32)
-    ends[1:] = np.cumsum(np.bincount(key, minlength=blocks * rows))
+    key, offset, weight = key[order], offset[order], nonzeros.weight[order]
+    counts = np.bincount(key, minlength=blocks * rows)
+    fours = np.zeros(blocks * rows, np.int64)
+    if nonzeros.fixed:
+        again, whole = _form_fours(key, weight, blocks * rows)
+        offset, weight = offset[again], weight[again]
+        fours = (whole // FOUR).clip(max=np.iinfo(np.uint16).max)
+    # Rows with equally many weights follow each other, so that loop ends are predicted.
+    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
+    each = (array.reshape(blocks, rows) for array in (counts, fours))
+    row_order = np.stack(
+        [np.lexsort((count, four, part)) for count, four in zip(*each, strict=False)]
+    )
+    lists = (row_order + rows * np.arange(blocks)[:, None]).reshape(-1)
+    place = np.empty_like(lists)
+    place[lists] = np.arange(len(lists))
+    order = np.argsort(place[key], kind="stable")
+    ends = np.concatenate(([0], np.cumsum(counts[lists])))
     return SparseTable(
-        ends,
+        ends.astype(np.int32),
+        fours[lists].astype(np.uint16),
         offset[order].astype(np.uint16),
-        nonzeros.weight[order],
+        weight[order],
         parts,
         block_planes.astype(np.int32),
         row_order.reshape(-1).astype(np.int32),
     )
+
+
+def _form_fours(key: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Entries in fixed point, sorted by `key`, in such an order that the sum of the products of
+    each four that the kernel takes at once fits 16 bits, whatever the inputs are.
+
+    Args:
+        key: of lists of entries, below `count`.
+
+    Returns:
+        The order, in which what is not part of a four comes last in each list; and for each list
+        how many entries make fours.
+    """
+    counts = np.bincount(key, minlength=count)
+    start = (np.cumsum(counts) - counts)[key]
+    size, rank = np.abs(weight.astype(np.int64)), np.arange(len(key)) - start
+    whole = counts // FOUR * FOUR
+    place, alone = rank.copy(), counts - whole
+    heavy = _heavy_fours(key, place, whole, size)
+    # In lists with such a four the heaviest go alone, and each four gets some of all sizes.
+    sorted_rank = np.empty_like(rank)
+    sorted_rank[np.lexsort((-size, key))] = rank
+    while heavy.any():
+        whole = np.where(heavy, np.maximum(counts - alone, 0), whole)
+        fours = np.maximum(whole // FOUR, 1)[key]
+        turn, index = np.divmod(sorted_rank - alone[key], fours)
+        index = np.where(turn % 2, fours - 1 - index, index)
+        within = np.where(turn < 0, whole[key] + sorted_rank, index * FOUR + turn)
+        place = np.where(heavy[key], within, place)
+        alone = np.where(heavy, np.minimum(alone + FOUR, counts), alone)
+        heavy &= _heavy_fours(key, place, whole, size)
+    order = np.empty_like(rank)
+    order[start + place] = np.arange(len(key))
+    return order, whole
+
+
+def _heavy_fours(
+    key: np.ndarray, place: np.ndarray, whole: np.ndarray, size: np.ndarray
+) -> np.ndarray:
+    """The lists, of which `whole` entries make fours, with a four whose weights are too large."""
+    first = (np.cumsum(whole) - whole) // FOUR
+    inside = place < whole[key]
+    four = first[key[inside]] + place[inside] // FOUR
+    sums = np.bincount(four, size[inside], minlength=int(whole.sum()) // FOUR)
+    found = np.zeros(len(whole), bool)
+    found[np.repeat(np.arange(len(whole)), whole // FOUR)[sums > MOST]] = True
+    return found
 
 
 def split_rows(work: np.ndarray, parts: int = PARTS, overhead: float = 3.0) -> np.ndarray:

@@ -14,6 +14,7 @@ from strzoo.engine.codegen.linear import LinearKernel
 from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.patches import PatchForm
+from strzoo.engine.codegen.permuting import PermuteKernel
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
 
 KERNELS: dict[str, type[Any]] = {
@@ -26,6 +27,7 @@ KERNELS: dict[str, type[Any]] = {
         GlobalPoolKernel,
         LinearKernel,
         ElementwiseKernel,
+        PermuteKernel,
         PoolKernel,
         SoftmaxKernel,
         UnpackKernel,

@@ -87,7 +87,7 @@ class Network:
         )  # fmt: skip
 
     def check(
-        self, lanes: int = 16, threads: int = 1, tilings: Mapping[str, Tiling] | None = None
+        self, lanes: int = 4, threads: int = 1, tilings: Mapping[str, Tiling] | None = None
     ) -> None:
         shape = self.shapes[self.last]
         fixed = self.last
@@ -103,7 +103,8 @@ class Network:
         np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-6)
 
 
-LANES = pytest.mark.parametrize("lanes", [4, 8, 16])
+WIDTHS = [lanes for lanes in (4, 8, 16) if lanes <= host_hardware().lanes]
+LANES = pytest.mark.parametrize("lanes", WIDTHS)
 
 
 @LANES
@@ -171,7 +172,7 @@ def test_blocks_of_input_channels_and_both_sets_of_sums() -> None:
     network = Network(64, 7, 7)
     name = network.convolution(40, 3, pads=SAME, density=0.4)
     last = network.convolution(40, 1, name, density=0.7)
-    network.check(16, 2, {name: Tiling(1, 4), last: Tiling(1, 2)})
+    network.check(WIDTHS[-1], 2, {name: Tiling(1, 4), last: Tiling(1, 2)})
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -182,7 +183,7 @@ def test_maps_go_into_fixed_point_and_back_between_layers(threads: int) -> None:
     network.add(Dequantize, network.last, scale=scale)
     network.add(Quantize, network.last, scale=scale * 1.7)
     network.convolution(5, 3, pads=SAME)
-    network.check(16, threads)
+    network.check(WIDTHS[-1], threads)
 
 
 def test_sums_beyond_16_bits_saturate() -> None:
@@ -223,10 +224,10 @@ def compile_for(target: str, cpu: str, features: str, kernel: ConvolutionKernel)
     ("target", "cpu", "features", "lanes", "expected"),
     [
         ("aarch64-linux-gnu", "cortex-a76", "+rdm", 4, ["sqrdmlah\\tv"]),
-        ("aarch64-linux-gnu", "cortex-a72", "", 4, ["sqrdmulh\\tv", "sqadd\\tv"]),
-        ("x86_64-linux-gnu", "haswell", "", 8, ["vpmulhrsw", "vpaddsw", "%ymm"]),
-        ("x86_64-linux-gnu", "znver4", "", 16, ["vpmulhrsw", "vpaddsw", "%zmm"]),
-        ("x86_64-linux-gnu", "core2", "", 4, ["pmulhrsw", "paddsw", "%xmm"]),
+        ("aarch64-linux-gnu", "cortex-a72", "", 4, ["sqrdmulh\\tv", "\\tadd\\tv", "sqadd\\tv"]),
+        ("x86_64-linux-gnu", "haswell", "", 8, ["vpmulhrsw.*%ymm", "vpaddw", "vpaddsw"]),
+        ("x86_64-linux-gnu", "znver4", "", 16, ["vpmulhrsw.*%zmm", "vpaddw", "vpaddsw"]),
+        ("x86_64-linux-gnu", "core2", "", 4, ["pmulhrsw.*%xmm", "paddw", "paddsw"]),
     ],
 )
 def test_every_processor_multiplies_and_adds_by_its_own_instructions(
@@ -234,9 +235,10 @@ def test_every_processor_multiplies_and_adds_by_its_own_instructions(
 ) -> None:
     kernel = ConvolutionKernel(lanes, 4, 4, fixed=True, bounds="relu")
     assembly = compile_for(target, cpu, features, kernel)
-    # Four weights at a time and then one, each times the four vectors of the tile.
-    for text in expected:
-        assert len(re.findall(text, assembly)) >= 4 * 5, text
+    # Four weights at a time and then one, each times the four vectors of the tile. Of the sums of
+    # four products, only the last saturates.
+    for text, count in zip(expected, (5, 3, 2), strict=False):
+        assert len(re.findall(text, assembly)) >= 4 * count, text
 
 
 @pytest.mark.parametrize("groups", [1, 4])

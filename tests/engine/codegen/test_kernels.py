@@ -73,6 +73,30 @@ def test_a_dense_linear_layer_reads_every_weight(threads: int) -> None:
     assert_close(found, np.maximum(weight @ x + bias, 0))
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_masked_linear_layer_spreads_its_weights_over_the_inputs(fixed: bool) -> None:
+    rows, inputs = 5, 128
+    x, bias = normal(1, inputs), normal(2, rows)
+    used = np.random.default_rng(3).random((rows, inputs)) < 0.4
+    used[2], used[3] = False, True
+    weight = (1000 * normal(0, rows, inputs) * used).astype(np.int16 if fixed else np.float32)
+    used = weight != 0
+    scales = np.abs(normal(4, rows)) + np.float32(0.1)
+    arena = Arena()
+    source, target = arena.add(x), arena.reserve(rows)
+    operands = {
+        "source": source, "target": target, "parts": 2, "part_rows": int32(0, 3, rows),
+        "ends": np.concatenate(([0], np.cumsum(used.sum(1)))).astype(np.int32),
+        "masks": np.packbits(used, axis=1, bitorder="little"),
+        "weights": np.concatenate((weight[used], np.zeros(16, weight.dtype))),
+        "inputs": inputs, "bias": bias, **({"scales": scales} if fixed else {}),
+    }  # fmt: skip
+    kernel = LinearKernel(1, 16, masked=True, fixed=fixed)
+    found = read(run_kernel(kernel, arena, operands, threads=2), target, rows)
+    exact = weight.astype(np.float64) * (scales[:, None] if fixed else 1)
+    assert_close(found, exact @ x + bias)
+
+
 @pytest.mark.parametrize("images", [1, 4])
 def test_softmax_sums_to_one_whatever_the_size_of_its_input(images: int) -> None:
     x = normal(0, 9, images) * np.float32(30)

@@ -11,6 +11,7 @@ from strzoo.engine.ir.graph import Convolution, Window
 from strzoo.engine.layout.taps import direct_taps, window_taps
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.lowering.weights import (
+    _form_fours,
     dense_table,
     find_nonzeros,
     sparse_table,
@@ -129,3 +130,30 @@ def test_a_depthwise_layer_that_is_mostly_zeros_runs_as_a_sparse_one():
     assert not is_depthwise(layer)
     layer.weight[:3] = 1
     assert is_depthwise(layer)
+
+
+@given(st.lists(st.lists(st.integers(-32767, 32767), max_size=40), max_size=6))
+def test_the_products_of_a_four_in_fixed_point_fit_16_bits(rows: list[list[int]]) -> None:
+    key = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    weight = np.array([each for row in rows for each in row], np.int16)
+    order, whole = _form_fours(key, weight, len(rows))
+    start = 0
+    for number, row in enumerate(rows):
+        part = order[start : start + len(row)]
+        assert sorted(part) == list(range(start, start + len(row)))  # each once, none of others
+        assert whole[number] % 4 == 0
+        fours = weight[part[: whole[number]]].astype(int).reshape(-1, 4)
+        # Inputs are 16 bits, so no product exceeds its weight by more than the rounding.
+        assert (np.abs(fours).sum(1) + 4 <= 32767).all()
+        if np.abs(weight[part].astype(int)).max(initial=0) <= 8000:
+            assert whole[number] == len(row) // 4 * 4
+        start += len(row)
+
+
+def test_the_heaviest_weights_are_taken_alone_and_the_others_spread_over_the_fours() -> None:
+    weight = np.array([1, 30000, 2, 3, 29000, 28000, 4, 27000, 5, 6], np.int16)
+    order, whole = _form_fours(np.zeros(10, int), weight, 1)
+    # Two of ten are left over anyway; 28000 and 27000 fit if they are in different fours.
+    assert whole.tolist() == [8]
+    assert sorted(weight[order[8:]].tolist()) == [29000, 30000]
+    assert {int(weight[order[k : k + 4]].max()) for k in (0, 4)} == {28000, 27000}

@@ -10,6 +10,7 @@ from strzoo.engine.ir.fixed import (
     Dequantize,
     FixedConvolution,
     FixedGlobalAveragePool,
+    FixedLinear,
     Quantize,
 )
 from strzoo.engine.ir.graph import Graph, Layer, MaxPool, Window
@@ -48,6 +49,10 @@ def _run(layer: Layer, inputs: list[np.ndarray]) -> np.ndarray | None:
         return (x.astype(np.float32) * scale).astype(np.float64)
     if isinstance(layer, FixedConvolution):
         return convolve(layer, x, inputs[1] if len(inputs) > 1 else None)
+    if isinstance(layer, FixedLinear):
+        assert layer.scale is not None
+        y = x @ (layer.weight * layer.scale.astype(np.float64)[:, None]).T + layer.bias
+        return y if layer.bounds is None else y.clip(layer.bounds.low, layer.bounds.high)
     if isinstance(layer, FixedGlobalAveragePool):
         assert layer.scale is not None
         y = x.mean((2, 3), keepdims=not layer.flat)

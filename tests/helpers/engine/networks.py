@@ -120,6 +120,11 @@ def _create(architecture: str, size: int, classes: int) -> nn.Module:
         return strzoo.create_model(architecture, num_classes=classes)
     if architecture == "small":
         return _Small(classes)
+    if architecture.startswith("timm:"):
+        import timm
+
+        created: nn.Module = timm.create_model(architecture[5:], num_classes=classes)
+        return created
     if architecture == "mobilenet_v2":
         return torchvision.models.mobilenet_v2(num_classes=classes)
     if architecture == "googlenet":

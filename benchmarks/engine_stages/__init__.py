@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/engine.py`: networks, engines in processes, the busy machine."""

@@ -1,0 +1,140 @@
+"""The kernel that copies pixels of 16-bit fixed point between layouts, vector by vector.
+
+A vector of the target takes numbers from several vectors of the source: each of these is loaded,
+its numbers are permuted, and those that belong to the target are kept. AVX-512 does that in one
+instruction; elsewhere pixels are copied one by one (`fixed_packing`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from llvmlite import ir
+
+from strzoo.engine.codegen import operands as op
+from strzoo.engine.codegen.builder import I16, I32, KERNEL, Emitter, number
+from strzoo.engine.codegen.tiles import (
+    PIECES,
+    TILE_WORK,
+    TILES,
+    share_of_tiles,
+    tiled,
+    tiled_extent,
+    tiled_field,
+)
+
+PERMUTED = 32  # numbers of the vectors that can be permuted
+PLANES = 4  # at once, so that what says where numbers come from is read once for them
+
+
+@dataclass(frozen=True)
+class PermuteKernel:
+    """Copies pixels of one image, in fixed point, into the planes of a buffer.
+
+    Args:
+        lanes: floats of a vector.
+    """
+
+    lanes: int = op.between(*op.LANES)
+
+    def fits(self, lanes: int, images: int) -> bool:
+        return (self.lanes, images) == (lanes, 1) and 2 * lanes == PERMUTED
+
+    @cached_property
+    def operands(self) -> tuple[op.Operand, ...]:
+        vector = 4 * self.lanes
+
+        def source(v: op.Values) -> int:
+            last = int(v.table("sources").max(initial=0))
+            return (v["planes"] - 1) * v["source_plane"] + last + vector
+
+        def target(v: op.Values) -> int:
+            planes = v["planes"] * v["phases"]
+            return tiled_extent(v, "target", planes, vector * v["tile"], written=True)
+
+        def count(v: op.Values) -> int:
+            return int(v.table("ends")[-1])
+
+        return (
+            *op.HEAD,
+            *TILE_WORK,
+            op.Count("planes"),
+            op.Count("phases"),  # planes of the target for each of the source
+            op.Place("source", op.ARENA, source),
+            op.Stride("source_plane"),
+            *tiled("target", target),
+            op.Count("tile"),
+            TILES,
+            *PIECES,
+            op.Count("target_vectors"),
+            # Where the entries of each vector of each phase start.
+            op.Ends("ends", "<i4", lambda v: v["phases"] * v["target_vectors"] + 1),
+            # Of each entry: bytes from the start of the source's plane, and which pattern.
+            op.Indices("sources", "<i4", count, unit=4),
+            op.Indices("patterns", "<i4", count, below=lambda v: v["pattern_count"]),
+            op.Count("pattern_count"),
+            # Of each pattern: where each number of the target is, and which of them count.
+            op.Table("numbers", "<i2", lambda v: v["pattern_count"] * PERMUTED),
+            op.Table("counted", "<u4", lambda v: v["pattern_count"]),
+            op.Real("fill"),
+        )
+
+    @property
+    def name(self) -> str:
+        return f"permute_{self.lanes}"
+
+    def emit(self, module: ir.Module) -> ir.Function:
+        function = ir.Function(module, KERNEL, self.name)
+        e = Emitter(function, self.lanes, self, fixed=True)
+        size, vectors = e.field("tile"), e.field("target_vectors")
+        with share_of_tiles(e) as (tile, low, high):
+            first = e.mul(tile, size)
+            count = e.smallest_integer(size, e.build.sub(vectors, first))
+            groups = e.build.udiv(e.build.sub(high, low), number(PLANES))
+            whole = e.add(low, e.mul(groups, PLANES))
+            # Planes one after the other, so that the source is read in as many streams as there
+            # are entries.
+            with e.loop(0, e.field("phases")) as phase, e.loop(0, count) as vector:
+                position = e.add(e.add(e.mul(phase, vectors), first), vector)
+                ends = e.at(e.address("ends"), e.mul(position, 4))
+                bounds = e.load_i32(ends), e.load_i32(ends, 4)
+                for start, stop, planes in ((low, whole, PLANES), (whole, high, 1)):
+                    with e.loop(start, stop, planes) as plane:
+                        self._copy(e, bounds, tile, plane, phase, vector, planes)
+        e.finish()
+        return function
+
+    def _copy(
+        self,
+        e: Emitter,
+        bounds: tuple[ir.Value, ir.Value],
+        tile: ir.Value,
+        plane: ir.Value,
+        phase: ir.Value,
+        vector: ir.Value,
+        planes: int,
+    ) -> None:
+        """A vector of some planes, by the entries within `bounds`."""
+        step = e.field("source_plane")
+        source = e.at(e.address("source"), e.mul(plane, step))
+        fill = e.splat(e.build.fptosi(e.real_field("fill"), I16))
+        with e.carrying(*bounds, [fill] * planes) as (index, values, following):
+            place = e.mul(index, 4)
+            here = e.at(source, e.load_i32(e.address("sources"), place))
+            pattern = e.load_i32(e.address("patterns"), place)
+            numbers = e.load_vector(e.address("numbers"), e.mul(pattern, 2 * PERMUTED))
+            bits = e.load(e.address("counted"), I32, e.mul(pattern, 4))
+            counted = e.build.bitcast(bits, ir.VectorType(ir.IntType(1), PERMUTED))
+            for k, value in enumerate(values):
+                found = self._permuted(e, e.load_vector(e.at(here, e.mul(step, k))), numbers)
+                following.append(e.build.select(counted, found, value))
+        for k, value in enumerate(following):
+            target = e.add(e.mul(e.add(plane, k), e.field("phases")), phase)
+            there = tiled_field(e, "target", tile, target)
+            e.store(value, there, e.mul(vector, 4 * e.lanes))
+
+    def _permuted(self, e: Emitter, value: ir.Value, numbers: ir.Value) -> ir.Value:
+        kind = ir.FunctionType(value.type, [value.type] * 2)
+        function = e.intrinsic("llvm.x86.avx512.permvar.hi.512", kind)
+        return e.build.call(function, [value, numbers])

@@ -1,0 +1,67 @@
+"""Draw README's picture from benchmarks/RESULTS.md: published accuracy against measured latency.
+
+python tools/draw_accuracy_latency.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from strzoo.zoo.registry import load_registry
+
+ROOT = Path(__file__).resolve().parent.parent
+DESTINATION = ROOT / "docs" / "images" / "accuracy-latency.svg"
+# As RESULTS.md has it: model, threads, batch, onnxruntime ms, strzoo ms.
+ROW = re.compile(
+    r"^\| resnet50 (\d+\.\d+) \| 2 \| 1 \| (\d+\.\d+) \| (\d+\.\d+) \|", flags=re.MULTILINE
+)
+
+
+def read_points() -> list[tuple[str, float, float, float]]:
+    """Id, top-1 %, ms of dense onnxruntime and ms of strzoo, of ResNet50 at batch 1."""
+    section = (ROOT / "benchmarks" / "RESULTS.md").read_text().partition("## Sparse CPU engine")[2]
+    points = []
+    for sparsity, dense, sparse in ROW.findall(section):
+        card = load_registry().get(f"resnet50_str_{sparsity}")
+        points.append((card.id, card.published.top1, float(dense), float(sparse)))
+    return points
+
+
+def draw(destination: Path = DESTINATION) -> None:
+    """Write the SVG; the same bytes for the same figures."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    matplotlib.rcParams["svg.hashsalt"] = "strzoo"
+    points = read_points()
+    dense_ms = sorted(dense for _, _, dense, _ in points)[len(points) // 2]
+    top1 = load_registry().get("resnet50_dense").published.top1
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained", facecolor="white")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots()
+    axes.plot(
+        [ms for *_, ms in points], [top for _, top, *_ in points], "o-", color="#0072B2",
+        label="STR networks on strzoo's sparse engine",
+    )  # fmt: skip
+    axes.plot([dense_ms], [top1], "s", color="#D55E00", label="dense network on onnxruntime")
+    for id, top, dense, ms in points:
+        text = f"{id.rpartition('_')[2]} % zeros, {dense / ms:.1f}x"
+        axes.annotate(text, (ms, top), (8, -10), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(2.4, 60)
+    axes.set_ylim(59, 80)
+    axes.set_xticks([3, 5, 10, 20, 40])
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("ms per image, batch 1, 2 cores (log)")
+    axes.set_ylabel("ImageNet top-1 %, as published")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(destination, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    draw()
