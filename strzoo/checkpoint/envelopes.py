@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from strzoo.checkpoint.rebuilding import StandIn, StateDict
-from strzoo.checkpoint.stored import Stored
+from strzoo.checkpoint.stored import Stored, StoredTensor
 from strzoo.errors import IntegrityError, UsageError
 
 # The weights as trained come first, then averages of them.
@@ -263,4 +263,5 @@ def _describe(value: Any) -> str:
     if isinstance(value, Mapping):
         names = ", ".join(repr(str(key)[:40]) for key in list(value)[:6])
         return f"a mapping with {names or 'nothing'}"
-    return f"a {type(value).__name__}"
+    kind = "tensor" if isinstance(value, StoredTensor) else type(value).__name__
+    return f"one {kind}" if kind == "tensor" else f"a value of type {kind}"

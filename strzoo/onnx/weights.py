@@ -39,6 +39,11 @@ _ZERO_POINT_INPUT = {
     "DynamicQuantizeMatMul": 3,
     "QGemm": 5,
 }
+# The weight's scale; ConvInteger and MatMulInteger leave theirs to later nodes.
+_SCALE_INPUT = {
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 4),
+    **{"MatMulIntegerToFloat": 3, "DynamicQuantizeMatMul": 2},
+}
 BIAS_INPUT = {
     **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv", "NhwcConv", "NhwcFusedConv"), 2),
     **dict.fromkeys(("Gemm", "FusedGemm"), 2),
@@ -57,8 +62,8 @@ _DEEPEST = 200  # nodes between a weight and its layer
 class WeightedNode:
     """A convolution or linear node with a constant weight.
 
-    `weight` has real values (dequantised; for integer operators up to their scale, zero where the
-    real weight is zero); `stored` is the tensor as the file holds it.
+    `weight` has real values (dequantised; of ConvInteger and MatMulInteger up to a scale that
+    follows them, zero where the real weight is zero); `stored` is the tensor as the file holds it.
     """
 
     name: str
@@ -158,7 +163,23 @@ class Constants:
         real, stored, origin = behind
         if node.op_type == "Transpose":
             real = real.transpose([i for a in node.attribute for i in a.ints] or None)
+        elif node.op_type == "Reshape" and len(node.input) > 1:
+            real = self._reshaped(real, node.input[1], depth)
         return real, stored, origin
+
+    def _reshaped(self, array: NDArray[Any], shape: str, depth: int) -> NDArray[Any]:
+        """`array` with the axes that the constant `shape` says, or its own if it is none."""
+        given = self.find(shape, depth + 1)
+        if given is None:
+            return array
+        sizes = [int(size) for size in given[0].ravel()]
+        own = (*array.shape, *[0] * len(sizes))
+        try:
+            return array.reshape([size or own[axis] for axis, size in enumerate(sizes)])
+        except (ValueError, OverflowError) as error:
+            raise IntegrityError(
+                f"{shape[:60]!r} does not fit the {array.size} weights that it reshapes"
+            ) from error
 
     def _dequantised(self, node: onnx.NodeProto, depth: int) -> Found | None:
         behind, scale = (self.find(name, depth + 1) for name in node.input[:2])
@@ -194,15 +215,23 @@ def weighted_nodes(model: onnx.ModelProto) -> Iterator[WeightedNode]:
         if found is None or found[0].ndim < 2:
             continue
         real, stored, origin = found
-        point = _ZERO_POINT_INPUT.get(node.op_type, len(node.input))
-        if point < len(node.input) and (zero := constants.find(node.input[point])) is not None:
-            axis = 0 if node.op_type in CONVOLUTIONS else real.ndim - 1
-            real = real.astype(np.float32) - _along(zero[0].astype(np.float32), real.ndim, axis)
+        axis = 0 if node.op_type in CONVOLUTIONS or _holds_rows(node) else real.ndim - 1
+        for positions, change in ((_ZERO_POINT_INPUT, np.subtract), (_SCALE_INPUT, np.multiply)):
+            position = positions.get(node.op_type, len(node.input))
+            name = node.input[position] if position < len(node.input) else ""
+            if (given := constants.find(name)) is not None:
+                spread = _along(given[0].astype(np.float32), real.ndim, axis)
+                real = change(real.astype(np.float32), spread)
         name = _layer_name(origin, node, index)
         seen[name] += 1
         if seen[name] > 1:  # of the same weight; other precisions have more nodes between them
             name = f"{name}#{seen[name]}"
         yield WeightedNode(name, node.op_type, node, real, stored)
+
+
+def _holds_rows(node: onnx.NodeProto) -> bool:
+    """Whether a linear holds its weight as [outputs, inputs]."""
+    return any(a.name == "transB" and a.i for a in node.attribute)
 
 
 def is_layer(node: onnx.NodeProto) -> bool:

@@ -387,3 +387,23 @@ def test_no_totals_where_something_that_may_hold_weights_was_not_understood(
     assert set(report.to_dict()["totals"].values()) == {None}
     assert rows(report)[-1][3:] == ("unknown", "unknown", "unknown", "", "unknown", "unknown")
     assert any(f"no totals: {named}" in line for line in summary(report))
+
+
+@pytest.mark.parametrize("form", ["reshaped", "QLinearConv"])
+def test_weights_have_their_shape_and_their_scale(form: str) -> None:
+    weight = np.random.default_rng(1).integers(-8, 8, (8, 3, 3, 3)) / 4
+    if form == "reshaped":
+        to = node("Reshape", ["w", "to"], "turned")
+        flat = weight.reshape(8, 27).astype(np.float32)
+        model = build(to, weight="turned", w=flat, to=np.array([0, 3, 3, -1]))
+    else:
+        model = build(w=weight)
+        del model.graph.node[:]
+        inputs = ["x", "s", "z", "w", "s", "z", "s", "z"]
+        model.graph.node.append(node("QLinearConv", inputs, "y"))
+        del model.graph.initializer[:]
+        for name, value in (("w", weight * 4 + 3), ("s", 0.25), ("z", 3)):
+            kind = np.float32 if name == "s" else np.int8
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, kind), name))
+    (found,) = weighted_nodes(model)
+    np.testing.assert_array_equal(found.weight, weight)
