@@ -24,7 +24,6 @@ from strzoo.settings import Limits
 _CONVERTED = (torch.float64, torch.float16, torch.bfloat16)
 _COUNTER = ".num_batches_tracked"  # of BatchNorm; files of torch before 0.4.1 have none
 _PUBLISHED = "module."
-_COUNTED = ("total_ops", "total_params")  # buffers that the package thop leaves in networks
 _MATRICES = (torch.sparse_csr, torch.sparse_csc)
 
 
@@ -66,9 +65,6 @@ def clean_state(
     """
     as_matrices = any(value.layout in _MATRICES for value in state.values())
     dense, notes = _densify(state, limits)
-    if spec is None and (counts := [k for k in dense if k.rpartition(".")[2] in _COUNTED]):
-        dense = {key: value for key, value in dense.items() if key not in counts}
-        notes.append(f"{len(counts)} counts of operations and parameters left out")
     folded, done = fold_parts(dense)
 
     def fits(keys: Mapping[str, Tensor]) -> bool:

@@ -264,4 +264,5 @@ def _describe(value: Any) -> str:
         names = ", ".join(repr(str(key)[:40]) for key in list(value)[:6])
         return f"a mapping with {names or 'nothing'}"
     kind = "tensor" if isinstance(value, StoredTensor) else type(value).__name__
-    return f"one {kind}" if kind == "tensor" else f"a value of type {kind}"
+    plain = {"tensor": "one tensor", "list": "a list", "tuple": "a tuple"}
+    return plain.get(kind, f"a value of type {kind}")

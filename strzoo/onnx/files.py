@@ -78,8 +78,6 @@ def check_model(
     limits = limits or Limits.from_env()
     if not model.ir_version or not model.graph.node:
         raise IntegrityError(f"{source} is not an ONNX model: it has no graph")
-    if any(isinstance(text, bytes) for text in _names(model)):  # what protobuf makes of other bytes
-        raise IntegrityError(f"{source} is damaged: a name in it is not UTF-8")
     with reading(source, _KIND):
         _check_texts(model, source)
         _check_sizes(model, source, limits)
@@ -89,21 +87,6 @@ def check_model(
         if model.graph.sparse_initializer:
             model = _make_dense(model, source, limits)
     return model
-
-
-def _names(model: onnx.ModelProto) -> Iterator[str]:
-    """The texts of a model that are printed or looked up."""
-    yield from (model.producer_name, model.producer_version, model.graph.name)
-    for operators in model.opset_import:
-        yield operators.domain
-    for entry in model.metadata_props:
-        yield from (entry.key, entry.value)
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        yield value.name
-        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
-    yield from (tensor.name for tensor in model.graph.initializer)
-    for node in model.graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
 
 
 def list_external(path: Path) -> list[Path]:

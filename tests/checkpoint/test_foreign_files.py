@@ -162,17 +162,6 @@ def test_numbers_of_other_types_become_fp32_and_are_said(
         strzoo.read_checkpoint(tmp_path / "b.pth")
 
 
-def test_counts_that_a_profiler_left_behind_are_left_out(
-    network: nn.Module, tmp_path: Path
-) -> None:
-    counts = {f"{name}total_{what}": torch.zeros(1, dtype=torch.float64)
-              for name in ("", "fc.", "conv1.") for what in ("ops", "params")}  # fmt: skip
-    torch.save({**network.state_dict(), **counts}, tmp_path / "a.pth")
-    found = strzoo.read_checkpoint(tmp_path / "a.pth")
-    assert "6 counts of operations and parameters left out" in found.notes
-    assert found.state_dict.keys() == network.state_dict().keys()
-
-
 def test_counters_that_old_files_lack_are_zero(
     network: nn.Module, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
