@@ -16,8 +16,9 @@ from strzoo.analysis.results import LayerReport, Report
 from strzoo.arguments import checked
 from strzoo.borders import reading
 from strzoo.errors import UsageError
+from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import OnnxSource, Source
+from strzoo.hub.source import Source
 from strzoo.onnx.files import read_opset, real_inputs
 from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.operators import FREE, POOLS, find_holders, name_operator, normalises

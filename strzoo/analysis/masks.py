@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from strzoo.hub.source import CardSource, CheckpointSource, ModuleSource, OnnxSource, Source
+from strzoo.hub.graph_sources import OnnxSource
+from strzoo.hub.network_sources import CardSource, CheckpointSource, ModuleSource
+from strzoo.hub.source import Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

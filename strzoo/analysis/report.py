@@ -15,8 +15,9 @@ from strzoo.analysis.results import DenseCounts, LayerReport, Report
 from strzoo.arguments import checked
 from strzoo.errors import UnknownNameError
 from strzoo.hub.families import FamilySource
+from strzoo.hub.graph_sources import OnnxSource
+from strzoo.hub.network_sources import CardSource, ModuleSource
 from strzoo.hub.resolve import resolve
-from strzoo.hub.source import CardSource, ModuleSource, OnnxSource
 from strzoo.settings import Settings
 from strzoo.zoo.budgets import Budget, load_budget
 

@@ -9,8 +9,8 @@ from strzoo.analysis.comparison import MISMATCH, Comparison, compare_published
 from strzoo.analysis.report import report
 from strzoo.arguments import checked
 from strzoo.errors import UsageError
+from strzoo.hub.network_sources import CardSource
 from strzoo.hub.resolve import resolve
-from strzoo.hub.source import CardSource
 from strzoo.settings import Settings
 from strzoo.zoo.registry import load_registry
 

@@ -37,8 +37,9 @@ from strzoo.benchmarking.timing import AGREES, check_agreement, time_in_turn, wa
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import export_onnx
 from strzoo.files import hide_temporary
+from strzoo.hub.graph_sources import OnnxSource, PlanSource
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import OnnxSource, PlanSource, Source
+from strzoo.hub.source import Source
 from strzoo.onnx.files import read_onnx
 from strzoo.settings import Settings
 

@@ -14,8 +14,8 @@ from strzoo.engine.frontend.network import spell_size
 from strzoo.engine.hardware import default_threads, level_hardware
 from strzoo.engine.requirement import expect_llvmlite
 from strzoo.errors import UsageError
+from strzoo.hub.graph_sources import PlanSource
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import PlanSource
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:

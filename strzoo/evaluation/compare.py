@@ -20,8 +20,10 @@ from strzoo.evaluation.compare_results import (
     ModelTotals,
 )
 from strzoo.hub.families import FamilySource
+from strzoo.hub.graph_sources import PlanSource
+from strzoo.hub.network_sources import CardSource
 from strzoo.hub.resolve import resolve
-from strzoo.hub.source import CardSource, PlanSource, Source
+from strzoo.hub.source import Source
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:

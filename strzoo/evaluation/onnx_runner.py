@@ -16,7 +16,7 @@ from strzoo.engine.hardware import environment_threads
 from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.outputs import LOGITS, SOFTMAX, WITH_BACKGROUND, OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
-from strzoo.hub.source import OnnxSource
+from strzoo.hub.graph_sources import OnnxSource
 from strzoo.onnx.outputs import OutputChoice, choose_output, find_background
 from strzoo.onnx.sessions import CPU_PROVIDER
 

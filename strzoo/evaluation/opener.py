@@ -6,7 +6,8 @@ import contextlib
 
 from strzoo.errors import UsageError
 from strzoo.evaluation.runner import Runner, RunnerOptions
-from strzoo.hub.source import OnnxSource, PlanSource, Source
+from strzoo.hub.graph_sources import OnnxSource, PlanSource
+from strzoo.hub.source import Source
 
 
 def open_runner(

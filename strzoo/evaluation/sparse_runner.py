@@ -10,7 +10,8 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.onnx_runner import read_outputs
 from strzoo.evaluation.outputs import LOGITS, SOFTMAX, OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
-from strzoo.hub.source import OnnxSource, PlanSource, Source
+from strzoo.hub.graph_sources import OnnxSource, PlanSource
+from strzoo.hub.source import Source
 from strzoo.onnx.metadata import read_metadata
 
 

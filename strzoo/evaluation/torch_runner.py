@@ -14,7 +14,8 @@ from strzoo.devices import find_device, float32_mode
 from strzoo.errors import UsageError
 from strzoo.evaluation.outputs import OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
-from strzoo.hub.source import ModuleSource, Source
+from strzoo.hub.network_sources import ModuleSource
+from strzoo.hub.source import Source
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

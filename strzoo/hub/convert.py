@@ -14,8 +14,9 @@ from strzoo.checkpoint.writing import check_form, save_checkpoint
 from strzoo.errors import UsageError
 from strzoo.files import check_destination
 from strzoo.hub.families import FamilySource
+from strzoo.hub.network_sources import CardSource, CheckpointSource
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import CardSource, CheckpointSource, Source
+from strzoo.hub.source import Source
 from strzoo.settings import Settings
 
 

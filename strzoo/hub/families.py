@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from strzoo.borders import open_file
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.hub.source import ImageSize, Source, hash_tensors, read_hash
+from strzoo.hub.hashes import hash_tensors, read_hash
+from strzoo.hub.source import ImageSize, Source
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
 

@@ -12,8 +12,9 @@ from torch import nn
 from strzoo.arguments import checked
 from strzoo.data.preprocessing import build_transforms
 from strzoo.errors import UsageError
+from strzoo.hub.network_sources import CardSource
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import CardSource, Source
+from strzoo.hub.source import Source
 from strzoo.models.create import create_model
 from strzoo.models.heads import replace_head_
 from strzoo.settings import Settings

@@ -11,14 +11,9 @@ from strzoo.arguments import check_path
 from strzoo.errors import UsageError
 from strzoo.files import is_plan, run_checkpoint
 from strzoo.hub.families import open_family
-from strzoo.hub.source import (
-    CardSource,
-    CheckpointSource,
-    ModuleSource,
-    OnnxSource,
-    PlanSource,
-    Source,
-)
+from strzoo.hub.graph_sources import OnnxSource, PlanSource
+from strzoo.hub.network_sources import CardSource, CheckpointSource, ModuleSource
+from strzoo.hub.source import Source
 from strzoo.settings import Settings
 from strzoo.zoo.registry import FORMATS, get_card
 
@@ -27,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from strzoo.checkpoint import Checkpoint
-    from strzoo.hub.source import Compiled
+    from strzoo.hub.graph_sources import Compiled
 
 # A text, so that nothing of it is imported to define it.
 Model: TypeAlias = (

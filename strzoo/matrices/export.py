@@ -20,8 +20,8 @@ from strzoo.data.calibration import Images
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import check_image_size
 from strzoo.files import hide_temporary, write_error
+from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import OnnxSource
 from strzoo.matrices.files import CSR, FORMATS, write_matrix
 from strzoo.matrices.graphs import read_graph
 from strzoo.matrices.networks import read_network

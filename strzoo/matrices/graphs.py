@@ -14,7 +14,8 @@ from onnx import helper
 from strzoo.borders import reading
 from strzoo.data.calibration import Images, load_samples
 from strzoo.errors import UsageError
-from strzoo.hub.source import ImageSize, OnnxSource, Source
+from strzoo.hub.graph_sources import OnnxSource
+from strzoo.hub.source import ImageSize, Source
 from strzoo.matrices.products import Product, Products, activations_file
 from strzoo.onnx.files import real_inputs
 from strzoo.onnx.fused import expand_fused

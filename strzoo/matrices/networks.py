@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from strzoo.analysis.counting import prunable_layers
 from strzoo.data.calibration import Images, load_samples, random_samples
 from strzoo.errors import NetworkError, OfflineError, StrzooError
-from strzoo.hub.source import CardSource, ImageSize, Source
+from strzoo.hub.network_sources import CardSource
+from strzoo.hub.source import ImageSize, Source
 from strzoo.matrices.products import Product, Products, activations_file
 from strzoo.models.create import create_model
 from strzoo.sparse.magnitude_mask import magnitude_mask_of

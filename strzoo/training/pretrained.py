@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from strzoo.errors import UsageError
+from strzoo.hub.network_sources import CardSource
 from strzoo.hub.resolve import resolve
-from strzoo.hub.source import CardSource, Source
+from strzoo.hub.source import Source
 from strzoo.models.external_names import is_external
 from strzoo.models.spec import ModelSpec
 from strzoo.settings import Settings

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from strzoo.errors import UsageError
-from strzoo.hub.source import CardSource, ModuleSource, OnnxSource, Source
+from strzoo.hub.graph_sources import OnnxSource
+from strzoo.hub.network_sources import CardSource, ModuleSource
+from strzoo.hub.source import Source
 
 if TYPE_CHECKING:
     import onnx

@@ -30,7 +30,7 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.files import check_destination
 
 if TYPE_CHECKING:
-    from strzoo.hub.source import PlanSource
+    from strzoo.hub.graph_sources import PlanSource
     from strzoo.settings import Settings
 
 
@@ -191,7 +191,7 @@ class SparseModel:
 
     def strzoo_source(self, settings: Settings) -> PlanSource:
         """This model as `strzoo.evaluate`, `predict` and `benchmark` take one."""
-        from strzoo.hub.source import PlanSource
+        from strzoo.hub.graph_sources import PlanSource
 
         return PlanSource(settings, compiled=self)
 
