@@ -100,6 +100,7 @@ def _str_network() -> nn.Module:
 RIGHT: dict[str, Callable[[], dict[str, Any]]] = {
     "benchmark": lambda: {"models": "none.onnx", "engines": ["onnxruntime"], "runs": 1},
     "build_checkpoint": lambda: {"source": NETWORK},
+    "compare": lambda: {"models": [NETWORK, NETWORK], "predictions": False},
     "compare_budgets": lambda: {"first": _budget(), "second": _budget()},
     "compare_paper_table": lambda: {"number": 1},
     "compile": lambda: {"model": "none.onnx", "size": 32, "threads": 1},

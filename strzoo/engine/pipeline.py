@@ -163,7 +163,7 @@ class NetworkBuilder:
                 wanted.append((self._network.keep_whole().division, ()))
             measured = measure_divisions(wanted, self.threads)
         except StrzooError as error:  # inputs that mean something are not known here
-            log.warning("%s is not measured: %s", self.name, error)
+            log.info("%s is not measured: %s", self.name, error)
             return built
         division, whole = measured[0], measured[-1]
         alone = sum(whole.seconds)

@@ -78,8 +78,8 @@ def compare(
         UsageError: fewer than two models, or one is not for images.
         StrzooError and its subclasses: a model cannot be read.
     """
-    if len(models) < 2:
-        raise UsageError("give two or more models to compare")
+    if not isinstance(models, list | tuple) or len(models) < 2:
+        raise UsageError("give two or more models to compare, as a list")
     sources = [resolve(model, settings=settings) for model in models]
     names = _name(sources)
     notes: list[str] = []
