@@ -140,10 +140,10 @@ class NetworkBuilder:
             self._division = known or (None if divided.division.plain else divided.division)
             graphs = tuple(simplify(graph) for graph in divided.graphs)  # passes/
             if self._precision is not None:
-                if not divided.division.plain:
+                if not divided.division.single:
                     raise UsageError(
-                        f"{self.name} has several inputs or outputs; int16 is for networks of one "
-                        "of each"
+                        f"{self.name} has several inputs or outputs; {self._precision.name} is for "
+                        "networks of one of each"
                     )
                 self._on_step("calibrating")
                 self._calibrated = calibrate(  # quantization/

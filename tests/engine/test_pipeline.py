@@ -40,6 +40,25 @@ def test_images_side_by_side_in_vectors_change_no_result(
     assert relative_error(model(x), resnet20(x)) < 1e-5
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int16"])
+def test_an_output_has_the_shape_that_the_file_gives_it(
+    precision: str, shared: Settings, tmp_path: Path
+) -> None:
+    body = "p = GlobalAveragePool (x) c = Conv (p, w) y = Softmax <axis = 1> (c)"
+    kernel = np.eye(4, dtype=np.float32)[:, :, None, None]
+    model, x = build(body, output="float[N, A, B, C] y", w=kernel), images((4, 7, 6), 3)
+    given = {} if precision == "fp32" else {"calibration": images((4, 7, 6), 9)}
+    expected = run_onnxruntime(model, x)
+    assert expected.shape == (3, 4, 1, 1)
+    made = strzoo.compile(model, 1, precision=precision, settings=shared, **given)
+    again = strzoo.compile(model, 1, precision=precision, settings=shared, **given)
+    read = strzoo.compile(made.save(tmp_path / "a.strz"), settings=shared)
+    for compiled in (made, again, read):
+        np.testing.assert_allclose(compiled(x), expected, atol=1e-3)
+        assert compiled(x).shape == expected.shape
+        assert compiled.output_shape == (4, 1, 1)
+
+
 def test_a_vector_holds_a_power_of_two_of_images(shared: Settings) -> None:
     for lanes in (3, 64):
         with pytest.raises(UsageError, match=f"lanes is {lanes}; it must be a power"):

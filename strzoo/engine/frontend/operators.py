@@ -381,6 +381,11 @@ def _combine(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     if builder.shapes[first.value] == builder.shapes[second.value]:
         value = builder.emit(kind, node, (first.value, second.value), **fields)
         builder.bind(node, value, first.shape)
+    elif first.shape[1:] == (1, 1):  # maps of one pixel, one of which was made of a vector
+        value = builder.emit(
+            kind, node, (builder.flatten(first), builder.flatten(second)), **fields
+        )
+        builder.bind(node, value, first.shape)
     else:
         take = builder.vector_value if len(first.shape) == 1 else builder.map_value
         builder.emit(kind, node, (take(node.input[0]), take(node.input[1])), **fields)

@@ -123,6 +123,12 @@ class Division:
         return tuple(step for step in self.steps if isinstance(step, Island))
 
     @property
-    def plain(self) -> bool:
-        """Whether it is one graph of one fp32 input and one output."""
+    def single(self) -> bool:
+        """Whether it is one graph of one input and one output."""
         return not self.islands and len(self.inputs) == len(self.outputs) == 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one graph whose input and output are the network's, in its shapes."""
+        made = self.results[0].shape
+        return self.single and all(step.outputs[0].shape == made for step in self.sections)

@@ -175,6 +175,17 @@ def test_softmax_over_the_channels_of_one_pixel() -> None:
     assert_agrees(build(body))
 
 
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div"])
+def test_a_map_of_one_pixel_meets_what_was_made_of_a_vector(operator: str) -> None:
+    body = (
+        "v = Flatten (x) g = Gemm (v, w) s = Reshape (g, places) "
+        f"c = {operator} (x, s) y = Flatten (c)"
+    )
+    kernel = 2 + np.abs(weights(4, 4))  # no quotient by almost nothing
+    model = build(body, image="float[N, 4, 1, 1] x", w=kernel, places=np.array([0, 4, 1, 1]))
+    assert_agrees(model)
+
+
 def test_scales_of_constants_are_folded_before_they_are_weights() -> None:
     # A weight that is stored transposed, in halves, and scaled.
     body = """t = Transpose <perm = [1, 0]> (w) h = Cast <to = 1> (t) s = Mul (h, two)
