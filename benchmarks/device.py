@@ -31,7 +31,6 @@ import tempfile
 import time
 import zipfile
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from device_stages.rows import FAILS, Row, Stage, read_rows  # noqa: E402
+from machine import list_versions, name_processor  # noqa: E402
 
 # The share of the time that each stage may take; what one leaves over the next ones have.
 STAGES = {"correctness": 0.24, "evaluation": 0.26, "training": 0.32, "cores": 0.18}
@@ -242,29 +242,15 @@ class Results:
 
 def describe_machine() -> str:
     """Processor, GPU and versions; nothing here is initialised."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         gpu = subprocess.run(query, capture_output=True, text=True).stdout.strip() or "no GPU"
     except OSError:
         gpu = "no GPU"
-    packages = []
-    for name in PACKAGES:
-        try:
-            packages.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            packages.append(f"no {name}")
     cores = len(os.sched_getaffinity(0))
     return (
-        f"{cpu}, {cores} cores, {gpu}, Python {platform.python_version()}, {', '.join(packages)}; "
-        f"load {os.getloadavg()[0]:.1f}"
+        f"{name_processor()}, {cores} cores, {gpu}, Python {platform.python_version()}, "
+        f"{list_versions(PACKAGES)}; load {os.getloadavg()[0]:.1f}"
     )
 
 

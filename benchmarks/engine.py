@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine_stages.busy import measure_busy
 from engine_stages.models import decibels, prepare, prepare_int8
 from engine_stages.server import Server
+from machine import list_versions, name_processor
 
 from strzoo.benchmarking.engines import INT8_ENGINES
 
@@ -238,24 +239,10 @@ def describe_plans(path: Path) -> str:
 
 
 def describe_machine() -> str:
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
     names = ("strzoo", "onnxruntime", "openvino", "torch", "llvmlite")
-    packages = []
-    for name in names:
-        try:
-            packages.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            packages.append(f"no {name}")
     return (
-        f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python "
-        f"{platform.python_version()}, {', '.join(packages)}; load {os.getloadavg()[0]:.1f}"
+        f"{name_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, {list_versions(names)}; load {os.getloadavg()[0]:.1f}"
     )
 
 

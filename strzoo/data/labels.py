@@ -211,7 +211,7 @@ def _real(path: Path, text: str, names: Sequence[str]) -> LabelFile:
 
 def _kaggle(path: Path, text: str, order: ClassOrder) -> LabelFile:
     rows = list(csv.reader(text.splitlines()))
-    if not text.startswith(_KAGGLE_HEADER):
+    if not rows or rows[0][:2] != _KAGGLE_HEADER.split(","):
         raise IntegrityError(f"{path}: expected the columns {_KAGGLE_HEADER}")
     table = {}
     for number, row in enumerate(rows[1:], 2):

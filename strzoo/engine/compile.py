@@ -90,7 +90,7 @@ def compile(
 
     Raises:
         UsageError: an argument is not valid; or the network has operators that the engine lacks
-            (all of them are listed) and `islands` is "none" or `precision` "int16".
+            (all of them are listed) and `islands` is "none" or `precision` not "fp32".
         StrzooError: llvmlite is not installed, or the file cannot be read.
         IntegrityError: a file is damaged, or a `.strz` file is for another processor or version.
         UnknownNameError, OfflineError, NetworkError: as `strzoo.load`.
@@ -108,7 +108,8 @@ def compile(
     source = resolve(model, settings=settings)
     folder = source.settings.cache_dir / "engine" if cache else None
     if isinstance(source, PlanSource):
-        late = {"the precision": precision != "fp32", "tune": tune, "cpu": cpu, "lanes": lanes}
+        late = {"the precision": precision != "fp32", "tune": tune, "cpu": cpu, "lanes": lanes,
+                "islands": islands != "auto"}  # fmt: skip
         if named := [name for name, value in late.items() if value]:
             raise UsageError(
                 f"{source.shown} is compiled already; give {named[0]} when compiling the model"

@@ -48,7 +48,7 @@ class PrecisionReport:
     """How a network runs in 16-bit fixed point, and how its results agree with fp32.
 
     Args:
-        precision: "int16".
+        precision: "int16" or "int8".
         images: what it was calibrated with: "photographs" or "digits" (bundled), a folder, or
             "the given images".
         calibrated, held_out: numbers of images, to calibrate with and to compare on.

@@ -25,7 +25,7 @@ from strzoo.hub.resolve import Model, resolve
 from strzoo.matrices.files import CSR, FORMATS, write_matrix
 from strzoo.matrices.graphs import read_graph
 from strzoo.matrices.networks import read_network
-from strzoo.matrices.products import Product, activations_file, file_stem
+from strzoo.matrices.products import Geometry, Product, activations_file, file_stem
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ INDEX = "index.json"
 
 
 @dataclass(frozen=True)
-class LayerMatrix:
+class LayerMatrix(Geometry):
     """One layer as a matrix product: [m, k] weights times [k, n] im2col columns of one image.
 
     A grouped convolution is `groups` such products; its file holds their weights one below the
@@ -44,15 +44,6 @@ class LayerMatrix:
     `files` and `activations` are relative to the index.
     """
 
-    layer: str
-    type: str
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
-    input_size: tuple[int, ...]
-    output_size: tuple[int, ...]
     m: int
     k: int
     n: int
@@ -164,25 +155,17 @@ def export_matrices(
 def _write_layer(
     product: Product, formats: tuple[str, ...], folder: Path, saved: bool
 ) -> LayerMatrix:
-    matrix = CSR(product.rows)
-    files = {format: f"{file_stem(product.layer)}.{format}" for format in formats}
+    geometry, matrix = product.geometry, CSR(product.rows)
+    files = {format: f"{file_stem(geometry.layer)}.{format}" for format in formats}
     for format, file in files.items():
         write_matrix(matrix, folder / file, format)
     rows, columns = matrix.shape
-    activations = activations_file(product.layer)
+    activations = activations_file(geometry.layer)
     return LayerMatrix(
-        layer=product.layer,
-        type=product.type,
-        shape=product.shape,
-        stride=product.stride,
-        padding=product.padding,
-        dilation=product.dilation,
-        groups=product.groups,
-        input_size=product.input_size,
-        output_size=product.output_size,
-        m=rows // product.groups,
+        **vars(geometry),
+        m=rows // geometry.groups,
         k=columns,
-        n=math.prod(product.positions) if product.output_size else 0,
+        n=math.prod(product.positions) if geometry.output_size else 0,
         nonzeros=matrix.nonzeros,
         sparsity=100.0 * (1 - matrix.nonzeros / (rows * columns)),
         files=files,

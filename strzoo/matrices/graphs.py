@@ -16,7 +16,7 @@ from strzoo.data.calibration import Images, load_samples
 from strzoo.errors import UsageError
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.source import ImageSize, Source
-from strzoo.matrices.products import Product, Products, activations_file
+from strzoo.matrices.products import Geometry, Product, Products, activations_file
 from strzoo.onnx.files import real_inputs
 from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.sessions import open_session
@@ -95,10 +95,9 @@ def _product(node: WeightedNode, rows: NDArray[np.float32], shapes: Mapping[str,
         positions = outputs[1:]
     else:
         shape = tuple(rows.shape)
-    return Product(
+    geometry = Geometry(
         layer=node.name,
         type=node.type,
-        rows=rows,
         shape=shape,
         stride=stride,
         padding=padding,
@@ -106,8 +105,8 @@ def _product(node: WeightedNode, rows: NDArray[np.float32], shapes: Mapping[str,
         groups=groups,
         input_size=inputs,
         output_size=outputs,
-        positions=positions,
     )
+    return Product(geometry, rows, positions)
 
 
 def _padding(node: onnx.NodeProto, axes: int) -> tuple[int, ...] | str:

@@ -15,7 +15,7 @@ from strzoo.data.calibration import Images, load_samples, random_samples
 from strzoo.errors import NetworkError, OfflineError, StrzooError
 from strzoo.hub.network_sources import CardSource
 from strzoo.hub.source import ImageSize, Source
-from strzoo.matrices.products import Product, Products, activations_file
+from strzoo.matrices.products import Geometry, Product, Products, activations_file
 from strzoo.models.create import create_model
 from strzoo.sparse.magnitude_mask import magnitude_mask_of
 from strzoo.zoo.budgets import load_budget
@@ -127,10 +127,9 @@ def _product(name: str, layer: nn.Module, sizes: Sizes) -> Product:
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         stride, padding, dilation = layer.stride, layer.padding, layer.dilation
         groups, positions = layer.groups, outputs[1:]
-    return Product(
+    geometry = Geometry(
         layer=name,
         type=type(layer).__name__,
-        rows=weight.detach().float().reshape(len(weight), -1).numpy(),
         shape=tuple(weight.shape),
         stride=stride,
         padding=padding,
@@ -138,5 +137,5 @@ def _product(name: str, layer: nn.Module, sizes: Sizes) -> Product:
         groups=groups,
         input_size=inputs,
         output_size=outputs,
-        positions=positions,
     )
+    return Product(geometry, weight.detach().float().reshape(len(weight), -1).numpy(), positions)

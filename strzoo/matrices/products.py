@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Product:
-    """One layer: `rows` are its weights [O, C/groups x kernel] in fp32; `shape` is the weight's.
+class Geometry:
+    """Where the weights of a layer lie, and what they are applied to.
 
-    `input_size` and `output_size` are those of one image, () where they are not known;
-    `positions` are the axes of the output in which the weights repeat.
+    `shape` is the weight's; `input_size` and `output_size` are those of one image, () where they
+    are not known.
     """
 
     layer: str
     type: str
-    rows: NDArray[np.float32]
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
@@ -28,6 +27,15 @@ class Product:
     groups: int
     input_size: tuple[int, ...]
     output_size: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    """One layer: `rows` are its weights [O, C/groups x kernel] in fp32; `positions` are the axes of
+    the output in which they repeat."""
+
+    geometry: Geometry
+    rows: NDArray[np.float32]
     positions: tuple[int, ...]
 
 

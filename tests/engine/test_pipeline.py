@@ -47,11 +47,13 @@ def test_an_output_has_the_shape_that_the_file_gives_it(
     body = "p = GlobalAveragePool (x) c = Conv (p, w) y = Softmax <axis = 1> (c)"
     kernel = np.eye(4, dtype=np.float32)[:, :, None, None]
     model, x = build(body, output="float[N, A, B, C] y", w=kernel), images((4, 7, 6), 3)
-    given = {} if precision == "fp32" else {"calibration": images((4, 7, 6), 9)}
+    some = None if precision == "fp32" else images((4, 7, 6), 9)
     expected = run_onnxruntime(model, x)
     assert expected.shape == (3, 4, 1, 1)
-    made = strzoo.compile(model, 1, precision=precision, settings=shared, **given)
-    again = strzoo.compile(model, 1, precision=precision, settings=shared, **given)
+    made, again = (
+        strzoo.compile(model, 1, precision=precision, calibration=some, settings=shared)
+        for _ in range(2)
+    )
     read = strzoo.compile(made.save(tmp_path / "a.strz"), settings=shared)
     for compiled in (made, again, read):
         np.testing.assert_allclose(compiled(x), expected, atol=1e-3)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import strzoo
+from strzoo.engine.hardware import host_hardware
 from strzoo.engine.torch_backend import CompiledGraph, compile_graph
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
@@ -145,6 +146,25 @@ def test_gradients_and_training_are_refused_with_what_to_do(compiled: Compile) -
         training(x)
     with pytest.raises(UsageError, match="there is no option 'thread'; there are threads, "):
         compile_graph(torch.fx.symbolic_trace(nn.ReLU()), [], options={"thread": 1})
+
+
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+def test_a_network_in_fewer_bits_is_near_what_torch_computes(
+    precision: str, compiled: Compile
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    strzoo.to_dense_(strzoo.sparsify_(network, "gmp", prune_rate=0.5, block=4, skip=("0",)))
+    images = torch.randn(12, 3, 16, 16)
+    network.requires_grad_(False)
+    run, graphs = compiled(network, precision=precision, calibration=images)
+    x = images[:2]
+    expected = network(x)
+    run(x)  # torch's
+    assert float((run(x) - expected).abs().max() / expected.abs().max()) < 0.2
+    hardware = host_hardware()
+    able = hardware.fixed if precision == "int16" else hardware.quads
+    assert [len(graph.models) for graph in graphs] == [int(able)]
 
 
 def test_a_network_of_timm_gives_the_same(compiled: Compile) -> None:

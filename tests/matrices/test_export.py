@@ -16,32 +16,19 @@ from torch import Tensor, nn
 import strzoo
 from strzoo.errors import StrzooError, UsageError
 from strzoo.matrices import export as matrices
-
-
-class _Mixed(nn.Module):
-    """Plain, strided, dilated and grouped convolutions, and a linear."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
-        self.grouped = nn.Conv2d(8, 12, (3, 1), padding=(1, 0), dilation=(2, 1), groups=4)
-        self.head = nn.Linear(12, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.grouped(self.first(x).relu_())
-        return self.head(x.mean((2, 3)))
+from tests.helpers.mixed_network import MixedNetwork
 
 
 @pytest.fixture(scope="module")
-def network() -> _Mixed:
+def network() -> MixedNetwork:
     torch.manual_seed(0)
-    model = _Mixed()
+    model = MixedNetwork()
     strzoo.sparsify_(model, "gmp", prune_rate=0.75)
     return model
 
 
 def test_the_matrix_times_the_unfolded_input_is_the_layers_output(
-    network: _Mixed, tmp_path: Path
+    network: MixedNetwork, tmp_path: Path
 ) -> None:
     made = strzoo.export_matrices(
         network, tmp_path / "m", input_size=(3, 16, 12), images="photographs", max_images=2
@@ -84,7 +71,7 @@ def test_the_matrix_times_the_unfolded_input_is_the_layers_output(
 
 
 def test_the_three_formats_hold_the_same_matrix_and_the_index_describes_it(
-    network: _Mixed, tmp_path: Path
+    network: MixedNetwork, tmp_path: Path
 ) -> None:
     made = strzoo.export_matrices(network, tmp_path / "m", input_size=(3, 16, 12))
     index = json.loads((tmp_path / "m" / "index.json").read_text())
@@ -111,7 +98,7 @@ def test_the_three_formats_hold_the_same_matrix_and_the_index_describes_it(
 
 
 def test_a_failure_midway_leaves_the_folder_as_it_was(
-    network: _Mixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: MixedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "m"
     strzoo.export_matrices(network, folder, input_size=(3, 16, 12), formats=["smtx"])
@@ -128,7 +115,7 @@ def test_a_failure_midway_leaves_the_folder_as_it_was(
 
 
 def test_only_a_folder_of_matrices_is_replaced_and_only_when_forced(
-    network: _Mixed, tmp_path: Path
+    network: MixedNetwork, tmp_path: Path
 ) -> None:
     folder = tmp_path / "m"
     options: dict[str, Any] = {"input_size": (3, 16, 12), "formats": ["smtx"]}
@@ -146,7 +133,7 @@ def test_only_a_folder_of_matrices_is_replaced_and_only_when_forced(
     assert (mine / "thesis.tex").read_text() == "years of work"
 
 
-def test_bad_arguments_are_named(network: _Mixed, tmp_path: Path) -> None:
+def test_bad_arguments_are_named(network: MixedNetwork, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'csv' is not one of npz, mtx, smtx"):
         strzoo.export_matrices(network, tmp_path / "m", formats=["csv"])
     with pytest.raises(UsageError, match="no convolution or linear"):

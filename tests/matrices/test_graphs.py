@@ -13,33 +13,22 @@ import pytest
 import scipy.sparse
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 import strzoo
 from strzoo.errors import UsageError
 from strzoo.matrices.networks import make_random
 from strzoo.settings import Settings
 from tests.conftest import CliResult
+from tests.helpers.mixed_network import MixedNetwork
 
 Cli = Callable[..., CliResult]
-
-
-class _Mixed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
-        self.grouped = nn.Conv2d(8, 12, (3, 1), padding=(1, 0), dilation=(2, 1), groups=4)
-        self.head = nn.Linear(12, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.grouped(self.first(x).relu_())
-        return self.head(x.mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
 def pruned() -> nn.Module:
     torch.manual_seed(0)
-    network = _Mixed()
+    network = MixedNetwork()
     strzoo.sparsify_(network, "gmp", prune_rate=0.75)
     return strzoo.to_dense_(network)
 

@@ -16,8 +16,8 @@ from strzoo.engine.codegen.tiles import (
     TILE_WORK,
     TILES,
     over_my_tiles,
+    plane_extent,
     tiled,
-    tiled_extent,
     tiled_field,
 )
 
@@ -51,27 +51,20 @@ class ElementwiseKernel:
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
-        def extent(name: str, *, written: bool = False) -> op.Size:
-            def size(v: op.Values) -> int:
-                tile = 4 * self.lanes * v["tile"]
-                return tiled_extent(v, name, v["planes"], tile, written=written)
-
-            return size
-
         def other(v: op.Values) -> int:
             if self.kind not in TWO:
                 return 0
             if self.per_plane:
                 return (v["planes"] - 1) * v["other_plane"] + 4 * self.per_plane
-            return extent("other")(v)
+            return plane_extent(self.lanes, "other")(v)
 
         affine, scaled = self.kind == "affine", self.kind in ("affine", "prelu")
         return (
             *op.HEAD,
             *TILE_WORK,
-            *tiled("source", extent("source")),
+            *tiled("source", plane_extent(self.lanes, "source")),
             *tiled("other", other),
-            *tiled("target", extent("target", written=True)),
+            *tiled("target", plane_extent(self.lanes, "target", written=True)),
             op.Count("tile"),
             TILES,
             *PIECES,

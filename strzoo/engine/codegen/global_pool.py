@@ -15,8 +15,8 @@ from strzoo.engine.codegen.tiles import (
     PLANE_WORK,
     TILES,
     over_my_planes,
+    plane_extent,
     tiled,
-    tiled_extent,
     tiled_field,
 )
 
@@ -42,13 +42,10 @@ class GlobalPoolKernel:
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
-        def source(v: op.Values) -> int:
-            return tiled_extent(v, "source", v["planes"], 4 * self.lanes * v["tile"])
-
         return (
             *op.HEAD,
             *PLANE_WORK,
-            *tiled("source", source),
+            *tiled("source", plane_extent(self.lanes, "source")),
             op.Count("tile"),
             TILES,
             *PIECES,

@@ -10,7 +10,7 @@ from llvmlite import ir
 from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, KERNEL, Emitter
 from strzoo.engine.codegen.finishing import bounded, masked
-from strzoo.engine.codegen.tiles import PIECES, TILES, tiled, tiled_extent, tiled_field
+from strzoo.engine.codegen.tiles import PIECES, TILES, plane_extent, tiled, tiled_field
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,13 @@ class NormalizeKernel:
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
-        def extent(name: str, *, written: bool = False) -> op.Size:
-            def size(v: op.Values) -> int:
-                tile = 4 * self.lanes * v["tile"]
-                return tiled_extent(v, name, v["planes"], tile, written=written)
-
-            return size
-
+        source = plane_extent(self.lanes, "source")
+        target = plane_extent(self.lanes, "target", written=True)
         return (
             *op.HEAD,
             *op.work(lambda v: v["tiles"], lambda v: 1),
-            *tiled("source", extent("source")),
-            *tiled("target", extent("target", written=True)),
+            *tiled("source", source),
+            *tiled("target", target),
             op.Count("tile"),
             TILES,
             *PIECES,

@@ -30,6 +30,7 @@ from strzoo.engine.codegen.tiles import (
     TILES,
     over_my_planes,
     over_my_tiles,
+    plane_extent,
     tiled,
     tiled_extent,
     tiled_field,
@@ -186,13 +187,10 @@ class QuadPoolKernel:
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
-        def source(v: op.Values) -> int:
-            return tiled_extent(v, "source", v["planes"], 4 * self.lanes * v["tile"])
-
         return (
             *op.HEAD,
             *PLANE_WORK,
-            *tiled("source", source),
+            *tiled("source", plane_extent(self.lanes, "source")),
             op.Count("tile"),
             TILES,
             *PIECES,

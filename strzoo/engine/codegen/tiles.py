@@ -31,6 +31,15 @@ def tiled(name: str, extent: op.Size) -> tuple[op.Operand, ...]:
     return place, op.Stride(f"{name}_plane"), op.Stride(f"{name}_tile")
 
 
+def plane_extent(lanes: int, name: str, *, written: bool = False) -> op.Size:
+    """The extent of as many planes as the operand `planes` says, of vectors of `lanes` floats."""
+
+    def size(v: op.Values) -> int:
+        return tiled_extent(v, name, v["planes"], 4 * lanes * v["tile"], written=written)
+
+    return size
+
+
 def tiled_extent(v: op.Values, name: str, planes: int, tile: int, *, written: bool = False) -> int:
     """Bytes from the place `name` to the end of what a kernel reads or writes there.
 

@@ -297,25 +297,19 @@ def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp | Combine
         shifts = context.constants.add(layer.shift.astype(np.float32))
     if isinstance(layer, PRelu):
         scales = context.constants.add(layer.slope.astype(np.float32))
-    packed = target.packed
     shared = inputs[-1].height * inputs[-1].width < target.height * target.width
-    masked = target.must_be_clean and not packed
-    lanes = context.images if packed else context.lanes
+    masked = target.must_be_clean and not target.packed
+    lanes = context.images if target.packed else context.lanes
     context.add(
         layer.name,
         ElementwiseKernel(lanes, arithmetic, masked, kind, context.images * shared),
         planes_of("source", inputs[0])
         | planes_of("other", inputs[-1])
         | planes_of("target", target)
-        | pieces_of(target)
+        | _number_by_number(context, target)
         | {
-            "tile": 1 if packed else target.layout.tile,
-            "tiles": 1 if packed else target.layout.tiles,
-            "target_vectors": 1 if packed else target.layout.vectors,
-            "planes": target.channels,
             "scales": scales,
             "shifts": shifts,
-            "mask": context.mask(target) if masked else 0,
             "low": low,
             "high": high,
         },
@@ -326,29 +320,36 @@ def _normalize(context: LoweringContext, layer: Normalize) -> None:
     source = context.memory.values[layer.inputs[0]]
     target = context.memory.values[layer.output]
     kind, low, high = bounds_of(layer.bounds)
-    packed = target.packed
-    masked = target.must_be_clean and not packed
-    lanes = context.images if packed else context.lanes
+    masked = target.must_be_clean and not target.packed
+    lanes = context.images if target.packed else context.lanes
     context.add(
         layer.name,
         NormalizeKernel(lanes, masked, kind),
         planes_of("source", source)
         | planes_of("target", target)
-        | pieces_of(target)
+        | _number_by_number(context, target)
         | {
-            "tile": 1 if packed else target.layout.tile,
-            "tiles": 1 if packed else target.layout.tiles,
-            "target_vectors": 1 if packed else target.layout.vectors,
-            "planes": target.channels,
             "scales": context.constants.add(layer.scale.astype(np.float32)),
             "shifts": context.constants.add(layer.shift.astype(np.float32)),
-            "mask": context.mask(target) if masked else 0,
             "part": 1 / target.channels,
             "epsilon": layer.epsilon,
             "low": low,
             "high": high,
         },
     )
+
+
+def _number_by_number(context: LoweringContext, target: Buffer) -> dict[str, int | float]:
+    """The operands of a kernel that makes each number of `target` of those at its place."""
+    layout = None if target.packed else target.layout
+    return {
+        **pieces_of(target),
+        "tile": layout.tile if layout else 1,
+        "tiles": layout.tiles if layout else 1,
+        "target_vectors": layout.vectors if layout else 1,
+        "planes": target.channels,
+        "mask": context.mask(target) if layout and target.must_be_clean else 0,
+    }
 
 
 def _pick(context: LoweringContext, layer: Pick) -> None:

@@ -154,6 +154,8 @@ def test_numbers_that_lead_out_of_memory_are_refused(
 def test_another_size_or_tuning_of_a_file_is_refused(file: Path, shared: Settings) -> None:
     with pytest.raises(UsageError, match="was compiled for images of 3x32x32, 64x64 is asked"):
         load(file, shared, size=64)
+    with pytest.raises(UsageError, match="islands when compiling the model"):
+        load(file, shared, islands="none")
     with pytest.raises(UsageError, match="tune when compiling the model"):
         load(file, shared, tune=1.0)
     assert load(file, shared, size=32).input_shape == IMAGE
