@@ -79,7 +79,7 @@ def compare(
         StrzooError and its subclasses: a model cannot be read.
     """
     if not isinstance(models, list | tuple) or len(models) < 2:
-        raise UsageError("give two or more models to compare, as a list")
+        raise UsageError("give a list of two or more models to compare")
     sources = [resolve(model, settings=settings) for model in models]
     names = _name(sources)
     notes: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 from collections.abc import Sequence
@@ -97,10 +98,14 @@ def reference_logits(
         )
 
 
-@functools.cache
 def small_network(seed: int = 0) -> nn.Module:
     """A ResNet20 of 10 classes whose answers differ from photograph to photograph: random
-    weights, but BatchNorm statistics of the photographs themselves."""
+    weights, but BatchNorm statistics of the photographs themselves. Each caller gets its own."""
+    return copy.deepcopy(_small_network(seed))
+
+
+@functools.cache
+def _small_network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = strzoo.create_model("resnet20", num_classes=10)
     inputs = torch.stack([reference_input(p, 32, 32) for p in crop_photographs(64, seed=99)])

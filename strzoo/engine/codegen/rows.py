@@ -9,13 +9,13 @@ from llvmlite import ir
 from strzoo.engine.codegen.builder import BYTES, F32, I16, I32, I64, Emitter, number
 from strzoo.engine.codegen.finishing import bounded, masked_all
 from strzoo.engine.codegen.quads import QuadRows
+from strzoo.engine.ir.fours import FOUR
 
 if TYPE_CHECKING:
     from strzoo.engine.codegen.convolution import ConvolutionKernel
 
 AHEAD_TILE = 7  # vectors; wider tiles need no prefetching
 AHEAD = 512  # bytes to prefetch: tables are read once per tile, often from a far cache
-FOUR = 4  # weights at a time
 REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
 # (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, fours,
 # bounds of the rows, order of the rows, output plane, residual plane, first row, end of the rows,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strzoo.engine.codegen.rows import FOUR, REACH
+from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.fixed import FixedConvolution, count_parts
+from strzoo.engine.ir.fours import FOUR
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.ir.quads import QuadConvolution, find_quads
 from strzoo.engine.layout.buffers import Blocking

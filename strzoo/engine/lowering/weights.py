@@ -7,17 +7,15 @@ from functools import cached_property
 
 import numpy as np
 
-from strzoo.engine.codegen.rows import FOUR, REACH
+from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.ir.fixed import FixedConvolution, split_weights
+from strzoo.engine.ir.fours import FOUR, form_fours
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.ir.quads import QUAD, QuadConvolution, count_quads
 from strzoo.engine.layout.taps import Taps
 
 PARTS = 32  # into which the rows of a layer are divided for threads
 PART_ROWS = 32  # of a sparse convolution, at least
-MOST = (
-    32_760  # sum of the magnitudes of four weights in fixed point, which leaves room for rounding
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +113,7 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
     counts = np.bincount(key, minlength=blocks * rows)
     fours = np.zeros(blocks * rows, np.int64)
     if nonzeros.fixed:
-        again, whole = _form_fours(key, weight, blocks * rows)
+        again, whole = form_fours(key, weight, blocks * rows)
         offset, weight = offset[again], weight[again]
         fours = (whole // FOUR).clip(max=np.iinfo(np.uint16).max)
     # Rows with equally many weights follow each other, so that loop ends are predicted.
@@ -203,53 +201,6 @@ def _cut_blocks(
     if offset.max(initial=0) >= REACH:
         raise ValueError(f"a block reads {offset.max()} vectors, {REACH} at most can be told apart")
     return block_planes, block, offset
-
-
-def _form_fours(key: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Entries in fixed point, sorted by `key`, in such an order that the sum of the products of
-    each four that the kernel takes at once fits 16 bits, whatever the inputs are.
-
-    Args:
-        key: of lists of entries, below `count`.
-
-    Returns:
-        The order, in which what is not part of a four comes last in each list; and for each list
-        how many entries make fours.
-    """
-    counts = np.bincount(key, minlength=count)
-    start = (np.cumsum(counts) - counts)[key]
-    size, rank = np.abs(weight.astype(np.int64)), np.arange(len(key)) - start
-    whole = counts // FOUR * FOUR
-    place, alone = rank.copy(), counts - whole
-    heavy = _heavy_fours(key, place, whole, size)
-    # In lists with such a four the heaviest go alone, and each four gets some of all sizes.
-    sorted_rank = np.empty_like(rank)
-    sorted_rank[np.lexsort((-size, key))] = rank
-    while heavy.any():
-        whole = np.where(heavy, np.maximum(counts - alone, 0), whole)
-        fours = np.maximum(whole // FOUR, 1)[key]
-        turn, index = np.divmod(sorted_rank - alone[key], fours)
-        index = np.where(turn % 2, fours - 1 - index, index)
-        within = np.where(turn < 0, whole[key] + sorted_rank, index * FOUR + turn)
-        place = np.where(heavy[key], within, place)
-        alone = np.where(heavy, np.minimum(alone + FOUR, counts), alone)
-        heavy &= _heavy_fours(key, place, whole, size)
-    order = np.empty_like(rank)
-    order[start + place] = np.arange(len(key))
-    return order, whole
-
-
-def _heavy_fours(
-    key: np.ndarray, place: np.ndarray, whole: np.ndarray, size: np.ndarray
-) -> np.ndarray:
-    """The lists, of which `whole` entries make fours, with a four whose weights are too large."""
-    first = (np.cumsum(whole) - whole) // FOUR
-    inside = place < whole[key]
-    four = first[key[inside]] + place[inside] // FOUR
-    sums = np.bincount(four, size[inside], minlength=int(whole.sum()) // FOUR)
-    found = np.zeros(len(whole), bool)
-    found[np.repeat(np.arange(len(whole)), whole // FOUR)[sums > MOST]] = True
-    return found
 
 
 def split_rows(work: np.ndarray, parts: int = PARTS, overhead: float = 3.0) -> np.ndarray:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from strzoo.engine.ir.fixed import LARGEST, FixedConvolution, split_weights
+from strzoo.engine.ir.fours import form_fours
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.quantization.observation import Sample
@@ -108,8 +109,11 @@ class Probe:
         given = _units(sample.seen, source[:, None, None])
         whole = fixed.weight.reshape(*fixed.weight.shape[:2], -1)[self._place]
         index, parts = split_weights(whole)
-        weight, channels, taps = parts.astype(np.int32), self._channel[index], self._tap[index]
         ends = np.searchsorted(index, self._ends)
+        if not is_depthwise(layer):
+            order, _ = form_fours(self._place[0][index], parts, len(layer.weight))
+            index, parts = index[order], parts[order]
+        weight, channels, taps = parts.astype(np.int32), self._channel[index], self._tap[index]
         sums = np.empty(self._exact.shape, np.int64)
         peak = np.zeros(len(layer.weight), np.int64)
         for row, part in enumerate(_slices(ends)):

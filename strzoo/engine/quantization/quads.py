@@ -72,7 +72,7 @@ def _choose_numbers(graph: Graph, seen: Observation) -> dict[str, Numbers]:
         largest = max(float(each.max()), 1e-30)
         bounds = getattr(maker, "bounds", None)
         positive = False
-        if bounds is not None and bounds.low >= 0:
+        if bounds is not None and bounds.clamps and bounds.low >= 0:
             positive, largest = True, min(largest, bounds.high)
         found[name] = Numbers(largest / (255 if positive else LARGEST), 0 if positive else MIDDLE)
     return found

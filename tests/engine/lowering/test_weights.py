@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strzoo.engine.ir.fours import form_fours
 from strzoo.engine.ir.graph import Convolution, Window
 from strzoo.engine.layout.taps import direct_taps, window_taps
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.lowering.weights import (
-    _form_fours,
     dense_table,
     find_nonzeros,
     sparse_table,
@@ -136,7 +136,7 @@ def test_a_depthwise_layer_that_is_mostly_zeros_runs_as_a_sparse_one():
 def test_the_products_of_a_four_in_fixed_point_fit_16_bits(rows: list[list[int]]) -> None:
     key = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     weight = np.array([each for row in rows for each in row], np.int16)
-    order, whole = _form_fours(key, weight, len(rows))
+    order, whole = form_fours(key, weight, len(rows))
     start = 0
     for number, row in enumerate(rows):
         part = order[start : start + len(row)]
@@ -152,7 +152,7 @@ def test_the_products_of_a_four_in_fixed_point_fit_16_bits(rows: list[list[int]]
 
 def test_the_heaviest_weights_are_taken_alone_and_the_others_spread_over_the_fours() -> None:
     weight = np.array([1, 30000, 2, 3, 29000, 28000, 4, 27000, 5, 6], np.int16)
-    order, whole = _form_fours(np.zeros(10, int), weight, 1)
+    order, whole = form_fours(np.zeros(10, int), weight, 1)
     # Two of ten are left over anyway; 28000 and 27000 fit if they are in different fours.
     assert whole.tolist() == [8]
     assert sorted(weight[order[8:]].tolist()) == [29000, 30000]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise, product
 
 import numpy as np
+import torch
 
 from strzoo.engine.ir.fixed import (
     Dequantize,
@@ -20,7 +21,7 @@ from strzoo.engine.ir.quads import (
     QuadGlobalAveragePool,
     QuantizeQuads,
 )
-from tests.helpers.engine.reference import run_layer
+from tests.helpers.engine.reference import bound, run_layer
 
 LEAST, LARGEST = -32768, 32767
 
@@ -30,8 +31,6 @@ def run_fixed_graph(graph: Graph, images: np.ndarray) -> np.ndarray:
 
     Sums saturate at their end only, so that the order of the weights does not matter.
     """
-    import torch
-
     values: dict[str, np.ndarray] = {graph.input: images.astype(np.float64)}
     for layer in graph.layers:
         inputs = [values[name] for name in layer.inputs]
@@ -60,7 +59,7 @@ def _run(layer: Layer, inputs: list[np.ndarray]) -> np.ndarray | None:
     if isinstance(layer, FixedLinear):
         assert layer.scale is not None
         y = x @ (layer.weight * layer.scale.astype(np.float64)[:, None]).T + layer.bias
-        return y if layer.bounds is None else y.clip(layer.bounds.low, layer.bounds.high)
+        return bound(torch.from_numpy(y), layer.bounds).numpy()
     if isinstance(layer, FixedGlobalAveragePool):
         assert layer.scale is not None
         y = x.mean((2, 3), keepdims=not layer.flat)

@@ -55,13 +55,13 @@ def run_layer(layer: Layer, inputs: list[Tensor]) -> Tensor:
             window.dilations,
             layer.groups,
         )
-        return _bound(y + inputs[1] if len(inputs) > 1 else y, layer.bounds)
+        return bound(y + inputs[1] if len(inputs) > 1 else y, layer.bounds)
     if isinstance(layer, Linear):
-        return _bound(x @ _real(layer.weight).T + _real(layer.bias), layer.bounds)
+        return bound(x @ _real(layer.weight).T + _real(layer.bias), layer.bounds)
     if isinstance(layer, Affine):
         shape = (-1, *[1] * (x.dim() - 2))
         y = x * _real(layer.scale).reshape(shape) + _real(layer.shift).reshape(shape)
-        return _bound(y, layer.bounds)
+        return bound(y, layer.bounds)
     if isinstance(layer, MaxPool):
         return _windows(_pad(x, layer.window, -torch.inf), layer.window).amax((-2, -1))
     if isinstance(layer, AveragePool):
@@ -69,23 +69,23 @@ def run_layer(layer: Layer, inputs: list[Tensor]) -> Tensor:
     if isinstance(layer, GlobalAveragePool):
         return x.mean((2, 3), keepdim=not layer.flat)
     if isinstance(layer, Add):
-        return _bound(x + inputs[1], layer.bounds)
+        return bound(x + inputs[1], layer.bounds)
     if isinstance(layer, Combine):
         y = inputs[1] if x.shape == inputs[1].shape else inputs[1].reshape(*x.shape[:2], 1, 1)
         rules = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}
-        return _bound(rules[layer.function](x, y), layer.bounds)
+        return bound(rules[layer.function](x, y), layer.bounds)
     if isinstance(layer, Normalize):
         shape = (-1, *[1] * (x.dim() - 2))
         spread = (x.var(1, correction=0, keepdim=True) + layer.epsilon).sqrt()
         y = (x - x.mean(1, keepdim=True)) / spread
         y = y * _real(layer.scale).reshape(shape) + _real(layer.shift).reshape(shape)
-        return _bound(y, layer.bounds)
+        return bound(y, layer.bounds)
     if isinstance(layer, PRelu):
         return torch.where(x > 0, x, x * _real(layer.slope).reshape(-1, *[1] * (x.dim() - 2)))
     if isinstance(layer, Pick):
         return x[:, :, torch.from_numpy(layer.rows)][..., torch.from_numpy(layer.columns)]
     if isinstance(layer, Clamp):
-        return _bound(x, layer.bounds)
+        return bound(x, layer.bounds)
     if isinstance(layer, Concat):
         return torch.cat(inputs, 1)
     if isinstance(layer, Flatten):
@@ -122,7 +122,8 @@ def _pad(x: Tensor, window: Window, value: float) -> Tensor:
     return functional.pad(x, (left, right, top, bottom), value=value)
 
 
-def _bound(x: Tensor, bounds: Bounds | None) -> Tensor:
+def bound(x: Tensor, bounds: Bounds | None) -> Tensor:
+    """What `bounds` makes of sums: clamped, or a function of them."""
     if bounds is None:
         return x
     if bounds.clamps:
