@@ -138,10 +138,10 @@ def measure_divisions(
     runner, random, given = Runner(threads), np.random.default_rng(0), {}
     for port in divisions[0][0].inputs:
         shape = [1 if size is None else size for size in port.shape]
-        numbers = random.standard_normal(shape, np.float32)
-        given[port.name] = (numbers if port.dtype.startswith("float") else 0 * numbers).astype(
-            port.dtype
-        )
+        numbers = np.asarray(random.standard_normal(shape, np.float32))
+        if not port.dtype.startswith("float"):
+            numbers[...] = 0
+        given[port.name] = numbers.astype(port.dtype)
     steps = [Steps(division, threads) for division, _ in divisions]
     times: list[list[list[float]]] = [[] for _ in divisions]
     outputs: list[list[np.ndarray]] = [[] for _ in divisions]
