@@ -19,6 +19,7 @@ Arrays = Mapping[str, np.ndarray]
 # Runs the program of a section, by its number, on [N, ...] fp32 and writes [N, ...] fp32.
 RunSection = Callable[[int, np.ndarray, np.ndarray], object]
 RUNS = 5  # that are measured, after one that is not
+PATIENCE = 10.0  # seconds that an island may take when it is measured: a loop may have no end
 
 
 class Steps:
@@ -117,7 +118,8 @@ class Steps:
                 arrays.update(_split(step.outputs, result))
                 sections += 1
             else:
-                arrays.update(self._islands.run(islands, arrays, count))
+                patience = None if seconds is None else PATIENCE
+                arrays.update(self._islands.run(islands, arrays, count, patience))
                 islands += 1
             if seconds is not None:
                 seconds.append(time.perf_counter() - started)
