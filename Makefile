@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device device-wheels attack soak runtime serving image clean setup documents charts
+.PHONY: demo test lint docs counts device device-wheels attack soak runtime serving image clean setup documents charts
 
 setup: $(STAMP)
 
@@ -76,9 +76,13 @@ counts: setup
 documents: setup
 	$(BIN)/python -m pytest tests/test_documents.py tests/test_own_network.py
 
+# The documents as a site, in site/; warnings are errors.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # Chart.js for the charts of HTML reports, from the npm registry: building strzoo tries it too.
 charts:
 	$(PYTHON) tools/vendor_charts.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
