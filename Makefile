@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device device-wheels attack soak runtime serving image clean setup documents charts
+.PHONY: demo test lint counts results device device-wheels attack soak runtime serving image clean setup documents charts
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# benchmarks/RESULTS.md of the files in benchmarks/results/.
+results:
+	$(PYTHON) benchmarks/write_results.py
 
 # Correctness and speed on this machine's GPU and cores, in eight minutes.
 device: setup

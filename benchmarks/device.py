@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from device_stages.rows import FAILS, Row, Stage, read_rows  # noqa: E402
-from machine import list_versions, name_processor  # noqa: E402
+from harness.machine import list_versions, name_processor  # noqa: E402
 
 # The share of the time that each stage may take; what one leaves over the next ones have.
 STAGES = {"correctness": 0.24, "evaluation": 0.26, "training": 0.32, "cores": 0.18}

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine_stages.busy import measure_busy
 from engine_stages.models import decibels, prepare, prepare_int8
 from engine_stages.server import Server
-from machine import list_versions, name_processor
+from harness.machine import list_versions, name_processor
 
 from strzoo.benchmarking.engines import INT8_ENGINES
 

@@ -1,0 +1,11 @@
+"""What the benchmarks share: turns, what was measured on what, JSON, tables. Standard library only.
+
+Importing it puts the checkout on the path, for `tests.helpers` and for strzoo itself.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
