@@ -66,7 +66,7 @@ runtime: setup
 # lost or wrong.
 serving: setup
 	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/serving.py --architecture resnet20 \
-		--only sparse --requests 10000 --rounds 1 --restarts 2
+		--only sparse --requests 10000 --rounds 1 --restarts 2 $(SERVING_OPTIONS)
 
 # The steps of examples/serving/Dockerfile in a fresh virtual environment, in three minutes.
 image: setup

@@ -63,9 +63,9 @@ class Record:
             if key not in left
         )
         self.path: Path = options.json or (RESULTS if whole else TRIED) / f"{name}.json"
-        self.failed = False
+        self.missed: list[str] = []
         self._load = find_load()
-        self._results = Results(
+        self.results = Results(
             title,
             about,
             [_spell_command()],
@@ -78,25 +78,26 @@ class Record:
     def table(self, columns: Sequence[Column], title: str = "") -> TableRecord:
         """Begin a table."""
         table = Table(list(columns), title=title)
-        self._results.tables.append(table)
+        self.results.tables.append(table)
         return TableRecord(table, self)
 
     def say(self, note: str) -> None:
         """A paragraph below the tables."""
         print(f"\n{note}", flush=True)
-        self._results.notes.append(note)
+        self.results.notes.append(note)
 
     def miss(self, bar: str) -> None:
-        """Enter that a bar was missed: the exit code is 1."""
-        self.failed = True
-        self.say(f"Missed: {bar}.")
+        """Enter that a bar was missed: it is said at the end, and the exit code is 1."""
+        self.missed.append(bar)
 
     def finish(self) -> int:
         """Write the file; returns the exit code."""
-        self._results.load = f"load {self._load:.1f} at the start, {find_load():.1f} at the end"
-        write_results(self.path, self._results)
-        print(f"\n{self._results.measured()}\nwrote {self.path}", flush=True)
-        return int(self.failed)
+        if self.missed:
+            self.say(f"Missed: {'; '.join(self.missed)}.")
+        self.results.load = f"load {self._load:.1f} at the start, {find_load():.1f} at the end"
+        write_results(self.path, self.results)
+        print(f"\n{self.results.measured()}\nwrote {self.path}", flush=True)
+        return int(bool(self.missed))
 
 
 class TableRecord:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 Clock = Callable[[], float]
+T = TypeVar("T")
 
 
 def timed(function: Callable[[], object], clock: Clock = time.perf_counter) -> float:
@@ -17,13 +19,13 @@ def timed(function: Callable[[], object], clock: Clock = time.perf_counter) -> f
 
 
 def take_turns(
-    ways: Mapping[str, Callable[[], float]],
+    ways: Mapping[str, Callable[[], T]],
     rounds: int,
     *,
     warm: int = 1,
     pause: float = 0.0,
     alternate: bool = True,
-) -> dict[str, list[float]]:
+) -> dict[str, list[T]]:
     """What each way returns, in each of `rounds` rounds, after `warm` that are not kept.
 
     Args:
@@ -31,7 +33,7 @@ def take_turns(
         alternate: every second round in reverse.
     """
     names = list(ways)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[T]] = {name: [] for name in names}
     for number in range(-warm, rounds):
         for name in names[::-1] if alternate and number % 2 else names:
             value = ways[name]()
@@ -52,7 +54,7 @@ def time_turns(
 ) -> dict[str, list[float]]:
     """As `take_turns`, the seconds of each call."""
     calls = {name: lambda way=way: timed(way, clock) for name, way in ways.items()}
-    return take_turns(calls, rounds, warm=warm, pause=pause)  # type: ignore[arg-type]
+    return take_turns(calls, rounds, warm=warm, pause=pause)
 
 
 def medians(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
