@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts results device device-wheels attack soak runtime serving image clean setup documents charts
+.PHONY: demo test lint counts results dist test-oldest device device-wheels attack soak runtime serving image clean setup documents charts
 
 setup: $(STAMP)
 
@@ -60,7 +60,16 @@ soak: setup
 
 # The distribution strzoo-runtime, which runs .strz files on NumPy alone, in dist/.
 runtime: setup
+	$(BIN)/python -m setuptools_scm --force-write-version-files >/dev/null
 	$(BIN)/python tools/build_runtime.py
+
+# What a release uploads, checked and tried on the oldest and the newest Python at hand.
+dist: setup
+	$(BIN)/python tools/try_dist.py $(DIST_OPTIONS)
+
+# The tests with the oldest Python and the lowest versions that setup.cfg allows.
+test-oldest: setup
+	$(BIN)/python tools/try_oldest.py -- -n auto --maxprocesses 4 $(PYTEST_OPTIONS)
 
 # 10,000 requests from 32 clients to examples/serving, which is restarted meanwhile; none may be
 # lost or wrong.

@@ -49,6 +49,8 @@ def main() -> int:
                 )  # fmt: skip
                 if options.epochs:
                     shorter = [f"epochs={options.epochs}", "warmup_epochs=0"]
+                    if method == "gmp":
+                        shorter += ["prune_start=0", "prune_end=1"]
                     config = apply_overrides(config, shorter)
                 if method in ("dnw", "gmp"):
                     source = Path(folder) / f"str_{seed}" / "best_str.pth"
