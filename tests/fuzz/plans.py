@@ -49,6 +49,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
     Pick,
     PRelu,
+    Rearrange,
     Softmax,
     Window,
 )
@@ -125,7 +126,8 @@ def make_graphs() -> list[tuple[Graph, dict[str, Tiling]]]:
         Normalize("even", ("excited",), "even", _bias(8), _bias(8), 1e-3),
         PRelu("slopes", ("even",), "slopes", _bias(8)),
         Pick("picked", ("slopes",), "picked", np.arange(6), np.array([4, 0, 0, 1, 3])),
-        Flatten("flat", ("picked",), "flat"),
+        Rearrange("turned", ("picked",), "turned", np.arange(60).reshape(2, 6, 5), 4, 1),
+        Flatten("flat", ("turned",), "flat"),
         Linear("full", ("flat",), "full", _weights(2, 9, 8 * 6 * 5, density=1.0), _bias(9)),
         Linear("few", ("full",), "few", _weights(3, 5, 9), _bias(5), Bounds(0.0)),
         shape=(4, 6, 5),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import onnx
 
 from strzoo.engine.frontend.constants import Constants
 from strzoo.engine.frontend.problems import Outside, Unsupported
-from strzoo.engine.ir.graph import Flatten, Layer, Shape
+from strzoo.engine.ir.graph import Flatten, Layer, Rearrange, Shape
+from strzoo.engine.ir.places import describe_places, pick_channels
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
@@ -40,6 +41,14 @@ class Padding:
     number: float
 
 
+@dataclass(frozen=True, eq=False)
+class Rearranged:
+    """The numbers of `value` at `index`, counted channel by channel, in the shape of `index`."""
+
+    value: str
+    index: np.ndarray
+
+
 class GraphBuilder:
     """Turns node after node into layers; `operators` holds the rules.
 
@@ -63,6 +72,7 @@ class GraphBuilder:
         self.shapes: dict[str, Shape] = {}
         self._views: dict[str, View] = {}
         self._flat: dict[str, str] = {}
+        self._maps: dict[tuple[str, Shape], str] = {}
         self._names: set[str] = set()
         # What onnxruntime makes and the engine cannot read, by name, with the type if it is known.
         self.opaque: dict[str, onnx.TypeProto | None] = {}
@@ -73,6 +83,8 @@ class GraphBuilder:
         # zeros of a Pad are also a value, under whose name they are found here.
         self.padded: dict[str, Padding] = {}
         self.channels_last: dict[str, View] = {}
+        # What else moves numbers made, by ONNX name, whether or not it is also a value.
+        self.rearranged: dict[str, Rearranged] = {}
 
     def add_input(self, name: str, shape: Shape, stage: int = 0) -> None:
         """Let `name` stand for an array [N, *shape] that is given, or made in a stage before."""
@@ -86,13 +98,56 @@ class GraphBuilder:
             return self._views[name]
         if name in self.padded:
             raise Unsupported("not with 0, before other than MaxPool", ("Pad", name))
-        if name in self.channels_last:
-            raise Unsupported("channels last, before other than Pad", ("Transpose", name))
+        if name in self.channels_last or name in self.rearranged:
+            self._settle(name)
+            return self._views[name]
         if name in self.opaque:
             raise Outside(name)
         if name in self.constants:
             raise Unsupported(f"its input {name!r} is a constant")
         raise IntegrityError(f"{name!r} is used before it is made")
+
+    def arrangement(self, name: str) -> Rearranged:
+        """Where each number of `name` is in one of our values."""
+        if name in self.rearranged:
+            return self.rearranged[name]
+        if name in self.channels_last:
+            view = self.channels_last[name]
+            index = np.arange(math.prod(view.shape)).reshape(view.shape)
+            return Rearranged(view.value, np.moveaxis(index, 0, -1))
+        view = self.view(name)
+        return Rearranged(view.value, np.arange(math.prod(view.shape)).reshape(view.shape))
+
+    def _settle(self, name: str) -> None:
+        """Make a value of what is so far known as numbers in another order."""
+        found = self.arrangement(name)
+        shape = found.index.shape
+        if len(shape) == 1:
+            value = self.take_numbers(found.value, found.index[:, None, None], name)
+            value = self.flatten(View(value, shape, ("Transpose", name)))
+        elif len(shape) == 2:
+            value = self.take_numbers(found.value, found.index[None], name)
+        else:
+            value = self.take_numbers(found.value, found.index.reshape(*shape[:2], -1), name)
+        self._views[name] = View(value, shape, ("Transpose", name))
+
+    def take_numbers(self, value: str, index: np.ndarray, name: str) -> str:
+        """A map of the numbers of `value` at `index` [channels, height, width], called `name` where
+        no other value is."""
+        shape, output = self.shapes[value], self.fresh(name)
+        pixels = math.prod(shape[1:])
+        layer: Layer = Rearrange(name, (value,), output, **describe_places(index, pixels))
+        if len(shape) == 3 and index.shape[1:] == shape[1:]:
+            chosen = index[:, 0, 0] // pixels
+            plane = np.arange(pixels).reshape(shape[1:])
+            if (index == chosen[:, None, None] * pixels + plane).all():
+                layer = pick_channels(name, value, output, shape[0], chosen)
+        self.append(replace(layer, name=self.unique(name)))
+        return output
+
+    def whole(self, value: str) -> View:
+        """One of our values, read in its own shape."""
+        return View(value, self.shapes[value], ("value", value))
 
     def constant(self, name: str) -> np.ndarray | None:
         """The constant `name`, or None if it depends on the images."""
@@ -110,6 +165,11 @@ class GraphBuilder:
             raise Unsupported(f"its weights are {array.dtype}; quantised files are not supported")
         return np.ascontiguousarray(array, dtype=np.float32)
 
+    def optional_weight(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+        """As `weight`; None where the node leaves that input out."""
+        given = len(node.input) > index and node.input[index]
+        return self.weight(node, index) if given else None
+
     def integers(self, name: str) -> list[int]:
         """A constant list of numbers, such as axes or a shape."""
         array = self.constant(name)
@@ -118,12 +178,18 @@ class GraphBuilder:
         return [int(number) for number in np.atleast_1d(array)]
 
     def map_value(self, name: str) -> str:
-        """Our value for `name`, which must be a map: [N, C, H, W]."""
+        """Our value for `name`, which must be a map, [N, C, H, W]; made one if need be."""
         view = self.view(name)
-        if len(view.shape) != 3 or self.shapes[view.value] != view.shape:
+        if len(view.shape) != 3:
             shape = ", ".join(map(str, view.shape))
             raise Unsupported(f"it makes a [N, {shape}] that is then used as a map", view.maker)
-        return view.value
+        if self.shapes[view.value] == view.shape:
+            return view.value
+        key = (view.value, view.shape)
+        if key not in self._maps:
+            index = np.arange(math.prod(view.shape)).reshape(view.shape)
+            self._maps[key] = self.take_numbers(view.value, index, f"{view.value}_map")
+        return self._maps[key]
 
     def vector_value(self, name: str) -> str:
         """Our value for `name`, which must be a vector: [N, F]; flattened if need be."""
@@ -179,6 +245,10 @@ class GraphBuilder:
     ) -> None:
         """As `emit`, of maps: the node's output is the result with the channels last."""
         self.emit(kind, node, inputs, **fields)
+        self.turn_last(node)
+
+    def turn_last(self, node: onnx.NodeProto) -> None:
+        """Let the output of `node`, a map so far, have its channels last."""
         self.channels_last[node.output[0]] = self._views.pop(node.output[0])
 
     def bind(self, node: onnx.NodeProto, value: str, shape: Shape) -> None:

@@ -1,4 +1,4 @@
-"""Pad, and Transpose between channels first and last: they join the window behind them.
+"""Pad, which joins the window behind it.
 
 TensorFlow's exporter pads before strided convolutions, more at the bottom and right than at the
 top and left, and moves the channels there and back around a Pad.
@@ -18,7 +18,6 @@ from strzoo.engine.ir.graph import Convolution, Pads, Window
 from strzoo.settings import Limits
 
 _LOWEST = -3e38  # from here down a number never wins a MaxPool
-_TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def read_pad(builder: GraphBuilder, node: onnx.NodeProto) -> None:
@@ -45,23 +44,6 @@ def read_pad(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     builder.padded[value] = Padding(view.value, pads, 0.0)
     if last:
         builder.channels_last[node.output[0]] = builder.view(name)
-
-
-def read_transpose(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    """Channels last and first again: a map that only Pad sees in between."""
-    perm = list(read_attributes(node).get("perm", ()))
-    if node.input[0] in builder.channels_last and perm == _TO_FIRST:
-        view = builder.channels_last[node.input[0]]
-        return builder.bind(node, view.value, view.shape)
-    view = builder.view(node.input[0])
-    if perm == list(range(len(view.shape) + 1)):
-        return builder.bind(node, view.value, view.shape)
-    if len(view.shape) == 3 and perm == _TO_LAST:
-        if view.shape[1:] == (1, 1):  # one pixel: the same numbers in the same order
-            return builder.bind(node, view.value, (1, 1, view.shape[0]))
-        builder.channels_last[node.output[0]] = view
-        return None
-    raise Unsupported("" if len(view.shape) == 3 else f"of [N, {', '.join(map(str, view.shape))}]")
 
 
 def widen(window: Window, pads: Pads) -> Window:

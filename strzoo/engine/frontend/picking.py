@@ -1,9 +1,9 @@
-"""The ONNX operators that take pixels or channels out of a map: Resize, Slice, Split, Upsample."""
+"""The ONNX operators that take numbers out of a value: Gather, Resize, Slice, Split."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -12,7 +12,8 @@ from strzoo.engine.frontend.attributes import Attributes, read_attributes
 from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.folding import slice_bounds
 from strzoo.engine.frontend.problems import Unsupported
-from strzoo.engine.ir.graph import Convolution, Pick, Window
+from strzoo.engine.frontend.rearranging import bind_numbers, shape_of, take_channels
+from strzoo.engine.ir.graph import Pick
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
 
@@ -34,57 +35,85 @@ def read_resize(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def read_slice(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    source = builder.map_value(node.input[0])
-    shape = builder.shapes[source]
+    shape = shape_of(builder, node.input[0])
     inputs = [None if not name else builder.constant(name) for name in node.input[1:]]
     if any(name and array is None for name, array in zip(node.input[1:], inputs, strict=True)):
         raise Unsupported("from where it computes")
     parts = slice_bounds(read_attributes(node), [None, *inputs], builder.opset, (0, *shape))
     if parts[0] != slice(None):
         raise Unsupported("of images")
-    indices = [np.arange(size)[part] for size, part in zip(shape, parts[1:], strict=True)]
-    if not all(map(len, indices)):
+    places = [np.arange(size)[part] for size, part in zip(shape, parts[1:], strict=True)]
+    if not all(map(len, places)):
         raise Unsupported("that leaves nothing")
-    whole = [len(found) == size for found, size in zip(indices, shape, strict=True)]
-    if all(whole[1:]):
-        _take_channels(builder, node, node.output[0], source, indices[0])
-    elif whole[0]:
-        builder.emit(Pick, node, (source,), rows=indices[1], columns=indices[2])
-    else:
-        raise Unsupported("of channels and pixels at once")
+    _take(builder, node, node.output[0], places)
 
 
 def read_split(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    """Of channels."""
     attributes = read_attributes(node)
-    if attributes.get("axis", 0) not in (1, -3):
-        raise Unsupported("along another axis than the channels")
-    source = builder.map_value(node.input[0])
-    channels = builder.shapes[source][0]
+    shape = shape_of(builder, node.input[0])
+    axis = attributes.get("axis", 0) % (len(shape) + 1)
+    if axis == 0:
+        raise Unsupported("of images")
+    total = shape[axis - 1]
     given = len(node.input) > 1 and node.input[1]
     sizes = builder.integers(node.input[1]) if given else list(attributes.get("split", ()))
     count = len(node.output)
     if not sizes:
-        each = -(-channels // count)
-        sizes = [each] * (count - 1) + [channels - each * (count - 1)]
-    if len(sizes) != count or min(sizes) < 1 or sum(sizes) != channels:
-        raise IntegrityError(f"{node.name!r} splits {channels} channels into {sizes}")
+        each = -(-total // count)
+        sizes = [each] * (count - 1) + [total - each * (count - 1)]
+    if len(sizes) != count or min(sizes) < 1 or sum(sizes) != total:
+        what = "channels" if axis == 1 else "places"
+        raise IntegrityError(f"{node.name!r} splits {total} {what} into {sizes}")
     start = 0
     for name, size in zip(node.output, sizes, strict=True):
         if name:
-            _take_channels(builder, node, name, source, np.arange(start, start + size))
+            places = [np.arange(length) for length in shape]
+            places[axis - 1] = np.arange(start, start + size)
+            _take(builder, node, name, places)
         start += size
 
 
-def _take_channels(
-    builder: GraphBuilder, node: onnx.NodeProto, name: str, source: str, chosen: np.ndarray
+def read_gather(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    shape = shape_of(builder, node.input[0])
+    axis = read_attributes(node).get("axis", 0) % (len(shape) + 1)
+    if axis == 0:
+        raise Unsupported("of images")
+    indices = builder.constant(node.input[1])
+    if indices is None or indices.ndim > 1:
+        raise Unsupported("its indices are not a constant list")
+    chosen, size = np.atleast_1d(indices).astype(np.int64), shape[axis - 1]
+    if not len(chosen) or chosen.min() < -size or chosen.max() >= size:
+        raise IntegrityError(f"{node.name!r} takes {chosen.tolist()} of {size}")
+    if indices.ndim == 0:
+        found = builder.arrangement(node.input[0])
+        index = found.index.take(int(chosen[0]) % size, axis - 1)
+        if not index.ndim:
+            raise Unsupported("of a single number")
+        bind_numbers(builder, node, found.value, index)
+        return
+    places = [np.arange(length) for length in shape]
+    places[axis - 1] = chosen % size
+    _take(builder, node, node.output[0], places)
+
+
+def _take(
+    builder: GraphBuilder, node: onnx.NodeProto, name: str, places: Sequence[np.ndarray]
 ) -> None:
-    """By a 1x1 convolution with a single one in each row."""
-    weight = np.zeros((len(chosen), builder.shapes[source][0], 1, 1), np.float32)
-    weight[np.arange(len(chosen)), chosen] = 1
-    made = onnx.helper.make_node(node.op_type, [], [name], node.name)
-    bias = np.zeros(len(chosen), np.float32)
-    builder.emit(Convolution, made, (source,), weight=weight, bias=bias, window=Window((1, 1)))
+    """Let `name` stand for the numbers at `places`, which are those along each axis."""
+    given = node.input[0]
+    shape, made = shape_of(builder, given), onnx.helper.make_node(node.op_type, [given], [name])
+    made.name = node.name
+    whole = [np.array_equal(p, np.arange(size)) for p, size in zip(places, shape, strict=True)]
+    straight = given not in builder.rearranged and given not in builder.channels_last
+    if len(shape) == 3 and straight and (all(whole[1:]) or whole[0]):
+        source = builder.map_value(given)
+        if all(whole[1:]):
+            take_channels(builder, made, name, source, places[0])
+        else:
+            builder.emit(Pick, made, (source,), rows=places[1], columns=places[2])
+        return
+    found = builder.arrangement(given)
+    bind_numbers(builder, made, found.value, found.index[np.ix_(*places)])
 
 
 def _read_sizes(

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import onnx
 
-from strzoo.engine.frontend import operators, padding, picking, reshaping
+from strzoo.engine.frontend import (
+    arithmetic,
+    normalizing,
+    operators,
+    padding,
+    picking,
+    rearranging,
+    reshaping,
+)
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.constants import Constants
 from strzoo.engine.frontend.inputs import find_batch, read_inputs
@@ -28,42 +36,45 @@ from strzoo.onnx.files import read_opset
 Rule = Callable[[GraphBuilder, onnx.NodeProto], None]
 
 OPERATORS: dict[str, Rule] = {
-    "Add": operators.read_arithmetic,
+    "Add": arithmetic.read_arithmetic,
     "AveragePool": operators.read_average_pool,
-    "BatchNormalization": operators.read_batch_norm,
+    "BatchNormalization": normalizing.read_batch_norm,
     "Cast": reshaping.read_cast,
-    "Clip": operators.read_clip,
+    "Clip": arithmetic.read_clip,
     "Concat": operators.read_concat,
     "Conv": operators.read_convolution,
-    "Div": operators.read_arithmetic,
-    **dict.fromkeys(operators.FUNCTIONS, operators.read_function),
+    "DepthToSpace": rearranging.read_depth_to_space,
+    "Div": arithmetic.read_arithmetic,
+    **dict.fromkeys(arithmetic.FUNCTIONS, arithmetic.read_function),
     "Dropout": reshaping.read_dropout,
+    "Expand": rearranging.read_expand,
     "Flatten": reshaping.read_flatten,
-    "Gather": operators.read_gather,
+    "Gather": picking.read_gather,
     "Gemm": operators.read_gemm,
     "GlobalAveragePool": operators.read_global_average_pool,
     "Identity": reshaping.read_identity,
-    "LayerNormalization": operators.read_layer_norm,
+    "LayerNormalization": normalizing.read_layer_norm,
     "MatMul": operators.read_matmul,
-    "Max": operators.read_limits,
+    "Max": arithmetic.read_limits,
     "MaxPool": operators.read_max_pool,
-    "Min": operators.read_limits,
+    "Min": arithmetic.read_limits,
     "Pad": padding.read_pad,
-    "Mul": operators.read_arithmetic,
-    "Pow": operators.read_power,
-    "PRelu": operators.read_prelu,
+    "Mul": arithmetic.read_arithmetic,
+    "Pow": arithmetic.read_power,
+    "PRelu": arithmetic.read_prelu,
     "ReduceMean": operators.read_mean,
-    "Relu": operators.read_relu,
+    "Relu": arithmetic.read_relu,
     "Reshape": reshaping.read_reshape,
     "Resize": picking.read_resize,
     "Shape": reshaping.read_shape,
     "Slice": picking.read_slice,
     "Softmax": operators.read_softmax,
+    "SpaceToDepth": rearranging.read_space_to_depth,
     "Split": picking.read_split,
     "Squeeze": reshaping.read_squeeze,
-    "Sub": operators.read_arithmetic,
-    "Sum": operators.read_sum,
-    "Transpose": padding.read_transpose,
+    "Sub": arithmetic.read_arithmetic,
+    "Sum": arithmetic.read_sum,
+    "Transpose": rearranging.read_transpose,
     "Unsqueeze": reshaping.read_unsqueeze,
     "Upsample": picking.read_resize,
 }
@@ -81,7 +92,8 @@ _MALFORMED = (
 
 # They only say in what shape a value is read: onnxruntime keeps them behind what it made.
 _SHAPING = {
-    "Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+    "Cast", "DepthToSpace", "Dropout", "Expand", "Flatten", "Identity", "Reshape", "SpaceToDepth",
+    "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
@@ -141,26 +153,32 @@ class Reading:
         self._makers = {describe_node(node): node for node in self.nodes}
         self._makers |= {name: node for node in self.nodes for name in node.output}
         self.items: list[Made | Left] = []
+        self._collected = 0
         self.blamed: set[str] = set()
         self.problems: list[Problem] = []
 
     def read_all(self) -> None:
         for node in self.nodes:
-            before = len(self.builder.layers)
             self._read(node)
-            self.items += [Made(layer, node) for layer in self.builder.layers[before:]]
+            self._collect(node)
         for value in self.model.graph.output:
             if value.name in self.builder.constants:
                 raise Whole(Problem("output", value.name, "which is a constant"))
             if self._check_readable(value.name) and value.name not in self.builder.opaque:
                 self._flatten_result(value.name)
+            if value.name in self._makers:
+                self._collect(self._makers[value.name])
+
+    def _collect(self, node: onnx.NodeProto) -> None:
+        """Note the layers made since the last time as those of `node`."""
+        self.items += [Made(layer, node) for layer in self.builder.layers[self._collected :]]
+        self._collected = len(self.builder.layers)
 
     def _flatten_result(self, name: str) -> None:
         """A vector is made as such, so that the layers before it can be those of vectors."""
-        builder, before = self.builder, len(self.builder.layers)
+        builder = self.builder
         if len(builder.view(name).shape) == 1 and self.stage_of(name) % 2 == 0:
             builder.bind(self._makers[name], builder.vector_value(name), builder.view(name).shape)
-            self.items += [Made(layer, self._makers[name]) for layer in builder.layers[before:]]
 
     def stage_of(self, name: str) -> int:
         """Of the value that the ONNX name `name` stands for."""
@@ -232,16 +250,16 @@ class Reading:
             else:
                 builder.opaque[name] = types.get(name)
                 builder.stages[name] = stage
+        self._collect(node)  # what is made for this node to read comes before it
         self.items.append(Left(node, stage, count_macs(node, known, types, builder.constants)))
 
     def _made_outside(self, name: str) -> bool:
         builder = self.builder
         if name in builder.opaque:
             return True
-        view = builder.channels_last.get(name) or (
-            None if name in builder.constants or name in builder.padded else builder.view(name)
-        )
-        return view is not None and builder.stages[view.value] % 2 == 1
+        if name in builder.constants or name in builder.padded:
+            return False
+        return builder.stages[builder.arrangement(name).value] % 2 == 1
 
     def _check_readable(self, name: str) -> bool:
         """Whether onnxruntime can read it. What makes it is to blame otherwise."""

@@ -11,6 +11,7 @@ from strzoo.engine.frontend.attributes import read_attributes
 from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.constants import BATCH
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.frontend.rearranging import bind_shape, shape_of
 from strzoo.engine.ir.graph import Shape
 
 _FLOATS = (
@@ -22,8 +23,7 @@ _FLOATS = (
 
 
 def read_identity(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    view = builder.view(node.input[0])
-    builder.bind(node, view.value, view.shape)
+    bind_shape(builder, node, shape_of(builder, node.input[0]))
 
 
 def read_dropout(builder: GraphBuilder, node: onnx.NodeProto) -> None:
@@ -43,53 +43,53 @@ def read_cast(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 def read_shape(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     attributes = read_attributes(node)
     array = builder.constant(node.input[0])
-    shape = [BATCH, *builder.view(node.input[0]).shape] if array is None else list(array.shape)
+    shape = [BATCH, *shape_of(builder, node.input[0])] if array is None else list(array.shape)
     part = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
     builder.constants[node.output[0]] = np.array(part, np.int64)
 
 
 def read_flatten(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    view = builder.view(node.input[0])
-    if read_attributes(node).get("axis", 1) % (len(view.shape) + 1) != 1:
+    shape = shape_of(builder, node.input[0])
+    if read_attributes(node).get("axis", 1) % (len(shape) + 1) != 1:
         raise Unsupported("along another axis than the channels")
-    builder.bind(node, view.value, (math.prod(view.shape),))
+    bind_shape(builder, node, (math.prod(shape),))
 
 
 def read_reshape(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     attributes = read_attributes(node)
-    view = builder.view(node.input[0])
+    shape = shape_of(builder, node.input[0])
     given = len(node.input) > 1
     target = builder.integers(node.input[1]) if given else list(attributes.get("shape", ()))
-    old = [BATCH, *view.shape]
+    old = [BATCH, *shape]
     new = target
     if not attributes.get("allowzero", 0):
         new = [old[i] if size == 0 and i < len(old) else size for i, size in enumerate(target)]
-    rest = _solve(new, math.prod(view.shape), builder.batch or 1)
+    rest = _solve(new, math.prod(shape), builder.batch or 1)
     if rest is None:
         shown = ["N" if size == BATCH else size for size in target]
-        raise Unsupported(f"from [N, {', '.join(map(str, view.shape))}] to {shown}")
-    builder.bind(node, view.value, rest)
+        raise Unsupported(f"from [N, {', '.join(map(str, shape))}] to {shown}")
+    bind_shape(builder, node, rest)
 
 
 def read_squeeze(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    view = builder.view(node.input[0])
-    axes = {axis % (len(view.shape) + 1) for axis in _read_axes(builder, node)}
-    if not axes or 0 in axes or any(view.shape[axis - 1] != 1 for axis in axes):
+    shape = shape_of(builder, node.input[0])
+    axes = {axis % (len(shape) + 1) for axis in _read_axes(builder, node)}
+    if not axes or 0 in axes or any(shape[axis - 1] != 1 for axis in axes):
         raise Unsupported("of axes that are not 1, or of all")
-    kept = [size for axis, size in enumerate(view.shape, 1) if axis not in axes]
-    builder.bind(node, view.value, tuple(kept))
+    kept = [size for axis, size in enumerate(shape, 1) if axis not in axes]
+    bind_shape(builder, node, tuple(kept))
 
 
 def read_unsqueeze(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    view = builder.view(node.input[0])
+    shape = shape_of(builder, node.input[0])
     given = _read_axes(builder, node)
-    rank = len(view.shape) + 1 + len(given)
+    rank = len(shape) + 1 + len(given)
     axes = {axis % rank for axis in given}
     if 0 in axes:
         raise Unsupported("before the batch")
-    sizes = iter(view.shape)
-    shape = tuple(1 if axis in axes else next(sizes) for axis in range(1, rank))
-    builder.bind(node, view.value, shape)
+    sizes = iter(shape)
+    made = tuple(1 if axis in axes else next(sizes) for axis in range(1, rank))
+    bind_shape(builder, node, made)
 
 
 def _solve(target: list[int], size: int, batch: int) -> Shape | None:

@@ -139,6 +139,20 @@ class Pick(Layer):
 
 
 @dataclass(frozen=True)
+class Rearrange(Layer):
+    """Numbers of a map, or of a vector, as another map.
+
+    The numbers of the input are counted channel by channel; the features of a vector are channels
+    of one pixel. Number (y, x) of channel r * P + p of the result, for places [P, height, width]
+    and r in range(repeats), is the one at places[p, y, x] behind the first r * step channels.
+    """
+
+    places: np.ndarray
+    repeats: int = 1
+    step: int = 1
+
+
+@dataclass(frozen=True)
 class Normalize(Layer):
     """Over the channels of each pixel of a map, or the features of a vector: less their mean, over
     the root of variance + epsilon, times scale, plus shift, both [channels]."""

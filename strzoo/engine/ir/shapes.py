@@ -23,6 +23,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
     Pick,
     PRelu,
+    Rearrange,
     Shape,
     Softmax,
     Window,
@@ -116,6 +117,17 @@ def _(layer: Pick, inputs: Sequence[Shape]) -> Shape:
         if not len(places) or places.min() < 0 or places.max() >= size:
             raise IntegrityError(f"{layer.name}: takes pixels {places.tolist()} of {size}")
     return channels, len(layer.rows), len(layer.columns)
+
+
+@infer_shape.register
+def _(layer: Rearrange, inputs: Sequence[Shape]) -> Shape:
+    places = layer.places
+    if not places.size or places.min() < 0 or layer.repeats < 1 or layer.step < 1:
+        raise IntegrityError(f"{layer.name}: takes no numbers, or some before the first")
+    last = places.max() + (layer.repeats - 1) * layer.step * math.prod(inputs[0][1:])
+    if last >= math.prod(inputs[0]):
+        raise IntegrityError(f"{layer.name}: takes number {last} of {math.prod(inputs[0])}")
+    return layer.repeats * len(places), *places.shape[1:]
 
 
 @infer_shape.register

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 
-from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
-from strzoo.engine.codegen.global_pool import GlobalPoolKernel
-from strzoo.engine.codegen.linear import AT_ONCE, EXPANDED, LinearKernel
-from strzoo.engine.codegen.normalizing import NormalizeKernel
-from strzoo.engine.codegen.quad_packing import QuadPoolKernel
-from strzoo.engine.codegen.rows import REACH
-from strzoo.engine.codegen.windows import PoolKernel
+from strzoo.engine.codegen.elementwise import SoftmaxKernel
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.fixed import (
     Dequantize,
@@ -21,7 +14,6 @@ from strzoo.engine.ir.fixed import (
     FixedGlobalAveragePool,
     FixedLinear,
     Quantize,
-    unfixed,
 )
 from strzoo.engine.ir.graph import (
     Add,
@@ -40,6 +32,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
     Pick,
     PRelu,
+    Rearrange,
     Softmax,
 )
 from strzoo.engine.ir.quads import (
@@ -49,32 +42,27 @@ from strzoo.engine.ir.quads import (
     QuantizeQuads,
 )
 from strzoo.engine.layout.buffers import Buffer
-from strzoo.engine.layout.masks import pixel_mask, window_scales
 from strzoo.engine.layout.memory_plan import MemoryPlan
 from strzoo.engine.layout.tiling import Tiling
 from strzoo.engine.lowering.context import (
     LoweringContext,
-    bounds_of,
-    pieces_of,
-    planes_of,
-    window_fields,
 )
 from strzoo.engine.lowering.convolutions import ConvolutionLowering
 from strzoo.engine.lowering.instructions import number_rows
+from strzoo.engine.lowering.linears import lower_linear
+from strzoo.engine.lowering.maps import lower_elementwise, lower_normalize
 from strzoo.engine.lowering.packing import (
     convert_quads,
     copy_pixels,
     flatten,
     load_images,
     pick_pixels,
+    rearrange_pixels,
     store_results,
     windowed_source,
 )
 from strzoo.engine.lowering.plan import Plan, array_shape
-from strzoo.engine.lowering.weights import split_rows
-
-DENSE_LINEAR = 0.33  # a fully connected layer denser than this runs dense
-MASKED_LINEAR = 0.15  # one in 16 bits that is denser runs with masks that spread the weights
+from strzoo.engine.lowering.pools import lower_global_pool, lower_pool, lower_quad_pool
 
 
 def lower(
@@ -137,225 +125,23 @@ def _convolve_vector(context: LoweringContext, layer: Convolution) -> None:
     residual = layer.inputs[1:]
     bounds = None if residual else layer.bounds
     linear = Linear(layer.name, layer.inputs[:1], layer.output, weight, layer.bias, bounds)
-    _linear(context, linear)
+    lower_linear(context, linear)
     if residual:
-        _elementwise(
+        lower_elementwise(
             context, Add(layer.name, (layer.output, *residual), layer.output, layer.bounds)
         )
-
-
-def _linear(context: LoweringContext, layer: Linear) -> None:
-    source = context.memory.values[layer.inputs[0]]
-    target = context.memory.values[layer.output]
-    assert source.packed, layer.name
-    assert target.packed, layer.name
-    if _masked_linear(context, layer):
-        return
-    if isinstance(layer, FixedLinear):
-        layer = unfixed(layer)
-    rows, inputs = layer.weight.shape
-    row, column = np.nonzero(layer.weight)
-    weights = layer.weight.astype(np.float32)
-    dense = context.images == 1 and len(row) > DENSE_LINEAR * weights.size
-    wide = not dense and inputs > REACH
-    per_row = np.full(rows, inputs) if dense else np.bincount(row, minlength=rows)
-    part_rows = split_rows(per_row)
-    ends = entries = 0
-    if not dense:
-        weights = weights[row, column]
-        ends = context.constants.add(np.concatenate(([0], np.cumsum(per_row))).astype(np.int32))
-        entries = context.constants.add(column.astype(np.int32 if wide else np.uint16), spare=64)
-    kind, low, high = bounds_of(layer.bounds)
-    context.chosen[layer.name] = "dense" if dense else "sparse"
-    context.add(
-        layer.name,
-        LinearKernel(context.images, context.lanes if dense else 1, dense, wide, kind),
-        {
-            "source": source.address,
-            "target": target.address,
-            "parts": len(part_rows) - 1,
-            "part_rows": context.constants.add(part_rows),
-            "ends": ends,
-            "entries": entries,
-            "weights": context.constants.add(weights, spare=64),
-            "masks": 0,
-            "inputs": inputs,
-            "scales": 0,
-            "bias": context.constants.add(layer.bias.astype(np.float32)),
-            "low": low,
-            "high": high,
-        },
-    )
-
-
-def _masked_linear(context: LoweringContext, layer: Linear) -> bool:
-    """Add the masked form, if that is the best here. In fp32 it takes as long as the dense one,
-    because its loads cross the lines of the cache."""
-    inputs, used = layer.weight.shape[1], layer.weight != 0
-    possible = context.images == 1 and context.lanes == EXPANDED and inputs % AT_ONCE == 0
-    fixed = isinstance(layer, FixedLinear)
-    if not (fixed and possible and used.mean() > MASKED_LINEAR):
-        return False
-    per_row = used.sum(1)
-    part_rows = split_rows(per_row + inputs)
-    kind, low, high = bounds_of(layer.bounds)
-    context.chosen[layer.name] = "masked" + ", int16" * fixed
-    add = context.constants.add
-    weights = layer.weight[used].astype(np.int16 if fixed else np.float32)
-    scales = layer.scale if isinstance(layer, FixedLinear) else None
-    context.add(
-        layer.name,
-        LinearKernel(1, context.lanes, bounds=kind, masked=True, fixed=fixed),
-        {
-            "source": context.memory.values[layer.inputs[0]].address,
-            "target": context.memory.values[layer.output].address,
-            "parts": len(part_rows) - 1,
-            "part_rows": add(part_rows),
-            "ends": add(np.concatenate(([0], np.cumsum(per_row))).astype(np.int32)),
-            "entries": 0,
-            "masks": add(np.packbits(used, axis=1, bitorder="little")),
-            "weights": add(np.concatenate((weights, np.zeros(EXPANDED, weights.dtype)))),
-            "inputs": inputs,
-            "scales": 0 if scales is None else add(scales.astype(np.float32)),
-            "bias": add(layer.bias.astype(np.float32)),
-            "low": low,
-            "high": high,
-        },
-    )
-    return True
-
-
-def _pool(context: LoweringContext, layer: MaxPool | AveragePool) -> None:
-    value = context.memory.values[layer.inputs[0]]
-    target = context.memory.values[layer.output]
-    source = windowed_source(context, layer)
-    walk, fields = window_fields(context, layer, source, target)
-    kind, scales = "max", 0
-    if isinstance(layer, AveragePool):
-        kind = "mean"
-        scales = context.constants.add(window_scales(layer, value, target), spare=4 * context.lanes)
-    taps = len(context.memory.taps[layer.name].offsets)
-    context.add(layer.name, PoolKernel(walk, kind), fields | {"taps": taps, "scales": scales})
-
-
-def _global_pool(context: LoweringContext, layer: GlobalAveragePool) -> None:
-    source = context.memory.values[layer.inputs[0]]
-    target = context.memory.values[layer.output]
-    if source.packed:
-        copy_pixels(context, layer.name, source, target)
-        return
-    scales = 0
-    if isinstance(layer, FixedGlobalAveragePool) and layer.scale is not None:
-        scales = context.constants.add(layer.scale.astype(np.float32))
-    context.add(
-        layer.name,
-        GlobalPoolKernel(context.lanes, context.images, source.fixed),
-        _whole_planes(context, source, target)
-        | {"scales": scales, "scale": 1.0 / (source.height * source.width)},
-    )
-
-
-def _quad_pool(context: LoweringContext, layer: QuadGlobalAveragePool) -> None:
-    source = context.memory.values[layer.inputs[0]]
-    target = context.memory.values[layer.output]
-    context.add(
-        layer.name,
-        QuadPoolKernel(context.lanes, layer.zero),
-        _whole_planes(context, source, target)
-        | {"share": 1.0 / (source.height * source.width), "scale": layer.scale},
-    )
-
-
-def _whole_planes(
-    context: LoweringContext, source: Buffer, target: Buffer
-) -> dict[str, int | float]:
-    """The operands of a kernel that makes features of the pixels of whole planes."""
-    layout = replace(source.layout, height=source.height, width=source.width, tile=1, phases=1)
-    return {
-        **planes_of("source", source),
-        **pieces_of(source),
-        "tile": source.layout.tile,
-        "tiles": source.layout.tiles,
-        "target": target.address,
-        "target_vectors": source.layout.vectors,
-        "planes": source.channels,
-        "mask": context.constants.add(
-            pixel_mask(layout), ("mask", layout), spare=4 * context.lanes
-        ),
-    }
-
-
-def _elementwise(context: LoweringContext, layer: Add | Affine | Clamp | Combine | PRelu) -> None:
-    target = context.memory.values[layer.output]
-    inputs = [context.memory.values[name] for name in layer.inputs]
-    kind, low, high = bounds_of(None if isinstance(layer, PRelu) else layer.bounds)
-    names = {Add: "add", Affine: "affine", Clamp: "clamp", PRelu: "prelu"}
-    arithmetic = layer.function if isinstance(layer, Combine) else names[type(layer)]
-    scales = shifts = 0
-    if isinstance(layer, Affine):
-        scales = context.constants.add(layer.scale.astype(np.float32))
-        shifts = context.constants.add(layer.shift.astype(np.float32))
-    if isinstance(layer, PRelu):
-        scales = context.constants.add(layer.slope.astype(np.float32))
-    shared = inputs[-1].height * inputs[-1].width < target.height * target.width
-    masked = target.must_be_clean and not target.packed
-    lanes = context.images if target.packed else context.lanes
-    context.add(
-        layer.name,
-        ElementwiseKernel(lanes, arithmetic, masked, kind, context.images * shared),
-        planes_of("source", inputs[0])
-        | planes_of("other", inputs[-1])
-        | planes_of("target", target)
-        | _number_by_number(context, target)
-        | {
-            "scales": scales,
-            "shifts": shifts,
-            "low": low,
-            "high": high,
-        },
-    )
-
-
-def _normalize(context: LoweringContext, layer: Normalize) -> None:
-    source = context.memory.values[layer.inputs[0]]
-    target = context.memory.values[layer.output]
-    kind, low, high = bounds_of(layer.bounds)
-    masked = target.must_be_clean and not target.packed
-    lanes = context.images if target.packed else context.lanes
-    context.add(
-        layer.name,
-        NormalizeKernel(lanes, masked, kind),
-        planes_of("source", source)
-        | planes_of("target", target)
-        | _number_by_number(context, target)
-        | {
-            "scales": context.constants.add(layer.scale.astype(np.float32)),
-            "shifts": context.constants.add(layer.shift.astype(np.float32)),
-            "part": 1 / target.channels,
-            "epsilon": layer.epsilon,
-            "low": low,
-            "high": high,
-        },
-    )
-
-
-def _number_by_number(context: LoweringContext, target: Buffer) -> dict[str, int | float]:
-    """The operands of a kernel that makes each number of `target` of those at its place."""
-    layout = None if target.packed else target.layout
-    return {
-        **pieces_of(target),
-        "tile": layout.tile if layout else 1,
-        "tiles": layout.tiles if layout else 1,
-        "target_vectors": layout.vectors if layout else 1,
-        "planes": target.channels,
-        "mask": context.mask(target) if layout and target.must_be_clean else 0,
-    }
 
 
 def _pick(context: LoweringContext, layer: Pick) -> None:
     source = context.memory.values[layer.inputs[0]]
     target = context.memory.values[layer.output]
     pick_pixels(context, layer.name, source, target, layer.rows, layer.columns)
+
+
+def _rearrange(context: LoweringContext, layer: Rearrange) -> None:
+    source = context.memory.values[layer.inputs[0]]
+    target = context.memory.values[layer.output]
+    rearrange_pixels(context, layer, source, target)
 
 
 def _concat(context: LoweringContext, layer: Concat) -> None:
@@ -403,25 +189,26 @@ def _softmax(context: LoweringContext, layer: Softmax) -> None:
 _RULES: dict[type[Layer], Callable[..., None]] = {
     Convolution: _convolution,
     FixedConvolution: _convolution,
-    FixedGlobalAveragePool: _global_pool,
-    FixedLinear: _linear,
+    FixedGlobalAveragePool: lower_global_pool,
+    FixedLinear: lower_linear,
     QuadConvolution: _convolution,
-    QuadGlobalAveragePool: _quad_pool,
+    QuadGlobalAveragePool: lower_quad_pool,
     QuantizeQuads: _convert_quads,
     DequantizeQuads: _convert_quads,
     Quantize: _convert,
     Dequantize: _convert,
-    Linear: _linear,
-    MaxPool: _pool,
-    AveragePool: _pool,
-    GlobalAveragePool: _global_pool,
-    Add: _elementwise,
-    Affine: _elementwise,
-    Clamp: _elementwise,
-    Combine: _elementwise,
-    PRelu: _elementwise,
-    Normalize: _normalize,
+    Linear: lower_linear,
+    MaxPool: lower_pool,
+    AveragePool: lower_pool,
+    GlobalAveragePool: lower_global_pool,
+    Add: lower_elementwise,
+    Affine: lower_elementwise,
+    Clamp: lower_elementwise,
+    Combine: lower_elementwise,
+    PRelu: lower_elementwise,
+    Normalize: lower_normalize,
     Pick: _pick,
+    Rearrange: _rearrange,
     Concat: _concat,
     Flatten: _flatten,
     Softmax: _softmax,

@@ -11,7 +11,7 @@ from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
 from strzoo.engine.codegen.quad_packing import QuadPackKernel
 from strzoo.engine.ir.fixed import Quantize
-from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool
+from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool, Rearrange
 from strzoo.engine.ir.quads import DequantizeQuads, QuantizeQuads
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
@@ -154,6 +154,22 @@ def pick_pixels(
     places = _pixel_bytes(source, *np.meshgrid(rows, columns, indexing="ij"))
     fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
     _pack(context, layer, "arena", fields, [places], target, source.channels)
+
+
+def rearrange_pixels(
+    context: LoweringContext, layer: Rearrange, source: Buffer, target: Buffer
+) -> None:
+    """Copy the numbers of `source` to where `layer` has them in `target`."""
+    if target.packed:  # as the source then is
+        chosen = np.add.outer(np.arange(layer.repeats) * layer.step, layer.places).reshape(-1)
+        fields = {"target": target.address, "target_plane": 0, "target_image": 0}
+        _unpack(context, layer.name, "arena", source, fields, chosen)
+        return
+    planes, pixels = np.divmod(layer.places, source.height * source.width)
+    places = _pixel_bytes(source, *np.divmod(pixels, source.width)) + planes * source.plane
+    plane = layer.step * source.plane
+    fields = {"source": source.address, "source_plane": plane, "source_image": 0}
+    _pack(context, layer.name, "arena", fields, list(places), target, layer.repeats)
 
 
 def convert_quads(
@@ -327,13 +343,20 @@ def _permute(
 
 
 def _unpack(
-    context: LoweringContext, layer: str, destination: str, source: Buffer, target: dict[str, int]
+    context: LoweringContext,
+    layer: str,
+    destination: str,
+    source: Buffer,
+    target: dict[str, int],
+    chosen: np.ndarray | None = None,
 ) -> None:
+    """Args: `chosen` are the features that are taken, all of them by default."""
     rows, columns = np.indices((source.height, source.width))
     places, planes, plane = _pixel_bytes(source, rows, columns), source.channels, source.plane
     if source.packed:
         # Features are planes of one pixel; all of them are copied as one plane.
-        places, planes = np.arange(source.channels) * plane, 1
+        taken = np.arange(source.channels) if chosen is None else chosen
+        places, planes = taken * plane, 1
     context.add(
         layer,
         UnpackKernel(context.lanes, context.images, destination),

@@ -28,6 +28,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
     Pick,
     PRelu,
+    Rearrange,
     Shape,
     Softmax,
     Window,
@@ -263,6 +264,23 @@ def _picked(sketch: Sketch) -> None:
     sketch.add(Pick, source, rows=rows, columns=columns)
 
 
+def _rearranged(sketch: Sketch) -> None:
+    """Numbers in another order and shape: blocks of channels as pixels, or any of them."""
+    source = sketch.source()
+    channels, height, width = sketch.shapes[source]
+    index = np.arange(channels * height * width).reshape(channels, height, width)
+    size = sketch.pick([1, 2, 3])
+    if channels % (size * size) == 0 and max(height, width) * size <= 2 * MOST_PIXELS:
+        rest = channels // (size * size)
+        places = index[: size * size].reshape(size, size, height, width).transpose(2, 0, 3, 1)
+        places, repeats, step = places.reshape(1, height * size, width * size), rest, size * size
+    else:
+        repeats, step = 1, 1
+        shape = [sketch.number(1, 8) for _ in range(3)]
+        places = sketch.random.integers(0, index.size, shape)
+    sketch.add(Rearrange, source, places=places, repeats=repeats, step=step)
+
+
 def _linear(sketch: Sketch, source: str) -> str:
     features = sketch.shapes[source][0]
     outputs = sketch.number(1, 70)
@@ -303,6 +321,7 @@ def _head(sketch: Sketch) -> None:
 
 _STEPS = (
     *[_convolution] * 4, _pool, _pool, _join, _join, _pointwise, _pointwise, _gate, _gate, _picked,
+    _rearranged,
 )  # fmt: skip
 
 

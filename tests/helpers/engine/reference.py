@@ -27,6 +27,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
     Pick,
     PRelu,
+    Rearrange,
     Softmax,
     Window,
 )
@@ -84,6 +85,16 @@ def run_layer(layer: Layer, inputs: list[Tensor]) -> Tensor:
         return torch.where(x > 0, x, x * _real(layer.slope).reshape(-1, *[1] * (x.dim() - 2)))
     if isinstance(layer, Pick):
         return x[:, :, torch.from_numpy(layer.rows)][..., torch.from_numpy(layer.columns)]
+    if isinstance(layer, Rearrange):
+        numbers = x.flatten(1)
+        behind = layer.step * numbers.shape[1] // x.shape[1]
+        parts = [
+            numbers[:, torch.from_numpy(layer.places.reshape(-1)) + r * behind].reshape(
+                len(x), *layer.places.shape
+            )
+            for r in range(layer.repeats)
+        ]
+        return torch.cat(parts, 1)
     if isinstance(layer, Clamp):
         return bound(x, layer.bounds)
     if isinstance(layer, Concat):

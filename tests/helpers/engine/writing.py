@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
     Pick,
     PRelu,
+    Rearrange,
     Shape,
     Softmax,
     Window,
@@ -128,8 +130,20 @@ class _Writer:
         if isinstance(layer, Pick):
             rows = self.node("Gather", layer, [x, self.tensor(layer.rows)], axis=2)
             return self.node("Gather", layer, [rows, self.tensor(layer.columns)], axis=-1)
+        if isinstance(layer, Rearrange):
+            return self.rearranged(layer)
         assert isinstance(layer, Clamp)
         return x
+
+    def rearranged(self, layer: Rearrange) -> str:
+        """Its numbers out of all those of an image in a row."""
+        rest = self.shapes[layer.inputs[0]][1:]
+        behind = layer.step * math.prod(rest) * np.arange(layer.repeats)
+        index = np.add.outer(behind, layer.places.reshape(-1)).reshape(-1)
+        flat = self.node("Flatten", layer, [layer.inputs[0]])
+        taken = self.node("Gather", layer, [flat, self.tensor(index)], axis=1)
+        shape = self.tensor(np.array([0, *self.shapes[layer.output]]))
+        return self.node("Reshape", layer, [taken, shape])
 
     def curve(self, layer: Layer, x: str, bounds: Bounds) -> str:
         name = bounds.function
