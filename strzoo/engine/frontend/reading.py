@@ -15,6 +15,7 @@ from strzoo.engine.frontend import (
     picking,
     rearranging,
     reshaping,
+    transposed,
 )
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.constants import Constants
@@ -43,6 +44,7 @@ OPERATORS: dict[str, Rule] = {
     "Clip": arithmetic.read_clip,
     "Concat": operators.read_concat,
     "Conv": operators.read_convolution,
+    "ConvTranspose": transposed.read_transposed,
     "DepthToSpace": rearranging.read_depth_to_space,
     "Div": arithmetic.read_arithmetic,
     **dict.fromkeys(arithmetic.FUNCTIONS, arithmetic.read_function),
@@ -52,7 +54,9 @@ OPERATORS: dict[str, Rule] = {
     "Gather": picking.read_gather,
     "Gemm": operators.read_gemm,
     "GlobalAveragePool": operators.read_global_average_pool,
+    "GroupNormalization": normalizing.read_group_norm,
     "Identity": reshaping.read_identity,
+    "InstanceNormalization": normalizing.read_instance_norm,
     "LayerNormalization": normalizing.read_layer_norm,
     "MatMul": operators.read_matmul,
     "Max": arithmetic.read_limits,

@@ -12,6 +12,7 @@ from strzoo.engine.passes.branches import merge_branches
 from strzoo.engine.passes.dead import drop_dead_layers
 from strzoo.engine.passes.gates import join_gates
 from strzoo.engine.passes.heads import flatten_heads
+from strzoo.engine.passes.moves import move_forward
 from strzoo.engine.passes.noops import drop_noops
 from strzoo.engine.passes.pools import globalise_pools
 from strzoo.engine.passes.residuals import fuse_residuals
@@ -26,6 +27,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     globalise_pools,
     flatten_heads,
     join_gates,
+    move_forward,
     fold_affine,
     drop_noops,
     fuse_bounds,

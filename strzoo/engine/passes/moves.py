@@ -1,0 +1,75 @@
+"""Lets what works number by number run before numbers are moved, next to the layer that made them.
+
+There it is fused into that layer: behind a ConvTranspose, which is a convolution and a Rearrange.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from strzoo.engine.ir.graph import Affine, Clamp, Graph, Layer, PRelu, Rearrange
+from strzoo.engine.passes.rewriting import count_uses, find_producers, rebuild
+
+LARGEST = 2  # times the numbers of the result: a source that is larger is left as it is
+
+
+def move_forward(graph: Graph) -> Graph:
+    """The graph with every such layer before the Rearrange that it follows, if nothing else reads
+    what that makes."""
+    while (moved := _move_one(graph)) is not None:
+        graph = moved
+    return graph
+
+
+def _move_one(graph: Graph) -> Graph | None:
+    producers, uses = find_producers(graph), count_uses(graph)
+    for layer in graph.layers:
+        before = producers.get(layer.inputs[0])
+        if (
+            not isinstance(layer, Affine | Clamp | PRelu)
+            or not isinstance(before, Rearrange)
+            or uses[before.output] > 1
+        ):
+            continue
+        shape = graph.shapes[before.inputs[0]]
+        if math.prod(shape) > LARGEST * math.prod(graph.shapes[before.output]):
+            continue
+        inner = f"{layer.output}_of_{before.inputs[0]}"
+        early = _take_channels(layer, _find_readers(before, shape))
+        if early is None or inner in graph.shapes:
+            continue
+        pair = {
+            before.name: dataclasses.replace(early, inputs=before.inputs, output=inner),
+            layer.name: dataclasses.replace(before, inputs=(inner,), output=layer.output),
+        }
+        return rebuild(graph, [pair.get(each.name, each) for each in graph.layers])
+    return None
+
+
+def _find_readers(layer: Rearrange, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The channel of the result that reads each channel of a source of `shape`, 0 where none does;
+    None where several do."""
+    pixels = math.prod(shape[1:])
+    readers = np.full(shape[0], -1)
+    for place, places in enumerate(layer.places):
+        for channel in np.unique(places // pixels):
+            read = channel + layer.step * np.arange(layer.repeats)
+            if (readers[read] >= 0).any():
+                return None
+            readers[read] = place + len(layer.places) * np.arange(layer.repeats)
+    return np.maximum(readers, 0)
+
+
+def _take_channels(layer: Layer, readers: np.ndarray | None) -> Layer | None:
+    """`layer` with the numbers of each channel for all that the channel is made of."""
+    if isinstance(layer, Clamp):
+        return layer
+    if readers is None:
+        return None
+    if isinstance(layer, PRelu):
+        return dataclasses.replace(layer, slope=layer.slope[readers])
+    assert isinstance(layer, Affine)
+    return dataclasses.replace(layer, scale=layer.scale[readers], shift=layer.shift[readers])

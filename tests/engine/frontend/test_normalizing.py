@@ -1,0 +1,80 @@
+"""Instance and group normalization, in every form that exporters write, beside onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import strzoo
+from strzoo.engine.frontend.read import read_graph
+from tests.helpers.engine.models import assert_agrees, build, images, run_onnxruntime
+
+MAP = "float[N, A, B, C] y"
+RANDOM = np.random.default_rng(7)
+
+
+def numbers(count: int) -> np.ndarray:
+    return RANDOM.standard_normal(count).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "length"),
+    [
+        ("y = InstanceNormalization (x, s, b)", 6, 4),
+        ("y = InstanceNormalization <epsilon = 0.5> (x, s, b)", 22, 4),
+        ("y = GroupNormalization <num_groups = 2> (x, s, b)", 18, 2),
+        ("y = GroupNormalization <num_groups = 2, epsilon = 0.1> (x, s, b)", 21, 4),
+        ("y = GroupNormalization <num_groups = 1> (x, s, b)", 21, 4),
+        ("y = GroupNormalization <num_groups = 4> (x, s, b)", 21, 4),
+        ("r = Reshape (x, two) i = InstanceNormalization (r, s, b) y = Reshape (i, four)", 18, 2),
+        # Three channels do not make up groups of the map's four.
+        ("r = Reshape (x, three) i = InstanceNormalization (r, s, b) q = Reshape (i, four) "
+         "y = AveragePool <kernel_shape = [1, 2]> (q)", 18, 3),
+        ("p = GlobalAveragePool (x) y = GroupNormalization <num_groups = 2> (p, s, b)", 21, 4),
+    ],
+)  # fmt: skip
+def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int, length: int) -> None:
+    shapes = {"two": [0, 2, -1], "three": [0, 3, -1], "four": [-1, 4, 7, 6]}
+    given: dict[str, Any] = {name: np.array(v) for name, v in shapes.items() if name in body}
+    assert_agrees(
+        build(body, output=MAP, opset=opset, s=numbers(length), b=numbers(length), **given)
+    )
+
+
+class Norms(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.group = nn.GroupNorm(3, 6)
+        self.all = nn.GroupNorm(1, 6)
+        self.each = nn.InstanceNorm2d(6, affine=True)
+        self.plain = nn.InstanceNorm2d(6)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.plain(x) + self.each(self.all(x) + self.group(x)).relu()).flatten(1)
+
+
+def test_torchs_norms_run_on_the_engine_alone() -> None:
+    network = Norms().eval()
+    x = images((6, 5, 7), 3) * 3 + 1
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    for lanes in (1, 2):
+        compiled = strzoo.compile(network, size=(6, 5, 7), cache=False, islands="none", lanes=lanes)
+        np.testing.assert_allclose(compiled(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_nan_spoils_its_group_and_no_other_image() -> None:
+    body = "y = InstanceNormalization (x, s, b)"
+    model = build(body, output=MAP, s=numbers(4), b=numbers(4))
+    x = images((4, 7, 6), 3)
+    x[1, 2, 3, 3], x[2, 0, 0, 0] = np.nan, np.inf
+    found = strzoo.compile(model, cache=False, islands="none")(x)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(run_onnxruntime(model, x)))
+    assert len(read_graph(model).layers) == 8
