@@ -13,7 +13,7 @@ from strzoo.engine.frontend.inputs import check_images
 from strzoo.engine.frontend.islands import keep_whole
 from strzoo.engine.frontend.partition import Divided, divide, find_worthless
 from strzoo.engine.frontend.problems import Whole, describe_problems
-from strzoo.engine.frontend.reading import OPERATORS, Reading
+from strzoo.engine.frontend.reading import Reading
 from strzoo.engine.ir.graph import Graph
 from strzoo.engine.ir.parts import Problem
 from strzoo.errors import StrzooError, UsageError
@@ -96,8 +96,8 @@ def read_alone(
 def refuse(problems: Collection[Problem]) -> str:
     """That the engine alone cannot run a network, and why."""
     return (
-        f"the sparse engine cannot run {describe_problems(problems)}; it runs "
-        f"{', '.join(sorted(OPERATORS))}; onnxruntime runs the others"
+        f"the sparse engine cannot run {describe_problems(problems)}; onnxruntime does where "
+        "islands are allowed (docs/engine.md)"
     )
 
 
