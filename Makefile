@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint counts device device-wheels attack soak runtime serving image clean setup documents charts
+.PHONY: demo test lint docs counts device device-wheels attack soak runtime serving image clean setup documents charts results dist test-oldest
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# benchmarks/RESULTS.md of the files in benchmarks/results/.
+results:
+	$(PYTHON) benchmarks/write_results.py
+
 # Correctness and speed on this machine's GPU and cores, in eight minutes.
 device: setup
 	$(BIN)/python benchmarks/device.py $(DEVICE_OPTIONS)
@@ -56,13 +60,22 @@ soak: setup
 
 # The distribution strzoo-runtime, which runs .strz files on NumPy alone, in dist/.
 runtime: setup
+	$(BIN)/python -m setuptools_scm --force-write-version-files >/dev/null
 	$(BIN)/python tools/build_runtime.py
+
+# What a release uploads, checked and tried on the oldest and the newest Python at hand.
+dist: setup
+	$(BIN)/python tools/try_dist.py $(DIST_OPTIONS)
+
+# The tests with the oldest Python and the lowest versions that setup.cfg allows.
+test-oldest: setup
+	$(BIN)/python tools/try_oldest.py -- -n auto --maxprocesses 4 $(PYTEST_OPTIONS)
 
 # 10,000 requests from 32 clients to examples/serving, which is restarted meanwhile; none may be
 # lost or wrong.
 serving: setup
 	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/serving.py --architecture resnet20 \
-		--only sparse --requests 10000 --rounds 1 --restarts 2
+		--only sparse --requests 10000 --rounds 1 --restarts 2 $(SERVING_OPTIONS)
 
 # The steps of examples/serving/Dockerfile in a fresh virtual environment, in three minutes.
 image: setup
@@ -76,9 +89,13 @@ counts: setup
 documents: setup
 	$(BIN)/python -m pytest tests/test_documents.py tests/test_own_network.py
 
+# The documents as a site, in site/; warnings are errors.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # Chart.js for the charts of HTML reports, from the npm registry: building strzoo tries it too.
 charts:
 	$(PYTHON) tools/vendor_charts.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

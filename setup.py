@@ -1,5 +1,8 @@
-"""Only what setup.cfg cannot say: checkpoints.json, budgets/ and Chart.js travel in the wheel."""
+"""Only what setup.cfg cannot say: checkpoints.json, budgets/ and Chart.js travel in the wheel, and
+what the version is where git cannot be asked."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,4 +33,14 @@ class BuildWithData(build_py):
             shutil.copy2(budget, shipped / "budgets")
 
 
+def keep_version() -> None:
+    """Where there is no git, such as in an image, the version is what the last installation of this
+    checkout found: plans are read by the version that made them."""
+    written = ROOT / "strzoo" / "_version.py"
+    if shutil.which("git") is None and written.is_file():
+        known = re.findall(r'VERSION = "(.+)"', written.read_text())
+        os.environ.setdefault("SETUPTOOLS_SCM_PRETEND_VERSION_FOR_STRZOO", known[0])
+
+
+keep_version()
 setup(cmdclass={"build_py": BuildWithData})

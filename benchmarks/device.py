@@ -6,7 +6,8 @@
 
 Four stages, each in a process of its own with a time limit: correctness (the tests marked `cuda`),
 speed of evaluation, speed of training, the sparse engine on many cores. After each of them
-results.json and results.md are written, so what fails or takes too long loses nothing else. Run
+results.json and results.md are written, so what fails or takes too long loses nothing else, and
+device.json, which is what benchmarks/results/ takes. Run
 again with the same sizes, it goes on: stages that are done are not repeated, unless --no-resume.
 The exit code is 1 if a stage failed or did not end, or a figure misses its goal (a tiny run judges
 no speed).
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import platform
@@ -37,8 +39,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import harness.results  # noqa: E402
 from device_stages.rows import FAILS, Row, Stage, read_rows  # noqa: E402
-from machine import list_versions, name_processor  # noqa: E402
+from harness.machine import (  # noqa: E402
+    count_cores,
+    find_commit,
+    find_load,
+    list_versions,
+    name_processor,
+)
 
 # The share of the time that each stage may take; what one leaves over the next ones have.
 STAGES = {"correctness": 0.24, "evaluation": 0.26, "training": 0.32, "cores": 0.18}
@@ -54,6 +63,9 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="small sizes, in minutes on a CPU")
     parser.add_argument("--minutes", type=float, help="for all stages together [default: 8]")
     parser.add_argument("--output", type=Path, default=Path("device-results"))
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="[default: device.json in --output]"
+    )
     parser.add_argument("--only", nargs="+", choices=list(STAGES), default=list(STAGES))
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
@@ -184,7 +196,7 @@ class Results:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.json, self.markdown = (options.output / f"results.{end}" for end in ("json", "md"))
-        self._tiny = options.tiny
+        self._tiny, self._shared = options.tiny, options.json or options.output / "device.json"
         self._settings = {"tiny": options.tiny, "device": options.device}
         self._again = set() if options.resume else set(options.only)
         self.stages: dict[str, dict[str, Any]] = {}
@@ -206,23 +218,28 @@ class Results:
             "schema": 1, "machine": machine, "settings": self._settings, "stages": self.stages
         }  # fmt: skip
         self._replace(self.json, json.dumps(document, indent=1) + "\n")
-        lines = ["# Device results", "", machine, ""]
-        if self._tiny:
-            lines += ["A tiny run: the figures say that the lines work, not how fast.", ""]
-        for name in STAGES:
-            if name not in self.stages:
-                lines += [f"## {name}: not run", ""]
-                continue
+        results = harness.results.Results(
+            "On a GPU and on many cores",
+            "A tiny run: the figures say that the lines work, not how fast." if self._tiny else "",
+            ["python benchmarks/device.py" + " --tiny" * self._tiny],
+            datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            find_commit(),
+            machine,
+            tables=[self._tabulate(name) for name in STAGES],
+        )
+        harness.results.write_results(self._shared, results)
+        self._replace(self.markdown, "\n".join(results.lines()))
+
+    def _tabulate(self, name: str) -> harness.results.Table:
+        """The table of a stage, or that it was not run."""
+        heads = [harness.results.Column(head) for head in ("what", "value", "goal", "verdict")]
+        table = harness.results.Table(heads, title=f"{name}: not run")
+        if name in self.stages:
             stage = self.stages[name]
-            lines += [
-                f"## {name}: {stage['status']}, {stage['seconds']} s, {stage['cpu_seconds']} s of "
-                "CPU", "", "| what | value | goal | verdict |", "|---|---|---|---|",
-            ]  # fmt: skip
-            for row in stage["rows"]:
-                cells = (str(cell).replace("|", "\\|") for cell in row.values())
-                lines.append("| " + " | ".join(cells) + " |")
-            lines.append("")
-        self._replace(self.markdown, "\n".join(lines))
+            table.title = f"{name}: {stage['status']}, {stage['seconds']} s, "
+            table.title += f"{stage['cpu_seconds']} s of CPU"
+            table.rows = [[str(cell) for cell in row.values()] for row in stage["rows"]]
+        return table
 
     def _replace(self, path: Path, text: str) -> None:
         temporary = path.with_suffix(".part")
@@ -247,10 +264,9 @@ def describe_machine() -> str:
         gpu = subprocess.run(query, capture_output=True, text=True).stdout.strip() or "no GPU"
     except OSError:
         gpu = "no GPU"
-    cores = len(os.sched_getaffinity(0))
     return (
-        f"{name_processor()}, {cores} cores, {gpu}, Python {platform.python_version()}, "
-        f"{list_versions(PACKAGES)}; load {os.getloadavg()[0]:.1f}"
+        f"{name_processor()}, {count_cores()} cores, {gpu}, Python {platform.python_version()}, "
+        f"{list_versions(PACKAGES)}; load {find_load():.1f}"
     )
 
 

@@ -3,31 +3,40 @@
     python benchmarks/digits.py --seeds 3
 
 Four runs for each seed: dense, STR at 90 %, and DNW and GMP with the sparsities of STR's layers
-(the budget transfer of the paper). Prints a Markdown table: mean and range over the seeds, of the
-last epoch and of the best one; and the seconds of the longest run.
+(the budget transfer of the paper). Mean and range over the seeds, of the last epoch and of the best
+one; and the seconds of the longest run.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import spread
 
 import strzoo
 from strzoo.training.parsing import apply_overrides
 
+ABOUT = """Dense, STR at 90 %, and DNW and GMP with the sparsities of STR's layers; mean and range
+over the seeds on the 360 test digits, and the seconds of the longest run."""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--epochs", type=int, help="[default: the recipes']")
     options = parser.parse_args()
+    record = Record(
+        parser, options, "digits", "The recipes of the digits", ABOUT,
+        packages=["torch", "numpy", "strzoo"], free=["threads"],
+    )  # fmt: skip
     torch.set_num_threads(options.threads)
     results: dict[str, list[strzoo.TrainResult]] = {}
     seconds: dict[str, list[float]] = {}
@@ -38,6 +47,11 @@ def main() -> None:
                     strzoo.load_recipe(f"digits_{method}"), seed=seed, tensorboard=False,
                     output=str(Path(folder) / f"{method}_{seed}"),
                 )  # fmt: skip
+                if options.epochs:
+                    shorter = [f"epochs={options.epochs}", "warmup_epochs=0"]
+                    if method == "gmp":
+                        shorter += ["prune_start=0", "prune_end=1"]
+                    config = apply_overrides(config, shorter)
                 if method in ("dnw", "gmp"):
                     source = Path(folder) / f"str_{seed}" / "best_str.pth"
                     config = apply_overrides(config, [f"budget={source}"])
@@ -45,20 +59,17 @@ def main() -> None:
                 results.setdefault(method, []).append(strzoo.train(config))
                 seconds.setdefault(method, []).append(time.perf_counter() - start)
                 print(f"{method}, seed {seed}: {seconds[method][-1]:.1f} s", file=sys.stderr)
-    print("| method | sparsity % | top-1 % (last epoch) | top-1 % (best epoch) | seconds |")
-    print("|---|---:|---:|---:|---:|")
+    table = record.table([
+        Column("method"), Column("sparsity", "%", ".2f"), Column("top-1 of the last epoch", "%"),
+        Column("top-1 of the best epoch", "%"), Column("longest run", "s", ".0f"),
+    ])  # fmt: skip
     for method, runs in results.items():
         last = [run.history[-1] for run in runs]
         best = [run.best.top1 for run in runs if run.best is not None]
-        print(
-            f"| {method} | {last[0].sparsity:.2f} | {_spread([r.top1 for r in last])} "
-            f"| {_spread(best)} | {max(seconds[method]):.0f} |"
-        )
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+        tops = spread([row.top1 for row in last]), spread(best)
+        table.add(method, last[0].sparsity, *tops, max(seconds[method]))
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

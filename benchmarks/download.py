@@ -3,25 +3,25 @@
 strzoo's time includes hashing, fsync, the lock and the rename; a peer's is `iter_content` into a
 file, without fsync. Both run in this process against one loopback server in another process.
 
-    python benchmarks/download.py [--megabytes 100] [--rounds 9]
+    python benchmarks/download.py [--megabytes 100] [--rounds 15]
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
-import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import requests
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import medians, take_turns, timed
 
 from strzoo.downloads.download import obtain
 from strzoo.settings import Settings
@@ -30,11 +30,15 @@ from strzoo.zoo.registry import FileCard, ModelCard, get_card
 # The usual ways to write it: the everyday snippet, shutil's block, a large block. The last one
 # hashes as well, which tells what the hash costs from what the rest of the safety costs.
 PEERS = {
-    "requests 8 KiB": (1 << 13, False),
-    "requests 64 KiB": (1 << 16, False),
-    "requests 1 MiB": (1 << 20, False),
-    "requests 1 MiB + sha256": (1 << 20, True),
+    "requests, 8 KiB blocks": (1 << 13, False),
+    "requests, 64 KiB blocks": (1 << 16, False),
+    "requests, 1 MiB blocks": (1 << 20, False),
+    "requests, 1 MiB blocks, and SHA-256": (1 << 20, True),
 }
+ABOUT = """{megabytes} MB from a loopback server in another process to a file, medians of {rounds}
+interleaved rounds after one warm-up round. strzoo's time includes SHA-256, fsync, lock and rename.
+A peer is `requests` with `stream=True` and `iter_content` into a file, with the block size named
+and without fsync."""
 
 SERVER = """
 import http.server, os, sys
@@ -70,54 +74,51 @@ def fetch_with_requests(url: str, path: Path, chunk: int, hashed: bool) -> None:
 
 
 def fetch_with_strzoo(card: ModelCard, folder: Path) -> None:
-    obtain(card, "dense", Settings(folder), check=lambda *_: None)
+    obtain(card, "dense", Settings(folder.parent), check=lambda *_: None)
 
 
-def measure(url: str, rounds: int, folder: Path) -> dict[str, list[float]]:
+def measure(url: str, rounds: int, folder: Path | None) -> dict[str, list[float]]:
+    """Seconds of each way."""
     card = dataclasses.replace(get_card("mobilenetv1_dense"), files={"dense": FileCard(url=url)})
-    seconds: dict[str, list[float]] = {name: [] for name in ["strzoo", *PEERS]}
-    for index in range(rounds + 1):
-        for name, taken in seconds.items():
-            os.sync()  # nobody pays for the bytes of the one before
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                start = time.perf_counter()
-                if name == "strzoo":
-                    fetch_with_strzoo(card, Path(place))
-                else:
-                    fetch_with_requests(url, Path(place) / "file", *PEERS[name])
-                if index:  # the first round warms up
-                    taken.append(time.perf_counter() - start)
-    return seconds
+    ways: dict[str, Callable[[Path], None]] = {"strzoo": partial(fetch_with_strzoo, card)}
+    for name, (chunk, hashed) in PEERS.items():
+        ways[name] = partial(fetch_with_requests, url, chunk=chunk, hashed=hashed)
+
+    def run(way: Callable[[Path], None]) -> float:
+        os.sync()  # nobody pays for the bytes of the one before
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            return timed(lambda: way(Path(place) / "file"))
+
+    return take_turns({name: partial(run, way) for name, way in ways.items()}, rounds)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--megabytes", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: TMP)")
-    arguments = parser.parse_args()
-    size = arguments.megabytes * 1_000_000
+    options = parser.parse_args()
+    about = ABOUT.format(megabytes=options.megabytes, rounds=options.rounds)
+    record = Record(
+        parser, options, "download", "Downloads: throughput on loopback", about,
+        packages=["requests", "urllib3", "strzoo"], free=["folder"],
+    )  # fmt: skip
+    size = options.megabytes * 1_000_000
     command = [sys.executable, "-c", SERVER, str(size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{int(server.stdout.readline())}/file.pth"
-            seconds = measure(url, arguments.rounds, arguments.folder)
+            seconds = medians(measure(url, options.rounds, options.folder))
         finally:
             server.terminate()
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    result = {
-        "megabytes": arguments.megabytes,
-        "rounds": arguments.rounds,
-        "median_s": {name: round(value, 4) for name, value in medians.items()},
-        "MB_per_s": {name: round(size / value / 1e6) for name, value in medians.items()},
-        "ratio": {name: round(medians[name] / medians["strzoo"], 3) for name in PEERS},
-        "python": platform.python_version(),
-        "requests": requests.__version__,
-        "cores": os.cpu_count(),
-    }
-    print(json.dumps(result, indent=1))
+    columns = [Column(""), Column("median", "s", ".3f"), Column("", "MB/s", ".0f")]
+    table = record.table([*columns, Column("strzoo's throughput relative to it", "", ".2f")])
+    for name, value in seconds.items():
+        relative = None if name == "strzoo" else value / seconds["strzoo"]
+        table.add(name, value, size / value / 1e6, relative)
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,23 +18,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from engine_stages.busy import measure_busy
 from engine_stages.models import decibels, prepare, prepare_int8
 from engine_stages.server import Server
-from machine import list_versions, name_processor
+from harness.record import Record, TableRecord, make_parser
+from harness.results import Cell, Column
+from harness.turns import take_turns
 
 from strzoo.benchmarking.engines import INT8_ENGINES
 
@@ -43,6 +40,19 @@ ENGINES = (
     "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8", "deepsparse",
     "sparse", "sparse-int16", "sparse-int8",
 )  # fmt: skip
+NAMES = {"sparse": "strzoo", "sparse-int16": "strzoo int16", "sparse-int8": "strzoo int8"}
+BARS = (  # what is compared with what: a bar of the case, the peer, the engine
+    ("bar", "onnxruntime", "sparse"),
+    ("int16_bar", "openvino-int8", "sparse-int16"),
+    ("int8_bar", "openvino-int8", "sparse-int8"),
+)
+NOISE = ("sparse-int16", "sparse-int8", "openvino-int8")
+ABOUT = """Every engine in a process of its own with its default settings and as many threads, in
+turn, medians; against two bars: fp32 against dense onnxruntime in fp32, and int16 and int8 against
+OpenVINO in dense int8, the fastest dense peer. Random weights pruned by magnitude to the published
+budget, BatchNorm calibrated; fixed rules, no tuning. `resnet50:blocks 90` has 90 % of its blocks of
+four input channels zero. The error of fp32 is the largest, relative to the largest output, and the
+signal to noise is in dB, both against torch in float64."""
 PAUSE = 0.05  # seconds between turns: threads of some engines spin on for a while
 MEMORY_MODEL = "resnet50 90.23"
 
@@ -89,34 +99,29 @@ class Row:
     def median(self, engine: str) -> float:
         return statistics.median(self.seconds[engine]) if engine in self.seconds else float("nan")
 
-    def ratio(self, peer: str, engine: str) -> float:
-        return self.median(peer) / self.median(engine)
-
-    def show(self, expected: np.ndarray, engines: list[str]) -> tuple[str, bool]:
-        """The line of the table, and whether it misses a bar."""
-        case, verdicts = self.case, []
-        for bar, peer, own in (
-            (case.bar, "onnxruntime", "sparse"),
-            (case.int16_bar, "openvino-int8", "sparse-int16"),
-            (case.int8_bar, "openvino-int8", "sparse-int8"),
-        ):
-            met = bar is None or not self.ratio(peer, own) < bar
-            verdicts.append(f"{self.ratio(peer, own):.2f} ({bar or '-'}){'' if met else ' FAILS'}")
-        cells = [case.model, str(case.threads), str(case.batch)]
-        cells += [f"{1e3 * self.median(engine):.1f}" for engine in engines]
+    def enter(self, table: TableRecord, expected: np.ndarray, engines: list[str]) -> None:
+        """Enter the line, and which bars it misses."""
+        case = self.case
+        cells: list[Cell] = [case.model, case.threads, case.batch]
+        cells += [1e3 * self.median(engine) for engine in engines]
+        ratios = []
+        for name, peer, own in BARS:
+            ratios.append(self.median(peer) / self.median(own))
+            cells += [ratios[-1], getattr(case, name)]
         error = float("nan")
         if "sparse" in self.outputs:
-            error = np.abs(self.outputs["sparse"] - expected).max() / np.abs(expected).max()
-        cells += [*verdicts, f"{error:.0e}{'' if not error > ALLOWED_ERROR else ' FAILS'}"]
-        for engine in ("sparse-int16", "sparse-int8", "openvino-int8"):
-            found = self.outputs.get(engine)
-            cells.append("-" if found is None else f"{decibels(found, expected):.1f}")
-        line = f"| {' | '.join(cells)} |"
-        return line, "FAILS" in line
+            error = float(np.abs(self.outputs["sparse"] - expected).max() / np.abs(expected).max())
+        found = (self.outputs.get(engine) for engine in NOISE)
+        cells += [error, *(None if one is None else decibels(one, expected) for one in found)]
+        table.add(*cells)
+        label = f"{case.model}, {case.threads} threads, batch {case.batch}:"
+        for (name, peer, own), ratio in zip(BARS, ratios, strict=True):
+            table.judge(f"{label} {peer} / {NAMES[own]}", ratio, least=getattr(case, name))
+        table.judge(f"{label} the error", error, most=ALLOWED_ERROR)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=25, help="at batch 1; a third at 16")
     parser.add_argument("--only", default="", help="rows whose model contains this text")
     parser.add_argument("--batch", type=int, help="rows of this batch size only")
@@ -126,7 +131,15 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="keep the ONNX files here, and use them again")
     parser.add_argument("--no-resources", action="store_true", help="no compile time and memory")
     parser.add_argument("--busy", action="store_true", help="beside a busy process, nothing else")
+    parser.add_argument("--models", nargs="+", help="of --busy; [default: three]")
     options = parser.parse_args()
+    name, title, about = "engine", "Sparse CPU engine", ABOUT
+    if options.busy:
+        name, title, about = "engine_busy", f"{title}: beside a busy process", ""
+    record = Record(
+        parser, options, name, title, about, free=["store", "busy", "deepsparse"],
+        packages=["onnxruntime", "openvino", "torch", "llvmlite", "strzoo"],
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.store or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,13 +147,12 @@ def main() -> int:
         os.environ.pop("OMP_NUM_THREADS", None)
         engines = [name for name in options.engines.split(",") if available(name, options)]
         if options.busy:
-            failed = measure_busy(folder, options.rounds)
+            measure_busy(record, folder, options.rounds, options.models)
         else:
-            failed = measure_all(engines, folder, options)
+            measure_all(record, engines, folder, options)
             if not options.no_resources:
-                measure_resources(engines, folder)
-    print(f"\n{describe_machine()}")
-    return int(failed)
+                measure_resources(record, engines, folder)
+    return record.finish()
 
 
 def available(engine: str, options: argparse.Namespace) -> bool:
@@ -155,30 +167,31 @@ def available(engine: str, options: argparse.Namespace) -> bool:
         return False
 
 
-def measure_all(engines: list[str], folder: Path, options: argparse.Namespace) -> bool:
-    """Print the table; returns whether a bar was missed."""
-    heads = ["model", "threads", "batch", *(f"{engine} ms" for engine in engines)]
-    heads += ["fp32 / onnxruntime (bar)", "int16 / OpenVINO int8 (bar)"]
-    heads += ["int8 / OpenVINO int8 (bar)", "fp32 error", "int16 dB", "int8 dB", "OpenVINO int8 dB"]
-    print(f"| {' | '.join(heads)} |\n|---{'|---:' * (len(heads) - 1)}|", flush=True)
-    failed, found = False, False
-    for case in CASES:
-        if (
-            options.only not in case.model
-            or options.batch not in (None, case.batch)
-            or options.threads not in (None, case.threads)
-        ):
-            continue
-        found = True
+def measure_all(
+    record: Record, engines: list[str], folder: Path, options: argparse.Namespace
+) -> None:
+    """The table of times."""
+    heads = ("onnxruntime / fp32", "OpenVINO int8 / int16", "OpenVINO int8 / int8")
+    table = record.table([
+        Column("model"), Column("threads", "", ".0f"), Column("batch", "", ".0f"),
+        *(Column(NAMES.get(engine, engine), "ms", ".1f") for engine in engines),
+        *(c for head in heads for c in (Column(head, "", ".2f"), Column("bar", "", "g"))),
+        Column("fp32 error", "", ".0e"),
+        *(Column(head, "dB", ".1f") for head in ("int16", "int8", "OpenVINO int8")),
+    ])  # fmt: skip
+    cases = [
+        case for case in CASES
+        if options.only in case.model
+        and options.batch in (None, case.batch)
+        and options.threads in (None, case.threads)
+    ]  # fmt: skip
+    if not cases:
+        raise SystemExit("no row is left")
+    for case in cases:
         path, expected = prepare(case.model, folder)
         rounds = max(options.rounds // (1 if case.batch == 1 else 3), 1)
         row = measure(case, engines, path, rounds, options.deepsparse)
-        line, misses = row.show(expected[: case.batch], engines)
-        print(line, flush=True)
-        failed |= misses
-    if not found:
-        raise SystemExit("no row is left")
-    return failed
+        row.enter(table, expected[: case.batch], engines)
 
 
 def measure(case: Case, engines: list[str], path: Path, rounds: int, deepsparse: str | None) -> Row:
@@ -189,39 +202,37 @@ def measure(case: Case, engines: list[str], path: Path, rounds: int, deepsparse:
             file = prepare_int8(path) if engine in INT8_ENGINES else path
             python = deepsparse if engine == "deepsparse" else None
             servers[engine] = Server(engine, file, case.threads, case.batch, python)
-            row.outputs[engine], row.seconds[engine] = servers[engine].output, []
-        for number in range(rounds):
-            for engine in engines if number % 2 else engines[::-1]:
-                row.seconds[engine] += servers[engine].run(calls)
-                time.sleep(PAUSE)
+            row.outputs[engine] = servers[engine].output
+        ways = {name: lambda one=server: one.run(calls) for name, server in servers.items()}
+        turns = take_turns(ways, rounds, warm=0, pause=PAUSE)  # each turn warms itself up
+        row.seconds = {name: [s for turn in found for s in turn] for name, found in turns.items()}
     finally:
         for server in servers.values():
             server.close()
     return row
 
 
-def measure_resources(engines: list[str], folder: Path) -> None:
+def measure_resources(record: Record, engines: list[str], folder: Path) -> None:
     """Seconds to compile, first and from the cache, and memory, each in a process of its own."""
-    print("\n| | seconds to open | peak MB | peak MB of running alone |\n|---|---:|---:|---:|")
+    table = record.table([
+        Column(""), Column("seconds to open", "", ".2f"), Column("peak", "MB", ".0f"),
+        Column("peak of running alone", "MB", ".0f"), Column("bar of opening", "s", "g"),
+    ])  # fmt: skip
     path, _ = prepare(MEMORY_MODEL, folder)
     with tempfile.TemporaryDirectory() as home:
         for engine in engines:
             own = engine.startswith("sparse")
-            for name in (f"{engine}, first", f"{engine}, from cache") if own else (engine,):
+            for when in ("first", "from cache") if own else ("",):
                 file = prepare_int8(path) if engine in INT8_ENGINES else path
                 server = Server(engine, file, 2, 1, None, {"STRZOO_HOME": home})
                 server.close()
                 used = server.resources
-                print(
-                    f"| {name} | {used['seconds']:.2f} | {used['peak']:.0f} | "
-                    f"{used['running']:.0f} |",
-                    flush=True,
-                )
-    print(
-        f"\n{MEMORY_MODEL}, batch 1, two threads. Bars: fp32 5 s and int16 15 s at first, 1 s from "
-        "the cache."
-    )
-    print(describe_plans(path))
+                name = ", ".join(filter(None, (NAMES.get(engine, engine), when)))
+                most = {"strzoo, first": 5.0, "strzoo int16, first": 15.0}.get(name)
+                most = 1.0 if when == "from cache" else most
+                table.add(name, used["seconds"], used["peak"], used["running"], most)
+                table.judge(f"{name}: seconds to open", used["seconds"], most=most)
+    table.say(f"{MEMORY_MODEL}, batch 1, two threads. {describe_plans(path)}")
 
 
 def describe_plans(path: Path) -> str:
@@ -235,14 +246,6 @@ def describe_plans(path: Path) -> str:
     return (
         f"Weights, tables and work space: fp32 {sizes['fp32']:.1f} MB, int16 {sizes['int16']:.1f} "
         f"MB, {sizes['int16'] / sizes['fp32']:.2f} of it (bar 0.5)."
-    )
-
-
-def describe_machine() -> str:
-    names = ("strzoo", "onnxruntime", "openvino", "torch", "llvmlite")
-    return (
-        f"{name_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, {list_versions(names)}; load {os.getloadavg()[0]:.1f}"
     )
 
 

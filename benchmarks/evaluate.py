@@ -19,21 +19,21 @@ import argparse
 import io
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import ROOT
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import medians, ratio, take_turns
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import strzoo
 from strzoo.data.imagenet_classes import list_classes
@@ -45,6 +45,12 @@ from strzoo.hub.resolve import resolve
 from tests.helpers.photographs import photographs
 from tests.helpers.published import dense_state, write_published
 
+ABOUT = """Images per second over a set of JPEGs made from real photographs, medians of interleaved
+rounds; ratios are medians of the rounds' ratios. The peer is timm's own data set, transforms and
+loader with the loop of its validate.py, written out because that script is not in timm's wheel.
+Same weights. The model alone runs whole batches, as timm's loop does, or pieces, as
+`strzoo.evaluate` does. Decoding and the network share the cores of a CPU, so that against the
+network in pieces 1 / (1 + model / decode) is the most there is."""
 TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50": ("resnet50", {}),
     "mobilenetv1": ("mobilenetv1_100", {"act_layer": "relu"}),
@@ -210,68 +216,68 @@ def start_up(model: Path, data: Path) -> float:
         [sys.executable, "-m", "strzoo", "evaluate", str(model), "--data", str(small), "-q"],
         check=True,
         stdout=subprocess.DEVNULL,
-        cwd=Path(__file__).resolve().parent.parent,
+        cwd=ROOT,
     )
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--architecture", choices=list(TIMM), default="resnet50")
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--peer-channels-last", action="store_true")
     options = parser.parse_args()
+    record = Record(
+        parser, options, "evaluate",
+        f"Evaluation of {options.architecture}: end to end against timm, decode alone, model alone",
+        ABOUT, packages=["torch", "timm", "pillow", "strzoo"], kinds=["architecture"],
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = folder / "val"
         width, height, size = make_images(data, options.images)
-        print(f"{options.images} JPEGs, {width:.0f}x{height:.0f}, {size:.0f} kB on average")
         model = folder / "model.pth"
         write_published(model, dense_state(options.architecture), options.architecture)
         weights = strzoo.convert(model, folder / "timm.pth", layout="timm").path
-        print(f"start to end of a run on 8 images: {start_up(model, data):.1f} s")
-        names = ("ours", "timm", "decode", "model", "pieces")
-        columns: dict[str, list[float]] = {name: [] for name in names}
-        for number in range(options.rounds):
-            rate, top1 = ours(model, data, options)
-            columns["ours"].append(rate)
-            rate, peer_top1 = timms(weights, data, options)
-            columns["timm"].append(rate)
-            columns["decode"].append(decode_alone(data, options))
-            columns["model"].append(model_alone(model, data, options))
-            columns["pieces"].append(model_alone(model, data, options, pieces=True))
-            shown = ", ".join(f"{k} {v[-1]:.1f}" for k, v in columns.items())
-            print(f"round {number + 1}: {shown}; top-1 {top1:.2f} and {peer_top1:.2f}", flush=True)
-    middle = {name: statistics.median(values) for name, values in columns.items()}
-    rounds = list(zip(*columns.values(), strict=True))
-    to_timm = statistics.median(o / t for o, t, *_ in rounds)
-    to_least = statistics.median(o / min(d, m) for o, _, d, m, _ in rounds)
-    to_pieces = statistics.median(o / min(d, p) for o, _, d, _, p in rounds)
-    shared = statistics.median(1 / (1 + p / d) for *_, d, _, p in rounds)
-    print("\n| | images/s | bar |\n|---|---:|---:|")
-    print(f"| end to end, strzoo | {middle['ours']:.1f} | |")
-    print(f"| end to end, timm | {middle['timm']:.1f} | |")
-    print(f"| decode alone | {middle['decode']:.1f} | |")
-    print(f"| model alone, whole batches | {middle['model']:.1f} | |")
-    print(f"| model alone, in pieces | {middle['pieces']:.1f} | |")
-    print(f"| strzoo / timm | {to_timm:.2f} | 1.00 |")
-    print(f"| strzoo / min(decode, model in whole batches) | {to_least:.2f} | 0.90 |")
-    print(f"| strzoo / min(decode, model in pieces) | {to_pieces:.2f} | 0.90 |")
+        started = start_up(model, data)
+        ways = {
+            "end to end, strzoo": lambda: ours(model, data, options)[0],
+            "end to end, timm": lambda: timms(weights, data, options)[0],
+            "decode alone": lambda: decode_alone(data, options),
+            "model alone, whole batches": lambda: model_alone(model, data, options),
+            "model alone, in pieces": lambda: model_alone(model, data, options, pieces=True),
+        }
+        found = take_turns(ways, options.rounds, warm=0)
+    table = record.table([Column(""), Column("images/s", "", ".1f")])
+    for way, rate in medians(found).items():
+        table.add(way, rate)
+    own, timm, decode, whole, pieces = found.values()
+    bars = {
+        "strzoo / timm": (ratio(own, timm), 1.0),
+        "strzoo / min(decode, model in whole batches)":
+            (ratio(own, list(map(min, decode, whole))), 0.9),
+        "strzoo / min(decode, model in pieces)": (ratio(own, list(map(min, decode, pieces))), 0.9),
+    }  # fmt: skip
+    table = record.table([Column(""), Column("ratio", "", ".2f"), Column("bar", "", ".2f")])
+    for what, (value, bar) in bars.items():
+        table.add(what, value, bar)
+        table.judge(what, value, least=bar)
     if options.device == "cpu":
-        print(f"| the most that sharing the cores allows for that | {shared:.2f} | |")
+        shared = statistics.median(1 / (1 + p / d) for p, d in zip(pieces, decode, strict=True))
+        table.add("the most that sharing the cores allows for that", shared, None)
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
-    print(
-        f"\n{options.architecture} on {where}, {options.precision}, batch {options.batch_size}, "
-        f"{options.workers} workers; {os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {version('torch')}, timm {version('timm')}, pillow "
-        f"{version('pillow')}, strzoo {version('strzoo')}; load {os.getloadavg()[0]:.1f}"
+    record.say(
+        f"{options.images} JPEGs, {width:.0f}x{height:.0f} pixels, {size:.0f} kB on average; "
+        f"{where}, precision {options.precision}, batch {options.batch_size}, {options.workers} "
+        f"workers. From start to end of the command on 8 images: {started:.1f} s."
     )
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

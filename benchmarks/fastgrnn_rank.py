@@ -12,12 +12,15 @@ passed through.
 
 from __future__ import annotations
 
-import argparse
 import statistics
+import sys
 from dataclasses import replace
 from typing import Any
 
 import torch
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import spread
 
 from strzoo.rnn import RNNConfig, evaluate_rnn, load_digit_rows, quantise, train_rnn
 from strzoo.rnn.results import RNNTrainResult
@@ -29,9 +32,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def spread(values: list[float]) -> str:
-    """Mean and range."""
-    return f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+ABOUT = """{seeds} seeds, {epochs} epochs, 32 states, the digits read row by row; mean and range of
+the top-1 on the 360 test digits, one of which is 0.28 points. Bar: the learned rank's mean after
+the last epoch is at least the fixed one's."""
 
 
 def best_at(result: RNNTrainResult, ranks: str) -> float:
@@ -39,17 +42,23 @@ def best_at(result: RNNTrainResult, ranks: str) -> float:
     return next(one.epoch.top1 for one in result.by_rank if one.epoch.ranks == ranks)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     options = parser.parse_args()
+    record = Record(
+        parser, options, "fastgrnn_rank", "FastGRNN: learned rank against fixed rank",
+        ABOUT.format(seeds=options.seeds, epochs=options.epochs), packages=["torch", "strzoo"],
+    )  # fmt: skip
+    table = record.table([
+        Column("optimizer"), Column("ranks"), Column(""), Column("last epoch", "%"),
+        Column("best epoch", "%"), Column("int8, last", "%"), Column("int8", "KB", ".2f"),
+    ])  # fmt: skip
     torch.set_num_threads(1)
     base = RNNConfig(epochs=options.epochs, milestones=(options.epochs * 2 / 3,), device="cpu")
     test = load_digit_rows("test")
-    print("| optimizer | ranks | | last epoch % | best epoch % | int8, last % | int8 KB |")
-    print("|---|---|---|---:|---:|---:|---:|")
     for name in options.optimizers:
         common = replace(base, **OPTIMIZERS[name])
         for rank_w, rank_u in PAIRS:
@@ -57,26 +66,30 @@ def main() -> None:
                 "fixed": replace(common, rank_w=rank_w, rank_u=rank_u),
                 "learned": replace(common, target_rank_w=rank_w, target_rank_u=rank_u),
             }
+            means = {}
             for kind, config in kinds.items():
                 runs = [
                     train_rnn(replace(config, seed=seed), save=False)
                     for seed in range(options.seeds)
                 ]
                 small = [quantise(run.model) for run in runs]
-                cells = [
+                means[kind] = statistics.mean(run.last.top1 for run in runs)
+                table.add(
                     name, f"{rank_w}, {rank_u}", kind,
                     spread([run.last.top1 for run in runs]),
                     spread([best_at(run, f"{rank_w}_{rank_u}") for run in runs]),
                     spread([evaluate_rnn(one.network, test) for one in small]),
-                    f"{small[0].kilobytes:.2f}",
-                ]  # fmt: skip
-                print(f"| {' | '.join(cells)} |", flush=True)
+                    small[0].kilobytes,
+                )  # fmt: skip
+            what = f"the learned rank's mean with {name} at {rank_w}, {rank_u}"
+            table.judge(what, means["learned"], least=means["fixed"])
     plain = train_rnn(replace(base, **OPTIMIZERS["sgd"]), save=False)
     passed = ", ".join(
         f"({one.epoch.ranks.replace('_', ', ')}) {one.epoch.top1:.2f}" for one in plain.by_rank
     )
-    print(f"\nplain STR, one run: {passed}")
+    record.say(f"Plain STR, one run: {passed}.")
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,14 +14,15 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
 import torch
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import medians, time_turns
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import strzoo
 from strzoo.data.imageset import ImageSet
@@ -31,32 +32,45 @@ EPOCHS, BATCH = 30, 256
 # Of the pruned network: decay of weights and importances, and of thresholds; the twin's is 5e-4.
 WEIGHT_DECAY, THRESHOLD_DECAY = 0.02, 0.08
 S_INIT, G, G_SCALE = -4.0, "exp", 2.0
+ABOUT = f"""ResNet20 on the digits, 30 epochs, dense and with an importance for each channel (weight
+decay {WEIGHT_DECAY}, threshold decay {THRESHOLD_DECAY}, threshold 2 exp(s)); channel counts rounded
+up to multiples of 4; onnxruntime, batch {BATCH}, one thread, medians of runs in turn. Bars: MACs at
+most 0.30 of the dense network's, mean top-1 within one point, at least twice as fast."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rounds", type=int, default=50, help="timed runs of each network")
     parser.add_argument("--threshold-decay", type=float, default=THRESHOLD_DECAY)
     options = parser.parse_args()
+    record = Record(
+        parser, options, "filter_pruning", "Filters pruned by STR", ABOUT,
+        packages=["torch", "onnxruntime", "strzoo"],
+    )  # fmt: skip
+    table = record.table([
+        Column("seed", "", ".0f"), Column("dense top-1", "%", ".2f"),
+        Column("pruned top-1", "%", ".2f"), Column("filters left"), Column("MACs", "", ".3f"),
+        Column("speed", "", ".2f"),
+    ])  # fmt: skip
     rows = []
-    print("| seed | dense top-1 % | pruned top-1 % | filters left | MACs | speed |")
-    print("|---:|---:|---:|---:|---:|---:|")
     for seed in range(options.seeds):
-        row = compare(seed, options.rounds, options.threshold_decay)
-        rows.append(row)
-        print(f"| {seed} | {row[0]:.2f} | {row[1]:.2f} | {row[2]} | {row[3]:.3f} | {row[4]:.2f} |")
-        sys.stdout.flush()
+        rows.append(compare(seed, options))
+        table.add(seed, *rows[-1])
     dense = statistics.mean(row[0] for row in rows)
     pruned = statistics.mean(row[1] for row in rows)
     macs, speed = max(row[3] for row in rows), min(row[4] for row in rows)
-    print(f"\nmean top-1 {dense:.2f} and {pruned:.2f}; MACs at most {macs:.3f}; speed {speed:.2f}")
-    return int(not (pruned >= dense - 1 and macs <= 0.3 and speed >= 2))
+    record.say(
+        f"Mean top-1 {dense:.2f} and {pruned:.2f}; MACs at most {macs:.3f}; speed {speed:.2f}."
+    )
+    table.judge("the pruned networks' mean top-1", pruned, least=dense - 1)
+    table.judge("the share of MACs", macs, most=0.3)
+    table.judge("the speed", speed, least=2)
+    return record.finish()
 
 
-def compare(
-    seed: int, rounds: int, threshold_decay: float
-) -> tuple[float, float, str, float, float]:
+def compare(seed: int, options: argparse.Namespace) -> tuple[float, float, str, float, float]:
     """Accuracies in percent, filters left of all, and the pruned network's share of the dense
     one's MACs and how many times as fast it is."""
     train, held_out = strzoo.load_digits("train"), strzoo.load_digits("test")
@@ -67,8 +81,8 @@ def compare(
         if pruned:
             strzoo.sparsify_filters_(network, s_init=S_INIT, g=G, g_scale=G_SCALE)
         config = strzoo.FitConfig(
-            epochs=EPOCHS, weight_decay=WEIGHT_DECAY if pruned else 5e-4,
-            threshold_decay=threshold_decay, seed=seed,
+            epochs=options.epochs, weight_decay=WEIGHT_DECAY if pruned else 5e-4,
+            threshold_decay=options.threshold_decay, seed=seed,
         )  # fmt: skip
         strzoo.fit(network, train, config)
         networks.append(network)
@@ -78,7 +92,7 @@ def compare(
     size = held_out.images.shape[-1]
     macs = [strzoo.report(n, input_size=size).dense_macs for n in (dense, small)]
     accuracies = [measure_top1(n, held_out) for n in (dense, small)]
-    speed = measure_speed([dense, small], held_out, rounds)
+    speed = measure_speed([dense, small], held_out, options.rounds)
     return accuracies[0], accuracies[1], f"{left} of {total}", macs[1] / macs[0], speed
 
 
@@ -100,14 +114,12 @@ def measure_speed(networks: list[nn.Module], data: ImageSet, rounds: int) -> flo
             size = tuple(data.images.shape[1:])
             strzoo.export_onnx(network, path, input_size=size, images=data.images[:8])
             sessions.append(onnxruntime.InferenceSession(str(path), options))
-    seconds: list[list[float]] = [[], []]
-    for turn in range(rounds + 3):
-        for times, session in zip(seconds, sessions, strict=True):
-            start = time.perf_counter()
-            session.run(None, {"images": images})
-            if turn >= 3:
-                times.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+    calls = {
+        name: partial(session.run, None, {"images": images})
+        for name, session in zip(("dense", "pruned"), sessions, strict=True)
+    }
+    seconds = medians(time_turns(calls, rounds, warm=3))
+    return seconds["dense"] / seconds["pruned"]
 
 
 if __name__ == "__main__":

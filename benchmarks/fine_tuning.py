@@ -1,13 +1,13 @@
 """From a dense network to 90 %: fine-tuned in a third of the epochs, against trained from scratch.
 
-    python benchmarks/fine_tuning.py --data digits --epochs 30 --seeds 5
-    python benchmarks/fine_tuning.py --data fashion --images 12000 --epochs 15 --seeds 3
+    python benchmarks/fine_tuning.py
+    python benchmarks/fine_tuning.py --data fashion
 
 ResNet20 in all runs of a seed: dense; STR to 90 % from scratch, in as many epochs; the recipe
 `finetune` from the dense network, in a third of them; and the same with the dense network as the
 teacher. "fashion" is Fashion-MNIST (Debian's dataset-fashion-mnist) at half its resolution, as PNG
-files in class folders. Prints mean and range of top-1 in percent over the seeds, on the held-out
-images; what the bar asks is the difference from the dense network.
+files in class folders. Mean and range of top-1 in percent over the seeds, on the held-out images;
+what the bar asks is the difference from the dense network.
 """
 
 from __future__ import annotations
@@ -22,13 +22,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from fashion import PACKAGE_FOLDER, read_idx
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import spread
 from PIL import Image
-from target_sparsity import PACKAGE_FOLDER, _read_idx
 from torch import Tensor
 from torch.nn import functional
 
 import strzoo
 
+ABOUT = """The dense network, STR to 90 % from scratch in as many epochs, and the recipe `finetune`
+from the dense network in a third of them, also with the dense network as the teacher; ResNet20,
+top-1 in percent. Fashion-MNIST has half its resolution. Bar: fine-tuned within 0.5 points of
+dense."""
 TARGET = 0.9
 ALLOWED = 0.5  # percentage points below the dense network
 RUNS = ("dense", "from scratch", "fine-tuned", "fine-tuned, distilled")
@@ -54,8 +61,8 @@ def write_fashion(folder: Path, images: int, source: Path = PACKAGE_FOLDER) -> D
         ("train", "train", order[:images]),
         ("val", "t10k", torch.arange(4000)),
     ):
-        pixels = _read_idx(source, f"{stem}-images-idx3-ubyte.gz")[chosen]
-        labels = _read_idx(source, f"{stem}-labels-idx1-ubyte.gz")[chosen].tolist()
+        pixels = read_idx(source, f"{stem}-images-idx3-ubyte.gz")[chosen]
+        labels = read_idx(source, f"{stem}-labels-idx1-ubyte.gz")[chosen].tolist()
         small = functional.pad(functional.avg_pool2d(pixels[:, None].float(), 2), (1, 1, 1, 1))
         _write(folder / split, small[:, 0].byte(), labels)
     return Data("fashion", (("dataset", "folder"), ("data", str(folder)), ("image_size", 16)), 16)
@@ -116,23 +123,34 @@ def run_seed(data: Data, place: Path, epochs: int, seed: int, batch: int) -> dic
     }  # fmt: skip
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=("digits", "fashion"), default="digits")
     parser.add_argument("--images", type=int, default=12_000, help="of Fashion-MNIST")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--epochs", type=int, help="[default: digits 30, fashion 15]")
+    parser.add_argument("--seeds", type=int, help="[default: digits 3, fashion 2]")
+    parser.add_argument("--batch", type=int, help="[default: digits 64, fashion 128]")
     parser.add_argument("--folder", type=Path, help="keep the runs there")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def fill_data_options(options: argparse.Namespace) -> str:
+    """Set what was not given to what the data take; returns how the data are called."""
+    digits = options.data == "digits"
+    options.epochs = options.epochs or (30 if digits else 15)
+    options.seeds = options.seeds or (3 if digits else 2)
+    options.batch = options.batch or (64 if digits else 128)
+    return "digits" if digits else "Fashion-MNIST"
+
+
+def main() -> int:
+    parser = make_parser(__doc__)
     add_data_options(parser)
     options = parser.parse_args()
+    title = "Fine-tuning to 90 %"
+    record = Record(
+        parser, options, "fine_tuning", title, ABOUT, packages=["torch", "strzoo"],
+        kinds=["data"], free=["folder"],
+    )  # fmt: skip
+    record.results.title += f": {fill_data_options(options)}"
     found: dict[str, list[float]] = {name: [] for name in RUNS}
     with tempfile.TemporaryDirectory() as temporary:
         place = options.folder or Path(temporary)
@@ -142,16 +160,19 @@ def main() -> None:
             for name, top1 in made.items():
                 found[name].append(top1)
             print(f"seed {seed}: {made}", file=sys.stderr, flush=True)
-    print("| run | epochs | sparsity % | top-1 % | below dense, points |")
-    print("|---|---:|---:|---:|---:|")
+    table = record.table([
+        Column("run"), Column("epochs", "", ".0f"), Column("zeros", "%", ".0f"),
+        Column("top-1", "%"), Column("below dense", "points", ".2f"),
+    ])  # fmt: skip
     for name, values in found.items():
         epochs = options.epochs if name in RUNS[:2] else max(1, options.epochs // 3)
         below = statistics.mean(d - v for d, v in zip(found["dense"], values, strict=True))
-        zeros = 0 if name == "dense" else 100 * TARGET
-        print(f"| {name} | {epochs} | {zeros:.0f} | {spread(values)} | {below:.2f} |")
+        zeros = 0 if name == "dense" else round(100 * TARGET)
+        table.add(name, epochs, zeros, spread(values), below)
     lost = statistics.mean(found["dense"]) - statistics.mean(found["fine-tuned"])
-    print(f"\nfine-tuned within {ALLOWED} points of dense: {'yes' if lost <= ALLOWED else 'NO'}")
+    table.judge("what fine-tuning loses", lost, most=ALLOWED)
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """The bars of ONNX export: time, size, agreement. Run from the checkout, on a quiet machine.
 
-    python benchmarks/onnx_export.py                     # the table for benchmarks/RESULTS.md
+    python benchmarks/onnx_export.py
     python benchmarks/onnx_export.py --store FOLDER      # also keep the files for onnx_runtime.py
 
 ResNet50 has the published budget of 90.23 % and random weights, as no published weights are
@@ -10,20 +10,18 @@ predictions depend on the image. The digits network is trained here.
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
+from harness.record import Record, TableRecord, make_parser
+from harness.results import Column
+from harness.turns import timed
 from PIL import Image
 from torch import Tensor, nn
 
@@ -36,27 +34,43 @@ from strzoo.training.fit import FitConfig
 from tests.helpers.published import str_state, write_published
 
 PRECISIONS = ("fp32", "fp16", "int8")
-REPEATS = 5
+NETWORKS = ("resnet50", "digits")
 DIGIT = (3, 8, 8)
+ABOUT = """ResNet50 has the published 90.23 % budget and random weights; its BatchNorm statistics
+are those of 60 photographs (crops of pictures in scikit-image and scikit-learn), so that the
+outputs depend on the image. Agreement is against torch's fp32 network on the same 60 photographs,
+48 of which calibrated int8. The digits network is a ResNet20 trained with STR, checked on the 360
+held-out digits, calibrated on training digits. Seconds are the whole command (process start,
+reading, export, checks), the median for fp32, one run for the others; for the digits the call."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--store", type=Path, help="keep the exported files and expected outputs")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    arguments = parser.parse_args()
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--epochs", type=int, default=30, help="of the digits network")
+    options = parser.parse_args()
+    record = Record(
+        parser, options, "onnx_export", "ONNX export: time, size, agreement", ABOUT,
+        packages=["torch", "onnx", "onnxruntime", "onnxscript", "strzoo"], free=["store"],
+    )  # fmt: skip
+    table = record.table([
+        Column(""), Column("seconds", "", ".1f"), Column("", "MB", ".2f"),
+        Column("sparsity", "%", ".2f"), Column("largest relative difference", "", ".1e"),
+        Column("top-1 agreement", "%", ".2f"), Column("top-1", "%", ".2f"),
+    ])  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.store or Path(temporary)
+        folder = options.store or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        print(
-            f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; torch "
-            f"{torch.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}"
-        )
-        measure_resnet50(folder, arguments.repeats)
-        measure_digits(folder)
+        if "resnet50" in options.networks:
+            measure_resnet50(table, folder, options.repeats)
+        if "digits" in options.networks:
+            measure_digits(record, table, folder, options.epochs)
+    return record.finish()
 
 
-def measure_resnet50(folder: Path, repeats: int) -> None:
+def measure_resnet50(table: TableRecord, folder: Path, repeats: int) -> None:
     """Wall time of the whole command, process start included; size; agreement on photographs."""
     checkpoint = folder / "resnet50.pth"
     budget = strzoo.load_budget("resnet50_str_90.23")
@@ -70,17 +84,13 @@ def measure_resnet50(folder: Path, repeats: int) -> None:
     network = strzoo.load(checkpoint, format="dense")
     for precision in PRECISIONS:
         file = folder / f"resnet50_{precision}.onnx"
-        seconds = []
-        for _ in range(repeats if precision == "fp32" else 1):
-            command = [sys.executable, "-m", "strzoo", "export", str(checkpoint), "-o", str(file)]
-            started = time.perf_counter()
-            subprocess.run(
-                [*command, "--precision", precision, "--images", str(photographs), "--force", "-q"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            seconds.append(time.perf_counter() - started)
-        report(file, network, samples, statistics.median(seconds))
+        command = [
+            *(sys.executable, "-m", "strzoo", "export", str(checkpoint), "-o", str(file)),
+            *("--precision", precision, "--images", str(photographs), "--force", "-q"),
+        ]
+        run = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+        seconds = [timed(run) for _ in range(repeats if precision == "fp32" else 1)]
+        report(table, file, network, samples, statistics.median(seconds))
 
 
 def estimate_batchnorm(network: nn.Module, images: Tensor) -> None:
@@ -95,41 +105,43 @@ def estimate_batchnorm(network: nn.Module, images: Tensor) -> None:
     network.eval()
 
 
-def measure_digits(folder: Path) -> None:
+def measure_digits(record: Record, table: TableRecord, folder: Path, epochs: int) -> None:
     """ResNet20 trained with STR on the bundled digits; agreement on the 360 held-out ones."""
     torch.manual_seed(0)
     network = strzoo.create_model("resnet20", num_classes=10)
     strzoo.sparsify_(network, "str", s_init=-8.0)
     train, test = strzoo.load_digits("train"), strzoo.load_digits("test")
-    strzoo.fit(network, train, FitConfig(epochs=30, weight_decay=5e-4, threshold_decay=8e-3))
-    print(f"digits: top-1 {strzoo.evaluate(network, test).top1:.2f} % in torch")
+    strzoo.fit(network, train, FitConfig(epochs=epochs, weight_decay=5e-4, threshold_decay=8e-3))
+    record.say(
+        f"Top-1 of the digits network in torch: {strzoo.evaluate(network, test).top1:.2f} %."
+    )
     samples = Samples("held-out digits", test.images)
     for precision in PRECISIONS:
         file = folder / f"digits_{precision}.onnx"
-        started = time.perf_counter()
-        strzoo.export_onnx(
-            network, file, input_size=DIGIT, precision=precision, images=train, force=True
-        )
-        report(file, network.eval(), samples, time.perf_counter() - started)
-        print(f"    top-1 {strzoo.evaluate(file, test).top1:.2f} %")
+        export = partial(
+            strzoo.export_onnx, network, file, input_size=DIGIT, precision=precision,
+            images=train, force=True,
+        )  # fmt: skip
+        seconds = timed(export)
+        top1 = strzoo.evaluate(file, test).top1
+        report(table, file, network.eval(), samples, seconds, top1)
 
 
-def report(file: Path, network: nn.Module, samples: Samples, seconds: float) -> None:
+def report(
+    table: TableRecord, file: Path, network: nn.Module, samples: Samples, seconds: float,
+    top1: float | None = None,
+) -> None:  # fmt: skip
     """One line of the table, and the expected outputs beside the file."""
     forward = session_forward(open_session(file))
     agreement = compare(network, forward, samples, 1)
     inspected = strzoo.inspect_onnx(file)
-    print(
-        f"{file.stem}: {seconds:.1f} s, {inspected.bytes / 1e6:.2f} MB, sparsity "
-        f"{inspected.report.sparsity:.2f} %, relative difference "
-        f"{agreement.relative_difference:.2e}, top-1 agreement {agreement.top1_agreement:.2f} % "
-        f"of {agreement.images} ({samples.name})"
-    )
+    table.add(
+        file.stem.replace("_", " "), seconds, inspected.bytes / 1e6, inspected.report.sparsity,
+        agreement.relative_difference, agreement.top1_agreement, top1,
+    )  # fmt: skip
     images: Tensor = samples.images[:3]
     with torch.inference_mode():
         expected = network(images).numpy()
-        classes = network(samples.images).argmax(1).unique().numel()
-    print(f"    torch predicts {classes} different classes on these images")
     np.savez(file.with_suffix(".npz"), images=images.numpy(), expected=expected)
 
 
@@ -153,4 +165,4 @@ def save_photographs(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

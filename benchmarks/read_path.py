@@ -4,25 +4,28 @@
 - `strzoo report` from a budget and from that file: wall seconds and peak memory;
 - `strzoo --help` and `strzoo list`: CPU seconds.
 
-Rounds are interleaved; medians are printed as a Markdown table.
+Rounds are interleaved; medians count.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import medians, ratio, take_turns, timed
+
+ABOUT = """A published-form STR ResNet50 of 90.23 % sparsity is converted to dense, against
+`torch.load` and `torch.save` of the same tensors; the commands run in processes of their own.
+Interleaved rounds after one warm-up, medians."""
+MOST_RATIO, MOST_MEGABYTES = 1.5, 1000
 
 
 def make_source(path: Path) -> None:
@@ -34,35 +37,29 @@ def make_source(path: Path) -> None:
     write_published(path, state, "resnet50")
 
 
-def timed(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def conversion(source: Path, folder: Path, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of strzoo.convert and of the peer, and the median of the round ratios."""
+def conversion(source: Path, folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of strzoo.convert and of the peer."""
     import torch
 
     import strzoo
 
-    ours, bare, peer = folder / "ours.pth", folder / "bare.pth", folder / "peer.pth"
+    bare = folder / "bare.pth"
     torch.save(dict(strzoo.read_checkpoint(source).state_dict), bare)
 
-    def load_and_save() -> None:
-        torch.save(torch.load(bare, map_location="cpu", weights_only=True), peer)
+    def convert() -> float:
+        target = folder / "ours.pth"
+        target.unlink(missing_ok=True)  # to remove a file is not measured
+        return timed(lambda: strzoo.convert(source, target))
 
-    pairs = []
-    for number in range(rounds + 1):
-        for written in (ours, peer):  # both write a new file: removing one is not measured
-            written.unlink(missing_ok=True)
-        mine = timed(lambda: strzoo.convert(source, ours))
-        theirs = timed(load_and_save)
-        if number:  # the first round warms the page cache
-            pairs.append((mine, theirs))
-    ratio = statistics.median(mine / theirs for mine, theirs in pairs)
-    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return mine, theirs, ratio
+    def load_and_save() -> float:
+        target = folder / "peer.pth"
+        target.unlink(missing_ok=True)
+        return timed(
+            lambda: torch.save(torch.load(bare, map_location="cpu", weights_only=True), target)
+        )
+
+    ways = {"strzoo.convert": convert, "torch.load + torch.save": load_and_save}
+    return take_turns(ways, rounds)
 
 
 def command(*arguments: str) -> tuple[float, float, float]:
@@ -78,22 +75,25 @@ def command(*arguments: str) -> tuple[float, float, float]:
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+def main() -> int:
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    options = parser.parse_args()
+    title = "The read path: conversion, reports, start-up"
+    record = Record(parser, options, "read_path", title, ABOUT, packages=["torch", "strzoo"])
+    table = record.table([Column(""), Column("median", "", ".3f"), Column("bar", "", "g")])
     # Other processes make the file and convert it: a child's peak memory counts from its fork.
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name, context.Pool(1) as pool:
         folder = Path(name)
         source = folder / "str.pth"
         pool.apply(make_source, (source,))
-        mine, theirs, ratio = pool.apply(conversion, (source, folder, rounds))
-        print(f"STR file: {source.stat().st_size / 1e6:.1f} MB, {rounds} rounds\n")
-        print("| | median | bar |\n|---|---:|---:|")
-        print(f"| strzoo.convert | {mine:.3f} s | |")
-        print(f"| torch.load + torch.save | {theirs:.3f} s | |")
-        print(f"| ratio | {ratio:.2f} | 1.50 |")
+        found = pool.apply(conversion, (source, folder, options.rounds))
+        for way, seconds in medians(found).items():
+            table.add(f"{way}, s", seconds, None)
+        compared = ratio(*found.values())
+        table.add("ratio", compared, MOST_RATIO)
+        table.judge("the ratio of conversion", compared, most=MOST_RATIO)
         bars = {
             ("report", "resnet50_str_90.23"): ("wall", 2.0),
             ("report", str(source)): ("wall", 5.0),
@@ -101,21 +101,24 @@ def main() -> None:
             ("list",): ("CPU", 0.15),
         }
         runs: dict[tuple[str, ...], list[tuple[float, float, float]]] = {a: [] for a in bars}
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             for arguments in bars:
                 runs[arguments].append(command(*arguments))
+        starts = record.table([
+            Column("command"), Column("wall", "s", ".3f"), Column("CPU", "s", ".3f"),
+            Column("bar", "s"), Column("peak", "MB", ".0f"), Column("bar", "MB", "g"),
+        ])  # fmt: skip
         for arguments, (kind, bar) in bars.items():
             wall, cpu, memory = (statistics.median(c) for c in zip(*runs[arguments], strict=True))
             shown = "FILE" if arguments[-1] == str(source) else arguments[-1]
-            label = " ".join(["strzoo", *arguments[:-1], shown])
-            value = wall if kind == "wall" else cpu
-            print(f"| `{label}`, {kind} s | {value:.3f} | {bar:.2f} |")
-            print(f"| `{label}`, peak MB | {memory:.0f} | {1000 if kind == 'wall' else ''} |")
-    print(
-        f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {version('torch')}, strzoo {version('strzoo')}"
-    )
+            label = " ".join(["`strzoo", *arguments[:-1], f"{shown}`"])
+            most = MOST_MEGABYTES if kind == "wall" else None
+            starts.add(label, wall, cpu, f"{bar:g}, {kind}", memory, most)
+            starts.judge(f"{label}, {kind} s,", wall if kind == "wall" else cpu, most=bar)
+            starts.judge(f"{label}, peak MB,", memory, most=most)
+        record.say(f"The file has {source.stat().st_size / 1e6:.1f} MB.")
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

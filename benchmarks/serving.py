@@ -1,6 +1,6 @@
 """The service of examples/serving under load: requests per second, p99, and nothing lost or wrong.
 
-    python benchmarks/serving.py                              # the table for RESULTS.md
+    python benchmarks/serving.py
     python benchmarks/serving.py --requests 10000 --only sparse --restarts 2
     python benchmarks/serving.py --architecture resnet20 --requests 600 --rounds 1
 
@@ -14,25 +14,30 @@ the clients go on. `--setups` compares processes with threads: WORKERSxCALLERSxT
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from harness.record import Record, make_parser
+from harness.results import Column
+
 import strzoo
 from tests.helpers.serving import CLIENTS, make_network, send, serve
 
 ENGINES = {"sparse": "model.strz", "onnxruntime": "model.onnx"}
+ABOUT = """examples/serving over a file of {architecture} (random weights, the zeros of its budget),
+{requests:,} requests from {clients} clients in a process of their own, each answer compared with
+that of torch; the service is told to replace its processes {restarts} times meanwhile. {setups}:
+processes x callers x threads of a caller. Medians of {rounds} rounds."""
 KEYS = ("answered", "lost", "wrong", "refused", "broken", "restarts")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--architecture", default="resnet50", help="or resnet20")
     parser.add_argument("--requests", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=3)
@@ -40,6 +45,15 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, default=0)
     parser.add_argument("--setups", nargs="+", default=[f"1x{os.cpu_count()}x1"])
     options = parser.parse_args()
+    about = ABOUT.format(
+        **{**vars(options), "clients": CLIENTS, "setups": ", ".join(options.setups)}
+    )
+    record = Record(
+        parser, options, "serving",
+        f"Serving {options.architecture}: requests per second and p99, nothing lost", about,
+        packages=["fastapi", "uvicorn", "httptools", "onnxruntime", "strzoo"],
+        kinds=["architecture"],
+    )  # fmt: skip
     engines = [options.only] if options.only else list(ENGINES)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -56,11 +70,8 @@ def main() -> None:
                         row = send(service.url, folder, options.requests, service, times)
                     rows.setdefault((engine, setup), []).append(row)
                     print(f"{engine} {setup}: {json.dumps(row)}", file=sys.stderr)
-    print_table(rows)
-    if any(
-        row["lost"] or row["wrong"] or row["broken"] for found in rows.values() for row in found
-    ):
-        sys.exit("requests were lost, wrong or broken")
+    enter(record, rows)
+    return record.finish()
 
 
 def make_files(folder: Path, architecture: str = "resnet50") -> None:
@@ -70,23 +81,23 @@ def make_files(folder: Path, architecture: str = "resnet50") -> None:
     strzoo.compile(folder / "model.onnx", threads=1).save(folder / "model.strz")
 
 
-def print_table(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
-    """Medians of the rounds as Markdown, and the machine."""
-    heads = "requests/s", "p50 ms", "p99 ms", *KEYS
-    print(f"| engine | processes x callers x threads | {' | '.join(heads)} |")
-    print("|---|---|" + "---:|" * len(heads))
+def enter(record: Record, rows: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+    """Medians of the rounds, and sums of what was lost."""
+    table = record.table([
+        Column("engine"), Column("processes x callers x threads"), Column("requests/s", "", ".1f"),
+        Column("p50", "ms", ".0f"), Column("p99", "ms", ".0f"),
+        *(Column(key, "", ",.0f") for key in KEYS),
+    ])  # fmt: skip
     for (engine, setup), found in rows.items():
-        rate, middle, tail = (
-            statistics.median(row[key] for row in found)
+        middles = (
+            float(statistics.median(row[key] for row in found))
             for key in ("requests_per_second", "p50_ms", "p99_ms")
         )
-        sums = " | ".join(str(sum(row[key] for row in found)) for key in KEYS)
-        print(f"| {engine} | {setup} | {rate:.1f} | {middle:.0f} | {tail:.0f} | {sums} |")
-    print(
-        f"\n{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python "
-        f"{platform.python_version()}"
-    )
+        sums = {key: sum(row[key] for row in found) for key in KEYS}
+        table.add(engine, setup, *middles, *sums.values())
+        for key in ("lost", "wrong", "broken"):
+            table.judge(f"{engine} {setup}: the number of {key} requests", sums[key], most=0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

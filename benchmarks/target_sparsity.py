@@ -1,7 +1,7 @@
 """The sparsity target against plain STR: is it met, and what accuracy is left?
 
-    python benchmarks/target_sparsity.py --seeds 6 --results FILE
-    python benchmarks/target_sparsity.py --data fashion --epochs 6 --bf16 --seeds 5 --results FILE
+    python benchmarks/target_sparsity.py --results FILE
+    python benchmarks/target_sparsity.py --data fashion --bf16 --results FILE
 
 Plain STR cannot be told a sparsity: for each target its threshold decay is searched with the first
 seed until the sparsity is within `--near` of it, then the other seeds are trained with that decay.
@@ -16,18 +16,21 @@ not repeated.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from fashion import PACKAGE_FOLDER, load_fashion
+from harness.record import Record, TableRecord, make_parser
+from harness.results import Column
+from harness.turns import spread
+from torch import nn
 
 import strzoo
 from strzoo.data.imageset import ImageSet
@@ -39,8 +42,11 @@ from strzoo.training.sparsity_target import SparsityController, TargetSparsity
 
 TARGETS = (80.0, 90.0, 95.0, 98.0)
 PLAIN_S_INIT = -8.0  # the demo's
+ABOUT = """`docs/target-sparsity.md` has the method and what led to its schedule. Percent, mean and
+range of {seeds} seeds; the difference is the target's top-1 less plain STR's at the same sparsity,
+paired by seed, with its standard error. ResNet20, {0:,} training images, {1:,} test images,
+{epochs} epochs; Fashion-MNIST is padded to 32x32 with three channels."""
 FIRST_DECAYS = (4e-3, 1e-2)  # the search starts from these
-PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
 
 
 @dataclass(frozen=True)
@@ -64,42 +70,6 @@ class Run:
     setting: float
     sparsity: float
     top1: float
-
-
-def load_fashion(folder: Path, count: int) -> tuple[ImageSet, ImageSet]:
-    """`count` of the 60,000 training images (the same ones always) and the 10,000 test images,
-    float32 [N, 3, 32, 32], normalised by mean and deviation of the training images used.
-
-    Raises:
-        UsageError: the folder lacks a file.
-    """
-    chosen = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))[:count]
-    pixels = [_read_idx(folder, "train-images-idx3-ubyte.gz")[chosen]]
-    pixels.append(_read_idx(folder, "t10k-images-idx3-ubyte.gz"))
-    labels = [_read_idx(folder, "train-labels-idx1-ubyte.gz")[chosen]]
-    labels.append(_read_idx(folder, "t10k-labels-idx1-ubyte.gz"))
-    grey = [nn.functional.pad(images.float(), (2, 2, 2, 2)).unsqueeze(1) for images in pixels]
-    deviation, mean = torch.std_mean(grey[0])
-    train, test = (
-        ImageSet(((images - mean) / deviation).expand(-1, 3, -1, -1), named.long(), 10)
-        for images, named in zip(grey, labels, strict=True)
-    )
-    return train, test
-
-
-def _read_idx(folder: Path, name: str) -> Tensor:
-    """An array of bytes in the idx format: two zeros, the type (8), the number of dimensions, each
-    of them as a big-endian int32, the data."""
-    try:
-        raw = gzip.decompress((folder / name).read_bytes())
-    except FileNotFoundError:
-        raise UsageError(
-            f"{folder} has no {name}; install Debian's package dataset-fashion-mnist, or name "
-            "the folder of the four files with --folder"
-        ) from None
-    start = 4 + 4 * raw[3]
-    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4).tolist()
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
 
 
 @cache
@@ -228,65 +198,70 @@ def top1_at(sparsity: float, runs: Sequence[Run]) -> float:
     return low.top1 + (high.top1 - low.top1) * (x - x0) / (x1 - x0)
 
 
-def print_comparison(ours: Sequence[Sequence[Run]], plain: Sequence[Sequence[Run]]) -> None:
+def add_comparison(
+    table: TableRecord, ours: Sequence[Sequence[Run]], plain: Sequence[Sequence[Run]]
+) -> None:
     """One row per target: `ours` and `plain` hold for each target the runs of all seeds."""
     by_seed = [list(runs) for runs in zip(*plain, strict=True)]
-    print("| target | reached | top-1 | plain STR's sparsity | its top-1 | decay | difference |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
     for runs, theirs in zip(ours, plain, strict=True):
         gains = [
             run.top1 - top1_at(run.sparsity, curve)
             for run, curve in zip(runs, by_seed, strict=True)
         ]
-        cells = [
-            f"{runs[0].setting:g}",
-            _spread([r.sparsity for r in runs], 3),
-            _spread([r.top1 for r in runs]),
-            _spread([r.sparsity for r in theirs]),
-            _spread([r.top1 for r in theirs]),
-            f"{theirs[0].setting:.3g}",
-            f"{statistics.mean(gains):+.2f} ± {_standard_error(gains):.2f}",
-        ]
-        print(f"| {' | '.join(cells)} |")
+        table.add(
+            runs[0].setting, spread([r.sparsity for r in runs], 3), spread([r.top1 for r in runs]),
+            spread([r.sparsity for r in theirs]), spread([r.top1 for r in theirs]),
+            theirs[0].setting, f"{statistics.mean(gains):+.2f} ± {_standard_error(gains):.2f}",
+        )  # fmt: skip
 
 
 def _standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and range."""
-    low, high = min(values), max(values)
-    return f"{statistics.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--data", choices=("digits", "fashion"), default="digits")
     parser.add_argument("--folder", type=Path, default=PACKAGE_FOLDER, help="of Fashion-MNIST")
     parser.add_argument("--images", type=int, default=8000, help="of Fashion-MNIST, to train on")
     parser.add_argument("--bf16", action="store_true", help="train in mixed precision")
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, help="percent")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, help="[default: digits 6, fashion 3]")
+    parser.add_argument("--epochs", type=int, help="[default: digits 30, fashion 6]")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--near", type=float, default=0.3, help="points, in the search")
     parser.add_argument("--tries", type=int, default=5, help="trainings per target, at most")
     parser.add_argument("--results", type=Path, help="JSON lines: appended to, and not repeated")
     options = parser.parse_args()
+    label = {"digits": "digits", "fashion": "Fashion-MNIST"}[options.data]
+    title = f"The sparsity target against plain STR: {label}"
+    record = Record(
+        parser, options, "target_sparsity", title, packages=["torch", "strzoo"], kinds=["data"],
+        free=["folder", "results", "bf16"],
+    )  # fmt: skip
+    options.seeds = options.seeds or {"digits": 6, "fashion": 3}[options.data]
+    options.epochs = options.epochs or {"digits": 30, "fashion": 6}[options.data]
     try:
         bench, seeds = Bench(options), range(options.seeds)
     except UsageError as error:
         parser.error(str(error))
+    images = len(bench.train_set), len(bench.test_set)
+    record.results.about = ABOUT.format(*images, epochs=options.epochs, seeds=options.seeds)
     dense = [bench.run("dense", seed) for seed in seeds]
     ours = [[bench.run("target", seed, target) for seed in seeds] for target in options.targets]
     for decay in FIRST_DECAYS:
         bench.run("plain", 0, decay)
     decays = [bench.search_decay(t, options.near, options.tries) for t in options.targets]
     plain = [[bench.run("plain", seed, decay) for seed in seeds] for decay in decays]
-    print(f"\ndense twin: top-1 {_spread([run.top1 for run in dense])} %; all in percent\n")
-    print_comparison(ours, plain)
+    table = record.table([
+        Column("target", "", "g"), Column("reached"), Column("top-1"),
+        Column("plain STR's sparsity"), Column("its top-1"), Column("its decay", "", ".3g"),
+        Column("difference"),
+    ])  # fmt: skip
+    add_comparison(table, ours, plain)
+    record.say(f"The dense twin has a top-1 of {spread([run.top1 for run in dense])} %.")
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

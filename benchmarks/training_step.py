@@ -13,17 +13,17 @@ dense one, measured without the network: all effective weights and their gradien
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
+from harness.machine import find_peak
+from harness.record import Record, make_parser
+from harness.results import Column
+from harness.turns import medians, ratio, take_turns
 from torch import nn
 
 import strzoo
@@ -32,6 +32,12 @@ from strzoo.training.optimisation import parameter_groups
 
 METHODS = ("dense", "str", "dnw", "gmp")
 BARS = {"dense": None, "str": 1.10, "dnw": 1.10, "gmp": 1.10}
+MEMORY_BAR = 1.05
+ABOUT = """Forward, loss, backward, SGD with momentum. The methods take turns in every round, a
+ratio is the median of the rounds' ratios; seconds are the processor's on a CPU. STR starts at s =
+-4.5, DNW and GMP drop 90 %. "The layers alone" is all effective weights and the gradients through
+them, without the network: what a sparse step does more than a dense one. Peak memory is of a
+process per method."""
 PRUNE_RATE = 0.9
 
 
@@ -106,15 +112,7 @@ def measure_memory(method: str, options: argparse.Namespace) -> float:
         trainee.step()
     if options.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 1e6
-    return read_peak_memory()
-
-
-def read_peak_memory() -> float:
-    """Peak resident MB of this process; not getrusage's, which a child has from its parent."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return float(line.split()[1]) * 1024 / 1e6
-    raise SystemExit("/proc/self/status has no VmHWM; memory is measured on Linux only")
+    return find_peak()
 
 
 def memory_of(method: str) -> float:
@@ -123,12 +121,12 @@ def memory_of(method: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--architecture", default="resnet50")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="per method and round")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -138,37 +136,43 @@ def main() -> None:
     options = parser.parse_args()
     if options.memory_of:
         print(measure_memory(options.memory_of, options))
-        return
+        return 0
+    record = Record(
+        parser, options, "training_step",
+        "The training step: STR, DNW and GMP against the dense network", ABOUT,
+        packages=["torch", "numpy", "strzoo"],
+    )  # fmt: skip
     trainees = {method: Trainee(method, options) for method in options.methods}
-    seconds: dict[str, list[float]] = {method: [] for method in trainees}
-    for trainee in trainees.values():
-        trainee.timed_steps(options.steps)  # warm-up
-    for number in range(options.rounds):
-        for method, trainee in trainees.items():
-            seconds[method].append(trainee.timed_steps(options.steps))
-        shown = ", ".join(f"{m} {values[-1]:.3f}" for m, values in seconds.items())
-        print(f"round {number + 1}: {shown}", flush=True)
+    ways = {
+        method: lambda trainee=trainee: trainee.timed_steps(options.steps)
+        for method, trainee in trainees.items()
+    }
+    seconds = take_turns(ways, options.rounds)
     alone = {method: t.layers_alone() for method, t in trainees.items() if method != "dense"}
-    del trainees
+    trainees.clear()
+    ways.clear()
     memory = {method: memory_of(method) for method in options.methods}
-    print("\n| | seconds per step | ratio | bar | the layers alone | peak MB | ratio | bar |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for method, values in seconds.items():
-        ratio = statistics.median(v / d for v, d in zip(values, seconds["dense"], strict=True))
-        bar = BARS[method] or ""
-        print(
-            f"| {method} | {statistics.median(values):.3f} | {ratio:.3f} | {bar} "
-            f"| {alone.get(method, 0):.3f} | {memory[method]:.0f} "
-            f"| {memory[method] / memory['dense']:.3f} | {1.05 if bar else ''} |"
-        )
+    table = record.table([
+        Column(""), Column("seconds per step", "", ".3f"), Column("ratio", "", ".3f"),
+        Column("bar", "", ".2f"), Column("the layers alone", "s", ".3f"),
+        Column("peak", "MB", ".0f"), Column("ratio", "", ".3f"), Column("bar", "", ".2f"),
+    ])  # fmt: skip
+    for method, middle in medians(seconds).items():
+        bar = BARS[method]
+        longer = ratio(seconds[method], seconds["dense"]) if "dense" in seconds else None
+        larger = memory[method] / memory["dense"] if "dense" in memory else None
+        most = MEMORY_BAR if bar else None
+        table.add(method, middle, longer, bar, alone.get(method), memory[method], larger, most)
+        if longer is not None and larger is not None:
+            table.judge(f"the time of {method}", longer, most=bar)
+            table.judge(f"the memory of {method}", larger, most=most)
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
-    print(
-        f"\n{options.architecture}, batch {options.batch_size}, {options.precision}, {where}, "
-        f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}, "
-        f"Python {platform.python_version()}, torch {version('torch')}; "
-        f"load {os.getloadavg()[0]:.1f}"
+    record.say(
+        f"{options.architecture}, batch {options.batch_size} at {options.size} pixels, "
+        f"{options.precision}, {where}, {torch.get_num_threads()} threads."
     )
+    return record.finish()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -147,9 +147,12 @@ def read_file(
     """
     limits = limits or Limits.from_env()
     with reading(path, "a readable file"), open_file(path) as stream:
-        limits.check(limit, os.fstat(stream.fileno()).st_size, os.fspath(path))
-        content = stream.read(getattr(limits, limit) + 1)  # files of /proc have no size
-        limits.check(limit, len(content), os.fspath(path))
+        size = os.fstat(stream.fileno()).st_size
+        limits.check(limit, size, os.fspath(path))
+        content = stream.read(size + 1)
+        if len(content) > size:  # files of /proc have no size, and others may grow
+            content += stream.read(getattr(limits, limit) - size)
+            limits.check(limit, len(content), os.fspath(path))
         return content
 
 

@@ -168,6 +168,41 @@ def test_links_lead_to_files_and_sections_that_exist() -> None:
     assert links > 25
 
 
+def test_the_tables_of_the_reproduction_guide_are_the_papers() -> None:
+    from tools.write_reproduction import PAGE, make_page
+
+    assert PAGE.read_text() == make_page(), "run tools/write_reproduction.py"
+
+
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    named = re.findall(r"^::: strzoo\.(\w+)$", pages, flags=re.MULTILINE)
+    assert sorted({*named, "StrzooError"} - {"errors", "rnn"}) == sorted(
+        set(strzoo.__all__) - {"__version__"}
+    )
+
+
+def test_the_site_makes_links_of_the_repository_links_between_pages() -> None:
+    pytest.importorskip("mkdocs")
+    from tools.site_pages import link_pages
+
+    pages = {"index.md", "engine.md", "benchmarks.md", "reference/python.md"}
+    for source, given, wanted in (
+        (
+            "README.md",
+            "[a](docs/engine.md#b) [c](https://d.e)",
+            "[a](engine.md#b) [c](https://d.e)",
+        ),
+        ("docs/engine.md", "[a](../benchmarks/RESULTS.md)", "[a](benchmarks.md)"),
+        ("docs/reference/python.md", "[a](../engine.md)", "[a](../engine.md)"),
+        ("README.md", "[`strzoo/demo.py`](strzoo/demo.py)", "`strzoo/demo.py`"),
+        ("README.md", "[the demo](strzoo/demo.py)", "the demo (`strzoo/demo.py`)"),
+    ):
+        assert link_pages(given, source, pages) == wanted
+    with pytest.raises(FileNotFoundError, match="links to nothing"):
+        link_pages("[a](nothing.md)", "README.md", pages)
+
+
 def test_readme_is_two_screens_with_the_two_commands_an_example_and_a_picture() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 130

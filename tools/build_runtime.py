@@ -20,6 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))
+
+from strzoo.version import VERSION  # noqa: E402
+
 NAME = "strzoo_runtime"
 ROOTS = ("engine.session", "engine.runtime.load")
 # Imported in functions that only all of strzoo can serve.
@@ -73,7 +77,6 @@ def write_sources(folder: Path) -> Path:
     """Write what the distribution is built from to `folder`, which must not exist."""
     shutil.copytree(CHECKOUT / "runtime", folder)
     shutil.copy2(CHECKOUT / "LICENSE", folder)
-    shutil.copy2(CHECKOUT / "pyproject.toml", folder)
     package = folder / NAME
     for path in [*find_modules(), Path("py.typed")]:
         target = package / path
@@ -81,6 +84,8 @@ def write_sources(folder: Path) -> Path:
         shutil.copy2(CHECKOUT / "strzoo" / path, target)
     for path in package.rglob("*.py"):
         path.write_text(_IMPORT.sub(rf"\1\2 {NAME}", path.read_text()))
+    version = f'"""The version of strzoo that this was made of."""\n\nVERSION = "{VERSION}"\n'
+    (package / "version.py").write_text(version)
     return folder
 
 

@@ -1,30 +1,30 @@
-"""Draw README's picture from benchmarks/RESULTS.md: published accuracy against measured latency.
+"""Draw README's picture: published accuracy against the latency in benchmarks/results/engine.json.
 
 python tools/draw_accuracy_latency.py
 """
 
 from __future__ import annotations
 
-import re
+import json
 from pathlib import Path
 
 from strzoo.zoo.registry import load_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 DESTINATION = ROOT / "docs" / "images" / "accuracy-latency.svg"
-# As RESULTS.md has it: model, threads, batch, onnxruntime ms, strzoo ms.
-ROW = re.compile(
-    r"^\| resnet50 (\d+\.\d+) \| 2 \| 1 \| (\d+\.\d+) \| (\d+\.\d+) \|", flags=re.MULTILINE
-)
 
 
 def read_points() -> list[tuple[str, float, float, float]]:
     """Id, top-1 %, ms of dense onnxruntime and ms of strzoo, of ResNet50 at batch 1."""
-    section = (ROOT / "benchmarks" / "RESULTS.md").read_text().partition("## Sparse CPU engine")[2]
+    table = json.loads((ROOT / "benchmarks/results/engine.json").read_text())["tables"][0]
+    names = [column["name"] for column in table["columns"]]
     points = []
-    for sparsity, dense, sparse in ROW.findall(section):
-        card = load_registry().get(f"resnet50_str_{sparsity}")
-        points.append((card.id, card.published.top1, float(dense), float(sparse)))
+    for cells in table["rows"]:
+        row = dict(zip(names, cells, strict=True))
+        architecture, sparsity = row["model"].split()
+        if (architecture, row["threads"], row["batch"]) == ("resnet50", 2, 1):
+            card = load_registry().get(f"resnet50_str_{sparsity}")
+            points.append((card.id, card.published.top1, row["onnxruntime"], row["strzoo"]))
     return points
 
 

@@ -7,10 +7,10 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
+from harness.machine import find_peak
 from torch import Tensor
 
 from strzoo.devices import float32_mode
@@ -115,10 +115,7 @@ class Worker:
         """Largest memory of a step so far, in MB."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 1e6
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return float(line.split()[1]) * 1024 / 1e6
-        raise RuntimeError("/proc/self/status has no VmHWM")
+        return find_peak()
 
     def waits(self) -> str:
         """What waits for the device in two steps."""

@@ -8,7 +8,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from harness.record import Record
+from harness.results import Column
 
 from engine_stages.models import prepare
 from engine_stages.server import Server
@@ -18,15 +22,17 @@ MOST = 1.1  # two threads beside a busy process, relative to one thread on an id
 CALLS = 20
 
 
-def measure_busy(folder: Path, rounds: int) -> bool:
-    """Print the table; returns whether a bar was missed."""
-    print(
-        "| model | one thread, idle ms | two threads, idle ms | two threads, one busy core ms | "
-        f"ratio (bar {MOST}) |\n|---|---:|---:|---:|---:|",
-        flush=True,
-    )
-    failed = False
-    for model in MODELS:
+def measure_busy(
+    record: Record, folder: Path, rounds: int, models: Sequence[str] | None = None
+) -> None:
+    """The table of one thread and two, alone and beside a busy process."""
+    table = record.table([
+        Column("model"), Column("one thread, idle", "ms", ".2f"),
+        Column("two threads, idle", "ms", ".2f"),
+        Column("two threads, one busy core", "ms", ".2f"), Column("ratio", "", ".2f"),
+        Column("bar", "", "g"),
+    ])  # fmt: skip
+    for model in models or MODELS:
         path, _ = prepare(model, folder)
         one, two = (Server("sparse", path, threads, 1) for threads in (1, 2))
         busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -46,11 +52,5 @@ def measure_busy(folder: Path, rounds: int) -> bool:
             one.close()
             two.close()
         alone, both, beside = (1e3 * statistics.median(each) for each in times)
-        misses = beside > MOST * alone
-        failed |= misses
-        print(
-            f"| {model} | {alone:.2f} | {both:.2f} | {beside:.2f} | "
-            f"{beside / alone:.2f}{' FAILS' if misses else ''} |",
-            flush=True,
-        )
-    return failed
+        table.add(model, alone, both, beside, beside / alone, MOST)
+        table.judge(f"{model}: the ratio", beside / alone, most=MOST)

@@ -15,9 +15,9 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from harness.machine import find_peak, reset_peak
 
 RUNS = 5
 SEED = 0
@@ -35,11 +35,11 @@ def main(engine: str, path: str, threads: int, batch: int, output: str) -> None:
     run = open_model(engine, path, threads, images)
     seconds = time.perf_counter() - started
     np.save(output, run())
-    whole = peak_megabytes()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    whole = find_peak()
+    reset_peak()
     for _ in range(RUNS):
         run()
-    print(json.dumps({"seconds": seconds, "peak": whole, "running": peak_megabytes()}), flush=True)
+    print(json.dumps({"seconds": seconds, "peak": whole, "running": find_peak()}), flush=True)
     for line in sys.stdin:
         times = []
         for _ in range(int(line)):
@@ -93,13 +93,6 @@ def open_openvino(path: str, threads: int, images: np.ndarray, precision: str) -
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
     request = core.compile_model(network, "CPU", settings).create_infer_request()
     return lambda: next(iter(request.infer([images], share_inputs=True).values()))
-
-
-def peak_megabytes() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmHWM in /proc/self/status: this measurement needs Linux")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import ROOT
 
 SCRIPT = Path(__file__).resolve().parent / "process.py"
 
@@ -37,7 +38,7 @@ class Server:
         python: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        root = str(SCRIPT.parent.parent.parent)
+        paths = os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks")))
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "output.npy"
             arguments = [engine, str(path), str(threads), str(batch), str(result)]
@@ -46,7 +47,7 @@ class Server:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "PYTHONPATH": root, **(variables or {})},
+                env={**os.environ, "PYTHONPATH": paths, **(variables or {})},
             )
             self.resources: dict[str, float] = self._read()
             self.output: np.ndarray = np.load(result)

@@ -44,13 +44,14 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
         threads=None if in_memory else environment_threads(),
         size=None if given is None else given.crop,
     )
-    channels, height, width = compiled.input_shape
     metadata = read_metadata(compiled.metadata, source.name)
-    if channels != 3 or height != width:
+    shape = compiled.input_shape
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        found = "x".join(str(side or "?") for side in shape) or "something else"
         raise UsageError(
-            f"{source.name}: its images are {channels}x{height}x{width}; square ones of 3 channels "
-            "are expected"
+            f"{source.name} takes {found}, not images; square ones of 3 channels are expected"
         )
+    height = shape[1]
     stated = source.stated_preprocessing or metadata.preprocessing
     preprocessing = given or fit_preprocessing(stated or IMAGENET, height)
 
@@ -60,7 +61,7 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
 
     import llvmlite
 
-    if len(compiled.output_shape) != 1 and max(compiled.output_shape[1:]) > 1:
+    if max(compiled.output_shape[1:], default=1) > 1:
         raise StrzooError(f"{source.name} gives maps, not classes")
     is_onnx = isinstance(source, OnnxSource)
     return Runner(

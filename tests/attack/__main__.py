@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.attack.case import Case
-from tests.attack.run import Outcome, describe, run_all
+from tests.attack.run import Outcome, describe, prepare, run_all
 from tests.attack.shared import write_shared
 
 FAMILIES = ("checkpoints", "plans", "networks", "folding", "images", "data", "labels", "texts",
@@ -44,6 +44,7 @@ def main() -> int:
         if given.verbose or outcome.problem:
             print(describe(case, outcome), flush=True)
 
+    prepare()
     with tempfile.TemporaryDirectory() as folder:
         shared = write_shared(Path(folder))
         failed = run_all(cases, Path(folder), shared, report)

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from tests.attack.case import Case
 
 SECONDS, BYTES = 20.0, 2 << 30
@@ -45,7 +47,9 @@ class Outcome:
 
 
 def prepare() -> None:
-    """Import what the commands import, without starting a thread."""
+    """Import what the commands import, without starting a thread: a forked process lacks it, and
+    would wait for it for ever. So this comes before whatever computes."""
+    torch.set_num_threads(1)
     for name in _MODULES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -176,7 +180,6 @@ def run_all(
     report: Callable[[Case, Outcome], None],
 ) -> int:
     """Run all cases; returns how many failed."""
-    prepare()
     failed = 0
     for index, case in enumerate(cases):
         (place := folder / str(index)).mkdir()

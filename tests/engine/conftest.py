@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
 
@@ -11,5 +11,9 @@ from strzoo.settings import Settings
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings with a cache folder for the session; only for what does not test the cache."""
-    return Settings(cache_dir=Path(tmp_path_factory.mktemp("engine")), offline=True)
+    """Settings with a cache folder for the session and all of its processes; only for what does
+    not test the cache."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return Settings(cache_dir=folder / "engine cache", offline=True)

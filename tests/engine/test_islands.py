@@ -14,6 +14,7 @@ import pytest
 
 import strzoo
 from strzoo.engine.ir.parts import Island, Section
+from strzoo.engine.runtime import steps
 from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.plan_files import read_plans, write_plans
 from strzoo.errors import IntegrityError, StrzooError, UsageError
@@ -44,7 +45,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "steps"),
+    ("body", "order"),
     [
         (BETWEEN, "ENE"),
         ("s = Sin (x) y = Relu (s)", "NE"),
@@ -66,14 +67,14 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
         ),
     ],
 )  # fmt: skip
-def test_parts_agree_with_onnxruntime_for_any_batch(body: str, steps: str) -> None:
+def test_parts_agree_with_onnxruntime_for_any_batch(body: str, order: str) -> None:
     sizes = {"zero": np.array(0), "axis": np.zeros(1), "rest": np.array([4, 42])}
     known = {name: array.astype(np.int64) for name, array in sizes.items()}
     weights: dict[str, Any] = {"w": WEIGHT, **known}
     model = build(body, output=MAP, **{k: v for k, v in weights.items() if f"{k})" in body})
     compiled = compile_parts(model)
     engines = [part.engine for part in compiled.report.parts]
-    assert engines == [{"E": "strzoo", "N": "onnxruntime"}[letter] for letter in steps]
+    assert engines == [{"E": "strzoo", "N": "onnxruntime"}[letter] for letter in order]
     for batch in (1, 3, 70):
         x = images((4, 7, 6), batch)
         assert_close(compiled(x), run_alone(model, x)[0])
@@ -97,6 +98,23 @@ def test_the_report_says_what_runs_where_and_whether_it_is_worth_it() -> None:
         compile_parts(build(BETWEEN, output=MAP, w=WEIGHT), islands="none")
     with pytest.raises(UsageError, match="islands is 'some'; it must be one of auto, missing"):
         compile_parts(build(BETWEEN, output=MAP, w=WEIGHT), islands="some")
+
+
+def test_a_part_without_an_end_is_left_unmeasured(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(steps, "PATIENCE", 0.2)
+    loop = """
+        a = Relu (x)
+        y = Loop (most, go, a) <body = once (int64 i, bool more, float[N, C, H, W] before)
+            => (bool again, float[N, C, H, W] after)
+            { again = Identity (more) after = Sin (before) }>
+    """
+    most, go = np.array(1 << 62), np.array(True)
+    with caplog.at_level("INFO", "strzoo"):
+        compiled = compile_parts(build(loop, output=MAP, most=most, go=go))
+    assert "is not measured" in caplog.text
+    assert compiled.report.alone == 0
 
 
 def test_several_inputs_and_outputs_go_by_their_names() -> None:
@@ -157,8 +175,8 @@ def test_files_hold_islands_and_need_onnxruntime_only_to_run_them(
         "other arrays than its section": (doubled, middle, last),
         "onnxruntime cannot load": (first, unloadable, last),
     }
-    for problem, steps in orders.items():
-        damaged = dataclasses.replace(content.division, steps=steps)
+    for problem, order in orders.items():
+        damaged = dataclasses.replace(content.division, steps=order)
         path = tmp_path / "damaged.strz"
         write_plans(path, dataclasses.replace(content, division=damaged), force=True)
         with pytest.raises(IntegrityError, match=problem):

@@ -27,17 +27,17 @@ IMAGE = (3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def resnet20(shared: Settings) -> strzoo.SparseModel:
-    return strzoo.compile(load_model("resnet20", 32), threads=2, settings=shared)
+def small(shared: Settings) -> strzoo.SparseModel:
+    return strzoo.compile(load_model("small", 32), threads=2, settings=shared)
 
 
 @pytest.mark.parametrize("lanes", [2, 4])
 def test_images_side_by_side_in_vectors_change_no_result(
-    lanes: int, resnet20: strzoo.SparseModel, shared: Settings
+    lanes: int, small: strzoo.SparseModel, shared: Settings
 ) -> None:
-    model = strzoo.compile(load_model("resnet20", 32), 2, 7, lanes=lanes, settings=shared)
+    model = strzoo.compile(load_model("small", 32), 2, 7, lanes=lanes, settings=shared)
     x = images(IMAGE, 7)
-    assert relative_error(model(x), resnet20(x)) < 1e-5
+    assert relative_error(model(x), small(x)) < 1e-5
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int16"])
@@ -64,13 +64,12 @@ def test_an_output_has_the_shape_that_the_file_gives_it(
 def test_a_vector_holds_a_power_of_two_of_images(shared: Settings) -> None:
     for lanes in (3, 64):
         with pytest.raises(UsageError, match=f"lanes is {lanes}; it must be a power"):
-            strzoo.compile(load_model("resnet20", 32), lanes=lanes, settings=shared)
+            strzoo.compile(load_model("small", 32), lanes=lanes, settings=shared)
 
 
 @pytest.mark.parametrize(
     ("architecture", "size"),
     [
-        ("resnet18", 64),
         ("resnet50", 64),
         ("mobilenetv1", 96),
         ("mobilenet_v2", 64),
@@ -89,11 +88,11 @@ def test_pruned_networks_compute_what_onnxruntime_computes(
     assert relative_error(compiled(x), run_onnxruntime(model, x)) < 1e-4
 
 
-def test_any_batch_size_gives_a_row_for_each_image(resnet20: strzoo.SparseModel) -> None:
+def test_any_batch_size_gives_a_row_for_each_image(small: strzoo.SparseModel) -> None:
     x = images(IMAGE, 17)
-    expected = run_onnxruntime(load_model("resnet20", 32), x)
+    expected = run_onnxruntime(load_model("small", 32), x)
     for batch in range(18):
-        found = resnet20(x[:batch])
+        found = small(x[:batch])
         assert found.shape == (batch, 20)
         assert found.dtype == np.float32
         if batch:
@@ -101,7 +100,7 @@ def test_any_batch_size_gives_a_row_for_each_image(resnet20: strzoo.SparseModel)
 
 
 def test_another_size_and_threads_together_compute_the_same(shared: Settings) -> None:
-    network = make_network("resnet20", 0.9, size=24, classes=5)
+    network = make_network("small", 0.9, size=24, classes=5)
     x = images((3, 40, 24), 1)
     with torch.no_grad():
         expected = network.double()(torch.from_numpy(x).double()).numpy()
@@ -112,15 +111,15 @@ def test_another_size_and_threads_together_compute_the_same(shared: Settings) ->
 
 
 def test_eight_threads_sharing_a_model_get_the_bits_that_one_gets(
-    resnet20: strzoo.SparseModel,
+    small: strzoo.SparseModel,
 ) -> None:
     batches = [images(IMAGE, 1 + n % 4) * (n + 1) for n in range(8)]
-    expected = [resnet20(x) for x in batches]
+    expected = [small(x) for x in batches]
     found: list[list[np.ndarray]] = [[] for _ in batches]
 
     def work(index: int) -> None:
         for _ in range(12):
-            found[index].append(resnet20(batches[index]))
+            found[index].append(small(batches[index]))
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
     for thread in threads:
@@ -132,14 +131,14 @@ def test_eight_threads_sharing_a_model_get_the_bits_that_one_gets(
         assert all(np.array_equal(result, wanted) for result in results)
 
 
-def test_threads_that_share_a_model_take_turns(resnet20: strzoo.SparseModel) -> None:
+def test_threads_that_share_a_model_take_turns(small: strzoo.SparseModel) -> None:
     x = images(IMAGE, 1)
     calls = [0] * 4
     end = time.monotonic() + 1
 
     def work(index: int) -> None:
         while time.monotonic() < end:
-            resnet20(x)
+            small(x)
             calls[index] += 1
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
@@ -151,26 +150,26 @@ def test_threads_that_share_a_model_take_turns(resnet20: strzoo.SparseModel) -> 
 
 
 def test_large_batches_go_in_parts(
-    resnet20: strzoo.SparseModel, monkeypatch: pytest.MonkeyPatch
+    small: strzoo.SparseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = images(IMAGE, 23)
-    expected = resnet20(x)
+    expected = small(x)
     monkeypatch.setattr(runtime, "AT_ONCE", 2)
-    assert np.array_equal(resnet20(x), expected)
+    assert np.array_equal(small(x), expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_process_forked_while_the_model_is_at_work_can_call_it(
-    resnet20: strzoo.SparseModel,
+    small: strzoo.SparseModel,
 ) -> None:
     x = images(IMAGE, 8)
-    expected = resnet20(x)
+    expected = small(x)
     stop = threading.Event()
 
     def work() -> None:
         while not stop.is_set():
-            resnet20(x)
+            small(x)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -178,7 +177,7 @@ def test_a_process_forked_while_the_model_is_at_work_can_call_it(
         for _ in range(5):
             child = os.fork()
             if child == 0:
-                os._exit(0 if np.array_equal(resnet20(x), expected) else 1)
+                os._exit(0 if np.array_equal(small(x), expected) else 1)
             end = time.monotonic() + 20
             while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
                 if time.monotonic() > end:
@@ -193,19 +192,19 @@ def test_a_process_forked_while_the_model_is_at_work_can_call_it(
 
 
 def test_tensors_come_back_as_tensors_and_other_floats_are_converted(
-    resnet20: strzoo.SparseModel,
+    small: strzoo.SparseModel,
 ) -> None:
     x = images(IMAGE, 2)
-    expected = resnet20(x)
+    expected = small(x)
     tensor = torch.from_numpy(x).requires_grad_()
-    found = resnet20(tensor)
+    found = small(tensor)
     assert isinstance(found, torch.Tensor)
     assert np.array_equal(found.numpy(), expected)
-    assert np.array_equal(resnet20(x.astype(np.float64)), expected)
+    assert np.array_equal(small(x.astype(np.float64)), expected)
     turned = np.asfortranarray(x[:, ::-1])
-    assert np.array_equal(resnet20(turned), resnet20(np.ascontiguousarray(turned)))
+    assert np.array_equal(small(turned), small(np.ascontiguousarray(turned)))
     halves = torch.from_numpy(x).to(torch.bfloat16)
-    assert np.array_equal(resnet20(halves).numpy(), resnet20(halves.float()).numpy())
+    assert np.array_equal(small(halves).numpy(), small(halves.float()).numpy())
 
 
 @pytest.mark.parametrize(
@@ -219,10 +218,10 @@ def test_tensors_come_back_as_tensors_and_other_floats_are_converted(
     ],
 )
 def test_other_inputs_are_refused_with_what_is_expected(
-    resnet20: strzoo.SparseModel, given: object, problem: str
+    small: strzoo.SparseModel, given: object, problem: str
 ) -> None:
     with pytest.raises(UsageError, match=problem):
-        resnet20(given)
+        small(given)
 
 
 def save_apart(model: onnx.ModelProto, path: Path) -> None:
@@ -290,7 +289,7 @@ def test_the_report_says_how_each_layer_runs_and_what_it_should_gain(shared: Set
 
 
 def test_bad_arguments_and_models_are_named(tmp_path: Path, shared: Settings) -> None:
-    model = load_model("resnet20", 32)
+    model = load_model("small", 32)
     with pytest.raises(UsageError, match="threads is 0; it must be a whole number"):
         strzoo.compile(model, threads=0)
     with pytest.raises(UsageError, match="batch is -1"):
@@ -310,6 +309,17 @@ def test_bad_arguments_and_models_are_named(tmp_path: Path, shared: Settings) ->
     unsupported = build("y = Sin(x)", output="float[N, 4, 7, 6] y")
     with pytest.raises(UsageError, match="cannot run Sin at"):
         strzoo.compile(unsupported, settings=shared, islands="none")
+    for field in ("input", "output"):
+        nothing = build("y = Constant <value_float = 1.0> ()", output="float y")
+        nothing.graph.ClearField(field)
+        with pytest.raises(UsageError, match=f"has no {field}, so there is nothing to compile"):
+            strzoo.compile(nothing, settings=shared)
+    vector = build("y = Relu (x)", output="float[N, 5] y", image="float[N, 5] x")
+    onnx.save(vector, str(tmp_path / "a.onnx"))
+    with pytest.raises(UsageError, match="takes 5, not images; square ones of 3 channels"):
+        strzoo.predict(
+            tmp_path / "a.onnx", np.zeros((8, 8, 3), np.uint8), engine="sparse", settings=shared
+        )
 
 
 def test_without_llvmlite_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

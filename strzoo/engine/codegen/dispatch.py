@@ -2,7 +2,7 @@
 begin the next one when all of it is done.
 
 The units of an instruction are divided evenly: each thread has its own range, in which it writes to
-memory that it has written before (docs/engine.md). It takes a part at a time, up to the next
+memory that it has written before (docs/engine-inside.md). It takes a part at a time, up to the next
 multiple of the instruction's `step`, and when nothing is left of its own range, from the ranges of
 others. So a thread that comes late, or that the system has put aside between two parts, delays
 nobody. Only a part that was begun is waited for.

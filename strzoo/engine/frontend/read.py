@@ -106,15 +106,19 @@ def open_model(model: Source, source: str | None = None) -> tuple[onnx.ModelProt
     Errors as `read_network`."""
     if isinstance(model, onnx.ModelProto):
         name = source or model.graph.name or "the model"
-        return _prepare(check_model(model, name)), name
+        return _prepare(check_model(model, name), name), name
     if isinstance(model, bytes):
         name = source or "the model"
-        return _prepare(parse_onnx(model, name)), name
+        return _prepare(parse_onnx(model, name), name), name
     path = Path(model)
-    return _prepare(read_onnx(path)), source or str(path)
+    name = source or str(path)
+    return _prepare(read_onnx(path), name), name
 
 
-def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+def _prepare(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    for kind, values in (("input", real_inputs(model)), ("output", model.graph.output)):
+        if not values:
+            raise UsageError(f"{name} has no {kind}, so there is nothing to compile")
     return expand_fused(unify_floats(model))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,18 @@ class Islands:
         self._process = os.getpid()
 
     def run(
-        self, index: int, arrays: Mapping[str, np.ndarray], count: int | None
+        self,
+        index: int,
+        arrays: Mapping[str, np.ndarray],
+        count: int | None,
+        patience: float | None = None,
     ) -> dict[str, np.ndarray]:
         """The outputs of an island for `count` images; None where that is not a number of images.
 
+        Args: `patience` ends the run after so many seconds.
+
         Raises:
-            StrzooError: onnxruntime is not installed, or refuses the inputs.
+            StrzooError: onnxruntime is not installed, refuses the inputs, or was ended.
         """
         island = self._islands[index]
         session = self._open(index)
@@ -48,7 +55,8 @@ class Islands:
         for name, size in island.sizes:
             feeds[name] = np.where(size == MANY, count or 0, size)
         try:
-            made = session.run(list(island.outputs), feeds)
+            with _watched(patience) as options:
+                made = session.run(list(island.outputs), feeds, options)
         except Exception as error:  # onnxruntime's exceptions share no documented base class
             reason = " ".join(str(error).split())[:200]
             raise StrzooError(f"onnxruntime cannot run a part of the network: {reason}") from error
@@ -64,6 +72,24 @@ class Islands:
                     self._islands[index].model, self._threads, spin=self._alone
                 )
             return self._sessions[index]
+
+
+@contextlib.contextmanager
+def _watched(patience: float | None) -> Iterator[Any]:
+    """Options of a run of onnxruntime that ends after that many seconds; None without a limit."""
+    if patience is None:
+        yield None
+        return
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(patience, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
 
 
 def _open_session(model: bytes, threads: int, *, spin: bool) -> Any:

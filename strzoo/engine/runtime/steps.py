@@ -19,6 +19,7 @@ Arrays = Mapping[str, np.ndarray]
 # Runs the program of a section, by its number, on [N, ...] fp32 and writes [N, ...] fp32.
 RunSection = Callable[[int, np.ndarray, np.ndarray], object]
 RUNS = 5  # that are measured, after one that is not
+PATIENCE = 10.0  # seconds that an island may take when it is measured: a loop may have no end
 
 
 class Steps:
@@ -117,7 +118,8 @@ class Steps:
                 arrays.update(_split(step.outputs, result))
                 sections += 1
             else:
-                arrays.update(self._islands.run(islands, arrays, count))
+                patience = None if seconds is None else PATIENCE
+                arrays.update(self._islands.run(islands, arrays, count, patience))
                 islands += 1
             if seconds is not None:
                 seconds.append(time.perf_counter() - started)
@@ -138,10 +140,10 @@ def measure_divisions(
     runner, random, given = Runner(threads), np.random.default_rng(0), {}
     for port in divisions[0][0].inputs:
         shape = [1 if size is None else size for size in port.shape]
-        numbers = random.standard_normal(shape, np.float32)
-        given[port.name] = (numbers if port.dtype.startswith("float") else 0 * numbers).astype(
-            port.dtype
-        )
+        numbers = np.asarray(random.standard_normal(shape, np.float32))
+        if not port.dtype.startswith("float"):
+            numbers[...] = 0
+        given[port.name] = numbers.astype(port.dtype)
     steps = [Steps(division, threads) for division, _ in divisions]
     times: list[list[list[float]]] = [[] for _ in divisions]
     outputs: list[list[np.ndarray]] = [[] for _ in divisions]

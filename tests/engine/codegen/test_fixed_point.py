@@ -104,10 +104,10 @@ class Network:
 
 
 WIDTHS = [lanes for lanes in (4, 8, 16) if lanes <= host_hardware().lanes]
-LANES = pytest.mark.parametrize("lanes", WIDTHS)
+LANES = pytest.mark.parametrize("lanes", sorted({WIDTHS[0], WIDTHS[-1]}))
 
 
-@LANES
+@pytest.mark.parametrize("lanes", WIDTHS)
 @pytest.mark.parametrize(("size", "threads"), [((14, 14), 1), ((20, 11), 3)])
 def test_convolutions_of_windows_of_1_3_and_5_pixels(
     lanes: int, size: tuple[int, int], threads: int

@@ -182,7 +182,7 @@ numpy.save(sys.argv[3], model(numpy.load(sys.argv[2])))
 def test_machine_code_in_a_file_runs_without_llvmlite_if_the_file_is_trusted(
     shared: Settings, tmp_path: Path
 ) -> None:
-    made = strzoo.compile(load_model("resnet20", 32), threads=1, cpu="level", settings=shared)
+    made = strzoo.compile(load_model("small", 32), threads=1, cpu="level", settings=shared)
     path = made.save(tmp_path / "a.strz", native=True)
     x = images(IMAGE, 3)
     np.save(tmp_path / "x.npy", x)
