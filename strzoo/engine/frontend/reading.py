@@ -63,6 +63,7 @@ OPERATORS: dict[str, Rule] = {
     "Max": arithmetic.read_limits,
     "MaxPool": operators.read_max_pool,
     "Min": arithmetic.read_limits,
+    "Neg": arithmetic.read_negative,
     "Pad": padding.read_pad,
     "Mul": arithmetic.read_arithmetic,
     "Pow": arithmetic.read_power,

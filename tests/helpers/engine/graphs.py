@@ -57,6 +57,9 @@ CURVES = [
     Bounds(1 / 6, 0.5, "hardswish"),
     Bounds(0.1, 0.0, "leaky"),
     Bounds(1.5, 0.0, "elu"),
+    Bounds(0.0, 0.0, "mish"),
+    Bounds(0.0, 0.0, "softplus"),
+    Bounds(0.0, 0.0, "softsign"),
 ]
 
 

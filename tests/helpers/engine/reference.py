@@ -154,10 +154,17 @@ def bound(x: Tensor, bounds: Bounds | None) -> Tensor:
         "hardsigmoid": lambda v: (a * v + b).clamp(0, 1),
         "hardswish": lambda v: v * (a * v + b).clamp(0, 1),
         "leaky": lambda v: functional.leaky_relu(v, a),
+        "log": torch.log,
+        "mish": functional.mish,
+        "over": lambda v: a / v,
+        "power": lambda v: v**a,
         "sigmoid": torch.sigmoid,
         "silu": functional.silu,
+        "softplus": functional.softplus,
+        "softsign": functional.softsign,
         "sqrt": torch.sqrt,
         "tanh": torch.tanh,
+        "tanhgelu": lambda v: functional.gelu(v, approximate="tanh"),
     }
     return functions[bounds.function](x)
 
