@@ -50,6 +50,7 @@ from strzoo.engine.ir.graph import (
     Pick,
     PRelu,
     Rearrange,
+    Resample,
     Softmax,
     Window,
 )
@@ -127,12 +128,19 @@ def make_graphs() -> list[tuple[Graph, dict[str, Tiling]]]:
         PRelu("slopes", ("even",), "slopes", _bias(8)),
         Pick("picked", ("slopes",), "picked", np.arange(6), np.array([4, 0, 0, 1, 3])),
         Rearrange("turned", ("picked",), "turned", np.arange(60).reshape(2, 6, 5), 4, 1),
-        Flatten("flat", ("turned",), "flat"),
+        Resample("sums", ("turned",), "sums", *_sums(6, 6), *_sums(5, 5)),
+        Flatten("flat", ("sums",), "flat"),
         Linear("full", ("flat",), "full", _weights(2, 9, 8 * 6 * 5, density=1.0), _bias(9)),
         Linear("few", ("full",), "few", _weights(3, 5, 9), _bias(5), Bounds(0.0)),
         shape=(4, 6, 5),
     )
     return [(first, {"one": Tiling(4, 3), "dense": Tiling(2, 2)}), (second, {})]
+
+
+def _sums(size: int, made: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two pixels of `size` for each of `made`, and their weights."""
+    places = np.random.default_rng(made).integers(0, size, (2, made))
+    return places, np.full(places.shape, 0.5, np.float32)
 
 
 def make_fewer_bits() -> list[Graph]:

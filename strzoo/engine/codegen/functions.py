@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from llvmlite import ir
 
 from strzoo.engine.codegen.builder import I32, Emitter, vector_type
@@ -14,6 +16,9 @@ _TERMS = 6
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: below 1.5e-7 off.
 _ERF_P = 0.3275911
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+# The least normal number, and the bits of sqrt(1/2).
+_NORMAL, _ROOT_BITS = 2.0**-126, 0x3F3504F3
+_CUBIC = 0.044715  # of GELU approximated by tanh
 _SQRT_HALF = 0.7071067811865476
 
 
@@ -49,7 +54,20 @@ class _Functions:
             return self.intrinsic("fabs", x)
         if function == "sqrt":
             return self.intrinsic("sqrt", x)
-        made: ir.Value = {"erf": self.erf, "exp": self.exp, "tanh": self.tanh}[function](x)
+        if function == "over":
+            return build.fdiv(a, x)
+        if function == "power":
+            return self.power(x, a, b)
+        made: ir.Value = {
+            "erf": self.erf,
+            "exp": self.exp,
+            "log": self.log,
+            "mish": self.mish,
+            "softplus": self.softplus,
+            "softsign": self.softsign,
+            "tanh": self.tanh,
+            "tanhgelu": self.tanhgelu,
+        }[function](x)
         return made
 
     def exp(self, x: ir.Value) -> ir.Value:
@@ -83,6 +101,72 @@ class _Functions:
         power = self.exp(build.fadd(x, x))
         rest = build.fdiv(self.e.constant(2.0), build.fadd(power, self.one))
         return build.fsub(self.one, rest)
+
+    def tanhgelu(self, x: ir.Value) -> ir.Value:
+        """x * sigmoid(2 u), which is x / 2 * (1 + tanh(u))."""
+        e, build = self.e, self.build
+        cubic = e.fma(build.fmul(x, x), e.constant(_CUBIC), self.one)
+        twice = build.fmul(build.fmul(x, cubic), e.constant(-2 * math.sqrt(2 / math.pi)))
+        return build.fdiv(x, build.fadd(self.one, self.exp(twice)))
+
+    def softsign(self, x: ir.Value) -> ir.Value:
+        return self.build.fdiv(x, self.build.fadd(self.one, self.intrinsic("fabs", x)))
+
+    def softplus(self, x: ir.Value) -> ir.Value:
+        build = self.build
+        power = self.exp(self.negative(self.intrinsic("fabs", x)))
+        return build.fadd(self.e.largest(x, self.zero), self.log(build.fadd(self.one, power)))
+
+    def mish(self, x: ir.Value) -> ir.Value:
+        """With n = exp(x) * (exp(x) + 2), x * n / (n + 2)."""
+        e, build = self.e, self.build
+        power = self.exp(e.smallest(x, e.constant(20.0)))  # from there on it is x
+        n = build.fmul(power, build.fadd(power, e.constant(2.0)))
+        return build.fmul(x, build.fdiv(n, build.fadd(n, e.constant(2.0))))
+
+    def log(self, x: ir.Value) -> ir.Value:
+        """By 2 * artanh((m - 1) / (m + 1)) of the fraction m of x, sqrt(1/2) <= m < sqrt(2)."""
+        e, build = self.e, self.build
+        small = build.fcmp_ordered("<", x, e.constant(_NORMAL))
+        scaled = build.select(small, build.fmul(x, e.constant(2.0**23)), x)
+        bits = build.bitcast(scaled, self.integers)
+        # Counted from the bits of sqrt(1/2), the exponent is that of such a fraction.
+        apart = build.sub(bits, self.whole(_ROOT_BITS))
+        power = build.ashr(apart, self.whole(23))
+        fraction = build.sub(bits, build.shl(power, self.whole(23)))
+        m = build.bitcast(fraction, vector_type(e.width))
+        exponent = build.sitofp(power, vector_type(e.width))
+        less = build.select(small, e.constant(-23.0), self.zero)
+        exponent = build.fadd(exponent, less)
+        s = build.fdiv(build.fsub(m, self.one), build.fadd(m, self.one))
+        square, series = build.fmul(s, s), e.constant(2 / 9)
+        for divisor in (7, 5, 3, 1):
+            series = e.fma(series, square, e.constant(2 / divisor))
+        low = e.fma(s, series, build.fmul(exponent, e.constant(LN2_LOW)))
+        made = e.fma(exponent, e.constant(LN2_HIGH), low)
+        infinite = e.constant(float("inf"))
+        made = build.select(build.fcmp_ordered("==", x, infinite), x, made)
+        made = build.select(build.fcmp_ordered("==", x, self.zero), self.negative(infinite), made)
+        wrong = build.fcmp_unordered("<", x, self.zero)
+        return build.select(wrong, e.constant(float("nan")), made)
+
+    def power(self, x: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        e, build = self.e, self.build
+        infinite, nan = e.constant(float("inf")), e.constant(float("nan"))
+        sign = build.and_(build.bitcast(x, self.integers), self.whole(-(2**31)))
+        exponent = build.fmul(a, self.log(self.intrinsic("fabs", x)))
+        made = self.exp(exponent)
+        made = build.select(build.fcmp_ordered(">", exponent, e.constant(88.0)), infinite, made)
+        made = build.select(build.fcmp_ordered("<", exponent, e.constant(-87.0)), self.zero, made)
+        odd = build.fcmp_ordered("==", b, self.one)
+        whole = build.fcmp_ordered("!=", b, self.zero)
+        below = build.fcmp_ordered("<", x, self.zero)
+        below = build.and_(below, build.fcmp_ordered(">", x, self.negative(infinite)))
+        signed = build.or_(build.bitcast(made, self.integers), sign)
+        signed = build.bitcast(signed, vector_type(e.width))
+        other = build.select(build.and_(below, build.not_(whole)), nan, made)
+        made = build.select(odd, signed, other)
+        return build.select(build.fcmp_unordered("uno", x, x), x, made)
 
     def where_positive(self, x: ir.Value, other: ir.Value) -> ir.Value:
         return self.build.select(self.build.fcmp_ordered(">", x, self.zero), x, other)

@@ -6,6 +6,8 @@ Every rule takes the builder and a node, and raises Unsupported if it cannot do 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 
@@ -41,8 +43,10 @@ def read_function(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     """A function of each value, as `ir.functions` names it."""
     attributes = read_attributes(node)
     function, low, high = FUNCTIONS[node.op_type]
-    if node.op_type == "Gelu" and attributes.get("approximate", "none") != "none":
-        raise Unsupported(f"approximated by {str(attributes['approximate'])[:20]}")
+    if node.op_type == "Gelu" and (approximate := attributes.get("approximate", "none")) != "none":
+        if approximate != "tanh":
+            raise Unsupported(f"approximated by {str(approximate)[:20]}")
+        function = "tanhgelu"
     bounds = Bounds(attributes.get("alpha", low), attributes.get("beta", high), function)
     builder.emit_elementwise(Clamp, node, bounds=bounds)
 
@@ -57,7 +61,12 @@ FUNCTIONS = {
     "HardSigmoid": ("hardsigmoid", 0.2, 0.5),
     "HardSwish": ("hardswish", 1 / 6, 0.5),
     "LeakyRelu": ("leaky", 0.01, 0.0),
+    "Log": ("log", 0.0, 0.0),
+    "Mish": ("mish", 0.0, 0.0),
+    "Reciprocal": ("over", 1.0, 0.0),
     "Sigmoid": ("sigmoid", 0.0, 0.0),
+    "Softplus": ("softplus", 0.0, 0.0),
+    "Softsign": ("softsign", 0.0, 0.0),
     "Sqrt": ("sqrt", 0.0, 0.0),
     "Swish": ("silu", 0.0, 0.0),
     "Tanh": ("tanh", 0.0, 0.0),
@@ -92,15 +101,39 @@ def read_limits(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     builder.emit_elementwise(Clamp, inner, bounds=bounds)
 
 
+def read_negative(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    emit_affine(builder, node, node.input[0], np.float64(-1), np.float64(0))
+
+
 def read_power(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    exponent = builder.weight(node, 1)
-    if exponent.size != 1 or float(exponent.reshape(())) not in (0.5, 2.0):
-        raise Unsupported("of other than 2 and a half")
-    if float(exponent.reshape(())) == 0.5:
-        return builder.emit_elementwise(Clamp, node, bounds=Bounds(0.0, 0.0, "sqrt"))
-    view = builder.view(node.input[0])
-    value = builder.emit(Combine, node, (view.value, view.value), function="mul")
-    return builder.bind(node, value, view.shape)
+    """By a number: products where they are few, else by logarithms."""
+    given = builder.weight(node, 1)
+    if given.size != 1:
+        raise Unsupported(f"by a constant of shape {given.shape}")
+    exponent = float(given.reshape(()))
+    last = builder.channels_last.get(node.input[0])
+    view = last or builder.view(node.input[0])
+    value = view.value
+    size = abs(exponent)
+    if size in (2, 3, 4):
+        value = square = builder.emit(Combine, node, (value, value), function="mul")
+        if size != 2:
+            other = view.value if size == 3 else square
+            value = builder.emit(Combine, node, (square, other), function="mul")
+    elif size == 0.5:
+        value = builder.emit(Clamp, node, (value,), bounds=Bounds(0.0, 0.0, "sqrt"))
+    elif size != 1:
+        if not math.isfinite(exponent) or exponent == 0:
+            raise Unsupported(f"of {exponent:g}")
+        # The sign of the result: of a negative number there is a power if it is a whole one.
+        kind = 0 if exponent % 1 else 1 if exponent % 2 else 2
+        bounds = Bounds(exponent, float(kind), "power")
+        value = builder.emit(Clamp, node, (value,), bounds=bounds)
+    if exponent < 0 and size in (0.5, 1, 2, 3, 4):
+        value = builder.emit(Clamp, node, (value,), bounds=Bounds(1.0, 0.0, "over"))
+    builder.bind(node, value, view.shape)
+    if last:
+        builder.turn_last(node)
 
 
 def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
@@ -110,6 +143,9 @@ def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
         return _combine(builder, node)
     index = constant.index(True)
     value = builder.weight(node, index).astype(np.float64)
+    if (node.op_type, index) == ("Div", 0) and value.size == 1:
+        bounds = Bounds(float(value.reshape(())), 0.0, "over")
+        return builder.emit_elementwise(Clamp, with_input(node, node.input[1]), bounds=bounds)
     one, zero = np.ones_like(value), np.zeros_like(value)
     with np.errstate(divide="ignore"):
         rules = {
@@ -122,7 +158,7 @@ def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
             ("Div", 1): (1 / value, zero),
         }
     if (node.op_type, index) not in rules:
-        raise Unsupported("of a constant by a computed value")
+        raise Unsupported("of several constants by a computed value")
     scale, shift = rules[node.op_type, index]
     return emit_affine(builder, node, node.input[1 - index], scale, shift)
 

@@ -13,7 +13,7 @@ import onnx
 from strzoo.engine.frontend.constants import Constants
 from strzoo.engine.frontend.problems import Outside, Unsupported
 from strzoo.engine.ir.graph import Flatten, Layer, Rearrange, Shape
-from strzoo.engine.ir.places import describe_places, pick_channels
+from strzoo.engine.ir.places import describe_places, in_order, pick_channels
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
@@ -122,7 +122,9 @@ class GraphBuilder:
         """Make a value of what is so far known as numbers in another order."""
         found = self.arrangement(name)
         shape = found.index.shape
-        if len(shape) == 1:
+        if in_order(found.index, self.shapes[found.value]):
+            value = found.value
+        elif len(shape) == 1:
             value = self.take_numbers(found.value, found.index[:, None, None], name)
             value = self.flatten(View(value, shape, ("Transpose", name)))
         elif len(shape) == 2:

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, Padding, View
+from strzoo.engine.frontend.builder import GraphBuilder, Padding
 from strzoo.engine.frontend.problems import Unsupported
-from strzoo.engine.ir.graph import Convolution, Pads, Window
+from strzoo.engine.ir.graph import Add, Affine, Concat, Convolution, Pads, Pick, Window
 from strzoo.settings import Limits
 
 _LOWEST = -3e38  # from here down a number never wins a MaxPool
@@ -23,27 +23,41 @@ _LOWEST = -3e38  # from here down a number never wins a MaxPool
 def read_pad(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     """Zeros around a map become a convolution's own padding, the lowest number a MaxPool's.
 
-    Where something else comes next, zeros are written by a convolution that copies the map.
+    Where something else comes next, zeros are written by a convolution that copies the map, and
+    other numbers are added to them. The other modes take pixels of the map again.
     """
     attributes = read_attributes(node)
-    if attributes.get("mode", "constant") != "constant":
-        raise Unsupported(f"mode {str(attributes['mode'])[:20]!r}")
+    mode = attributes.get("mode", "constant")
     last = node.input[0] in builder.channels_last
     view = builder.channels_last[node.input[0]] if last else builder.view(node.input[0])
-    if len(view.shape) != 3 or builder.shapes[view.value] != view.shape:
+    if len(view.shape) != 3:
         raise Unsupported("of other than a map")
-    pads, number = _read_pads(builder, node, attributes, last)
-    if number != 0 and number > _LOWEST:
-        raise Unsupported(f"with {number:g}")
-    if number != 0:
-        builder.padded[node.output[0]] = Padding(view.value, pads, number)
+    pads, channels, number = _read_pads(builder, node, attributes, last)
+    source = view.value if last else builder.map_value(node.input[0])
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise Unsupported(f"mode {str(mode)[:20]!r}")
+    if mode != "constant" or min(pads) < 0:
+        if mode != "constant" and (channels != (0, 0) or min(pads) < 0):
+            raise Unsupported(f"mode {mode!r} of channels, or that also cuts off")
+        source = _take_pixels(builder, node, source, mode, pads)
+        pads = (0, 0, 0, 0) if mode != "constant" else _positive(pads)
+    if channels != (0, 0):
+        source = _add_channels(builder, node, source, channels, number)
+    shape = builder.shapes[source]
+    if number != 0 and number <= _LOWEST and not last and any(pads):
+        builder.padded[node.output[0]] = Padding(source, pads, number)
         return
-    name = f"{node.output[0]}_first" if last else node.output[0]
-    made = onnx.helper.make_node("Pad", [node.input[0]], [name], node.name)
-    value = _copy_padded(builder, made, view, pads)
-    builder.padded[value] = Padding(view.value, pads, 0.0)
+    if not any(pads):
+        builder.bind(node, source, shape)
+    else:
+        value = _copy_padded(builder, node, source, pads)
+        if number != 0:
+            value = _add_number(builder, node, source, value, pads, number)
+        else:
+            builder.padded[value] = Padding(source, pads, 0.0)
+        builder.bind(node, value, builder.shapes[value])
     if last:
-        builder.channels_last[node.output[0]] = builder.view(name)
+        builder.turn_last(node)
 
 
 def widen(window: Window, pads: Pads) -> Window:
@@ -54,8 +68,8 @@ def widen(window: Window, pads: Pads) -> Window:
 
 def _read_pads(
     builder: GraphBuilder, node: onnx.NodeProto, attributes: dict[str, object], last: bool
-) -> tuple[Pads, float]:
-    """Top, left, bottom, right, and what they are filled with."""
+) -> tuple[Pads, tuple[int, int], float]:
+    """Top, left, bottom, right; channels before and behind; and what they are filled with."""
     number = attributes.get("value", 0.0)
     if builder.opset < 11:
         given = attributes.get("pads") or attributes.get("paddings") or ()
@@ -76,24 +90,106 @@ def _read_pads(
     table = [(0, 0)] * 4
     for index, axis in enumerate(axes):
         table[axis % 4] = (sizes[index], sizes[index + len(axes)])
-    height, width = (1, 2) if last else (2, 3)
-    if any(table[axis] != (0, 0) for axis in range(4) if axis not in (height, width)):
-        raise Unsupported("of images or channels")
+    height, width, channels = (1, 2, 3) if last else (2, 3, 1)
+    if table[0] != (0, 0):
+        raise Unsupported("of images")
+    if min(table[channels]) < 0:
+        raise Unsupported("that cuts off channels")
     pads = (table[height][0], table[width][0], table[height][1], table[width][1])
-    if min(pads) < 0:
-        raise Unsupported("that cuts off")
-    return pads, float(number)  # type: ignore[arg-type]
+    return pads, table[channels], float(number)  # type: ignore[arg-type]
 
 
-def _copy_padded(builder: GraphBuilder, node: onnx.NodeProto, view: View, pads: Pads) -> str:
+def _take_pixels(
+    builder: GraphBuilder, node: onnx.NodeProto, source: str, mode: str, pads: Pads
+) -> str:
+    """What is left of the map where `pads` cut off, and its own pixels around it unless `mode` is
+    "constant"."""
+    shape = builder.shapes[source]
+    kept = []
+    for size, before, after in zip(shape[1:], pads[:2], pads[2:], strict=True):
+        places = np.arange(size)
+        if mode != "constant":
+            Limits.from_env().check("elements", size + abs(before) + abs(after), "a padded map")
+            if max(before, after) >= size + (mode != "reflect") and mode != "edge":
+                raise Unsupported(f"mode {mode!r} by {max(before, after)} on {size}")
+            places = np.pad(places, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
+        places = places[max(-before, 0) : len(places) - max(-after, 0)]
+        if not len(places):
+            raise Unsupported("that leaves nothing")
+        kept.append(places)
+    return builder.emit(Pick, node, (source,), rows=kept[0], columns=kept[1])
+
+
+def _positive(pads: Pads) -> Pads:
+    top, left, bottom, right = (max(pad, 0) for pad in pads)
+    return top, left, bottom, right
+
+
+def _constant_map(builder: GraphBuilder, node: onnx.NodeProto, source: str, count: int) -> str:
+    """A map of `count` channels of ones, as large as `source`."""
+    weight = np.zeros((count, builder.shapes[source][0], 1, 1), np.float32)
+    ones = np.ones(count, np.float32)
+    return builder.emit(
+        Convolution, node, (source,), weight=weight, bias=ones, window=Window((1, 1))
+    )
+
+
+def _add_channels(
+    builder: GraphBuilder,
+    node: onnx.NodeProto,
+    source: str,
+    channels: tuple[int, int],
+    number: float,
+) -> str:
+    """The map with channels of `number` before and behind it."""
+    _, height, width = builder.shapes[source]
+    Limits.from_env().check("elements", sum(channels) * height * width, "padded channels")
+    parts = [source]
+    for place, count in enumerate(channels):
+        if count:
+            ones = _constant_map(builder, node, source, count)
+            filled = builder.emit(
+                Affine,
+                node,
+                (ones,),
+                scale=np.full(count, number, np.float32),
+                shift=np.zeros(count, np.float32),
+            )
+            parts = [*parts, filled] if place else [filled, *parts]
+    return builder.emit(Concat, node, tuple(parts))
+
+
+def _add_number(
+    builder: GraphBuilder, node: onnx.NodeProto, source: str, padded: str, pads: Pads, number: float
+) -> str:
+    """`padded`, the map `source` with zeros around it, with `number` in place of these zeros.
+
+    It is the number less itself inside, by a window over a map of ones that are padded alike.
+    """
+    channels = builder.shapes[source][0]
+    if not np.isfinite(np.float32(number)):
+        raise Unsupported(f"with {number:g}")
+    ones = _constant_map(builder, node, source, 1)
+    filled = builder.emit(
+        Convolution,
+        node,
+        (ones,),
+        weight=np.full((channels, 1, 1, 1), -number, np.float32),
+        bias=np.full(channels, number, np.float32),
+        window=Window((1, 1), pads=pads),
+    )
+    return builder.emit(Add, node, (padded, filled))
+
+
+def _copy_padded(builder: GraphBuilder, node: onnx.NodeProto, source: str, pads: Pads) -> str:
     """A copy of the map with zeros around it; dropped if no layer needs it."""
-    channels, height, width = view.shape
+    channels, height, width = builder.shapes[source]
     size = channels * (height + pads[0] + pads[2]) * (width + pads[1] + pads[3])
     Limits.from_env().check("elements", size, f"the padded map of {node.name or node.output[0]}")
     return builder.emit(
         Convolution,
         node,
-        (view.value,),
+        (source,),
         weight=np.ones((channels, 1, 1, 1), np.float32),
         bias=np.zeros(channels, np.float32),
         window=Window((1, 1), pads=pads),

@@ -14,6 +14,7 @@ from strzoo.engine.frontend.reading import Left, Made, Reading
 from strzoo.engine.frontend.types import list_reads
 from strzoo.engine.ir.graph import Convolution, Graph, Layer, Linear
 from strzoo.engine.ir.parts import Division, Feed, Island, Port, Problem, Section
+from strzoo.engine.ir.places import only_moves
 
 # What a hand-over between the engine and onnxruntime costs, and what a multiplication saves, by
 # measurements on x86-64: a section that saves less than it costs is left to onnxruntime.
@@ -103,7 +104,7 @@ def estimate_gain(graph: Graph) -> float:
     numbers = sum(int(np.prod(graph.shapes[name])) for name in passed)
     gain = -len(passed) * HANDOVER - 4 * numbers * PER_BYTE
     for layer in graph.layers:
-        if isinstance(layer, Convolution | Linear):
+        if isinstance(layer, Convolution | Linear) and not only_moves(layer):
             pixels = int(np.prod(graph.shapes[layer.output][1:]))
             nonzero = int(np.count_nonzero(layer.weight))
             depthwise = isinstance(layer, Convolution) and layer.groups == len(layer.weight) > 1
@@ -130,7 +131,7 @@ def _describe(graph: Graph, nodes: int) -> Section:
     macs = sum(
         layer.weight.size * int(np.prod(graph.shapes[layer.output][1:]))
         for layer in graph.layers
-        if isinstance(layer, Convolution | Linear)
+        if isinstance(layer, Convolution | Linear) and not only_moves(layer)
     )
     return Section(inputs, outputs, nodes, macs)
 

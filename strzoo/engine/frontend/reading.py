@@ -15,6 +15,7 @@ from strzoo.engine.frontend import (
     picking,
     rearranging,
     reshaping,
+    resizing,
     transposed,
 )
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
@@ -62,6 +63,7 @@ OPERATORS: dict[str, Rule] = {
     "Max": arithmetic.read_limits,
     "MaxPool": operators.read_max_pool,
     "Min": arithmetic.read_limits,
+    "Neg": arithmetic.read_negative,
     "Pad": padding.read_pad,
     "Mul": arithmetic.read_arithmetic,
     "Pow": arithmetic.read_power,
@@ -69,7 +71,7 @@ OPERATORS: dict[str, Rule] = {
     "ReduceMean": operators.read_mean,
     "Relu": arithmetic.read_relu,
     "Reshape": reshaping.read_reshape,
-    "Resize": picking.read_resize,
+    "Resize": resizing.read_resize,
     "Shape": reshaping.read_shape,
     "Slice": picking.read_slice,
     "Softmax": operators.read_softmax,
@@ -80,7 +82,7 @@ OPERATORS: dict[str, Rule] = {
     "Sum": arithmetic.read_sum,
     "Transpose": rearranging.read_transpose,
     "Unsqueeze": reshaping.read_unsqueeze,
-    "Upsample": picking.read_resize,
+    "Upsample": resizing.read_resize,
 }
 # What reading a malformed node can raise.
 _MALFORMED = (

@@ -16,7 +16,7 @@ from strzoo.engine.frontend.builder import GraphBuilder, Rearranged, describe_no
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.graph import Convolution, Shape
 from strzoo.engine.ir.parts import MANY
-from strzoo.engine.ir.places import pick_channels
+from strzoo.engine.ir.places import in_order, pick_channels
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
 
@@ -98,11 +98,12 @@ def bind_numbers(
     """Let the output of `node` stand for the numbers of `value` at `index` [...], counted channel
     by channel; a value is made of them when something needs it."""
     name, shape = node.output[0], builder.shapes[value]
-    if _in_order(index, shape):
-        builder.bind(node, value, index.shape)
-    elif len(shape) == index.ndim == 3 and _in_order(np.moveaxis(index, -1, 0), shape):
+    first = np.moveaxis(index, -1, 0)
+    if first.shape == shape and len(shape) == 3 and shape[1:] != (1, 1) and in_order(first, shape):
         builder.bind(node, value, shape)
         builder.turn_last(node)
+    elif in_order(index, shape):
+        builder.bind(node, value, index.shape)
     else:
         builder.rearranged[name] = Rearranged(value, index)
 
@@ -115,13 +116,6 @@ def take_channels(
     layer = pick_channels("", source, "", builder.shapes[source][0], chosen)
     fields = {"weight": layer.weight, "bias": layer.bias, "window": layer.window}
     return builder.emit(Convolution, made, (source,), **fields)
-
-
-def _in_order(index: np.ndarray, shape: Shape) -> bool:
-    """Whether `index` takes each number of a value of `shape` in turn."""
-    return index.size == math.prod(shape) and bool(
-        (index.reshape(-1) == np.arange(index.size)).all()
-    )
 
 
 def _map_shape(found: Rearranged) -> tuple[int, int, int]:

@@ -139,6 +139,17 @@ class Pick(Layer):
 
 
 @dataclass(frozen=True)
+class Resample(Layer):
+    """Weighted sums of pixels of a map: (y, x) of the result is the sum over i and j of
+    row_weights[i, y] * column_weights[j, x] times (rows[i, y], columns[j, x]) of the input."""
+
+    rows: np.ndarray
+    row_weights: np.ndarray
+    columns: np.ndarray
+    column_weights: np.ndarray
+
+
+@dataclass(frozen=True)
 class Rearrange(Layer):
     """Numbers of a map, or of a vector, as another map.
 

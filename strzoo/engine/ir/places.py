@@ -3,11 +3,12 @@ that take the same ones, and the convolution that takes channels."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from strzoo.engine.ir.graph import Convolution, Window
+from strzoo.engine.ir.graph import Convolution, Linear, Shape, Window
 
 
 def describe_places(index: np.ndarray, pixels: int) -> dict[str, Any]:
@@ -27,6 +28,21 @@ def pick_channels(
     weight[np.arange(len(chosen)), chosen] = 1
     bias = np.zeros(len(chosen), np.float32)
     return Convolution(name, (value,), output, weight, bias, Window((1, 1)))
+
+
+def only_moves(layer: Convolution | Linear) -> bool:
+    """Whether the layer takes or copies channels, or makes a constant: its zeros save nothing that
+    another library would multiply."""
+    weight = layer.weight.reshape(len(layer.weight), -1)
+    used = weight != 0
+    return bool((used.sum(1) <= 1).all() and (weight[used] == 1).all())
+
+
+def in_order(index: np.ndarray, shape: Shape) -> bool:
+    """Whether `index` takes each number of a value of `shape` in turn."""
+    return index.size == math.prod(shape) and bool(
+        (index.reshape(-1) == np.arange(index.size)).all()
+    )
 
 
 def _find_period(index: np.ndarray, pixels: int) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from strzoo.engine.ir.graph import (
     Pick,
     PRelu,
     Rearrange,
+    Resample,
     Shape,
     Softmax,
     Window,
@@ -128,6 +129,20 @@ def _(layer: Rearrange, inputs: Sequence[Shape]) -> Shape:
     if last >= math.prod(inputs[0]):
         raise IntegrityError(f"{layer.name}: takes number {last} of {math.prod(inputs[0])}")
     return layer.repeats * len(places), *places.shape[1:]
+
+
+@infer_shape.register
+def _(layer: Resample, inputs: Sequence[Shape]) -> Shape:
+    channels, height, width = _map(layer, inputs[0])
+    for places, weights, size in (
+        (layer.rows, layer.row_weights, height),
+        (layer.columns, layer.column_weights, width),
+    ):
+        if places.shape != weights.shape or not places.size:
+            raise IntegrityError(f"{layer.name}: {places.shape} pixels, {weights.shape} weights")
+        if places.min() < 0 or places.max() >= size:
+            raise IntegrityError(f"{layer.name}: takes pixel {places.max()} of {size}")
+    return channels, layer.rows.shape[1], layer.columns.shape[1]
 
 
 @infer_shape.register

@@ -27,6 +27,7 @@ from strzoo.engine.ir.graph import (
     MaxPool,
     Normalize,
     PRelu,
+    Resample,
     Window,
 )
 from strzoo.engine.ir.quads import count_quads, quad_zeros, zero_word
@@ -105,7 +106,7 @@ def _make_buffers(graph: Graph, memory: MemoryPlan) -> None:
             or (
                 maker is not None
                 and shape[1:] == (1, 1)
-                and not isinstance(maker, MaxPool | AveragePool)
+                and not isinstance(maker, MaxPool | AveragePool | Resample)
                 and memory.values[maker.inputs[0]].packed
             )
         )

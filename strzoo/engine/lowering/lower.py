@@ -33,6 +33,7 @@ from strzoo.engine.ir.graph import (
     Pick,
     PRelu,
     Rearrange,
+    Resample,
     Softmax,
 )
 from strzoo.engine.ir.quads import (
@@ -48,21 +49,19 @@ from strzoo.engine.lowering.context import (
     LoweringContext,
 )
 from strzoo.engine.lowering.convolutions import ConvolutionLowering
+from strzoo.engine.lowering.images import load_images, store_results
 from strzoo.engine.lowering.instructions import number_rows
 from strzoo.engine.lowering.linears import lower_linear
 from strzoo.engine.lowering.maps import lower_elementwise, lower_normalize
+from strzoo.engine.lowering.moving import pick_pixels, rearrange_pixels, resample_pixels
 from strzoo.engine.lowering.packing import (
-    convert_quads,
     copy_pixels,
     flatten,
-    load_images,
-    pick_pixels,
-    rearrange_pixels,
-    store_results,
     windowed_source,
 )
 from strzoo.engine.lowering.plan import Plan, array_shape
 from strzoo.engine.lowering.pools import lower_global_pool, lower_pool, lower_quad_pool
+from strzoo.engine.lowering.quads import convert_quads
 
 
 def lower(
@@ -209,6 +208,7 @@ _RULES: dict[type[Layer], Callable[..., None]] = {
     Normalize: lower_normalize,
     Pick: _pick,
     Rearrange: _rearrange,
+    Resample: resample_pixels,
     Concat: _concat,
     Flatten: _flatten,
     Softmax: _softmax,

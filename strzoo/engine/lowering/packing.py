@@ -1,117 +1,25 @@
-"""Copies between layouts: images to a buffer, buffer to buffer, and a buffer to results."""
+"""Copies between layouts, within the arena and over its borders."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
-from strzoo.engine.codegen.quad_packing import QuadPackKernel
-from strzoo.engine.ir.fixed import Quantize
-from strzoo.engine.ir.graph import AveragePool, Convolution, Graph, MaxPool, Rearrange
-from strzoo.engine.ir.quads import DequantizeQuads, QuantizeQuads
+from strzoo.engine.ir.graph import AveragePool, Convolution, MaxPool
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
-_FEATURE_TILE = 64  # vectors of features that a thread copies at once
 MOST_PERMUTED = 12  # vectors of the source for one of the target; more take longer than pixels
 _PIXELWISE = ("source_image", "places", "mask")  # operands of copies pixel by pixel alone
-
-
-def load_images(context: LoweringContext, graph: Graph) -> None:
-    """Copy the caller's inputs, [n, ...] one after the other for each image, to their buffers.
-
-    Where only fixed point is made of one, that is done at once: its buffer is filled instead.
-    """
-    values = context.memory.values
-    sizes = _bytes_of(context, graph.inputs)
-    for name, start in zip(graph.inputs, np.cumsum([0, *sizes]).tolist(), strict=False):
-        target, scale = values[name], None
-        channels = graph.shapes[name][0]
-        readers = [layer for layer in graph.layers if name in layer.inputs]
-        if not readers and name not in graph.outputs:
-            continue
-        direct = readers[0] if len(readers) == 1 and name not in graph.outputs else None
-        if isinstance(direct, QuantizeQuads):
-            context.done.add(direct.name)
-            pack_quads(
-                context, "input", "input",
-                {"source": start, "source_plane": 4 * target.height * target.width},
-                _image_places(target), values[direct.output], channels, 1 / direct.scale,
-            )  # fmt: skip
-            continue
-        if isinstance(direct, Quantize):
-            context.done.add(direct.name)
-            target, scale = values[direct.output], 1 / direct.scale
-        plane = 4 * target.height * target.width
-        source = {"source": start, "source_plane": plane, "source_image": sum(sizes)}
-        if target.packed:
-            _load_features(context, source, target)
-            continue
-        places = [_image_places(target)]
-        _pack(context, "input", "input", source, places, target, target.channels, scale)
-
-
-def _image_places(target: Buffer) -> np.ndarray:
-    """Bytes from the start of a plane of an image to its pixels, [height, width]."""
-    rows, columns = np.indices((target.height, target.width))
-    return (rows * target.width + columns) * 4
-
-
-def store_results(context: LoweringContext, graph: Graph) -> None:
-    """Copy the outputs' buffers to the caller's results, [n, ...] one after the other."""
-    sizes = _bytes_of(context, graph.outputs)
-    for name, start in zip(graph.outputs, np.cumsum([0, *sizes]).tolist(), strict=False):
-        source = context.memory.values[name]
-        plane = 4 * source.height * source.width
-        target = {"target": start, "target_plane": plane, "target_image": sum(sizes)}
-        _unpack(context, "output", "output", source, target)
-
-
-def _bytes_of(context: LoweringContext, names: Sequence[str]) -> list[int]:
-    """Of one image's values."""
-    buffers = [context.memory.values[name] for name in names]
-    return [4 * buffer.channels * buffer.height * buffer.width for buffer in buffers]
-
-
-def _load_features(context: LoweringContext, source: dict[str, int], target: Buffer) -> None:
-    """Copy the features of each image, which lie next to those of the group's other images, as one
-    plane of vectors; the last one is filled up with zeros."""
-    images, lanes = context.images, context.lanes
-    count = target.channels * images
-    vectors = -(-count // lanes)
-    tile = min(vectors, _FEATURE_TILE)
-    table = np.zeros(vectors * lanes, np.int32)
-    table[:count] = np.arange(count) // images * 4
-    mask = np.where(np.arange(len(table)) < count, np.uint32(2**32 - 1), np.uint32(0))
-    masked = count < len(table)
-    fields: dict[str, int | float] = {
-        **source,
-        "target": target.address,
-        "target_plane": 4 * lanes * tile,
-        "target_tile": 4 * lanes * tile,
-        "piece_tiles": -(-vectors // tile),
-        "pitch": target.root.pitch,
-        "planes": 1,
-        "phases": 1,
-        "tile": tile,
-        "tiles": -(-vectors // tile),
-        "target_vectors": vectors,
-        "places": context.constants.add(table),
-        "mask": context.constants.add(mask) if masked else 0,
-        "fill": 0.0,
-    }
-    context.add("input", PackKernel(lanes, images, "input", masked, filled=False), fields)
 
 
 def flatten(context: LoweringContext, layer: str, source: Buffer, target: Buffer) -> None:
     """Copy the pixels of each plane one after the other, as features."""
     size = 4 * context.images * source.height * source.width
     fields = {"target": target.address, "target_plane": size, "target_image": 0}
-    _unpack(context, layer, "arena", source, fields)
+    unpack(context, layer, "arena", source, fields)
 
 
 def copy_pixels(
@@ -134,97 +42,9 @@ def copy_pixels(
         rows = max(-(-(source.height - y) // strides[0]), 0)
         columns = max(-(-(source.width - x) // strides[1]), 0)
         row, column = np.indices((rows, columns))
-        places.append(_pixel_bytes(source, row * strides[0] + y, column * strides[1] + x))
+        places.append(pixel_bytes(source, row * strides[0] + y, column * strides[1] + x))
     fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
-    _pack(context, layer, "arena", fields, places, target, source.channels, scale)
-
-
-def pick_pixels(
-    context: LoweringContext,
-    layer: str,
-    source: Buffer,
-    target: Buffer,
-    rows: np.ndarray,
-    columns: np.ndarray,
-) -> None:
-    """Copy (rows[y], columns[x]) of each plane of `source` to (y, x) of `target`."""
-    if target.packed:
-        copy_pixels(context, layer, source, target)
-        return
-    places = _pixel_bytes(source, *np.meshgrid(rows, columns, indexing="ij"))
-    fields = {"source": source.address, "source_plane": source.plane, "source_image": 0}
-    _pack(context, layer, "arena", fields, [places], target, source.channels)
-
-
-def rearrange_pixels(
-    context: LoweringContext, layer: Rearrange, source: Buffer, target: Buffer
-) -> None:
-    """Copy the numbers of `source` to where `layer` has them in `target`."""
-    if target.packed:  # as the source then is
-        chosen = np.add.outer(np.arange(layer.repeats) * layer.step, layer.places).reshape(-1)
-        fields = {"target": target.address, "target_plane": 0, "target_image": 0}
-        _unpack(context, layer.name, "arena", source, fields, chosen)
-        return
-    planes, pixels = np.divmod(layer.places, source.height * source.width)
-    places = _pixel_bytes(source, *np.divmod(pixels, source.width)) + planes * source.plane
-    plane = layer.step * source.plane
-    fields = {"source": source.address, "source_plane": plane, "source_image": 0}
-    _pack(context, layer.name, "arena", fields, list(places), target, layer.repeats)
-
-
-def convert_quads(
-    context: LoweringContext,
-    layer: QuantizeQuads | DequantizeQuads,
-    source: Buffer,
-    target: Buffer,
-    channels: int,
-) -> None:
-    """Copy the pixels of a map into 8 bits, or out of them."""
-    places = _pixel_bytes(source, *np.indices((source.height, source.width)))
-    fields = {"source": source.address, "source_plane": source.plane}
-    scale = 1 / layer.scale if isinstance(layer, QuantizeQuads) else layer.scale
-    pack_quads(context, layer.name, "arena", fields, places, target, channels, scale, layer.zero)
-
-
-def pack_quads(
-    context: LoweringContext,
-    layer: str,
-    origin: str,
-    source: dict[str, int],
-    places: np.ndarray,
-    target: Buffer,
-    channels: int,
-    scale: float,
-    zero: int | None = None,
-) -> None:
-    """Args: `places` are the bytes [rows, columns] from the start of a plane of the source to its
-    pixels; numbers are multiplied by `scale`. `zero` is the target's by default."""
-    layout, kind = target.layout, "quantize" if target.quads else "dequantize"
-    table = np.zeros(layout.vectors * layout.lanes, np.int32)
-    mask = np.zeros(len(table), np.uint32)
-    there = layout.places(*np.indices(places.shape))
-    table[there], mask[there] = places, np.iinfo(np.uint32).max
-    masked = target.must_be_clean and not mask.all()
-    depth = 4 if target.quads else 1
-    (gathered,) = context.reserve(4 * depth * layout.tile * layout.lanes)
-    context.add(
-        layer,
-        QuadPackKernel(context.lanes, kind, origin, masked, target.zero if zero is None else zero),
-        {
-            **source,
-            **planes_of("target", target),
-            **pieces_of(target),
-            "channels": channels,
-            "planes": target.channels,
-            "tile": layout.tile,
-            "tiles": layout.tiles,
-            "target_vectors": layout.vectors,
-            "places": context.constants.add(table),
-            "mask": context.constants.add(mask) if masked else 0,
-            "gathered": gathered,
-            "scale": scale,
-        },
-    )
+    pack_planes(context, layer, "arena", fields, places, target, source.channels, scale)
 
 
 def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | AveragePool) -> Buffer:
@@ -238,7 +58,7 @@ def windowed_source(context: LoweringContext, layer: Convolution | MaxPool | Ave
     return source
 
 
-def _pack(
+def pack_planes(
     context: LoweringContext,
     layer: str,
     origin: str,
@@ -342,7 +162,7 @@ def _permute(
     return True
 
 
-def _unpack(
+def unpack(
     context: LoweringContext,
     layer: str,
     destination: str,
@@ -352,7 +172,7 @@ def _unpack(
 ) -> None:
     """Args: `chosen` are the features that are taken, all of them by default."""
     rows, columns = np.indices((source.height, source.width))
-    places, planes, plane = _pixel_bytes(source, rows, columns), source.channels, source.plane
+    places, planes, plane = pixel_bytes(source, rows, columns), source.channels, source.plane
     if source.packed:
         # Features are planes of one pixel; all of them are copied as one plane.
         taken = np.arange(source.channels) if chosen is None else chosen
@@ -371,7 +191,7 @@ def _unpack(
     )
 
 
-def _pixel_bytes(buffer: Buffer, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def pixel_bytes(buffer: Buffer, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Bytes from the start of a plane to pixels of it."""
     layout = buffer.layout
     if not layout.tile:

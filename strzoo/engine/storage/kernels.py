@@ -17,6 +17,7 @@ from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
 from strzoo.engine.codegen.patches import PatchForm
 from strzoo.engine.codegen.permuting import PermuteKernel
 from strzoo.engine.codegen.quad_packing import QuadPackKernel, QuadPoolKernel
+from strzoo.engine.codegen.resampling import ResampleKernel
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel, Walk
 
 KERNELS: dict[str, type[Any]] = {
@@ -34,6 +35,7 @@ KERNELS: dict[str, type[Any]] = {
         PoolKernel,
         QuadPackKernel,
         QuadPoolKernel,
+        ResampleKernel,
         SoftmaxKernel,
         UnpackKernel,
     )

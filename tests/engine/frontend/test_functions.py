@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import strzoo
 from strzoo.engine.frontend.read import read_graph
 from strzoo.engine.ir.graph import (
     Affine,
@@ -18,7 +19,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
 )
 from strzoo.engine.passes import simplify
-from tests.helpers.engine.models import assert_agrees, build
+from tests.helpers.engine.models import assert_agrees, build, images, run_onnxruntime
 
 MAP = "float[N, A, B, C] y"
 RANDOM = np.random.default_rng(2)
@@ -34,10 +35,17 @@ def kinds(body: str, **weights: Any) -> list[type[Layer]]:
     ("body", "opset"),
     [
         *((f"y = {name} (x)", 18) for name in (
-            "Abs", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Sigmoid", "Tanh",
+            "Abs", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Neg",
+            "Sigmoid", "Softplus", "Softsign", "Tanh",
         )),
         ("a = Abs (x) y = Sqrt (a)", 18),
         ("y = Gelu (x)", 20),
+        ("y = Gelu <approximate = \"tanh\"> (x)", 20),
+        ("a = Abs (x) y = Log (a)", 18),
+        ("a = Exp (x) y = Reciprocal (a)", 18),
+        ("a = Exp (x) y = Div (half, a)", 18),
+        ("t = Transpose <perm = [0, 2, 3, 1]> (x) p = Pow (t, two) y = Transpose <perm = [0, 3, 1, "
+         "2]> (p)", 18),
         ("y = PRelu (x, slope)", 18),
         ("y = PRelu (x, half)", 18),
         ("y = Max (x, half)", 18),
@@ -79,6 +87,35 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> N
     given = {name: array for name, array in weights.items() if name in body}
     batch = 1 if "sizes" in body else 3
     assert_agrees(build(body, output=MAP, opset=opset, **given), batch=batch, tolerance=1e-5)
+
+
+EXPONENTS = (2, 3, 4, 0.5, -1, -0.5, -2, 1, 1.7, -2.3, 5, -5, 6, 12, 0.3)
+
+
+def test_powers_and_logarithms_of_any_number() -> None:
+    """Special values included: what a float can be is what onnxruntime makes of it."""
+    names = [f"p{i}" for i in range(len(EXPONENTS))]
+    body = " ".join(f"{name} = Pow (x, e{name})" for name in names)
+    unary = ("Log", "Reciprocal", "Softplus", "Softsign", "Mish")
+    body += " ".join(f" u{i} = {operator} (x)" for i, operator in enumerate(unary))
+    joined = ", ".join([*names, *(f"u{i}" for i in range(len(unary)))])
+    exponents: dict[str, Any] = {
+        f"e{name}": np.float32(exponent) for name, exponent in zip(names, EXPONENTS, strict=True)
+    }
+    model = build(f"{body} y = Concat <axis = 1> ({joined})", output=MAP, **exponents)
+    x = images((4, 7, 6), 2) * 3
+    special = [0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-40, 1e-30, -1e-30, 1e4, -1e4, 0.5**0.5]
+    x.reshape(-1)[: len(special)] = special
+    found = strzoo.compile(model, cache=False, islands="none")(x)
+    expected = run_onnxruntime(model, x)
+    for exponent, of_zero in ((0.5, 0.0), (-0.5, -np.inf)):  # they go by square roots
+        expected[0, 4 * EXPONENTS.index(exponent)].reshape(-1)[[1, 5]] = of_zero, np.nan
+    expected[0, -4].reshape(-1)[5] = -np.inf  # mish, whose limit is neither this nor NaN
+    # Near the largest number the engine may give infinity.
+    for values in (found, expected):
+        far = np.abs(values) > 1e37
+        values[far] = np.copysign(np.inf, values[far])
+    np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-6)
 
 
 def test_gates_become_functions_of_the_layer_before() -> None:

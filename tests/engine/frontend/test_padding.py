@@ -37,6 +37,15 @@ LOWEST = np.float32(-3.4028235e38)
          "u = Transpose <perm = [0, 3, 1, 2]> (p) y = Conv (u, w)", 13),
         ("t = Transpose <perm = [0, 2, 3, 1]> (x) u = Transpose <perm = [0, 3, 1, 2]> (t) "
          "y = Conv (u, w)", 13),
+        ("y = Pad <mode = \"reflect\"> (x, pads)", 13),
+        ("y = Pad <mode = \"edge\"> (x, pads)", 13),
+        ("y = Pad <mode = \"wrap\"> (x, sides, , axes)", 19),
+        ("y = Pad (x, pads, half)", 13),
+        ("y = Pad (x, cuts, half)", 13),
+        ("y = Pad (x, channels, half)", 13),
+        ("p = Pad (x, channels) y = Conv (p, w2)", 13),
+        ("t = Transpose <perm = [0, 2, 3, 1]> (x) p = Pad <mode = \"reflect\"> (t, last) "
+         "y = Transpose <perm = [0, 3, 1, 2]> (p)", 13),
         ("a = Relu (x) y = Sum (x, a, x)", 13),
         ("a = Relu (x) y = Sum (a)", 8),
         ("y = Sum (x, k, k)", 13),
@@ -56,15 +65,26 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> N
         zero=np.float32(0),
         lowest=LOWEST,
         w=W,
+        w2=np.concatenate((W, W[:, :3]), 1),
         k=np.float32(0.5),
+        half=np.float32(-0.5),
+        cuts=np.array([0, 0, -1, 2, 0, 0, 1, -2]),
+        channels=np.array([0, 1, 0, 0, 0, 2, 0, 1]),
     )
     used = {name for node in model.graph.node for name in node.input}
     for index in reversed(range(len(model.graph.initializer))):
         if model.graph.initializer[index].name not in used:
             del model.graph.initializer[index]
     assert_agrees(model)
+
+
+def test_the_kernels_pad_whatever_the_map_holds() -> None:
+    body = """a = Pad (x, pads) b = Pad <mode = "reflect"> (x, pads) c = Pad (x, pads, k)
+        d = Conv (a, w) e = Conv (b, w) f = Conv (c, w) g = Add (d, e) y = Add (f, g)"""
+    model = build(body, output=MAP, opset=13, pads=PADS, k=np.float32(0.5), w=W)
     x = images((4, 7, 6))
-    found = strzoo.compile(model, cache=False)(x)
+    x[1, 1, 3, 3], x[2, 0, 0, 0] = np.inf, np.nan
+    found = strzoo.compile(model, cache=False, islands="none")(x)
     np.testing.assert_allclose(found, run_onnxruntime(model, x), rtol=1e-4, atol=1e-4)
 
 
@@ -78,10 +98,10 @@ def test_a_padding_before_a_convolution_costs_nothing() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("y = Pad <mode = \"reflect\"> (x, pads)", "Pad at y (mode 'reflect')"),
-        ("y = Pad (x, pads, one)", "Pad at y (with 1)"),
-        ("y = Pad (x, channels)", "Pad at y (of images or channels)"),
-        ("y = Pad (x, minus)", "Pad at y (that cuts off)"),
+        ("y = Pad <mode = \"reflect\"> (x, far)", "Pad at y (mode 'reflect' by 7 on 7)"),
+        ("y = Pad <mode = \"edge\"> (x, channels)", "Pad at y (mode 'edge' of channels"),
+        ("y = Pad (x, others)", "Pad at y (of images)"),
+        ("y = Pad (x, minus)", "Pad at y (that cuts off channels)"),
         ("p = Pad (x, pads, lowest) y = Relu (p)", "Pad at p (not with 0, before"),
         ("t = Transpose <perm = [1, 0, 2, 3]> (x) y = Relu (t)", "Transpose at t"),
     ],
@@ -90,8 +110,9 @@ def test_other_paddings_and_transposes_are_refused(body: str, said: str) -> None
     constants = {
         "pads": PADS,
         "channels": np.array([0, 1, 0, 0, 0, 0, 0, 0]),
-        "minus": np.array([0, 0, -1, 0, 0, 0, 0, 0]),
-        "one": np.float32(1),
+        "minus": np.array([0, -1, 0, 0, 0, 0, 0, 0]),
+        "far": np.array([0, 0, 7, 0, 0, 0, 0, 0]),
+        "others": np.array([1, 0, 0, 0, 0, 0, 0, 0]),
         "lowest": LOWEST,
     }
     model = build(body, output=MAP, opset=13)

@@ -29,7 +29,7 @@ def refusal(model: onnx.ModelProto | bytes, kind: type[StrzooError] = UsageError
 
 
 def test_all_unsupported_operators_are_listed_once_with_a_node() -> None:
-    body = """s = Sin (x) m = Pow (s, x) t = Sin (m) l = Softsign (t)
+    body = """s = Sin (x) m = Pow (s, x) t = Sin (m) l = Asinh (t)
               y = Conv <dilations = [1, 1], strides = [1, 1], auto_pad = "odd"> (x, w)
               z = Add (l, y)"""
     model = build(body, output="float[N, A, B, C] z", w=np.ones((4, 4, 2, 2), np.float32))
@@ -37,9 +37,9 @@ def test_all_unsupported_operators_are_listed_once_with_a_node() -> None:
         node.name = name
     message = refusal(model)
     assert "cannot run Sin at first (2 nodes); Pow at mul (its input 'x' is not" in message
-    assert "; Softsign at leaky; " in message
+    assert "; Asinh at leaky; " in message
     assert "Conv at y (auto_pad 'odd')" in message
-    assert "BatchNormalization, Cast, Clip" in message
+    assert message.endswith("onnxruntime does where islands are allowed (docs/engine.md)")
 
 
 def test_a_message_stays_readable_however_many_operators_there_are() -> None:
@@ -59,9 +59,9 @@ def test_a_message_stays_readable_however_many_operators_there_are() -> None:
         ("y = Pow (x, x)", "Pow at y (its input 'x' is not a constant)"),
         ("y = Max (x, x)", "Max at y (of other than a value and a constant)"),
         ("y = PRelu (x, w)", "PRelu at y (slopes of shape (6,))"),
-        ("y = Gelu <approximate = \"tanh\"> (x)", "Gelu at y (approximated by tanh)"),
+        ("y = Gelu <approximate = \"odd\"> (x)", "Gelu at y (approximated by odd)"),
         ("y = Add (x, w)", "Add at y (a constant of shape (6,) with images of [N, 4, 7, 6])"),
-        ("y = Div (one, x)", "Div at y (of a constant by a computed value)"),
+        ("y = Div (c, x)", "Div at y (of several constants by a computed value)"),
         ("y = Concat <axis = 2> (x, x)", "Concat at y (along another axis than the channels)"),
         ("y = Conv (x, x)", "Conv at y (its input 'x' is not a constant)"),
         ("y = Conv (x, w3)", "Conv at y (1 axes; images have two)"),

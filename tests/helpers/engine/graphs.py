@@ -29,6 +29,7 @@ from strzoo.engine.ir.graph import (
     Pick,
     PRelu,
     Rearrange,
+    Resample,
     Shape,
     Softmax,
     Window,
@@ -56,6 +57,9 @@ CURVES = [
     Bounds(1 / 6, 0.5, "hardswish"),
     Bounds(0.1, 0.0, "leaky"),
     Bounds(1.5, 0.0, "elu"),
+    Bounds(0.0, 0.0, "mish"),
+    Bounds(0.0, 0.0, "softplus"),
+    Bounds(0.0, 0.0, "softsign"),
 ]
 
 
@@ -244,7 +248,7 @@ def _gate(sketch: Sketch) -> None:
 
 
 def _picked(sketch: Sketch) -> None:
-    """Pixels taken once, several times or not at all, or another slope for negative numbers."""
+    """Pixels taken once, several times, not at all or in sums; or slopes for negative numbers."""
     source = sketch.source()
     channels, height, width = sketch.shapes[source]
     kind = sketch.number(0, 5)
@@ -256,6 +260,16 @@ def _picked(sketch: Sketch) -> None:
         # One channel, or equal ones, are their mean: what is left is rounding, divided by this.
         fields = {"scale": scale, "shift": shift, "epsilon": 0.5}
         sketch.add(Normalize, source, bounds=sketch.bounds(), **fields)
+        return
+    if kind == 3:
+        places = [
+            sketch.random.integers(0, size, (sketch.number(1, 4), sketch.number(1, MOST_PIXELS)))
+            for size in (height, width)
+        ]
+        weights = [sketch.random.standard_normal(p.shape).astype(np.float32) for p in places]
+        fields = {"rows": places[0], "columns": places[1]}
+        fields |= {"row_weights": weights[0], "column_weights": weights[1]}
+        sketch.add(Resample, source, **fields)
         return
     rows, columns = (
         np.sort(sketch.random.integers(0, size, sketch.number(1, min(2 * size, MOST_PIXELS))))

@@ -28,6 +28,7 @@ from strzoo.engine.ir.graph import (
     Pick,
     PRelu,
     Rearrange,
+    Resample,
     Softmax,
     Window,
 )
@@ -85,6 +86,10 @@ def run_layer(layer: Layer, inputs: list[Tensor]) -> Tensor:
         return torch.where(x > 0, x, x * _real(layer.slope).reshape(-1, *[1] * (x.dim() - 2)))
     if isinstance(layer, Pick):
         return x[:, :, torch.from_numpy(layer.rows)][..., torch.from_numpy(layer.columns)]
+    if isinstance(layer, Resample):
+        tall = x[:, :, torch.from_numpy(layer.rows)] * _real(layer.row_weights)[..., None]
+        wide = tall.sum(2)[..., torch.from_numpy(layer.columns)] * _real(layer.column_weights)
+        return wide.sum(3)
     if isinstance(layer, Rearrange):
         numbers = x.flatten(1)
         behind = layer.step * numbers.shape[1] // x.shape[1]
@@ -149,10 +154,17 @@ def bound(x: Tensor, bounds: Bounds | None) -> Tensor:
         "hardsigmoid": lambda v: (a * v + b).clamp(0, 1),
         "hardswish": lambda v: v * (a * v + b).clamp(0, 1),
         "leaky": lambda v: functional.leaky_relu(v, a),
+        "log": torch.log,
+        "mish": functional.mish,
+        "over": lambda v: a / v,
+        "power": lambda v: v**a,
         "sigmoid": torch.sigmoid,
         "silu": functional.silu,
+        "softplus": functional.softplus,
+        "softsign": functional.softsign,
         "sqrt": torch.sqrt,
         "tanh": torch.tanh,
+        "tanhgelu": lambda v: functional.gelu(v, approximate="tanh"),
     }
     return functions[bounds.function](x)
 
