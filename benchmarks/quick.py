@@ -30,12 +30,15 @@ QUICK = {
     "fastgrnn": "--repeats 7 --batches 1 16",
     "onnx_export": "--networks digits --epochs 3",
     "serving": "--architecture resnet20 --requests 500 --rounds 1",
-    "one_shot": "--seeds 1 --epochs 5",
+    "one_shot": "--seeds 1 --epochs 4",
     "filter_pruning": "--seeds 1 --epochs 5 --rounds 20",
-    "target_sparsity": "--seeds 1 --epochs 3 --tries 1 --targets 90",
+    "target_sparsity": "--seeds 1 --epochs 2 --tries 1 --targets 90",
     "own_networks": "--networks timm:regnety_002",
 }
-ONE_THREAD = ("training_step", "fastgrnn")
+ONE_THREAD = (
+    "training_step", "fastgrnn", "one_shot", "filter_pruning", "target_sparsity",
+    "engine_accuracy", "own_networks",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -64,13 +67,16 @@ def run(name: str, left: float) -> tuple[float, str]:
     threads = {"OMP_NUM_THREADS": "1"} if name in ONE_THREAD else {}
     started = time.monotonic()
     try:
-        subprocess.run(
-            command, env={**os.environ, **threads}, stderr=subprocess.DEVNULL,
+        done = subprocess.run(
+            command, env={**os.environ, **threads}, stderr=subprocess.PIPE, text=True,
             timeout=max(left, 0.01),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return time.monotonic() - started, "the time was up"
-    return time.monotonic() - started, f"{file.relative_to(ROOT)}" if file.exists() else "failed"
+    if not file.exists():
+        print(done.stderr, file=sys.stderr)
+        return time.monotonic() - started, "failed"
+    return time.monotonic() - started, str(file.relative_to(ROOT))
 
 
 if __name__ == "__main__":
