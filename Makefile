@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint docs counts device device-wheels attack soak runtime serving image clean setup documents charts results dist test-oldest
+.PHONY: demo test lint docs counts device device-wheels attack soak runtime serving image clean setup documents charts results dist test-oldest bench
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Small sizes of the benchmarks in ten minutes; tables, and JSON in bench-results/quick/.
+bench: setup
+	$(BIN)/python benchmarks/quick.py $(BENCH_OPTIONS)
 
 # benchmarks/RESULTS.md of the files in benchmarks/results/.
 results:

@@ -99,24 +99,21 @@ class Row:
     def median(self, engine: str) -> float:
         return statistics.median(self.seconds[engine]) if engine in self.seconds else float("nan")
 
-    def enter(self, table: TableRecord, expected: np.ndarray, engines: list[str]) -> None:
-        """Enter the line, and which bars it misses."""
+    def enter(self, table: TableRecord, expected: np.ndarray) -> None:
+        """Enter what the times and outputs mean, and which bars they miss."""
         case = self.case
         cells: list[Cell] = [case.model, case.threads, case.batch]
-        cells += [1e3 * self.median(engine) for engine in engines]
-        ratios = []
+        label = f"{case.model}, {case.threads} threads, batch {case.batch}:"
         for name, peer, own in BARS:
-            ratios.append(self.median(peer) / self.median(own))
-            cells += [ratios[-1], getattr(case, name)]
+            ratio, bar = self.median(peer) / self.median(own), getattr(case, name)
+            cells += [ratio, bar]
+            table.judge(f"{label} {peer} / {NAMES[own]}", ratio, least=bar)
         error = float("nan")
         if "sparse" in self.outputs:
             error = float(np.abs(self.outputs["sparse"] - expected).max() / np.abs(expected).max())
         found = (self.outputs.get(engine) for engine in NOISE)
         cells += [error, *(None if one is None else decibels(one, expected) for one in found)]
         table.add(*cells)
-        label = f"{case.model}, {case.threads} threads, batch {case.batch}:"
-        for (name, peer, own), ratio in zip(BARS, ratios, strict=True):
-            table.judge(f"{label} {peer} / {NAMES[own]}", ratio, least=getattr(case, name))
         table.judge(f"{label} the error", error, most=ALLOWED_ERROR)
 
 
@@ -170,15 +167,7 @@ def available(engine: str, options: argparse.Namespace) -> bool:
 def measure_all(
     record: Record, engines: list[str], folder: Path, options: argparse.Namespace
 ) -> None:
-    """The table of times."""
-    heads = ("onnxruntime / fp32", "OpenVINO int8 / int16", "OpenVINO int8 / int8")
-    table = record.table([
-        Column("model"), Column("threads", "", ".0f"), Column("batch", "", ".0f"),
-        *(Column(NAMES.get(engine, engine), "ms", ".1f") for engine in engines),
-        *(c for head in heads for c in (Column(head, "", ".2f"), Column("bar", "", "g"))),
-        Column("fp32 error", "", ".0e"),
-        *(Column(head, "dB", ".1f") for head in ("int16", "int8", "OpenVINO int8")),
-    ])  # fmt: skip
+    """The tables of times and of what they mean."""
     cases = [
         case for case in CASES
         if options.only in case.model
@@ -187,11 +176,26 @@ def measure_all(
     ]  # fmt: skip
     if not cases:
         raise SystemExit("no row is left")
+    columns = [Column("model"), Column("threads", "", ".0f"), Column("batch", "", ".0f")]
+    names = (NAMES.get(engine, engine) for engine in engines)
+    table = record.table([*columns, *(Column(name, "ms", ".1f") for name in names)])
+    rows = []
     for case in cases:
         path, expected = prepare(case.model, folder)
         rounds = max(options.rounds // (1 if case.batch == 1 else 3), 1)
         row = measure(case, engines, path, rounds, options.deepsparse)
-        row.enter(table, expected[: case.batch], engines)
+        times = (1e3 * row.median(engine) for engine in engines)
+        table.add(case.model, case.threads, case.batch, *times)
+        rows.append((row, expected[: case.batch]))
+    heads = ("onnxruntime / fp32", "OpenVINO int8 / int16", "OpenVINO int8 / int8")
+    table = record.table([
+        *columns,
+        *(c for head in heads for c in (Column(head, "", ".2f"), Column("bar", "", "g"))),
+        Column("fp32 error", "", ".0e"),
+        *(Column(head, "dB", ".1f") for head in ("int16", "int8", "OpenVINO int8")),
+    ])  # fmt: skip
+    for row, expected in rows:
+        row.enter(table, expected)
 
 
 def measure(case: Case, engines: list[str], path: Path, rounds: int, deepsparse: str | None) -> Row:

@@ -19,7 +19,7 @@ EXTRAS = {
     "parquet": ("pyarrow>=14",),
     "train": ("tensorboard>=2.14",),
     "plot": ("matplotlib>=3.8",),
-    "timm": ("timm>=1.0.9",),
+    "timm": ("timm>=1.0.10",),
     "lightning": ("lightning>=2.2",),
     "transformers": ("transformers>=4.46", "accelerate>=0.34"),
     "speech": ("torchaudio>=2.6",),

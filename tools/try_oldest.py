@@ -3,12 +3,14 @@
     python tools/try_oldest.py [--folder .venv-oldest] [--python 3.10] [-- arguments of pytest]
 
 What strzoo needs has the lowest version that is declared; what that needs has the newest that fits
-it. Needs uv and the package index; 6 GB of disk.
+it. So warnings are no errors here: an old package may call what a newer one has deprecated. Needs
+uv and the package index; 6 GB of disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +33,21 @@ def main() -> int:
         python = find_python(options.python)
         if python is None:
             sys.exit(f"Python {options.python} is not at hand")
-        packages = ["--resolution", "lowest-direct", "--editable", f"{ROOT}[test]"]
+        packages = ["--resolution", "lowest-direct", "pip>=24", "--editable", f"{ROOT}[test]"]
         python = make_environment(python, options.folder, packages)
-    command = [python, "-m", "pytest", "-p", "no:cacheprovider", *options.arguments]
-    return subprocess.run(command, cwd=ROOT, env=clean_environment()).returncode
+    assert python is not None
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "filterwarnings=default",
+    ]
+    path = os.pathsep.join([str(python.absolute().parent), os.environ.get("PATH", "")])
+    environment = clean_environment(PATH=path)
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 SOFTMAX_OUTPUT = "probabilities"
-# The newest opset that is stable in every onnxruntime that strzoo declares (1.18 on), so that a
-# file made with the newest one runs in the oldest too.
+# Stable in onnxruntime from 1.18 on, older than what strzoo itself needs: a file made with the
+# newest one runs there too.
 DEFAULT_OPSET = 21
 OLDEST_OPSET = 15
 _EXPORTER_OPSET = 18  # below it torch's exporter has no implementations
@@ -174,6 +174,7 @@ def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx
             )
             assert program is not None
             graph: onnx.ModelProto = program.model_proto
+            _name_batch(graph)
             return graph
     except Exception as error:  # the exporter wraps any error of the network's own code
         log.info("torch's exporter fails: %s", error)
@@ -198,6 +199,16 @@ def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx
     except Exception as error:
         log.info("the older exporter fails too: %s", error)
         raise _export_error(example, problem) from problem
+
+
+def _name_batch(model: onnx.ModelProto) -> None:
+    """Call a batch of any size `BATCH`; torch 2.6 calls it s0, whatever it was told."""
+    graph = model.graph
+    known = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if known and dim.dim_param == known:
+                dim.dim_param = BATCH
 
 
 def _export_error(example: Tensor, error: Exception) -> StrzooError:
