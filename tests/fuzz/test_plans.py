@@ -1,4 +1,4 @@
-"""Mutated plan files are refused or stay within their memory; docs/plan-files.md says what is checked.
+"""Mutated plan files are refused or stay within their memory; docs/plan-files.md names the checks.
 
 `python -m tests.fuzz.plans 100000` runs the same on a larger scale.
 """

@@ -96,8 +96,8 @@ def read_alone(
 def refuse(problems: Collection[Problem]) -> str:
     """That the engine alone cannot run a network, and why."""
     return (
-        f"the sparse engine cannot run {describe_problems(problems)}; onnxruntime does where "
-        "islands are allowed (docs/engine.md)"
+        f"the sparse engine cannot run {describe_problems(problems)}; leave such parts to "
+        'onnxruntime (islands="auto", --islands auto); docs/engine.md says what the engine runs'
     )
 
 

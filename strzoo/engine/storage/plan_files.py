@@ -1,8 +1,8 @@
 """`.strz` files: compiled plans on disk, without the network they came from.
 
 A sealed file (`sealed_files`) whose content is a length, a JSON header and raw arrays;
-docs/plan-files.md describes it. The hash finds damage. `plan_checks` refuses every plan whose numbers
-would lead out of its memory. Machine code in a file is read only with `read_trusted`, which
+docs/plan-files.md describes it. The hash finds damage. `plan_checks` refuses every plan whose
+numbers would lead out of its memory. Machine code in a file is read only with `read_trusted`, which
 believes the plans too and needs no llvmlite.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from strzoo.engine.frontend.read import read_graph
+from strzoo.engine.frontend.reading import OPERATORS
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from tests.helpers.engine.models import build
 from tests.helpers.engine.reference import run_graph
@@ -39,7 +41,13 @@ def test_all_unsupported_operators_are_listed_once_with_a_node() -> None:
     assert "cannot run Sin at first (2 nodes); Pow at mul (its input 'x' is not" in message
     assert "; Asinh at leaky; " in message
     assert "Conv at y (auto_pad 'odd')" in message
-    assert message.endswith("onnxruntime does where islands are allowed (docs/engine.md)")
+    assert message.endswith("docs/engine.md says what the engine runs")
+
+
+def test_the_documents_name_the_operators_that_the_engine_reads() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "engine.md").read_text()
+    listed = text.partition("ONNX operators that it reads: ")[2].partition(". Those")[0]
+    assert re.findall(r"`(\w+)`", listed) == sorted(OPERATORS)
 
 
 def test_a_message_stays_readable_however_many_operators_there_are() -> None:
