@@ -133,7 +133,9 @@ def _find_sides(
     sides: list[int] = []
     for side, known, given in zip(("height", "width"), fixed, wanted, strict=True):
         if known is None and given is None:
-            raise OpenSizeError(f"input {name!r} leaves the {side} open; give the size of the images")
+            raise OpenSizeError(
+                f"input {name!r} leaves the {side} open; give the size of the images"
+            )
         if given is not None and (given < 1 or known not in (None, given)):
             expected = "must be positive" if known is None else f"is fixed at {known}"
             raise UsageError(f"the {side} of the images is given as {given}; it {expected}")
