@@ -14,7 +14,7 @@ from strzoo.engine.frontend.network import spell_size
 from strzoo.engine.hardware import default_threads, level_hardware
 from strzoo.engine.requirement import expect_llvmlite
 from strzoo.errors import UsageError
-from strzoo.hub.graph_sources import PlanSource
+from strzoo.hub.graph_sources import OnnxSource, PlanSource
 from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 
@@ -60,7 +60,8 @@ def compile(
             `.strz` file was made for.
         batch: the batch size to be fast at; any other works too.
         size: side, (height, width) or (channels, height, width) of the images, where the model
-            leaves it open; by default what it was made for.
+            leaves it open; by default what it was made for. An ONNX file that leaves it open is
+            compiled for each size when it is first called with such images, in fp32.
         lanes: images of a batch that go side by side in a vector, a power of two up to its width;
             by default 1: pixels fill the vectors, which measured best where it was tried.
         tune: seconds to spend on measuring how each layer runs best; 0 goes by fixed rules.
@@ -122,6 +123,7 @@ def compile(
         )
     expect_llvmlite()
     from strzoo.engine.frontend.network import open_network
+    from strzoo.engine.frontend.problems import OpenSizeError
     from strzoo.engine.pipeline import NetworkBuilder
     from strzoo.engine.quantization.calibration import TOLERANCES, Precision
     from strzoo.engine.runtime.model import SparseModel
@@ -141,16 +143,31 @@ def compile(
             + (f"not every {cpu} has" if cpu else "this processor lacks")
             + "; compile in int16 or fp32"
         )
-    network = open_network(source, wanted, on_step)
     count = threads or default_threads()
     chosen = None
     if precision != "fp32":
         most = TOLERANCES[precision] if tolerance is None else tolerance
         chosen = Precision(precision, calibration, most)
-    builder = NetworkBuilder(
-        network, hardware, lanes or 1, count, tune, chosen, folder, on_step, islands
-    )
-    return SparseModel(builder, batch or 1, started=started)
+
+    def make(wanted: tuple[int, ...] | None, started: float | None = None) -> SparseModel:
+        network = open_network(source, wanted, on_step)
+        builder = NetworkBuilder(
+            network, hardware, lanes or 1, count, tune, chosen, folder, on_step, islands
+        )
+        return SparseModel(builder, batch or 1, started=started)
+
+    try:
+        return make(wanted, started)
+    except OpenSizeError as problem:
+        if wanted is not None or chosen is not None or not isinstance(source, OnnxSource):
+            raise
+        from strzoo.engine.frontend.inputs import read_ports
+        from strzoo.engine.open_sizes import OpenModel
+        from strzoo.onnx.metadata import our_entries
+
+        inputs, outputs = read_ports(source.read())
+        facts = (source.name, source.sha256, dict(our_entries(source.read())), count)
+        return OpenModel(*facts, inputs, outputs, make, str(problem))
 
 
 def _open(

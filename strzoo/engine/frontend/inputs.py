@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
+from strzoo.engine.frontend.problems import OpenSizeError
 from strzoo.engine.ir.graph import Shape
 from strzoo.engine.ir.parts import Port
 from strzoo.errors import UsageError
@@ -39,6 +40,15 @@ def find_batch(inputs: list[Input]) -> int | None:
     """The number of images that the inputs fix; None where all leave it open, 0 if they differ."""
     firsts = {i.port.shape[0] if i.port.shape else 0 for i in inputs}
     return firsts.pop() if len(firsts) == 1 else 0
+
+
+def read_ports(model: onnx.ModelProto) -> tuple[list[Port], list[Port]]:
+    """The inputs and the outputs as the model declares them, for any number of images."""
+    inputs, outputs = (
+        [read_port(value) for value in values]
+        for values in (real_inputs(model), model.graph.output)
+    )
+    return [replace(port, shape=(None, *port.shape[1:])) for port in inputs], outputs
 
 
 def read_port(value: onnx.ValueInfoProto) -> Port:
@@ -123,7 +133,9 @@ def _find_sides(
     sides: list[int] = []
     for side, known, given in zip(("height", "width"), fixed, wanted, strict=True):
         if known is None and given is None:
-            raise UsageError(f"input {name!r} leaves the {side} open; give the size of the images")
+            raise OpenSizeError(
+                f"input {name!r} leaves the {side} open; give the size of the images"
+            )
         if given is not None and (given < 1 or known not in (None, given)):
             expected = "must be positive" if known is None else f"is fixed at {known}"
             raise UsageError(f"the {side} of the images is given as {given}; it {expected}")

@@ -39,10 +39,15 @@ def read_layer_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     attributes = read_attributes(node)
     scale, shift = builder.weight(node, 1), builder.optional_weight(node, 2)
     last = builder.channels_last.get(node.input[0])
-    rank = 4 if last else len(builder.view(node.input[0]).shape) + 1
-    if attributes.get("axis", -1) % rank != rank - 1 or rank not in (2, 4) or scale.ndim != 1 or (
-        rank == 4 and last is None
-    ):  # fmt: skip
+    shape = last.shape if last else builder.view(node.input[0]).shape
+    rank = len(shape) + 1
+    # Of a single pixel, channels that are last are those of a vector.
+    single = math.prod(shape[:-1]) == 1
+    if (
+        attributes.get("axis", -1) % rank != rank - 1
+        or scale.ndim != 1
+        or not (last is not None or single)
+    ):
         raise Unsupported("over another axis than the channels")
     fields = {
         "scale": scale,
@@ -52,7 +57,8 @@ def read_layer_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     if last is not None:
         builder.emit_last(Normalize, node, (last.value,), **fields)
     else:
-        builder.emit(Normalize, node, (builder.vector_value(node.input[0]),), **fields)
+        value = builder.flatten(builder.view(node.input[0]))
+        builder.bind(node, builder.emit(Normalize, node, (value,), **fields), shape)
 
 
 def read_instance_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:

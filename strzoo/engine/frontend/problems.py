@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from strzoo.engine.ir.parts import Problem
+from strzoo.errors import UsageError
 
 _MOST_OPERATORS, _LONGEST_NAME, _LONGEST_REASON = 16, 60, 120
 
@@ -19,6 +20,10 @@ class Unsupported(Exception):  # noqa: N818  it never leaves the engine's front 
         super().__init__(reason)
         self.reason = reason
         self.node = node
+
+
+class OpenSizeError(UsageError):
+    """The file leaves the size of the images open, and none is given."""
 
 
 class Outside(Exception):  # noqa: N818

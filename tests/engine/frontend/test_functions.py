@@ -158,6 +158,9 @@ def test_channels_that_go_last_and_back_move_nothing() -> None:
     assert_agrees(model)
     vector = build("f = Flatten (x) y = LayerNormalization (f, g)", g=np.ones(168, np.float32))
     assert_agrees(vector)
+    pixel = """p = GlobalAveragePool (x) t = Transpose <perm = [0, 2, 3, 1]> (p)
+        n = LayerNormalization (t, g) u = Transpose <perm = [0, 3, 1, 2]> (n) y = Mul (x, u)"""
+    assert_agrees(build(pixel, output=MAP, g=np.ones(4, np.float32)))
 
 
 def test_what_another_layer_reads_is_kept_beside_the_gate() -> None:
