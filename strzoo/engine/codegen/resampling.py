@@ -8,17 +8,19 @@ from functools import cached_property
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import F32, I32, KERNEL, Emitter
+from strzoo.engine.codegen.builder import F32, I32, KERNEL, Emitter, number
 from strzoo.engine.codegen.finishing import masked
 from strzoo.engine.codegen.tiles import (
     PIECES,
     TILE_WORK,
     TILES,
-    over_my_tiles,
     plane_extent,
+    share_of_tiles,
     tiled,
     tiled_field,
 )
+
+PLANES = 4  # at once, so that what says where pixels are is read once for them
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,15 @@ class ResampleKernel:
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
         def source(v: op.Values) -> int:
-            last = (v["planes"] - 1) * v["source_plane"] + int(v.table("places").max())
-            return last + 4 * self.images
+            whole, single = (int(v.table(name).max(initial=-1)) for name in ("wholes", "places"))
+            ends = whole + 4 * self.lanes if whole >= 0 else 0, single + 4 * self.images
+            return (v["planes"] - 1) * v["source_plane"] + max(ends)
 
-        def count(v: op.Values) -> int:
-            return v["target_vectors"] * v["taps"] * self.lanes
+        def count_wholes(v: op.Values) -> int:
+            return int(v.table("whole_ends")[-1])
+
+        def count_floats(v: op.Values) -> int:
+            return int(v.table("ends")[-1]) * self.lanes
 
         return (
             *op.HEAD,
@@ -58,11 +64,15 @@ class ResampleKernel:
             *PIECES,
             op.Count("target_vectors"),
             op.Count("planes"),
-            op.Count("taps"),
-            # For each float of each tap of each vector, bytes from the start of the source's plane
-            # to the pixel, and its weight.
-            op.Indices("places", "<i4", count, unit=4),
-            op.Table("weights", "<f4", count),
+            # Where the entries of each vector start: those that are a vector of the source as it
+            # is, and those whose pixels are anywhere.
+            op.Ends("whole_ends", "<i4", lambda v: v["target_vectors"] + 1),
+            op.Ends("ends", "<i4", lambda v: v["target_vectors"] + 1),
+            # Bytes from the start of the source's plane: of each entry, and of each of its floats.
+            op.Indices("wholes", "<i4", count_wholes, unit=4),
+            op.Indices("places", "<i4", count_floats, unit=4),
+            op.Table("whole_weights", "<f4", lambda v: count_wholes(v) * self.lanes),
+            op.Table("weights", "<f4", count_floats),
             op.Table("mask", "<u4", lambda v: self.lanes * v["target_vectors"] * self.masked),
         )
 
@@ -73,34 +83,60 @@ class ResampleKernel:
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, self)
-        step, taps = 4 * self.lanes, e.field("taps")
-        tables = [e.address(name) for name in ("places", "weights")]
-        with over_my_tiles(e) as (tile, plane, count):
-            place = e.add(e.field("source"), e.mul(plane, e.field("source_plane")))
-            source = e.at(e.base("source"), place)
-            target = tiled_field(e, "target", tile, plane)
-            first = e.mul(tile, e.field("tile"))
+        size, vectors = e.field("tile"), e.field("target_vectors")
+        with share_of_tiles(e) as (tile, low, high):
+            first = e.mul(tile, size)
+            count = e.smallest_integer(size, e.build.sub(vectors, first))
+            groups = e.build.udiv(e.build.sub(high, low), number(PLANES))
+            whole = e.add(low, e.mul(groups, PLANES))
             with e.loop(0, count) as vector:
-                position = e.add(first, vector)
-                skipped = e.mul(e.mul(position, taps), step)
-                places, weights = (e.at(table, skipped) for table in tables)
-                with e.carrying(0, taps, [e.constant(0.0)]) as (tap, sums, following):
-                    at = e.mul(tap, step)
-                    pixels = self._gather(e, source, e.at(places, at))
-                    following.append(e.fma(e.load_vector(weights, at), pixels, sums[0]))
-                (value,) = following
-                if self.masked:
-                    bits = e.load_vector(e.address("mask"), e.mul(position, step))
-                    value = masked(e, value, bits)
-                e.store(value, target, e.mul(vector, step))
+                for start, stop, planes in ((low, whole, PLANES), (whole, high, 1)):
+                    with e.loop(start, stop, planes) as plane:
+                        self._sum(e, tile, plane, vector, e.add(first, vector), planes)
         e.finish()
         return function
 
-    def _gather(self, e: Emitter, source: ir.Value, places: ir.Value) -> ir.Value:
-        """A pixel for each lane; the lanes of the images of a group are next to each other."""
-        value = ir.Constant(ir.VectorType(F32, self.lanes), ir.Undefined)
+    def _sum(
+        self,
+        e: Emitter,
+        tile: ir.Value,
+        plane: ir.Value,
+        vector: ir.Value,
+        position: ir.Value,
+        planes: int,
+    ) -> None:
+        """A vector of some planes, whose weights and places are the same."""
+        step, between = 4 * self.lanes, e.field("source_plane")
+        place = e.add(e.field("source"), e.mul(plane, between))
+        sources = [e.at(e.base("source"), e.add(place, e.mul(between, k))) for k in range(planes)]
+        sums = [e.constant(0.0)] * planes
+        for ends, weights in (("whole_ends", "whole_weights"), ("ends", "weights")):
+            here = e.at(e.address(ends), e.mul(position, 4))
+            bounds = e.load_i32(here), e.load_i32(here, 4)
+            with e.carrying(*bounds, sums) as (entry, before, following):
+                weight = e.load_vector(e.address(weights), e.mul(entry, step))
+                if ends == "whole_ends":
+                    offset = e.load_i32(e.address("wholes"), e.mul(entry, 4))
+                    pixels = [e.load_vector(e.at(source, offset)) for source in sources]
+                else:
+                    places = e.at(e.address("places"), e.mul(entry, step))
+                    pixels = self._gather(e, sources, places)
+                for value, total in zip(pixels, before, strict=True):
+                    following.append(e.fma(weight, value, total))
+            sums = following
+        for k, value in enumerate(sums):
+            if self.masked:
+                bits = e.load_vector(e.address("mask"), e.mul(position, step))
+                value = masked(e, value, bits)
+            there = tiled_field(e, "target", tile, e.add(plane, k))
+            e.store(value, there, e.mul(vector, step))
+
+    def _gather(self, e: Emitter, sources: list[ir.Value], places: ir.Value) -> list[ir.Value]:
+        """A pixel of each source for each lane; the lanes of a group's images are neighbours."""
+        values = [ir.Constant(ir.VectorType(F32, self.lanes), ir.Undefined)] * len(sources)
         for lane in range(self.lanes):
-            pixel = e.at(source, e.load_i32(places, 4 * lane))
-            found = e.load(pixel, F32, 4 * (lane % self.images))
-            value = e.build.insert_element(value, found, ir.Constant(I32, lane))
-        return value
+            offset = e.load_i32(places, 4 * lane)
+            for k, source in enumerate(sources):
+                found = e.load(e.at(source, offset), F32, 4 * (lane % self.images))
+                values[k] = e.build.insert_element(values[k], found, ir.Constant(I32, lane))
+        return values

@@ -78,13 +78,6 @@ def check_images(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
         raise UsageError(f"input {value.name!r} takes {kind}; the sparse engine takes float32")
     dims = _dims(value)
-    # Every other operator takes [N, C, H, W] by its definition.
-    turned = any(n.op_type == "Transpose" and value.name in n.input for n in model.graph.node)
-    if turned and len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3, 4):
-        raise UsageError(
-            f"input {value.name!r} has the channels last ([N, H, W, {dims[3]}]); the sparse engine "
-            "takes [N, C, H, W]: export the network so (tf2onnx has --inputs-as-nchw)"
-        )
     if len(dims) == 4 and dims[1] is None:
         dims = (dims[0], _find_channels(model, value.name), *dims[2:])
     if len(dims) != 4 or not dims[1]:

@@ -62,6 +62,13 @@ def resample_pixels(context: LoweringContext, layer: Resample) -> None:
         for image in range(layout.images):
             places[vector, tap, lane + image] = here
             weights[vector, tap, lane + image] = weight
+    # An entry whose pixels are the vector of the source at the first of them, in its order.
+    own = places + np.arange(layout.lanes) % layout.images * 4
+    whole = (own == own[..., :1] + np.arange(layout.lanes) * 4).all(-1)
+    ends, whole_ends = (
+        np.concatenate(([0], np.cumsum(kind.sum(1)))).astype(np.int32) for kind in (~whole, whole)
+    )
+    add = context.constants.add
     context.add(
         layer.name,
         ResampleKernel(context.lanes, context.images, target.must_be_clean),
@@ -74,9 +81,12 @@ def resample_pixels(context: LoweringContext, layer: Resample) -> None:
             "tiles": layout.tiles,
             "target_vectors": layout.vectors,
             "planes": target.channels,
-            "taps": taps,
-            "places": context.constants.add(places),
-            "weights": context.constants.add(weights),
+            "whole_ends": add(whole_ends),
+            "ends": add(ends),
+            "wholes": add(places[whole][:, 0]),
+            "places": add(places[~whole]),
+            "whole_weights": add(weights[whole]),
+            "weights": add(weights[~whole]),
             "mask": context.mask(target),
         },
     )

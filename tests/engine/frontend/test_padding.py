@@ -125,8 +125,11 @@ def test_other_paddings_and_transposes_are_refused(body: str, said: str) -> None
     assert said in str(caught.value)
 
 
-def test_images_with_the_channels_last_are_explained() -> None:
-    model = build("t = Transpose <perm = [0, 3, 1, 2]> (x) y = Relu (t)", output=MAP,
-                  image="float[N, 8, 8, 3] x")  # fmt: skip
-    with pytest.raises(UsageError, match=r"has the channels last .*--inputs-as-nchw"):
-        read_graph(model)
+def test_images_with_the_channels_last_are_turned() -> None:
+    body = "t = Transpose <perm = [0, 3, 1, 2]> (x) y = Conv (t, w)"
+    model = build(body, output=MAP, image="float[N, 8, 7, 3] x", w=W[:, :3])
+    assert_agrees(model)
+    compiled = strzoo.compile(model, cache=False, islands="none")
+    assert compiled.input_shape == (8, 7, 3)
+    x = images((8, 7, 3))
+    np.testing.assert_allclose(compiled(x), run_onnxruntime(model, x), rtol=1e-4, atol=1e-4)

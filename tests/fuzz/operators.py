@@ -1,0 +1,60 @@
+"""Random networks of ONNX's operators: the engine alone makes of them what onnxruntime does.
+
+    python -m tests.fuzz.operators [COUNT]
+
+The suite runs a few of them; 300 take about three minutes on one core. A network that fails is
+printed, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from typing import Any
+
+import numpy as np
+import onnx
+from hypothesis import HealthCheck, Phase, given, settings
+
+import strzoo
+from tests.helpers.engine.models import run_onnxruntime
+from tests.helpers.engine.operators import networks
+
+ALLOWED = 1e-4  # of the largest output
+QUIETLY: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "phases": (Phase.explicit, Phase.reuse, Phase.generate),
+}
+
+
+def check_network(model: onnx.ModelProto) -> None:
+    """On one thread and on two, several images at a time and one."""
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    images = np.random.default_rng(0).standard_normal((3, *shape), dtype=np.float32)
+    expected = run_onnxruntime(model, images)
+    largest = max(float(np.abs(expected).max()), 1e-3)
+    for threads, count in ((1, 3), (2, 1)):
+        compiled = strzoo.compile(model, threads, cache=False, islands="none")
+        error = float(np.abs(compiled(images[:count]) - expected[:count]).max())
+        assert error <= ALLOWED * largest, (threads, error, largest)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=300)
+    count = parser.parse_args().count
+    began = time.monotonic()
+    try:
+        settings(max_examples=count, **QUIETLY)(given(model=networks())(check_network))()
+    except Exception:
+        traceback.print_exc()
+        return 1
+    print(f"{count} networks agree with onnxruntime, in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
