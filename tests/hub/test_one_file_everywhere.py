@@ -22,7 +22,7 @@ from strzoo.export.export_onnx import describe
 from strzoo.hub.resolve import resolve
 from strzoo.hub.source import Source
 from strzoo.zoo.registry import Preprocessing
-from tests.helpers.foreign import prefixed, small_network
+from tests.helpers.foreign import prefixed, small_network, write_tar
 from tests.helpers.published import dense_state, str_state, write_published
 
 OPTIONS: dict[str, Any] = {"width": 0.1, "num_classes": 3}
@@ -64,6 +64,8 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "safetensors": lambda folder: _written(folder / "a.safetensors"),
     "compact": lambda folder: _written(folder / "a.safetensors", compact=True),
     "fp16": lambda folder: _written(folder / "a.pth", half=True),
+    "fp64": lambda folder: _saved(mobilenet().double().state_dict(), folder / "a.pth"),
+    "tar of 2017": lambda folder: write_tar(folder / "a.pth", _state()),
 }
 
 
