@@ -29,6 +29,7 @@ from harness.turns import take_turns
 import strzoo
 from tests.helpers.engine.networks import budget_rates, export, make_network
 from tools.build_runtime import build
+from tools.pythons import clean_environment
 
 ABOUT = """Seconds of a whole process that runs one image from a .strz file of {model}, and its
 largest resident memory; medians of interleaved rounds. strzoo-runtime stands in environments of its
@@ -124,7 +125,8 @@ def _install(folder: Path, wheel: str) -> Path:
     """A new environment with the wheel; its Python."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True)
+    install = [str(python), "-m", "pip", "install", "-q", wheel]
+    subprocess.run(install, env=clean_environment(), check=True)
     return python
 
 
@@ -132,7 +134,8 @@ def _measure(row: Row, folder: Path) -> tuple[float, float]:
     """Seconds and megabytes of one process."""
     with tempfile.TemporaryDirectory() as fresh:
         home = fresh if row.fresh else str(folder / f"home-{row.python.parent.parent.name}")
-        environment = {**os.environ, "STRZOO_HOME": home, "PYTHONWARNINGS": "ignore"}
+        own = dict(os.environ) if row.python == Path(sys.executable) else clean_environment()
+        environment = {**own, "STRZOO_HOME": home, "PYTHONWARNINGS": "ignore"}
         started = time.perf_counter()
         done = subprocess.run(
             [row.python, "-c", _RUN + row.program + _PEAK, row.file],

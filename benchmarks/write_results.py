@@ -19,6 +19,7 @@ FOLDER = ROOT / "benchmarks"
 ORDER = (
     "engine", "engine_int16", "engine_accuracy", "engine_busy", "networks", "torch_compile",
     "runtime_start", "serving", "dense_engines", "read_path", "download", "onnx_export",
+    "onnx_runtime",
     "evaluate", "training_step", "device", "target_sparsity", "digits", "own_networks", "one_shot",
     "fine_tuning", "filter_pruning", "fastgrnn", "fastgrnn_rank",
 )  # fmt: skip

@@ -86,6 +86,8 @@ def write_sources(folder: Path) -> Path:
         path.write_text(_IMPORT.sub(rf"\1\2 {NAME}", path.read_text()))
     version = f'"""The version of strzoo that this was made of."""\n\nVERSION = "{VERSION}"\n'
     (package / "version.py").write_text(version)
+    settings = (folder / "setup.cfg").read_text()
+    (folder / "setup.cfg").write_text(settings.replace("version = 0\n", f"version = {VERSION}\n"))
     return folder
 
 
