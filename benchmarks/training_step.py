@@ -27,7 +27,7 @@ from harness.turns import medians, ratio, take_turns
 from torch import nn
 
 import strzoo
-from strzoo.sparse.sparsify import sparse_layers
+from strzoo.sparse.selection import sparse_layers
 from strzoo.training.optimisation import parameter_groups
 
 METHODS = ("dense", "str", "dnw", "gmp")

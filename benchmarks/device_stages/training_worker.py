@@ -16,7 +16,7 @@ from torch import Tensor
 from strzoo.devices import float32_mode
 from strzoo.sparse.fused_threshold import FusedThresholds
 from strzoo.sparse.magnitude_mask import magnitude_mask
-from strzoo.sparse.sparsify import sparse_layers, str_layers
+from strzoo.sparse.selection import sparse_layers, str_layers
 from strzoo.training.builders import build_network
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import DataSets

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from strzoo.analysis.dense_counts import INPUT_SIZE
 from strzoo.analysis.results import DenseCounts, LayerCount
 from strzoo.errors import StrzooError, VerificationError
-from strzoo.sparse.sparsify import TRANSPOSED, sparse_layers, to_dense_
-from strzoo.sparse.sparsify import prunable_layers as prunable_layers
+from strzoo.sparse.selection import TRANSPOSED, sparse_layers
+from strzoo.sparse.selection import prunable_layers as prunable_layers
+from strzoo.sparse.sparsify import to_dense_
 from strzoo.sparse.unwrap import plain_network
 
 log = logging.getLogger(__name__)

@@ -175,7 +175,7 @@ def _report_module(model: nn.Module, input_size: tuple[int, ...]) -> Report:
     from strzoo.analysis.counting import count_dense, prunable_layers
     from strzoo.sparse.blocks import count_zero_blocks
     from strzoo.sparse.layers import SparseLayer, mean_threshold
-    from strzoo.sparse.sparsify import TRANSPOSED
+    from strzoo.sparse.selection import TRANSPOSED
     from strzoo.sparse.unwrap import plain_network
 
     model = plain_network(model)

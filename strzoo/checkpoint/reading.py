@@ -38,7 +38,7 @@ from strzoo.files import run_checkpoint
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.settings import Limits
 from strzoo.sparse.blocks import check_block
-from strzoo.sparse.sparsify import str_layers
+from strzoo.sparse.selection import str_layers
 from strzoo.sparse.unwrap import plain_network
 from strzoo.strict_json import build_record, convert
 

@@ -18,7 +18,7 @@ from strzoo.models.heads import SOURCE
 from strzoo.models.registry import known_architectures, list_architectures
 from strzoo.models.spec import ModelSpec
 from strzoo.sparse.layers import STRLayer, soft_threshold
-from strzoo.sparse.sparsify import prunable_layers
+from strzoo.sparse.selection import prunable_layers
 
 log = logging.getLogger(__name__)
 

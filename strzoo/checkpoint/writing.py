@@ -21,7 +21,8 @@ from strzoo.checkpoint.reading import build_checkpoint
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import StrzooError, UsageError, required
 from strzoo.files import atomic_path, check_destination, write_error
-from strzoo.sparse.sparsify import magnitude_layers, to_dense_
+from strzoo.sparse.selection import magnitude_layers
+from strzoo.sparse.sparsify import to_dense_
 from strzoo.sparse.unwrap import copy_network
 
 SUFFIXES = (".pth", ".pt", ".safetensors")

@@ -15,7 +15,8 @@ from strzoo.models.external import create_pretrained
 from strzoo.models.heads import SOURCE, count_outputs, find_head
 from strzoo.models.registry import find_architecture
 from strzoo.sparse.layers import DNWConv2d, GMPConv2d, STRConv2d
-from strzoo.sparse.sparsify import prunable_layers, sparsify_
+from strzoo.sparse.selection import prunable_layers
+from strzoo.sparse.sparsify import sparsify_
 
 LAYERS: dict[str, ConvLayer] = {
     "dense": nn.Conv2d,

@@ -9,7 +9,7 @@ from torch import nn
 from strzoo.errors import UsageError
 from strzoo.models.blocks import initialize
 from strzoo.sparse.layers import STRLayer
-from strzoo.sparse.sparsify import prunable_layers
+from strzoo.sparse.selection import prunable_layers
 
 SOURCE = "strzoo_source"  # attribute of networks that can be built again, see `create_model`
 

@@ -17,7 +17,7 @@ from strzoo.models.create import create_model
 from strzoo.models.external import outline_network
 from strzoo.models.heads import find_head
 from strzoo.models.registry import find_architecture
-from strzoo.sparse.sparsify import prunable_layers
+from strzoo.sparse.selection import prunable_layers
 from strzoo.zoo.registry import Preprocessing
 
 

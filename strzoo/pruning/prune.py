@@ -36,7 +36,7 @@ from strzoo.pruning.second_order import (
 )
 from strzoo.pruning.statistics import LayerStatistics, as_rows, collect_statistics
 from strzoo.settings import Settings
-from strzoo.sparse.sparsify import convertible_layers, prunable_layers
+from strzoo.sparse.selection import convertible_layers, prunable_layers
 
 log = logging.getLogger(__name__)
 

@@ -178,8 +178,12 @@ def _backward_compiled(
     steps, batch, size = z.shape
     carried = np.zeros((batch, size), z.dtype)
     sums = np.zeros((4, size), z.dtype)
-    # A gradient of another layout is copied step by step: the copy stays in the cache.
+    # A gradient of another layout is copied step by step, so that the copy stays in the cache; once
+    # if it is the same in each step, as that of a sum or mean over time is.
     given = grad if grad.flags.c_contiguous else np.empty((1, batch, size), z.dtype)
+    alike = given is not grad and steps > 0 and grad.strides[0] == 0
+    if alike:
+        np.copyto(given[0], grad[0])
     arrays: dict[str, Array | int | None] = {
         "grad": given, "carried": carried, "product": product.out, "gate": z, "update": c,
         "states": states, "slopes": slopes, "by_all": sums[0], "by_update": sums[1],
@@ -192,7 +196,8 @@ def _backward_compiled(
             if given is grad:
                 kernels.backward(address, step, step)
             else:
-                np.copyto(given[0], grad[step])
+                if not alike:
+                    np.copyto(given[0], grad[step])
                 kernels.backward(address, step, 0)
             product(slopes[step])
         gathered.add(start, stop)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from strzoo.sparse.layers import STRLayer
-from strzoo.sparse.sparsify import str_layers
+from strzoo.sparse.selection import str_layers
 
 BLOCK = 4096  # values that one program of a kernel computes
 

@@ -13,7 +13,8 @@ from strzoo.errors import UsageError
 from strzoo.models.create import create_model, create_with_weights
 from strzoo.models.external_names import is_external
 from strzoo.settings import Settings
-from strzoo.sparse.sparsify import magnitude_layers, sparse_layers, sparsify_
+from strzoo.sparse.selection import magnitude_layers, sparse_layers
+from strzoo.sparse.sparsify import sparsify_
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.config import TrainConfig
 from strzoo.training.dotted import call_dotted

@@ -14,7 +14,7 @@ from strzoo.hub.load import load
 from strzoo.hub.resolve import Model
 from strzoo.settings import Settings
 from strzoo.sparse.layers import SparseLayer
-from strzoo.sparse.sparsify import prunable_layers
+from strzoo.sparse.selection import prunable_layers
 
 
 def load_pretrained(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from strzoo.arguments import check_fields, checked
 from strzoo.devices import cpu_threads
 from strzoo.errors import UsageError
-from strzoo.sparse.sparsify import sparse_layers
+from strzoo.sparse.selection import sparse_layers
 from strzoo.training.builders import Network
 from strzoo.training.config import TrainConfig
 from strzoo.training.datasets import DataSets

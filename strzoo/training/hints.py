@@ -8,7 +8,7 @@ import os
 import torch
 from torch import nn
 
-from strzoo.sparse.sparsify import str_layers
+from strzoo.sparse.selection import str_layers
 from strzoo.training.layer_state import measure_layers, total_sparsity
 
 log = logging.getLogger(__name__)

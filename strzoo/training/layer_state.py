@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.sparse.layers import SparseLayer, mean_threshold
-from strzoo.sparse.sparsify import prunable_layers
+from strzoo.sparse.selection import prunable_layers
 from strzoo.training.results import LayerState
 
 

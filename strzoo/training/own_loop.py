@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.sparse.sparsify import magnitude_layers, str_layers
+from strzoo.sparse.selection import magnitude_layers, str_layers
 from strzoo.sparse.unwrap import unwrap
 from strzoo.training.layer_state import measure_layers, total_sparsity
 from strzoo.training.pruning import PruneRates, Source, resolve_rates

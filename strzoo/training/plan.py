@@ -14,7 +14,7 @@ from strzoo.distributed import Group, read_launcher
 from strzoo.errors import UsageError
 from strzoo.models.external_names import is_external
 from strzoo.settings import Settings, user_path
-from strzoo.sparse.sparsify import prunable_layers, sparse_layers
+from strzoo.sparse.selection import prunable_layers, sparse_layers
 from strzoo.training.builders import (
     build_controller,
     build_network,

@@ -20,7 +20,8 @@ from strzoo.models.external_names import is_external
 from strzoo.models.spec import ModelSpec
 from strzoo.settings import Settings
 from strzoo.sparse.layers import STRLayer
-from strzoo.sparse.sparsify import match_names, prunable_layers, sparsify_, str_layers, to_dense_
+from strzoo.sparse.selection import match_names, prunable_layers, str_layers
+from strzoo.sparse.sparsify import sparsify_, to_dense_
 from strzoo.training.config import TrainConfig
 from strzoo.training.finetuning import ZeroMask, load_pretrained
 

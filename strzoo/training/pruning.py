@@ -18,7 +18,7 @@ from strzoo.errors import UsageError
 from strzoo.hub.resolve import is_file, resolve
 from strzoo.settings import Settings
 from strzoo.sparse.magnitude_mask import check_prune_rate
-from strzoo.sparse.sparsify import magnitude_layers, match_rates
+from strzoo.sparse.selection import magnitude_layers, match_rates
 from strzoo.training.schedules import gmp_rate
 from strzoo.zoo.budgets import Budget, list_budgets, load_budget
 from strzoo.zoo.names import resolve_name

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 from strzoo.errors import StrzooError, UsageError
 from strzoo.sparse.layers import STRLayer
-from strzoo.sparse.sparsify import prunable_layers, str_layers
+from strzoo.sparse.selection import prunable_layers, str_layers
 
 _SAMPLE = 1 << 14  # weights looked at per layer where a decision need not be exact
 _TOLERANCE = 1e-4  # of the sampled solution: a tenth of what the end is held to

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import strzoo
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.sparse.sparsify import prunable_layers
+from strzoo.sparse.selection import prunable_layers
 from tests.helpers.foreign import foreign_values, prefixed, small_network, write_tar
 from tests.helpers.published import dense_state
 

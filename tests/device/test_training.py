@@ -17,7 +17,7 @@ from strzoo.checkpoint.reading import read_document
 from strzoo.errors import StrzooError
 from strzoo.sparse.layers import STRLayer
 from strzoo.sparse.magnitude_mask import magnitude_mask
-from strzoo.sparse.sparsify import sparse_layers
+from strzoo.sparse.selection import sparse_layers
 from strzoo.training.builders import Network
 from strzoo.training.loop import Stopped
 from strzoo.training.results import Event, StepDone

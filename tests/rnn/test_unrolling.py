@@ -100,10 +100,10 @@ def test_every_size_of_chunk_and_product_gives_what_the_cell_gives_step_by_step(
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("turned", [False, True])  # the gradient's layout is then another
+@pytest.mark.parametrize("form", ["plain", "turned", "summed"])  # layouts of the gradient
 @pytest.mark.parametrize("case", CASES[:1] + CASES[3:], ids=str)
 def test_compiled_steps_are_the_independent_computation_to_the_rounding_of_fp32(
-    case: dict[str, Any], turned: bool, monkeypatch: pytest.MonkeyPatch
+    case: dict[str, Any], form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "_FEW", 0)
     layer, inputs = _layer(case), 8 * torch.randn(6, 5, 3, dtype=torch.double)  # saturates too
@@ -112,7 +112,7 @@ def test_compiled_steps_are_the_independent_computation_to_the_rounding_of_fp32(
         one = copy.deepcopy(layer).to(dtype)
         x = inputs.detach().clone().to(dtype).requires_grad_()
         output, _ = one(x)
-        judged = output.transpose(0, 1) if turned else output
+        judged = {"turned": output.transpose(0, 1), "summed": output.sum(0)}.get(form, output)
         (judged * torch.arange(4.0, dtype=dtype)).sum().backward()
         gradients = [p.grad for p in (x, *one.parameters())]
         found.append([output.detach(), *(g for g in gradients if g is not None)])

@@ -13,7 +13,7 @@ from torch import nn
 import strzoo
 from strzoo.errors import UnknownNameError, UsageError
 from strzoo.sparse.layers import DNWConv2d, SparseLayer, STRConv2d, STRLinear
-from strzoo.sparse.sparsify import sparse_layers
+from strzoo.sparse.selection import sparse_layers
 
 
 def networks() -> dict[str, nn.Module]:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import strzoo
 from strzoo.errors import UsageError
-from strzoo.sparse.sparsify import prunable_layers
+from strzoo.sparse.selection import prunable_layers
 from strzoo.sparse.unwrap import fold_parametrizations_, plain_network, unwrap
 from tests.helpers.foreign import small_network
 

@@ -13,7 +13,7 @@ from torch import distributed, nn
 
 import strzoo
 from strzoo.errors import IntegrityError, UsageError
-from strzoo.sparse.sparsify import magnitude_layers
+from strzoo.sparse.selection import magnitude_layers
 from strzoo.training.own_loop import control_sparsity
 from tests.training.test_sparsity_target import count_zeros
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import strzoo
 from strzoo.errors import UsageError
-from strzoo.sparse.sparsify import str_layers
+from strzoo.sparse.selection import str_layers
 from strzoo.training.builders import build_network
 from strzoo.training.config import TrainConfig
 from strzoo.training.recipes import load_recipe

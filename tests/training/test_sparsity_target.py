@@ -13,7 +13,7 @@ from torch import distributed, nn
 
 import strzoo
 from strzoo.errors import IntegrityError, StrzooError, UsageError
-from strzoo.sparse.sparsify import sparse_layers
+from strzoo.sparse.selection import sparse_layers
 from strzoo.training.averaging import WeightAverage
 from strzoo.training.optimisation import parameter_groups
 from strzoo.training.sparsity_target import SparsityController, TargetSparsity, project_sparsity
