@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strzoo.errors import IntegrityError, UsageError
+from strzoo.errors import IntegrityError
 from strzoo.hub.hashes import hash_tensors, read_hash
 from strzoo.settings import Settings
 from strzoo.zoo.registry import ModelCard, Preprocessing, load_registry
@@ -194,10 +194,5 @@ class ModuleSource(Source):
         from strzoo.sparse.sparsify import to_dense_
         from strzoo.sparse.unwrap import copy_plain
 
-        if isinstance(self.inner, torch.jit.ScriptModule):
-            raise UsageError(
-                f"{self.name} is TorchScript, whose layers are hidden: give the torch.nn.Module "
-                "that it was made from"
-            )
         network = to_dense_(copy_plain(self.inner))
         return network.to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()

@@ -33,7 +33,7 @@ from strzoo.sparse.selection import (
     match_rates,
     torch_kind,
 )
-from strzoo.sparse.unwrap import fold_parametrizations_, parametrised_names, unwrap
+from strzoo.sparse.unwrap import check_layers, fold_parametrizations_, parametrised_names, unwrap
 from strzoo.zoo.budgets import Budget, load_budget
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ def sparsify_(
     s_init, block = _finite(s_init), check_block(block)
     if isinstance(prune_rate, str):
         prune_rate = load_budget(prune_rate)
+    check_layers(unwrap(model))
     layers = convertible_layers(unwrap(model), method, skip)
     options = _options(method, layers, threshold, s_init, resolve_g(g, g_scale), prune_rate)
     if threshold == "weight" and block > 1:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _COMPILED = "_orig_mod"  # torch._dynamo, which has the class, takes seconds to import
+# Attributes of quantised layers of torch.ao: plain ones, recurrent layers and cells.
+_PACKED = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
 _HOOKS = (prune.BasePruningMethod, WeightNorm, SpectralNorm)
 
 
@@ -63,9 +65,31 @@ def check_values(model: nn.Module) -> None:
             )
 
 
+def check_layers(model: nn.Module) -> None:
+    """Raise a UsageError if layers of `model` hide their weights: TorchScript, quantised layers."""
+    kind = type(model).__name__
+    for name, module in model.named_modules():
+        where = f"{kind}: {name} ({type(module).__name__})" if name else kind
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(
+                f"{where} is TorchScript, whose layers are hidden: give the torch.nn.Module that "
+                "it was made from"
+            )
+        if any(hasattr(module, packed) for packed in _PACKED):
+            raise UsageError(
+                f"{where} is quantised, its weights are packed: give the network from before it "
+                "was quantised"
+            )
+
+
 def plain_network(model: nn.Module) -> nn.Module:
-    """`model` without wrappers and with plain weights: a copy if it has computed ones."""
+    """`model` without wrappers and with plain weights: a copy if it has computed ones.
+
+    Raises:
+        UsageError: layers hide their weights.
+    """
     model = unwrap(model)
+    check_layers(model)
     if not any(unwrap(m) is not m or parametrised_names(m) for m in model.modules()):
         return model
     return copy_plain(model)
@@ -86,8 +110,12 @@ def copy_network(model: nn.Module) -> nn.Module:
 
     torch copies no tensor that was computed from parameters, such as a pruned weight after a
     training step; the copy has its values.
+
+    Raises:
+        UsageError: it cannot be copied, or layers hide their weights.
     """
     model = unwrap(model)
+    check_layers(model)
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():

@@ -240,3 +240,38 @@ def test_an_exported_program_is_refused_in_words() -> None:
     ):
         with pytest.raises(UsageError, match="is an exported program"):
             call()
+
+
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # that TorchScript and eager quantisation are on their way out
+@pytest.mark.parametrize(
+    ("hide", "said"),
+    [
+        (lambda net: torch.jit.trace(net, IMAGES), "is TorchScript, whose layers are hidden"),
+        (torch.jit.script, "is TorchScript, whose layers are hidden"),
+        (
+            lambda net: torch.ao.quantization.quantize_dynamic(net, {nn.Linear}),
+            r"fc \(Linear\) is quantised, its weights are packed",
+        ),
+    ],
+    ids=["traced", "scripted", "quantised"],
+)
+def test_layers_that_hide_their_weights_are_named_where_weights_are_needed(
+    hide: Callable[[nn.Module], nn.Module], said: str, tmp_path: Path
+) -> None:
+    model = hide(make())
+    for use in (
+        lambda: strzoo.report(model, input_size=SIZE),
+        lambda: strzoo.sparsify_(model),
+        lambda: strzoo.export_onnx(model, tmp_path / "a.onnx", input_size=SIZE),
+        lambda: strzoo.compile(model, size=16, cache=False),
+        lambda: strzoo.export_matrices(model, tmp_path / "a"),
+        lambda: strzoo.save_checkpoint(model, tmp_path / "a.pth"),
+        lambda: strzoo.build_checkpoint(model),
+        lambda: strzoo.benchmark(model, engines=["torch"], input_size=SIZE),
+    ):
+        with pytest.raises(UsageError, match=said):
+            use()
+    assert list(tmp_path.iterdir()) == []
+    assert strzoo.evaluate(model, [(IMAGES, torch.tensor([0, 1]))]).images == 2
