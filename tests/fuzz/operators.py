@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.operators [COUNT]
 
-The suite runs a few of them; 300 take about three minutes on one core. A network that fails is
+The suite runs a few of them; 300 take about four minutes on one core. A network that fails is
 printed, and the exit code is 1.
 """
 

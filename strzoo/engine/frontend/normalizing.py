@@ -21,6 +21,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
 )
 from strzoo.errors import IntegrityError
+from strzoo.settings import Limits
 
 
 def read_batch_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
@@ -116,13 +117,16 @@ def _normalize_groups(
     """The map `source` less the mean of each group of channels, over the root of its variance +
     epsilon, times scale, plus shift, both [channels]."""
     channels = len(scale)
-    share = np.zeros((groups, channels), np.float32)
-    share[np.arange(channels) * groups // channels, np.arange(channels)] = groups / channels
+    joined = groups if groups < channels else 0
+    Limits.from_env().check("elements", joined * channels, f"the means of {node.name}")
+    share = np.zeros((joined, channels), np.float32)
+    if joined:
+        share[np.arange(channels) * groups // channels, np.arange(channels)] = groups / channels
 
     def mean(value: str) -> str:
         """Of each channel's group, [channels]."""
         found = builder.emit(GlobalAveragePool, node, (value,), flat=True)
-        for weight in (share, np.sign(share).T) if groups < channels else ():
+        for weight in (share, np.sign(share).T) if joined else ():
             bias = np.zeros(len(weight), np.float32)
             found = builder.emit(Linear, node, (found,), weight=np.array(weight), bias=bias)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.frontend.rearranging import bind_numbers, shape_of, take_channels
 from strzoo.engine.ir.graph import Pick
 from strzoo.errors import IntegrityError
+from strzoo.settings import Limits
 
 
 def read_slice(builder: GraphBuilder, node: onnx.NodeProto) -> None:
@@ -83,6 +85,8 @@ def _take(
 ) -> None:
     """Let `name` stand for the numbers at `places`, which are those along each axis."""
     given = node.input[0]
+    count = math.prod(map(len, places))
+    Limits.from_env().check("elements", count, f"the result of {node.name or name}")
     shape, made = shape_of(builder, given), onnx.helper.make_node(node.op_type, [given], [name])
     made.name = node.name
     whole = [np.array_equal(p, np.arange(size)) for p, size in zip(places, shape, strict=True)]

@@ -15,9 +15,13 @@ import onnx
 from strzoo.engine.frontend.attributes import Attributes, read_attributes
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.problems import Unsupported
-from strzoo.engine.ir.graph import Convolution, Rearrange, Window
+from strzoo.engine.ir.graph import Concat, Convolution, Rearrange, Window
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
+
+# Phases are convolutions of their own where less than this part of their windows is used, and more
+# of the weights than this is not zero: there zeros would be multiplied.
+_USED, _DENSE = 0.8, 0.4
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,18 @@ class _Axis:
     def pads(self) -> tuple[int, int]:
         return int(self.shifts.max()) - self.first, self.last - self.size + 1
 
+    def window(self, phase: int | None) -> tuple[int, int, slice]:
+        """Padding before and behind, and which taps: all, or those that a phase needs."""
+        (before, behind), last = self.pads, self.taps - 1
+        if phase is None:
+            return before, behind, slice(0, self.taps)
+        used = last - self.shifts[self.phases == phase] // self.apart
+        # A window that starts behind the map's edge, which padding cannot say, keeps more taps.
+        first = min(int(used.min(initial=last)), before // self.apart)
+        last = max(int(used.max(initial=first)), last - behind // self.apart)
+        cut = (self.taps - 1 - last) * self.apart
+        return before - first * self.apart, behind - cut, slice(first, last + 1)
+
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """Of each pixel of the result, its phase and its pixel in the convolution's."""
         at = np.arange(self.made) + self.before
@@ -109,24 +125,55 @@ def read_transposed(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     for y, x in np.ndindex(*kernel):
         phase = down.phases[y], across.phases[x]
         turned[:, :, phase[0], phase[1], :, rows[y], columns[x]] = split[..., y, x]
-    (top, bottom), (left, right) = down.pads, across.pads
-    value = builder.emit(
+    bias = np.zeros(out, np.float32) if bias is None else bias
+    (phase_y, y), (phase_x, x) = down.places(), across.places()
+    phase = np.add.outer(phase_y * across.stride, phase_x)
+    pixel = np.add.outer(y * across.count, x)
+    plane = down.count * across.count
+    used = weight.size / (out * channels // groups * phases * down.taps * across.taps)
+    if used < _USED and np.count_nonzero(weight) > _DENSE * weight.size:
+        parts = []
+        for i, j in np.ndindex(down.stride, across.stride):
+            kept = turned[:, :, i, j].reshape(out, channels // groups, down.taps, across.taps)
+            parts.append(_emit_phase(builder, node, source, kept, bias, (down, across), (i, j)))
+        value = builder.emit(Concat, node, tuple(parts))
+        places, step = phase * out * plane + pixel, 1
+    else:
+        kept = turned.reshape(out * phases, channels // groups, down.taps, across.taps)
+        bias = np.repeat(bias, phases)
+        value = _emit_phase(builder, node, source, kept, bias, (down, across))
+        places, step = phase * plane + pixel, phases
+    if phases == 1 and places.shape == (down.count, across.count):
+        return
+    builder.emit(Rearrange, node, (value,), places=places[None], repeats=out, step=step)
+
+
+def _emit_phase(
+    builder: GraphBuilder,
+    node: onnx.NodeProto,
+    source: str,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    axes: tuple[_Axis, _Axis],
+    phase: tuple[int, int] | None = None,
+) -> str:
+    """The convolution of one phase, whose window is no larger than it needs; or of all phases."""
+    (top, bottom, high), (left, right, wide) = (
+        axis.window(None if phase is None else phase[number]) for number, axis in enumerate(axes)
+    )
+    return builder.emit(
         Convolution,
         node,
         (source,),
-        weight=turned.reshape(out * phases, channels // groups, down.taps, across.taps),
-        bias=np.zeros(out * phases, np.float32) if bias is None else np.repeat(bias, phases),
+        weight=np.ascontiguousarray(weight[:, :, high, wide]),
+        bias=bias,
         window=Window(
-            (down.taps, across.taps), (1, 1), (top, left, bottom, right), (down.apart, across.apart)
+            (high.stop - high.start, wide.stop - wide.start),
+            pads=(top, left, bottom, right),
+            dilations=(axes[0].apart, axes[1].apart),
         ),
-        groups=groups,
+        groups=builder.shapes[source][0] // weight.shape[1],
     )
-    (phase_y, y), (phase_x, x) = down.places(), across.places()
-    phase = np.add.outer(phase_y * across.stride, phase_x)
-    places = phase * down.count * across.count + np.add.outer(y * across.count, x)
-    if phases == 1 and places.shape == (down.count, across.count):
-        return
-    builder.emit(Rearrange, node, (value,), places=places[None], repeats=out, step=phases)
 
 
 def _read_axis(attributes: Attributes, axis: int, size: int, kernel: int) -> _Axis:

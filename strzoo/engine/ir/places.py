@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from strzoo.engine.ir.graph import Convolution, Linear, Shape, Window
+from strzoo.settings import Limits
 
 
 def describe_places(index: np.ndarray, pixels: int) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def pick_channels(
 ) -> Convolution:
     """The layer that takes the `chosen` of a map's channels: a 1x1 convolution with a single one in
     each row."""
+    Limits.from_env().check("elements", len(chosen) * channels, f"the channels of {name or output}")
     weight = np.zeros((len(chosen), channels, 1, 1), np.float32)
     weight[np.arange(len(chosen)), chosen] = 1
     bias = np.zeros(len(chosen), np.float32)

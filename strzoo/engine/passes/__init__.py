@@ -9,6 +9,7 @@ from strzoo.engine.ir.graph import Graph
 from strzoo.engine.passes.affine import fold_affine
 from strzoo.engine.passes.bounds import fuse_bounds
 from strzoo.engine.passes.branches import merge_branches
+from strzoo.engine.passes.channels import absorb_channels
 from strzoo.engine.passes.dead import drop_dead_layers
 from strzoo.engine.passes.gates import join_gates
 from strzoo.engine.passes.heads import flatten_heads
@@ -26,6 +27,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     drop_noops,
     globalise_pools,
     flatten_heads,
+    absorb_channels,
     join_gates,
     move_forward,
     fold_affine,

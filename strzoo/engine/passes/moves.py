@@ -1,6 +1,7 @@
 """Lets what works number by number run before numbers are moved, next to the layer that made them.
 
-There it is fused into that layer: behind a ConvTranspose, which is a convolution and a Rearrange.
+There it is fused into that layer: behind a ConvTranspose, which is a Rearrange of one convolution,
+or of several that a Concat joins.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import math
 
 import numpy as np
 
-from strzoo.engine.ir.graph import Affine, Clamp, Graph, Layer, PRelu, Rearrange
+from strzoo.engine.ir.graph import (
+    Affine,
+    Clamp,
+    Concat,
+    Convolution,
+    Graph,
+    Layer,
+    PRelu,
+    Rearrange,
+)
 from strzoo.engine.passes.rewriting import count_uses, find_producers, rebuild
 
 LARGEST = 2  # times the numbers of the result: a source that is larger is left as it is
@@ -28,11 +38,13 @@ def _move_one(graph: Graph) -> Graph | None:
     producers, uses = find_producers(graph), count_uses(graph)
     for layer in graph.layers:
         before = producers.get(layer.inputs[0])
-        if (
-            not isinstance(layer, Affine | Clamp | PRelu)
-            or not isinstance(before, Rearrange)
-            or uses[before.output] > 1
-        ):
+        if before is None or uses[before.output] > 1:
+            continue
+        if not isinstance(layer, Affine | Clamp | PRelu):
+            continue
+        if isinstance(before, Concat) and _are_phases(before, producers, uses):
+            return _move_into(graph, layer, before)
+        if not isinstance(before, Rearrange):
             continue
         shape = graph.shapes[before.inputs[0]]
         if math.prod(shape) > LARGEST * math.prod(graph.shapes[before.output]):
@@ -47,6 +59,37 @@ def _move_one(graph: Graph) -> Graph | None:
         }
         return rebuild(graph, [pair.get(each.name, each) for each in graph.layers])
     return None
+
+
+def _are_phases(concat: Concat, producers: dict[str, Layer], uses: dict[str, int]) -> bool:
+    """Whether a Concat joins convolutions, scaled or not, that nothing else reads."""
+    return all(
+        isinstance(producers.get(name), Affine | Convolution) and uses[name] == 1
+        for name in concat.inputs
+    )
+
+
+def _move_into(graph: Graph, layer: Layer, concat: Concat) -> Graph | None:
+    """`layer` applied to each of what `concat` joins."""
+    parts, early, start = [], [], 0
+    for number, name in enumerate(concat.inputs):
+        stop = start + graph.shapes[name][0]
+        inner = f"{layer.output}_part_{number}"
+        taken = _take_channels(layer, np.arange(start, stop))
+        if taken is None or inner in graph.shapes:
+            return None
+        own = f"{layer.name}_part_{number}"
+        early.append(dataclasses.replace(taken, name=own, inputs=(name,), output=inner))
+        parts.append(inner)
+        start = stop
+    joined = dataclasses.replace(concat, inputs=tuple(parts), output=layer.output)
+    layers: list[Layer] = []
+    for each in graph.layers:
+        if each is layer:
+            layers += [*early, joined]
+        elif each is not concat:
+            layers.append(each)
+    return rebuild(graph, layers)
 
 
 def _find_readers(layer: Rearrange, shape: tuple[int, ...]) -> np.ndarray | None:

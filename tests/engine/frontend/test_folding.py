@@ -205,18 +205,42 @@ def test_constants_do_not_unfold_beyond_the_limits(
         ("y = Conv <dilations = [10000, 10000], pads = [9999, 9999, 9999, 9999]> (x, w)", None),
         ("y = Conv <pads = [9223372036854775807, 0, 0, 0]> (x, w)", None),
         ("p = Pad (x, big) y = Relu (p)", None),
+        ("y = Pad <mode = \"edge\"> (x, big)", None),
+        ("y = Expand (x, wide)", None),
+        ("y = DepthToSpace <blocksize = 4611686018427387904> (x)", None),
+        ("y = ConvTranspose <strides = [1048576, 1048576]> (x, w)", None),
+        ("y = Resize <mode = \"linear\"> (x, , , wide)", None),
         ("y = Relu (x)", "float[N, 4, 2147483648, 2147483648] x"),
     ],
 )  # fmt: skip
 def test_windows_and_images_do_not_exceed_the_limits(body: str, image: str | None) -> None:
     constants: dict[str, Any] = {"w": np.ones((4, 4, 3, 3), np.float32),
-                 "big": np.array([0, 0, 0, 0, 0, 0, 1 << 40, 0])}  # fmt: skip
+                 "big": np.array([0, 0, 0, 0, 0, 0, 1 << 40, 0]),
+                 "wide": np.array([1, 4, 1 << 40, 1 << 40])}  # fmt: skip
     model = build(
         body, output="float[N, A, B, C] y", image=image or "float[N, 4, 7, 6] x", **constants
     )
     with pytest.raises(StrzooError) as caught:
         read_graph(model, source="net.onnx")
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Gather <axis = 2> (x, many)",
+        "y = Gather <axis = 1> (x, many)",
+        "t = Transpose <perm = [0, 2, 3, 1]> (x) y = Gather <axis = 1> (t, many)",
+    ],
+)
+def test_repeated_numbers_do_not_exceed_the_limits(
+    body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(body, output="float[N, A, B, C] y", many=np.zeros(1 << 14, np.int64))
+    read_graph(model)
+    monkeypatch.setenv("STRZOO_MAX_ELEMENTS", "100000")
+    with pytest.raises(StrzooError, match="STRZOO_MAX_ELEMENTS"):
+        read_graph(model)
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 18])
