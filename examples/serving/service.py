@@ -28,6 +28,7 @@ from uvicorn.supervisors import Multiprocess
 from strzoo.errors import StrzooError
 
 DRAIN = 2.0  # seconds in which a connection that is idle at the stop may still bring a request
+DISCARDED = 1 << 20  # bytes of a request that is too large, which are read before it is answered
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,24 @@ class Service:
 
 
 async def _read_body(request: Request, most: int) -> bytes:
-    """The body, of which no more than `most` bytes are ever held."""
-    too_large = HTTPException(413, f"the request is larger than {most:,} bytes")
+    """The body, of which no more than `most` bytes are ever held.
+
+    Of one that is too large `DISCARDED` bytes more are read: a client that is still sending when
+    its connection is closed does not see why.
+    """
     stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > most:
-        raise too_large
-    content = bytearray()
+    too_large = stated.isdecimal() and int(stated) > most
+    content, discarded = bytearray(), 0
     async for part in request.stream():
-        content += part
-        if len(content) > most:
-            raise too_large
+        too_large = too_large or len(content) + len(part) > most
+        if too_large:
+            discarded += len(part)
+            if discarded > DISCARDED:
+                break
+        else:
+            content += part
+    if too_large:
+        raise HTTPException(413, f"the request is larger than {most:,} bytes")
     return bytes(content)
 
 
