@@ -56,6 +56,10 @@ IN_EXAMPLES = {
     'compile("resnet50_str_90.23")': 'compile("small.onnx")',
     "torch.rand(2, 3, 224, 224)": "torch.rand(2, 3, 32, 32)",
     "np.zeros((1, 3, 224, 224)": "np.zeros((1, 3, 32, 32)",
+    'strzoo.create_model("resnet20", num_classes=10).eval()\ncompiled': (
+        "torch.nn.Sequential(torch.nn.Conv2d(3, 10, 3), torch.nn.AdaptiveAvgPool2d(1), "
+        "torch.nn.Flatten()).eval()\ncompiled"
+    ),
     "model(images)": "model(strzoo.load_digits().images.new_zeros(1, 3, 32, 32))",
 }
 

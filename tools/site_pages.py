@@ -68,4 +68,6 @@ def link_pages(markdown: str, source: str, pages: set[str]) -> str:
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """Leave out what mkdocs-click prints for options without a default."""
-    return html.replace("<code>Sentinel.UNSET</code>", "")
+    if page.file.src_uri != "reference/commands.md":
+        return html
+    return html.replace("<code>Sentinel.UNSET</code>", "").replace("<td>None</td>", "<td></td>")
