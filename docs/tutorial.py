@@ -3,8 +3,8 @@
 #
 # On photographs that scikit-image and scikit-learn bring along, without a network connection, in
 # less than a minute on a CPU. The same from the command line, with your own images:
-# [own-network.md](own-network.md). It needs
-# `pip install 'strzoo[engine,timm]' scikit-image scikit-learn`.
+# [own networks](own-network.md). It needs, in the checkout,
+# `pip install '.[engine,timm]' scikit-image scikit-learn`.
 
 # %%
 import tempfile
