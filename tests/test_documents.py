@@ -207,6 +207,19 @@ def test_the_site_makes_links_of_the_repository_links_between_pages() -> None:
         link_pages("[a](nothing.md)", "README.md", pages)
 
 
+def test_the_site_is_not_built_where_strict_mode_would_miss_warnings(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exceptions = pytest.importorskip("mkdocs.exceptions")
+    from tools.site_pages import on_config
+
+    caplog.set_level("WARNING", "mkdocs")
+    on_config({})
+    caplog.set_level("ERROR", "mkdocs")
+    with pytest.raises(exceptions.PluginError, match="without --quiet"):
+        on_config({})
+
+
 def test_readme_is_two_screens_with_the_two_commands_an_example_and_a_picture() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 130
