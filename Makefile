@@ -95,7 +95,7 @@ documents: setup
 
 # The documents as a site, in site/; warnings are errors.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Chart.js for the charts of HTML reports, from the npm registry: building strzoo tries it too.
 charts:

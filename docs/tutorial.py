@@ -3,8 +3,8 @@
 #
 # On photographs that scikit-image and scikit-learn bring along, without a network connection, in
 # less than a minute on a CPU. The same from the command line, with your own images:
-# [own-network.md](own-network.md). It needs
-# `pip install 'strzoo[engine,timm]' scikit-image scikit-learn`.
+# [own networks](own-network.md). It needs, in the checkout,
+# `pip install '.[engine,timm]' scikit-image scikit-learn`.
 
 # %%
 import tempfile
@@ -97,7 +97,7 @@ print(f"pruned at once: top-1 {pruned.after.top1:.1f} %, {pruned.sparsity:.2f} %
 
 # %%
 exported = strzoo.export_onnx(folder / "sparse", folder / "model.onnx")
-compiled = strzoo.compile(folder / "sparse", threads=1, cache=False)
+compiled = strzoo.compile(folder / "model.onnx", threads=1, cache=False)
 compiled.save(folder / "model.strz")
 in_torch, in_onnx, in_engine = (
     strzoo.evaluate(model, folder / "photos", workers=0)

@@ -56,6 +56,10 @@ IN_EXAMPLES = {
     'compile("resnet50_str_90.23")': 'compile("small.onnx")',
     "torch.rand(2, 3, 224, 224)": "torch.rand(2, 3, 32, 32)",
     "np.zeros((1, 3, 224, 224)": "np.zeros((1, 3, 32, 32)",
+    'strzoo.create_model("resnet20", num_classes=10).eval()\ncompiled': (
+        "torch.nn.Sequential(torch.nn.Conv2d(3, 10, 3), torch.nn.AdaptiveAvgPool2d(1), "
+        "torch.nn.Flatten()).eval()\ncompiled"
+    ),
     "model(images)": "model(strzoo.load_digits().images.new_zeros(1, 3, 32, 32))",
 }
 
@@ -201,6 +205,19 @@ def test_the_site_makes_links_of_the_repository_links_between_pages() -> None:
         assert link_pages(given, source, pages) == wanted
     with pytest.raises(FileNotFoundError, match="links to nothing"):
         link_pages("[a](nothing.md)", "README.md", pages)
+
+
+def test_the_site_is_not_built_where_strict_mode_would_miss_warnings(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exceptions = pytest.importorskip("mkdocs.exceptions")
+    from tools.site_pages import on_config
+
+    caplog.set_level("WARNING", "mkdocs")
+    on_config({})
+    caplog.set_level("ERROR", "mkdocs")
+    with pytest.raises(exceptions.PluginError, match="without --quiet"):
+        on_config({})
 
 
 def test_readme_is_two_screens_with_the_two_commands_an_example_and_a_picture() -> None:

@@ -7,12 +7,14 @@ link to one becomes its name.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
 import jupytext
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,16 @@ ELSEWHERE = {
 }
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 _PAGES = {path: page for page, path in ELSEWHERE.items()} | {"docs/tutorial.ipynb": "tutorial.md"}
+
+
+def on_config(config: Any) -> None:
+    """Refuse --quiet: strict mode counts the warnings that are logged, and would pass without them.
+
+    Raises:
+        PluginError: warnings are not logged.
+    """
+    if not logging.getLogger("mkdocs").isEnabledFor(logging.WARNING):
+        raise PluginError("build without --quiet: strict mode fails on warnings that are logged")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -68,4 +80,6 @@ def link_pages(markdown: str, source: str, pages: set[str]) -> str:
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """Leave out what mkdocs-click prints for options without a default."""
-    return html.replace("<code>Sentinel.UNSET</code>", "")
+    if page.file.src_uri != "reference/commands.md":
+        return html
+    return html.replace("<code>Sentinel.UNSET</code>", "").replace("<td>None</td>", "<td></td>")

@@ -59,7 +59,9 @@ _OPTIONAL = (
 )
 @click.option("--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,16.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: as torch chooses]")
-@click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Timed calls of each."
+)
 @click.option("--input-size", help="SIZE, HxW or CxHxW  [default: what each model was made for]")
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory.")
 @plot_option

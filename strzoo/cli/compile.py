@@ -28,7 +28,13 @@ HEADER = ("layer", "kind", "runs as", "weights", "density %", "expected gain")
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A .strz file to write."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="[default: the cores there are]")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="The batch to plan for.",
+)
 @click.option(
     "--lanes",
     type=click.IntRange(min=1),

@@ -30,7 +30,7 @@ HEADER = ("epoch", "loss", "train top-1 %", "sparsity %")
     help="Folder for the checkpoints and the ONNX file.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Train for this many epochs.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights and order.")
 @json_option
 @verbosity_options
 def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool) -> None:

@@ -43,7 +43,9 @@ HEADER = ("layer", "m", "k", "n", "groups", "stride", "input", "nonzeros", "spar
     "--images",
     help="Also write each layer's input for these images: a folder, 'photographs' or 'digits'.",
 )
-@click.option("--max-images", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option(
+    "--max-images", type=click.IntRange(min=1), default=4, show_default=True, help="Of --images."
+)
 @force_option
 @json_option
 @settings_options

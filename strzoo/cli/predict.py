@@ -25,7 +25,9 @@ from strzoo.settings import Limits, Settings
 @click.command()
 @click.argument("model", shell_complete=complete_model)
 @click.argument("images", nargs=-1, required=True)
-@click.option("-k", "--top", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "-k", "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to name."
+)
 @click.option(
     "--classes",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -38,6 +40,7 @@ from strzoo.settings import Limits, Settings
     type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
+    help="auto: fp32 on the CPU, tf32 on a GPU.",
 )
 @click.option("--provider", "providers", multiple=True, help="Execution provider of an ONNX file.")
 @engine_option

@@ -49,7 +49,13 @@ rnn.add_command(train)
 @click.argument("model")
 @click.option("--dataset", default="digits", show_default=True, help="A dataset of train --keys.")
 @click.option("--data", help="Folder of the data set.")
-@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="test",
+    show_default=True,
+    help="Sequences to evaluate on.",
+)
 @click.option("--int8", is_flag=True, help="Evaluate with int8 weights.")
 @_reading_options
 @json_option
@@ -123,7 +129,13 @@ def report(
 @rnn.command()
 @click.argument("model")
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the weights.",
+)
 @click.option("--name", help="Prefix of a header's names [default: fastgrnn].")
 @_reading_options
 @force_option

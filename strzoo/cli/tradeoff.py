@@ -52,7 +52,13 @@ HEADER = ("zeros %", "engine", "top-1 %", "p50 ms", "fastest ms", "ratio")
     show_default=True,
     help="Fine-tune to each sparsity for so long; 0 prunes at once.",
 )
-@click.option("--images", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Images to prune by.",
+)
 @click.option(
     "--max-loss",
     type=click.FloatRange(min=0),
@@ -63,9 +69,17 @@ HEADER = ("zeros %", "engine", "top-1 %", "p50 ms", "fastest ms", "ratio")
 @click.option(
     "--engines", default="onnxruntime,int8,sparse", show_default=True, help="Of these three."
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Images per timed call.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: as torch chooses]")
-@click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Timed calls of each."
+)
 @click.option("--workers", type=click.IntRange(min=0), help="Decoders [default: one per core].")
 @plot_option
 @force_option

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -178,3 +178,18 @@ def test_a_run_folder_stands_for_its_best_checkpoint_everywhere(cli: Cli, tmp_pa
     result = cli("report", tmp_path)
     assert result.code == 2
     assert "a folder without best_str.pth or best_dense.pth" in result.error
+
+
+def test_every_option_says_what_it_does() -> None:
+    def options(command: click.Command) -> Iterator[tuple[str | None, click.Option]]:
+        yield from ((command.name, o) for o in command.params if isinstance(o, click.Option))
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                yield from options(inner)
+
+    found = list(options(root))
+    assert len(found) > 100
+    assert [(name, o.opts) for name, o in found if not o.hidden and not o.help] == []
