@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from strzoo.benchmarking.signal_stack import keep_signal_stack
 from strzoo.errors import StrzooError, UsageError, install_advice
 from strzoo.onnx.files import read_onnx
 from strzoo.onnx.sessions import open_session
@@ -104,12 +105,13 @@ def _openvino(
     import openvino
 
     read_onnx(Path(path), weights=False)
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
     try:
-        core = openvino.Core()
-        network = core.read_model(path)
-        network.reshape(list(images.shape))
-        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
-        request = core.compile_model(network, "CPU", settings).create_infer_request()
+        with keep_signal_stack():
+            core = openvino.Core()
+            network = core.read_model(path)
+            network.reshape(list(images.shape))
+            request = core.compile_model(network, "CPU", settings).create_infer_request()
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-160:]
         raise StrzooError(f"OpenVINO cannot compile the network here: {reason}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import strzoo
 from strzoo.benchmarking import engines
 from strzoo.benchmarking.plot import plot_benchmark
 from strzoo.benchmarking.results import FASTER, NOTHING, UNCLEAR, judge
+from strzoo.benchmarking.signal_stack import SignalStack, keep_signal_stack, read_signal_stack
 from strzoo.engine import compile as compilation
 from strzoo.errors import StrzooError, UsageError, VerificationError
 
@@ -109,6 +111,18 @@ def test_engines_of_lower_precision_run_the_network_in_it(
     sizes = {row.engine: row.file_bytes for row in made.timings}
     assert sizes["onnxruntime-int8"] < 0.5 * sizes["onnxruntime"]
     assert all(row.ratio is not None and row.gain is not None for row in made.timings)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stacks are kept on Linux")
+def test_a_thread_keeps_its_stack_for_signals(resnet20_onnx: strzoo.OnnxExport) -> None:
+    pytest.importorskip("openvino")  # which leaves another one behind
+    memory = ctypes.create_string_buffer(1 << 16)
+    given = SignalStack(ctypes.addressof(memory), 0, len(memory))
+    with keep_signal_stack():
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(given), None)
+        strzoo.benchmark(resnet20_onnx.path, engines=["openvino"], runs=1, memory=False)
+        found = read_signal_stack()
+        assert (found.start, found.size) == (given.start, given.size)
 
 
 def test_missing_engines_and_bad_arguments_are_named(
