@@ -44,6 +44,7 @@ def main() -> int:
         "no:cacheprovider",
         "-o",
         "filterwarnings=default",
+        *options.arguments,
     ]
     path = os.pathsep.join([str(python.absolute().parent), os.environ.get("PATH", "")])
     environment = clean_environment(PATH=path)

@@ -10,10 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import strzoo
 from tests.helpers.photographs import reference_logits, small_network, write_class_folders
 
+# A plain script of two processes hangs there now and then when it ends, in 2.7 more seldom.
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8),
+    reason="processes of gloo may hang at their end in torch before 2.8",
+)
 COUNT = 13  # divides by neither 2 nor 4
 CLASSES = [f"class{i}" for i in range(10)]
 
