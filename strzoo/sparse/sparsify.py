@@ -101,8 +101,9 @@ def sparsify_(
     s_init, block = _finite(s_init), check_block(block)
     if isinstance(prune_rate, str):
         prune_rate = load_budget(prune_rate)
-    check_layers(unwrap(model))
-    layers = convertible_layers(unwrap(model), method, skip)
+    inner = unwrap(model)
+    check_layers(inner)
+    layers = convertible_layers(inner, method, skip)
     options = _options(method, layers, threshold, s_init, resolve_g(g, g_scale), prune_rate)
     if threshold == "weight" and block > 1:
         raise UsageError("threshold 'weight' has no blocks; take layer, filter or global")

@@ -8,29 +8,8 @@ and the exit code is 1.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-import traceback
-
-from hypothesis import given, settings
-
-from tests.engine.runtime.test_run import CASES, QUIETLY, check_agreement
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("count", type=int, nargs="?", default=200)
-    count = parser.parse_args().count
-    began = time.monotonic()
-    try:
-        settings(max_examples=count, **QUIETLY)(given(**CASES)(check_agreement))()
-    except Exception:
-        traceback.print_exc()
-        return 1
-    print(f"{count} graphs agree with float64, in {time.monotonic() - began:.0f} s")
-    return 0
-
+from tests.engine.runtime.test_run import CASES, check_agreement
+from tests.helpers.fuzzing import try_examples
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try_examples(check_agreement, CASES, 200, __doc__, "graphs agree with float64")

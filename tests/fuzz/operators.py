@@ -8,26 +8,15 @@ printed, and the exit code is 1.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-import traceback
-from typing import Any
-
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, Phase, given, settings
 
 import strzoo
 from tests.helpers.engine.models import run_onnxruntime
 from tests.helpers.engine.operators import networks
+from tests.helpers.fuzzing import try_examples
 
 ALLOWED = 1e-4  # of the largest output
-QUIETLY: dict[str, Any] = {
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-    "phases": (Phase.explicit, Phase.reuse, Phase.generate),
-}
 
 
 def check_network(model: onnx.ModelProto) -> None:
@@ -42,19 +31,7 @@ def check_network(model: onnx.ModelProto) -> None:
         assert error <= ALLOWED * largest, (threads, error, largest)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("count", type=int, nargs="?", default=300)
-    count = parser.parse_args().count
-    began = time.monotonic()
-    try:
-        settings(max_examples=count, **QUIETLY)(given(model=networks())(check_network))()
-    except Exception:
-        traceback.print_exc()
-        return 1
-    print(f"{count} networks agree with onnxruntime, in {time.monotonic() - began:.0f} s")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try_examples(
+        check_network, {"model": networks()}, 300, __doc__, "networks agree with onnxruntime"
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 from hypothesis import given, settings
 
-from tests.fuzz.operators import QUIETLY, check_network
+from tests.fuzz.operators import check_network
 from tests.helpers.engine.operators import networks
+from tests.helpers.fuzzing import QUIETLY
 
 
 @settings(max_examples=2, **QUIETLY)

@@ -13,12 +13,12 @@ from functools import cached_property
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import I16, I32, KERNEL, Emitter, number
+from strzoo.engine.codegen.builder import I16, I32, KERNEL, Emitter
 from strzoo.engine.codegen.tiles import (
     PIECES,
     TILE_WORK,
     TILES,
-    share_of_tiles,
+    share_in_groups,
     tiled,
     tiled_extent,
     tiled_field,
@@ -87,21 +87,20 @@ class PermuteKernel:
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, self, fixed=True)
-        size, vectors = e.field("tile"), e.field("target_vectors")
-        with share_of_tiles(e) as (tile, low, high):
-            first = e.mul(tile, size)
-            count = e.smallest_integer(size, e.build.sub(vectors, first))
-            groups = e.build.udiv(e.build.sub(high, low), number(PLANES))
-            whole = e.add(low, e.mul(groups, PLANES))
-            # Planes one after the other, so that the source is read in as many streams as there
-            # are entries.
-            with e.loop(0, e.field("phases")) as phase, e.loop(0, count) as vector:
-                position = e.add(e.add(e.mul(phase, vectors), first), vector)
-                ends = e.at(e.address("ends"), e.mul(position, 4))
-                bounds = e.load_i32(ends), e.load_i32(ends, 4)
-                for start, stop, planes in ((low, whole, PLANES), (whole, high, 1)):
-                    with e.loop(start, stop, planes) as plane:
-                        self._copy(e, bounds, tile, plane, phase, vector, planes)
+        vectors = e.field("target_vectors")
+        # Planes one after the other, so that the source is read in as many streams as there are
+        # entries.
+        with (
+            share_in_groups(e, PLANES) as (tile, first, count, ranges),
+            e.loop(0, e.field("phases")) as phase,
+            e.loop(0, count) as vector,
+        ):
+            position = e.add(e.add(e.mul(phase, vectors), first), vector)
+            ends = e.at(e.address("ends"), e.mul(position, 4))
+            bounds = e.load_i32(ends), e.load_i32(ends, 4)
+            for start, stop, planes in ranges:
+                with e.loop(start, stop, planes) as plane:
+                    self._copy(e, bounds, tile, plane, phase, vector, planes)
         e.finish()
         return function
 

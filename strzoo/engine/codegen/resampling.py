@@ -8,14 +8,14 @@ from functools import cached_property
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import F32, I32, KERNEL, Emitter, number
+from strzoo.engine.codegen.builder import F32, I32, KERNEL, Emitter
 from strzoo.engine.codegen.finishing import masked
 from strzoo.engine.codegen.tiles import (
     PIECES,
     TILE_WORK,
     TILES,
     plane_extent,
-    share_of_tiles,
+    share_in_groups,
     tiled,
     tiled_field,
 )
@@ -83,16 +83,13 @@ class ResampleKernel:
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, self)
-        size, vectors = e.field("tile"), e.field("target_vectors")
-        with share_of_tiles(e) as (tile, low, high):
-            first = e.mul(tile, size)
-            count = e.smallest_integer(size, e.build.sub(vectors, first))
-            groups = e.build.udiv(e.build.sub(high, low), number(PLANES))
-            whole = e.add(low, e.mul(groups, PLANES))
-            with e.loop(0, count) as vector:
-                for start, stop, planes in ((low, whole, PLANES), (whole, high, 1)):
-                    with e.loop(start, stop, planes) as plane:
-                        self._sum(e, tile, plane, vector, e.add(first, vector), planes)
+        with (
+            share_in_groups(e, PLANES) as (tile, first, count, ranges),
+            e.loop(0, count) as vector,
+        ):
+            for start, stop, planes in ranges:
+                with e.loop(start, stop, planes) as plane:
+                    self._sum(e, tile, plane, vector, e.add(first, vector), planes)
         e.finish()
         return function
 

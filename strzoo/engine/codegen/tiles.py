@@ -18,6 +18,8 @@ def whole_tiles(v: op.Values) -> int:
 
 TILES = op.Count("tiles", whole_tiles)
 
+Planes = tuple[ir.Value, ir.Value, int]  # the first, the end, and how many go at once
+
 PIECES = (op.Count("piece_tiles"), op.Stride("pitch"))
 
 # Units are the planes of each tile, one tile after the other; or the planes, whole.
@@ -95,6 +97,24 @@ def over_my_tiles(e: Emitter) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
         rest = e.build.sub(e.field("target_vectors"), e.mul(tile, size))
         with e.loop(low, high) as plane:
             yield tile, plane, e.smallest_integer(size, rest)
+
+
+@contextmanager
+def share_in_groups(
+    e: Emitter, together: int
+) -> Iterator[tuple[ir.Value, ir.Value, ir.Value, tuple[Planes, Planes]]]:
+    """(tile, its first vector, its vectors, ranges of planes) for each tile of `share_of_tiles`.
+
+    A range is (first plane, end, planes at once): `together` as long as there are so many, then one
+    by one. It uses the operands tile and target_vectors as well.
+    """
+    size, vectors = e.field("tile"), e.field("target_vectors")
+    with share_of_tiles(e) as (tile, low, high):
+        first = e.mul(tile, size)
+        count = e.smallest_integer(size, e.build.sub(vectors, first))
+        groups = e.build.udiv(e.build.sub(high, low), number(together))
+        whole = e.add(low, e.mul(groups, together))
+        yield tile, first, count, ((low, whole, together), (whole, high, 1))
 
 
 @contextmanager

@@ -30,17 +30,20 @@ def form_fours(key: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndar
     place, alone = rank.copy(), counts - whole
     heavy = _heavy_fours(key, place, whole, size)
     # In lists with such a four the heaviest go alone, and each four gets some of all sizes.
-    sorted_rank = np.empty_like(rank)
-    sorted_rank[np.lexsort((-size, key))] = rank
-    while heavy.any():
-        whole = np.where(heavy, np.maximum(counts - alone, 0), whole)
-        fours = np.maximum(whole // FOUR, 1)[key]
-        turn, index = np.divmod(sorted_rank - alone[key], fours)
+    entries = np.flatnonzero(heavy[key])
+    sorted_rank = np.empty_like(entries)
+    sorted_rank[np.lexsort((-size[entries], key[entries]))] = rank[entries]
+    while len(entries):
+        lists = key[entries]
+        whole[heavy] = np.maximum(counts - alone, 0)[heavy]
+        fours = np.maximum(whole // FOUR, 1)[lists]
+        turn, index = np.divmod(sorted_rank - alone[lists], fours)
         index = np.where(turn % 2, fours - 1 - index, index)
-        within = np.where(turn < 0, whole[key] + sorted_rank, index * FOUR + turn)
-        place = np.where(heavy[key], within, place)
-        alone = np.where(heavy, np.minimum(alone + FOUR, counts), alone)
-        heavy &= _heavy_fours(key, place, whole, size)
+        place[entries] = np.where(turn < 0, whole[lists] + sorted_rank, index * FOUR + turn)
+        alone[heavy] = np.minimum(alone + FOUR, counts)[heavy]
+        heavy = _heavy_fours(lists, place[entries], np.where(heavy, whole, 0), size[entries])
+        left = heavy[lists]
+        entries, sorted_rank = entries[left], sorted_rank[left]
     order = np.empty_like(rank)
     order[start + place] = np.arange(len(key))
     return order, whole

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite")
@@ -30,11 +30,11 @@ from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.models import build, images, run_onnxruntime
 from tests.helpers.engine.networks import load_model
+from tests.helpers.fuzzing import QUIETLY
 
 pytestmark = pytest.mark.skipif(
     not host_hardware().fixed, reason="no instruction for fixed point here"
 )
-PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
 
 
 def small_model() -> onnx.ModelProto:
@@ -71,7 +71,7 @@ def decibels(found: np.ndarray, expected: np.ndarray) -> float:
     return float(10 * np.log10(np.sum(expected.astype(np.float64) ** 2) / max(noise, 1e-30)))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=6, **QUIETLY)
 @given(
     graph=graphs(),
     lanes=st.sampled_from([lanes for lanes in (4, 8, 16) if lanes <= host_hardware().lanes]),

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -24,11 +24,12 @@ from strzoo.engine.quantization.observation import observe
 from strzoo.engine.quantization.quads import fix_quads
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
-from tests.engine.quantization.test_int16 import PHASES, decibels
+from tests.engine.quantization.test_int16 import decibels
 from tests.engine.runtime.test_run import run_engine
 from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.networks import export, make_network
+from tests.helpers.fuzzing import QUIETLY
 
 needs_quads = pytest.mark.skipif(not host_hardware().quads, reason="no dot products of 8 bits here")
 
@@ -43,7 +44,7 @@ def block_network() -> tuple[nn.Module, onnx.ModelProto]:
 
 
 @needs_quads
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=3, **QUIETLY)
 @given(
     graph=graphs(),
     lanes=st.sampled_from([lanes for lanes in (8, 16) if lanes <= host_hardware().lanes]),

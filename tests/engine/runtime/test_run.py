@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strzoo.engine.hardware import Hardware, host_hardware
@@ -18,6 +18,7 @@ from strzoo.engine.storage.plan_checks import check_plan
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.plans import make_plan
 from tests.helpers.engine.reference import run_graph
+from tests.helpers.fuzzing import QUIETLY
 
 pytest.importorskip("llvmlite")
 
@@ -58,12 +59,6 @@ def poisoned(size):
     return memory
 
 
-PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would compile for minutes
-QUIETLY: dict[str, Any] = {
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-    "phases": PHASES,
-}
 CASES: dict[str, Any] = {
     "graph": graphs(),
     "batch": st.integers(1, 17),
