@@ -75,20 +75,17 @@ class ModelSpec:
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every entry of the dense state dict."""
-        return MappingProxyType({k: tuple(v.shape) for k, v in self._state().items()})
+        return MappingProxyType({k: tuple(v.shape) for k, v in _entries(self).items()})
 
     def dtypes(self) -> Mapping[str, torch.dtype]:
         """Type of the numbers of every entry of the dense state dict, fp32 for all fractions."""
-        found = {key: value.dtype for key, value in self._state().items()}
+        found = {key: value.dtype for key, value in _entries(self).items()}
         single = {k: torch.float32 if t.is_floating_point else t for k, t in found.items()}
         return MappingProxyType(single)
 
     def layers(self) -> tuple[str, ...]:
         """Names of the convolutions and linear layers, in order."""
         return tuple(prunable_layers(_outline(self)))
-
-    def _state(self) -> Mapping[str, torch.Tensor]:
-        return _outline(self).state_dict()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: architecture, num_classes and the options side by side; those of a network
@@ -107,3 +104,10 @@ class ModelSpec:
 @lru_cache(maxsize=16)
 def _outline(spec: ModelSpec) -> nn.Module:
     return outline_network(spec.build)
+
+
+@lru_cache(maxsize=16)
+def _entries(spec: ModelSpec) -> Mapping[str, torch.Tensor]:
+    """The dense state dict, without values: collecting it takes milliseconds, and opening a file
+    asks for it several times."""
+    return _outline(spec).state_dict()
