@@ -63,7 +63,7 @@ def link_pages(markdown: str, source: str, pages: set[str]) -> str:
     Raises:
         FileNotFoundError: a link leads to no file.
     """
-    here = next((page for page, path in ELSEWHERE.items() if path == source), source[5:])
+    here = _PAGES.get(source, source.removeprefix("docs/"))
 
     def replace(match: re.Match[str]) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""

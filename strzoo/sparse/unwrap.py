@@ -89,10 +89,10 @@ def plain_network(model: nn.Module) -> nn.Module:
         UsageError: layers hide their weights.
     """
     model = unwrap(model)
+    if any(unwrap(m) is not m or parametrised_names(m) for m in model.modules()):
+        return copy_plain(model)
     check_layers(model)
-    if not any(unwrap(m) is not m or parametrised_names(m) for m in model.modules()):
-        return model
-    return copy_plain(model)
+    return model
 
 
 def copy_plain(model: nn.Module) -> nn.Module:
