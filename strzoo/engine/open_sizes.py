@@ -124,13 +124,17 @@ class OpenModel(SparseModel):
             with self._lock:
                 if size in self._models:
                     return self._models[size]
-            made = self._make(size)
-            with self._lock:
-                self._models[size] = made
-                self._making.pop(size, None)
-                while len(self._models) > MOST_SIZES:
-                    self._models.popitem(last=False)
-            return made
+            made: SparseModel | None = None
+            try:
+                made = self._make(size)
+                return made
+            finally:
+                with self._lock:
+                    self._making.pop(size, None)
+                    if made is not None:
+                        self._models[size] = made
+                    while len(self._models) > MOST_SIZES:
+                        self._models.popitem(last=False)
 
     def _refuse(self) -> NoReturn:
         raise UsageError(self._problem)

@@ -11,14 +11,12 @@ import dataclasses
 import numpy as np
 
 from strzoo.engine.ir.graph import Convolution, Graph, Layer
+from strzoo.engine.ir.quads import QUAD, find_quads
 from strzoo.engine.passes.dead import drop_dead_layers
 from strzoo.engine.passes.rewriting import rebuild
 
 DENSEST = 0.3  # of the wider weight: a denser one would multiply the zeros
-BLOCK, FULL = (
-    4,
-    0.9,
-)  # channels of a block, and the part of it that is used where blocks are learned
+FULL = 0.9  # part of a quad that is used where quads are learned
 
 
 def absorb_channels(graph: Graph) -> Graph:
@@ -73,9 +71,7 @@ def _read_through(layer: Convolution, taken: Layer, chosen: np.ndarray) -> Convo
 
 def _has_blocks(weight: np.ndarray) -> bool:
     """Whether weights are zero in blocks of input channels, as int8 needs them."""
-    out, channels, *kernel = weight.shape
     used = np.count_nonzero(weight)
-    if channels % BLOCK or not used or used > weight.size / 2:
+    if weight.shape[1] % QUAD or not used or used > weight.size / 2:
         return False
-    blocks = (weight != 0).reshape(out, channels // BLOCK, BLOCK, *kernel).any(2)
-    return bool(used > FULL * BLOCK * np.count_nonzero(blocks))
+    return bool(used > FULL * QUAD * np.count_nonzero(find_quads(weight)))
