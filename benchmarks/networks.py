@@ -8,7 +8,8 @@ and rapidocr-onnxruntime, as they are and with 90 % of their weights cut by magn
 how far the outputs are from onnxruntime's (the largest difference, relative to the largest output,
 at most 1e-4), the time for one image on both, who runs what, and how long compiling took. The image
 is a bundled photograph with a line of text: where there is none, the text detector's outputs are
-so small that onnxruntime with and without its optimisations differs by more than that.
+so small that onnxruntime with and without its optimisations differs by more than that. Where all
+outputs of onnxruntime's Sigmoid are 0, what goes into it is compared.
 
 onnxruntime has its default settings and as many threads. The two take turns; medians count. The
 exit code is 1 if an output is too far off.
@@ -54,19 +55,21 @@ ABOUT = """Networks of timm with random weights, of which 90 % are zero in every
 fully connected layer but the first and grouped ones; and the ONNX files inside the PyPI packages
 nudenet and rapidocr-onnxruntime, as they are and cut by magnitude. One image, beside dense
 onnxruntime with as many threads, in turns, medians; the difference is the largest from
-onnxruntime's outputs, relative to the largest output. Bar: 1e-4."""
+onnxruntime's outputs, relative to the largest output (of what goes into the last Sigmoid, if
+onnxruntime makes 0 of all of it). Bar: 1e-4."""
 ZEROS, ALLOWED = 0.9, 1e-4
 MOST_PAUSE = 0.02  # seconds between turns
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network: its name, how to make its ONNX file, and the size of the images where that is
-    open."""
+    """A network: its name, how to make its ONNX file, the size of the images where that is open,
+    and whether its weights are cut."""
 
     name: str
     make: Callable[[], bytes]
     size: tuple[int, int] | None = None
+    sparse: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,18 @@ def read_file(path: Path, *, sparse: bool) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def end_before_sigmoid(content: bytes) -> bytes:
+    """The network without the Sigmoid at its end: onnxruntime's is exactly 0 below -18 or so."""
+    model = onnx.load_from_string(content)
+    for output in model.graph.output:
+        (last,) = (node for node in model.graph.node if output.name in node.output)
+        if last.op_type != "Sigmoid":
+            raise SystemExit(f"output {output.name!r} is 0 everywhere; nothing can be compared")
+        output.name = last.input[0]
+        model.graph.node.remove(last)
+    return bytes(model.SerializeToString())
+
+
 def read_photograph(height: int, width: int) -> np.ndarray:
     """A bundled photograph with text, fp32 [1, 3, height, width] from -2 to 2."""
     folder = Path(strzoo.__file__).parent / "data/photographs"
@@ -181,6 +196,7 @@ def list_cases(size: int | None) -> Iterator[Case | str]:
                     f"{package} {path.stem}{', 90 % zeros' * sparse}",
                     lambda path=path, sparse=sparse: read_file(path, sparse=sparse),  # type: ignore[misc]
                     SIZES[kind],
+                    sparse,
                 )
 
 
@@ -203,10 +219,13 @@ def measure(case: Case, runs: int, threads: int, islands: str) -> Row:
         return list(session.run(None, {given.name: x}))
 
     expected, found = run_peer(), model(x)
+    if not any(one.any() for one in expected):
+        content = end_before_sigmoid(content)
+        expected = onnxruntime.InferenceSession(content, options).run(None, {given.name: x})
+        found = strzoo.compile(content, threads, size=case.size, cache=False, islands=islands)(x)
     arrays = list(found.values()) if isinstance(found, dict) else [found]
     error = max(
-        float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
-        for a, b in zip(arrays, expected, strict=True)
+        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(arrays, expected, strict=True)
     )
     ways = {"engine": lambda: timed_again(lambda: model(x)), "peer": lambda: timed_again(run_peer)}
     seconds = medians(take_turns(ways, runs, pause=MOST_PAUSE))
@@ -261,11 +280,16 @@ def main() -> int:
                 traceback.print_exc()
                 record.miss(f"{case.name} failed with {type(error).__name__}")
                 continue
-            gains.append(row.peer / row.engine)
-            table.add(row.name, row.error, row.engine, row.peer, gains[-1], row.who, row.compiled)
+            gain = row.peer / row.engine
+            if case.sparse:
+                gains.append(gain)
+            table.add(row.name, row.error, row.engine, row.peer, gain, row.who, row.compiled)
             table.judge(f"{row.name}: the difference", row.error, most=ALLOWED)
     if gains:
-        record.say(f"Gain: median {statistics.median(gains):.2f}, least {min(gains):.2f}.")
+        median, least = statistics.median(gains), min(gains)
+        record.say(f"Gain at 90 %: median {median:.2f}, least {least:.2f}.")
+        table.judge("the median gain at 90 %", median, least=2.5)
+        table.judge("the least gain at 90 %", least, least=1.0)
     return record.finish()
 
 

@@ -36,7 +36,7 @@ largest resident memory; medians of interleaved rounds. strzoo-runtime stands in
 own, with NumPy alone and with llvmlite. "Nothing" starts Python and imports NumPy. Bars, for a
 later start: 0.5 s and 100 MB."""
 SECONDS, MEGABYTES = 0.5, 100  # the bars
-MODELS = {"resnet50": "resnet50_90.23", "resnet18": None}
+MODELS = {"resnet50": "resnet50_str_90.23", "resnet18": None}
 _PEAK = """
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """

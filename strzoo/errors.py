@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 
@@ -95,6 +94,8 @@ def install_advice(*names: str) -> str:
 
     It works from a checkout, and where another environment's pip comes first on the path.
     """
+    import shutil  # slow to import, and seldom needed
+
     packages = [package for name in names for package in EXTRAS.get(name, (name,))]
     spelled = " ".join(f"'{p}'" if set(p) & set("<>[") else p for p in packages)
     pip = shutil.which("pip")

@@ -7,6 +7,7 @@ training recipe fails the same way.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import types
@@ -75,7 +76,7 @@ def build_record(record: type[Record], value: Any, where: str) -> Record:
             raise IntegrityError(
                 f"{where}: unknown field {name!r}; the fields are {', '.join(fields)}"
             )
-    hints = typing.get_type_hints(record)
+    hints = _hints(record)  # type: ignore[arg-type]
     arguments = {}
     for name, field in fields.items():
         if name in value:
@@ -86,6 +87,12 @@ def build_record(record: type[Record], value: Any, where: str) -> Record:
         return record(**arguments)
     except IntegrityError as error:
         raise IntegrityError(f"{where}: {error}") from error
+
+
+@functools.cache
+def _hints(record: type) -> dict[str, Any]:
+    """The types of a record's fields. A registry has many records of few classes."""
+    return typing.get_type_hints(record)
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:

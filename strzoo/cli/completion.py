@@ -6,15 +6,20 @@ Nothing here imports torch: a shell waits for it at each press of the tab key.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from strzoo.errors import StrzooError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 def _items(names: Iterable[str], incomplete: str, *, files: bool = True) -> list[CompletionItem]:
     """The names that go on from what is typed, else whatever file the shell finds."""
+    from click.shell_completion import CompletionItem
+
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or ([CompletionItem(incomplete, type="file")] if files else [])
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -55,7 +54,11 @@ def has_rich() -> bool:
 
 def screen_width() -> int | None:
     """Cells of the terminal that shows stdout; None if it is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil  # slow to import, and only a terminal needs it
+
+    return shutil.get_terminal_size().columns
 
 
 def print_table(table: Table, *, more: str = "") -> None:
