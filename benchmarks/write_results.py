@@ -17,7 +17,7 @@ from harness.results import read_results
 FOLDER = ROOT / "benchmarks"
 # The order of the sections; what is not named here comes last.
 ORDER = (
-    "engine", "engine_int16", "engine_accuracy", "engine_busy", "networks", "torch_compile",
+    "engine", "engine_accuracy", "engine_busy", "networks", "torch_compile",
     "runtime_start", "serving", "dense_engines", "read_path", "download", "onnx_export",
     "onnx_runtime",
     "evaluate", "training_step", "device", "target_sparsity", "digits", "own_networks", "one_shot",
