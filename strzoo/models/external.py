@@ -138,7 +138,7 @@ def _call(
             fetching = as_fetching_error(name, error) if weights else None
             raise fetching or _failure(name, options, error) from error
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
+        raise UsageError(f"{name} gives {type(model).__name__}, not a torch.nn.Module")
     return model
 
 

@@ -84,20 +84,21 @@ class Gathered:
         self._slopes, self._batch = slopes.flatten(0, 1), slopes.shape[1]
         self._in_parts = numpy_has_one_thread() and torch.get_num_threads() == 1
         self._arrays = [one.numpy() for one in self._rows]
-        self._sums = [slopes.new_zeros(one.shape[1], slopes.shape[2]) for one in self._rows]
+        # Transposed: OpenBLAS takes a tenth less time for slopes^T @ rows.
+        self._sums = [slopes.new_zeros(slopes.shape[2], one.shape[1]) for one in self._rows]
 
     def add(self, start: int, stop: int) -> None:
         """The slopes of the steps from `start` to before `stop` are there."""
         if not self._in_parts:
             return
         part = slice(start * self._batch, stop * self._batch)
-        slopes = self._slopes.numpy()[part]
+        slopes = self._slopes.numpy()[part].T
         for rows, total in zip(self._arrays, self._sums, strict=True):
             found = total.numpy()
-            np.add(found, np.dot(rows[part].T, slopes), found)
+            np.add(found, np.dot(slopes, rows[part]), found)
 
     def sums(self) -> list[Tensor]:
         """[r, s] each, once all slopes are there."""
         if self._in_parts:
-            return self._sums
+            return [one.t().contiguous() for one in self._sums]
         return [rows.t() @ self._slopes for rows in self._rows]

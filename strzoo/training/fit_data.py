@@ -170,7 +170,7 @@ def _check_batch(batch: Any, name: str) -> tuple[Tensor, Tensor]:
         UsageError: it is something else.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise UsageError(f"{name} gives a {type(batch).__name__}, not pairs (images, labels)")
+        raise UsageError(f"{name} gives {type(batch).__name__}, not pairs (images, labels)")
     images, labels = batch
     if not isinstance(images, Tensor):
         raise UsageError(f"{name} has images that are a {type(images).__name__}; {_IMAGES}")

@@ -60,7 +60,10 @@ def _count_classes(config: TrainConfig, begun: Checkpoint | None) -> int:
         return len(list_training_classes(config.data))
     if begun is not None:
         return begun.spec.num_classes
-    raise UsageError("num_classes=0 counts the classes of the data; give data=FOLDER")
+    missing = "" if config.data is None else f", and {config.data} is no folder"
+    raise UsageError(
+        f"num_classes=0 counts the classes of the data{missing}; give data=FOLDER, or num_classes=N"
+    )
 
 
 def _open_keys(config: TrainConfig, stated: Preprocessing) -> dict[str, Any]:

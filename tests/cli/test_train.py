@@ -95,6 +95,14 @@ def test_a_dry_run_needs_no_data(
     assert "90.00" in done.out or "learned" in done.out or recipe == "resnet50_dense"
 
 
+def test_classes_that_cannot_be_counted_are_asked_for(cli: Cli) -> None:
+    words = ("train", "finetune", "model=torchvision:resnet18", "data=elsewhere", "--dry-run")
+    done = cli(*words)
+    assert (done.code, done.out) == (2, "")
+    assert "elsewhere is no folder; give data=FOLDER, or num_classes=N" in done.err
+    assert cli(*words, "num_classes=5").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

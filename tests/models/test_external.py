@@ -131,7 +131,7 @@ def test_a_network_made_by_other_means_is_kept_if_its_name_builds_the_same(
         ("hf_hub:a/b", {}, "is no network"),
         ("nowhere.at.all:f", {}, "cannot import nowhere.at.all"),
         ("os:nothing", {}, "os has no function 'nothing'"),
-        ("os:getcwd", {}, "gives a str"),
+        ("os:getcwd", {}, "gives str"),
     ],
 )
 def test_what_builds_no_network_is_named_in_one_line(

@@ -116,11 +116,11 @@ class Stream(IterableDataset[Any]):
         ((DATA.images[:, :1], DATA.labels), r"does not run on an image of shape \(1, 8, 8\)"),
         (Items((DATA.images[0], 10)), "labels from 10 to 10, the network has 10 outputs"),
         (Items((object(), 1)), "the Items gives something that makes no batch"),
-        (Items(DATA.images[0]), "the Items gives a Tensor, not pairs"),
+        (Items(DATA.images[0]), "the Items gives Tensor, not pairs"),
         (DataLoader(Stream()), "the DataLoader has no length"),
         (iter([]), "has no length"),
         ([], "there are no images"),
-        ([1, 2], r"the list gives a int, not pairs \(images, labels\)"),
+        ([1, 2], r"the list gives int, not pairs \(images, labels\)"),
         ([(DATA.images[:4], DATA.labels[:4] + 90)], "the network has 10 outputs"),
     ],
 )
