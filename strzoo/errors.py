@@ -18,9 +18,9 @@ EXTRAS = {
     "parquet": ("pyarrow>=14",),
     "train": ("tensorboard>=2.14",),
     "plot": ("matplotlib>=3.8",),
-    "timm": ("timm>=1.0.10",),
+    "timm": ("timm>=1.0.12",),
     "lightning": ("lightning>=2.2",),
-    "transformers": ("transformers>=4.46", "accelerate>=0.34"),
+    "transformers": ("transformers>=4.50", "accelerate>=0.34"),
     "speech": ("torchaudio>=2.6",),
 }
 _LONGEST = 2000  # characters of a message

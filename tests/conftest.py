@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,20 @@ class CliResult:
 
 
 @pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _isolated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """No test reads the user's cache, registries or mirrors, and none reaches the network."""
     for name in ("STRZOO_REGISTRY", "STRZOO_MIRROR", "STRZOO_OFFLINE", "TORCH_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STRZOO_HOME", str(tmp_path_factory.mktemp("home")))
     # Commands set up the logger; what follows in this process must see its records again.
+    logger = logging.getLogger("strzoo")
     for name in ("handlers", "propagate"):
-        logger = logging.getLogger("strzoo")
         monkeypatch.setattr(logger, name, getattr(logger, name))
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -94,7 +94,8 @@ def write_graph(path: Path, nodes: list[onnx.NodeProto], outputs: list[Any]) -> 
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])]
     graph = helper.make_graph([*head, *nodes], "g", inputs, outputs, [factor])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), path)
+    opsets = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
 
 

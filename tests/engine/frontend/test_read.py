@@ -6,18 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 
 from strzoo.engine.frontend.read import read_graph
 from strzoo.engine.ir.graph import Affine, AveragePool, Convolution, Linear, MaxPool
 from strzoo.engine.passes import simplify
-from tests.helpers.engine.models import assert_agrees, build
+from tests.helpers.engine.models import OLD_PEER, assert_agrees, build
 
 RANDOM = np.random.default_rng(0)
 MAP = "float[N, A, B, C] y"
-OLD_PEER = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 24)
 
 
 def weights(*shape: int) -> np.ndarray:
@@ -62,7 +60,7 @@ def test_grouped_and_depthwise_convolutions(groups: int) -> None:
 def test_pools(operator: str, attributes: str) -> None:
     modes = [0, 1] if operator == "AveragePool" else [None]
     if "SAME_UPPER" in attributes and OLD_PEER:
-        modes = modes[:1]  # with the padding counted it divides the last row by less
+        modes = modes[:1]
     for counted in modes:
         mode = "" if counted is None else f", count_include_pad = {counted}"
         assert_agrees(build(f"y = {operator} <{attributes}{mode}> (x)", output=MAP, opset=19))
