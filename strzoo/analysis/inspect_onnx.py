@@ -129,6 +129,7 @@ def _inspect(
         _notes(graph, layers, holders),
         source.metadata.architecture,
         incomplete=tuple(holders),
+        unsized=tuple(layer.name for layer in layers if not layer.output),
     )
     return OnnxInspection(
         source.path,
@@ -160,9 +161,8 @@ def _interface(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...]]:
 
 
 def _layer(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> LayerReport:
-    output = shapes.get(node.node.output[0], ())
-    size = output[1:] if None not in output else ()
-    counted = tuple(d for d in size if d is not None)
+    output = _output(node, shapes, batch)
+    counted = tuple(d or 0 for d in output[1:])
     macs = 0
     if counted:
         if node.type == "ConvTranspose":
@@ -184,6 +184,23 @@ def _layer(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> Layer
         macs,
         node.zero_blocks,
     )
+
+
+def _output(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> Shape:
+    """The shape of a layer's output, () if it is not known. That of a product follows from its
+    input and its weights where shape inference does not know the operator or lost the batch."""
+    output = shapes.get(node.node.output[0], ())
+    if output and None not in output:
+        return output
+    if node.type in CONVOLUTIONS or node.weight.ndim != 2:
+        return ()
+    switches = {a.name: a.i for a in node.node.attribute}
+    columns = node.weight.shape[0 if switches.get("transB") else 1]
+    if node.type in ("Gemm", "QGemm", "FusedGemm"):
+        return batch, columns
+    given = shapes.get(node.node.input[0], ())
+    known = given and None not in given and not switches.get("transA")
+    return (*given[:-1], columns) if known else ()
 
 
 def _others(
@@ -234,7 +251,7 @@ def _notes(
     if not any(node.op_type == "BatchNormalization" for node in graph.node):
         notes.append("no BatchNorm in the file: if it was folded, params count its biases alone")
     if unknown := [layer.name for layer in layers if not layer.output]:
-        notes.append(f"MACs not counted, output size unknown: {', '.join(unknown[:5])}")
+        notes.append(f"no totals of MACs, output size unknown: {', '.join(unknown[:5])}")
     if any(a.type in (a.GRAPH, a.GRAPHS) for node in graph.node for a in node.attribute):
         notes.append("the branches of If, Loop and Scan nodes are not counted")
     if not layers:

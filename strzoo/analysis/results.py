@@ -97,7 +97,8 @@ class Report:
     neither is at hand (then the sparse figures are None). `architecture` is a name that
     `create_model` takes, or the class of the network; empty where it is not known. `incomplete`
     names what may hold weights and was not understood: the layers are then not all, the sparse
-    totals are None, the others are sums over the known layers and are not printed.
+    totals are None, the others are sums over the known layers and are not printed. `unsized`
+    names layers whose output size, and so whose MACs, could not be told: MACs have no totals then.
     """
 
     model: str
@@ -110,6 +111,7 @@ class Report:
     notes: tuple[str, ...] = ()
     architecture: str = ""
     incomplete: tuple[str, ...] = ()
+    unsized: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -148,7 +150,7 @@ class Report:
     @property
     def sparse_macs(self) -> int | None:
         """MACs left when zero weights are skipped; operators that are no layer count in full."""
-        if self.nonzeros is None:
+        if self.nonzeros is None or self.unsized:
             return None
         return sum(layer.sparse_macs or 0 for layer in self.layers) + sum(self.other_macs.values())
 
@@ -156,6 +158,7 @@ class Report:
         """The report as plain values, for JSON."""
         sparse = self.sparse_macs
         whole = not self.incomplete
+        sized = whole and not self.unsized
         return {
             "schema": 1,
             "model": self.model,
@@ -169,9 +172,9 @@ class Report:
                 "nonzeros": self.nonzeros,
                 "sparsity": self.sparsity,
                 "block_sparsity": self.block_sparsity,
-                "dense_macs": self.dense_macs if whole else None,
+                "dense_macs": self.dense_macs if sized else None,
                 "sparse_macs": sparse,
-                "dense_flops": 2 * self.dense_macs if whole else None,
+                "dense_flops": 2 * self.dense_macs if sized else None,
                 "sparse_flops": None if sparse is None else 2 * sparse,
             },
             "layers": [

@@ -24,7 +24,7 @@ from strzoo.settings import Limits
 _CONVERTED = (torch.float64, torch.float16, torch.bfloat16)
 _COUNTER = ".num_batches_tracked"  # of BatchNorm; files of torch before 0.4.1 have none
 _PUBLISHED = "module."
-_MATRICES = (torch.sparse_csr, torch.sparse_csc)
+_MATRICES = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,10 @@ class StoredArray:
         return torch.from_numpy(shaped.astype(self.dtype.newbyteorder("="), order="C"))
 
 
+# By rows or columns, of numbers or of blocks.
+_COMPRESSED = ("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
+
+
 @dataclass(frozen=True, eq=False)
 class StoredSparse:
     """A sparse tensor: its layout, such as "sparse_coo", and its parts, the shape among them."""
@@ -248,7 +252,7 @@ class StoredSparse:
                 return torch.sparse_coo_tensor(
                     restore(indices), restore(values), tuple(shape), check_invariants=True
                 )
-            if self.layout not in ("sparse_csr", "sparse_csc"):
+            if self.layout not in _COMPRESSED:
                 raise ValueError(f"a tensor in the layout {self.layout}")
             compressed, plain, values, shape = self.parts
             return torch.sparse_compressed_tensor(

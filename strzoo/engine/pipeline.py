@@ -33,7 +33,7 @@ from strzoo.engine.storage.machine_code import compile_kernels
 from strzoo.engine.storage.plan_cache import PlanCache, PlanKey
 from strzoo.engine.storage.plan_files import USUAL_NAMES, ThreadedPlan
 from strzoo.engine.tuning import tune_tilings
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import IntegrityError, StrzooError, UsageError
 
 WORTH = 0.95  # of onnxruntime's time: what islands must stay below to be kept
 log = logging.getLogger(__name__)
@@ -162,6 +162,8 @@ class NetworkBuilder:
             if built.division.sections:
                 wanted.append((self._network.keep_whole().division, ()))
             measured = measure_divisions(wanted, self.threads)
+        except IntegrityError:  # onnxruntime cannot even load it
+            raise
         except StrzooError as error:  # inputs that mean something are not known here
             log.info("%s is not measured: %s", self.name, error)
             return built

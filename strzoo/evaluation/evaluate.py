@@ -32,7 +32,7 @@ from strzoo.evaluation.results import (
     as_tensor,
     find_hits,
 )
-from strzoo.evaluation.runner import Runner, RunnerOptions
+from strzoo.evaluation.runner import Runner, RunnerOptions, check_finite
 from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
@@ -162,6 +162,8 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
     ranked, losses, labels = [], [], []
     for batch in _batches(data, batch_size):
         images, given = read_batch(batch, steps=runner.preprocessing)
+        if not len(images):
+            continue
         answers = []
         size = runner.fixed_batch or max(len(images), 1)
         for piece, some in zip(images.split(size), given.split(size), strict=True):
@@ -180,6 +182,7 @@ def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int)
         for best, _, loss in answers:
             ranked.append(best.cpu().numpy())
             losses.append(loss.double().cpu().numpy())
+            check_finite(losses[-1], runner)
         labels.append(given.cpu().numpy())
     if not ranked:
         raise UsageError("there are no images to evaluate on")

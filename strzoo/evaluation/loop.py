@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from strzoo.devices import is_out_of_memory, release_memory
 from strzoo.errors import StrzooError
 from strzoo.evaluation.metric import Answers, Metric, rank
 from strzoo.evaluation.results import Timing
-from strzoo.evaluation.runner import Runner
+from strzoo.evaluation.runner import Runner, check_finite
 
 log = logging.getLogger(__name__)
 
@@ -256,11 +255,7 @@ class Loop:
     def _enter(self, batch: Batch, answers: Callable[[], Answers], metric: Metric) -> None:
         found = answers()
         readable = [row for row in range(len(batch)) if row not in batch.broken]
-        if not np.isfinite(found.losses[readable]).all():
-            raise StrzooError(
-                f"{self.runner.name} in {self.runner.precision} gives outputs that are not finite; "
-                "try --precision fp32"
-            )
+        check_finite(found.losses[readable], self.runner)
         indices = batch.indices.numpy()
         metric.add(indices, found)
         for row, reason in batch.broken.items():

@@ -21,7 +21,7 @@ from strzoo.data.images import BrokenImageError, decode, prepare
 from strzoo.data.trees import FolderTree
 from strzoo.errors import NetworkError, OfflineError, StrzooError, UsageError
 from strzoo.evaluation.opener import open_runner
-from strzoo.evaluation.runner import Runner, RunnerOptions
+from strzoo.evaluation.runner import Runner, RunnerOptions, check_finite
 from strzoo.hub.resolve import Model, resolve
 from strzoo.settings import Settings
 from strzoo.zoo.registry import Preprocessing
@@ -177,8 +177,7 @@ def _predict_batch(
 def _guess(
     logits: Tensor, runner: Runner, top: int, class_names: Sequence[str]
 ) -> tuple[Guess, ...]:
-    if not bool(torch.isfinite(logits).all()):
-        raise StrzooError(f"{runner.name} gives outputs that are not finite; try fp32")
+    check_finite(logits.numpy(), runner)
     names = list(class_names or runner.class_names)
     if names and len(names) != len(logits):
         raise UsageError(f"{len(names)} class names are given, the model has {len(logits)} classes")

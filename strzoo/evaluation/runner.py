@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,3 +166,12 @@ class Runner:
                 f"({shorten_cause(error)}); give its size with --crop"
             ) from error
         return int(shape[1])
+
+
+def check_finite(values: np.ndarray, runner: Runner) -> None:
+    """Raise a StrzooError if outputs or losses hold NaN or infinity: none of them is a result."""
+    if not np.isfinite(values).all():
+        raise StrzooError(
+            f"{runner.name} in {runner.precision} gives outputs that are not finite; "
+            "try --precision fp32"
+        )

@@ -128,7 +128,7 @@ def export_matrices(
     with _new_folder(folder) as temporary:
         found = read(source, size, images, max_images, temporary)
         if found.skipped:
-            log.warning("these layers are no matrix product: %s", ", ".join(found.skipped))
+            log.warning("left out, no matrix product that is known: %s", ", ".join(found.skipped))
         if not found.products:
             raise UsageError(f"{source.name} has no convolution or linear to write")
         written: list[LayerMatrix] = []

@@ -19,6 +19,7 @@ from strzoo.hub.source import ImageSize, Source
 from strzoo.matrices.products import Geometry, Product, Products, activations_file
 from strzoo.onnx.files import real_inputs
 from strzoo.onnx.fused import expand_fused
+from strzoo.onnx.operators import find_holders
 from strzoo.onnx.sessions import open_session
 from strzoo.onnx.shapes import Shape, fix_input_size, infer_shapes
 from strzoo.onnx.weights import CONVOLUTIONS, WeightedNode, weighted_nodes
@@ -55,6 +56,7 @@ def read_graph(
             continue
         products.append(_product(node, rows, shapes))
         kept.append(node)
+    skipped += find_holders(inferred.graph, {node.node.output[0] for node in nodes})
     inputs = real_inputs(model)
     shape = shapes.get(inputs[0].name, ()) if inputs else ()
     count = 0

@@ -178,7 +178,7 @@ def test_counters_that_old_files_lack_are_zero(
             _check(tmp_path / "p.pkl", network)
 
 
-@pytest.mark.parametrize("layout", ["coo", "csr"])
+@pytest.mark.parametrize("layout", ["coo", "csr", "bsr", "bsc"])
 def test_sparse_tensors_are_written_out(layout: str, network: nn.Module, tmp_path: Path) -> None:
     pruned = copy.deepcopy(network)
     with torch.no_grad():
@@ -188,9 +188,14 @@ def test_sparse_tensors_are_written_out(layout: str, network: nn.Module, tmp_pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the layout is in beta state
         for key, value in pruned.state_dict().items():
-            coo = value.to_sparse() if value.dim() == 4 else value
-            csr = value.flatten(1).to_sparse_csr() if value.dim() == 4 else value
-            sparse[key] = coo if layout == "coo" else csr
+            if value.dim() == 4 and layout == "coo":
+                value = value.to_sparse()
+            elif value.dim() == 4:
+                value, kind = value.flatten(1), getattr(torch, f"sparse_{layout}")
+                width = next(n for n in (4, 3, 1) if value.shape[1] % n == 0)
+                block = {"blocksize": (1, width)} if layout.startswith("b") else {}
+                value = value.to_sparse(layout=kind, **block)
+            sparse[key] = value
     torch.save({"arch": "ResNet20", "state_dict": sparse}, tmp_path / "a.pth")
     found = _check(tmp_path / "a.pth", pruned, "22 sparse tensors written out")
     assert found.sparsity() == pytest.approx(90, abs=0.1)

@@ -288,6 +288,16 @@ def test_outputs_that_are_not_finite_are_an_error(
 
     with pytest.raises(StrzooError, match="not finite"):
         strzoo.evaluate(Broken(), data[0], preprocessing=SMALL, workers=0)
+    with pytest.raises(StrzooError, match="not finite"):
+        strzoo.evaluate(Broken(), [(torch.ones(2, 3, 32, 32), torch.zeros(2, dtype=torch.long))])
+
+
+def test_a_batch_without_images_changes_nothing() -> None:
+    images, labels = torch.ones(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
+    batches = [(images, labels), (images[:0], labels[:0])]
+    assert strzoo.evaluate(small_network(), batches).images == 2
+    with pytest.raises(UsageError, match="no images to evaluate"):
+        strzoo.evaluate(small_network(), batches[1:])
 
 
 def test_pictures_in_memory_need_no_files() -> None:

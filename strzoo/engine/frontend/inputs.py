@@ -42,6 +42,17 @@ def find_batch(inputs: list[Input]) -> int | None:
     return firsts.pop() if len(firsts) == 1 else 0
 
 
+def check_outputs(model: onnx.ModelProto) -> None:
+    """Raise a UsageError unless all outputs are tensors."""
+    for value in model.graph.output:
+        kind = value.type.WhichOneof("value") or "tensor_type"
+        if kind != "tensor_type":
+            raise UsageError(
+                f"output {value.name!r} is a {kind.removesuffix('_type')}, not a tensor; cut off "
+                "the operators that make it (ZipMap, SequenceConstruct), or export without them"
+            )
+
+
 def read_ports(model: onnx.ModelProto) -> tuple[list[Port], list[Port]]:
     """The inputs and the outputs as the model declares them, for any number of images."""
     inputs, outputs = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from strzoo.engine.frontend.floats import unify_floats
-from strzoo.engine.frontend.inputs import check_images
+from strzoo.engine.frontend.inputs import check_images, check_outputs
 from strzoo.engine.frontend.islands import keep_whole
 from strzoo.engine.frontend.partition import Divided, divide, find_worthless
 from strzoo.engine.frontend.problems import Whole, describe_problems
@@ -119,6 +119,7 @@ def _prepare(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     for kind, values in (("input", real_inputs(model)), ("output", model.graph.output)):
         if not values:
             raise UsageError(f"{name} has no {kind}, so there is nothing to compile")
+    check_outputs(model)
     return expand_fused(unify_floats(model))
 
 
