@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +138,17 @@ def evaluate(
             return _evaluate_tensors(runner, data, batch_size or _BATCH["cuda"])
         group = stack.enter_context(join_group())
         classes = runner.count_classes()
-        samples = find_samples(
-            data, classes, labels=labels, real=real, split=split, limits=source.settings.limits
-        )
+        find = partial(
+            find_samples, data, labels=labels, real=real, split=split,
+            limits=source.settings.limits,
+        )  # fmt: skip
+        try:
+            samples = find(classes)
+        except UsageError:  # data with as many classes as outputs have no background
+            if not runner.reader.keep_background():
+                raise
+            classes = runner.count_classes()
+            samples = find(classes)
         if samples.small and not runner.states_preprocessing:
             usual = replace(
                 runner.preprocessing, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD

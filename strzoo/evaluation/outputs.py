@@ -40,6 +40,7 @@ class OutputReader:
     ) -> None:
         self._name, self._background = name, background
         self._find_background = find_background
+        self._found = ""  # what was said of a background that was found, not asked for
         self.activation, self.notes = activation, notes
 
     @property
@@ -67,15 +68,24 @@ class OutputReader:
             self._background = "none"
             if scores.shape[1] == WITH_BACKGROUND and self._find_background is not None:
                 self._background, reason = self._find_background()
-                self.notes += (
+                self._found = (
                     f"the {self._background} of {WITH_BACKGROUND} classes is taken for the "
-                    f"background, which no image is of: {reason}",
+                    f"background, which no image is of: {reason}"
                 )
+                self.notes += (self._found,)
         if self._background == "first":
             scores = scores[:, 1:]
         elif self._background == "last":
             scores = scores[:, :-1]
         return scores
+
+    def keep_background(self) -> bool:
+        """From now on drop no class, unless it was asked for. Returns whether one was dropped."""
+        if not self._found:
+            return False
+        self.notes = tuple(note for note in self.notes if note != self._found)
+        self._background, self._found = "none", ""
+        return True
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Probabilities of each row of scores; the network's own are given as they are."""

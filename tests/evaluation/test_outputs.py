@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from torch import Tensor, nn
 
 import strzoo
@@ -140,8 +141,6 @@ def test_onnx_outputs_are_chosen_and_read_by_what_they_are(tmp_path: Path) -> No
 def test_a_probability_is_printed_as_it_is(tmp_path: Path) -> None:
     softmax = helper.make_node("Softmax", ["logits"], ["soft"], axis=1)
     path = write_graph(tmp_path / "soft.onnx", [softmax], [SOFT])
-    from PIL import Image
-
     steps = strzoo.get_card("resnet50_dense").preprocessing
     plain = type(steps)(8, 8, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     (made,) = strzoo.predict(path, Image.new("RGB", (8, 8), (255, 0, 0)), preprocessing=plain)
@@ -189,3 +188,29 @@ def test_batches_of_other_forms_are_named(batch: Any, said: str) -> None:
 def test_a_network_in_half_precision_gets_inputs_of_its_own_type() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).half()
     assert strzoo.evaluate(network, [images()]).images == 6
+
+
+def test_data_of_1001_classes_have_no_background(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((3, 1001)).astype(np.float32)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["mean"]),
+        helper.make_node("MatMul", ["mean", "w"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1001])],
+        [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)],
+                                ir_version=8), path)  # fmt: skip
+    for index in range(1001):
+        (folder := tmp_path / "data" / f"class{index:04d}").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (index % 256, index // 4, 99)).save(folder / "a.png")
+    found = strzoo.evaluate(path, tmp_path / "data", workers=0)
+    assert (found.images, int(found.labels.max())) == (1001, 1000)
+    assert not any("background" in note for note in found.notes)
+    dropped = strzoo.evaluate(path, [images()])
+    assert any("is taken for the background" in note for note in dropped.notes)
