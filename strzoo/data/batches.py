@@ -118,8 +118,9 @@ def read_labels(labels: Any, num_classes: int | None = None) -> Tensor:
         raise UsageError("labels are floats that are no whole numbers; expected class numbers")
     if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= (num_classes or 1 << 62)):
         raise UsageError(
-            f"labels go from {int(numbers.min())} to {int(numbers.max())}; classes count from 0"
-            f"{'' if num_classes is None else f', and the network has {num_classes}'}"
+            f"labels go from {int(numbers.min())} to {int(numbers.max())}; "
+            + ("" if num_classes is None else f"the network has {num_classes} classes, ")
+            + "they count from 0 on"
         )
     return numbers
 
