@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,15 @@ class CliResult:
 
 
 @pytest.fixture(autouse=True)
-def _isolated(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads the user's cache, registries or mirrors, and none reaches the network."""
     for name in ("STRZOO_REGISTRY", "STRZOO_MIRROR", "STRZOO_OFFLINE", "TORCH_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STRZOO_HOME", str(tmp_path_factory.mktemp("home")))
-    # Commands set up the logger; what follows in this process must see its records again.
+    # Commands set up the logger, those of fixtures that live longer too.
     logger = logging.getLogger("strzoo")
-    for name in ("handlers", "propagate"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))
-    level = logger.level
-    yield
-    logger.setLevel(level)
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
