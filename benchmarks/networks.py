@@ -208,10 +208,9 @@ def measure(case: Case, runs: int, threads: int, islands: str) -> Row:
     session = onnxruntime.InferenceSession(content, options)
     (given,) = session.get_inputs()
     open_sides = not all(isinstance(side, int) for side in given.shape[2:])
+    size = case.size if open_sides else None
     began = time.perf_counter()
-    model = strzoo.compile(
-        content, threads, size=case.size if open_sides else None, cache=False, islands=islands
-    )
+    model = strzoo.compile(content, threads, size=size, cache=False, islands=islands)
     compiled = time.perf_counter() - began
     x = read_photograph(*model.input_shape[1:])
 
@@ -222,7 +221,7 @@ def measure(case: Case, runs: int, threads: int, islands: str) -> Row:
     if not any(one.any() for one in expected):
         content = end_before_sigmoid(content)
         expected = onnxruntime.InferenceSession(content, options).run(None, {given.name: x})
-        found = strzoo.compile(content, threads, size=case.size, cache=False, islands=islands)(x)
+        found = strzoo.compile(content, threads, size=size, cache=False, islands=islands)(x)
     arrays = list(found.values()) if isinstance(found, dict) else [found]
     error = max(
         float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(arrays, expected, strict=True)

@@ -32,6 +32,8 @@ from strzoo.onnx.weights import (
 )
 from strzoo.settings import Settings
 
+_FLAT = ("Gemm", "QGemm", "FusedGemm")  # products of matrices alone, not of stacks of them
+
 
 @dataclass(frozen=True)
 class OnnxInspection:
@@ -112,7 +114,9 @@ def _inspect(
     graph = inferred.graph
     batch = _batch(inferred)
     nodes = list(weighted_nodes(inferred))
-    layers = tuple(_layer(node, shapes, batch) for node in nodes)
+    makers = {name: node for node in graph.node for name in node.output}
+    layers = tuple(_layer(node, _output(node, shapes, makers), shapes, batch) for node in nodes)
+    unsized = tuple(layer.name for layer in layers if not layer.output)
     counted = {n.node.output[0] for n in nodes}
     other, uncounted = _others(graph, shapes, batch, counted)
     holders = find_holders(opened.graph, counted)
@@ -126,10 +130,10 @@ def _inspect(
         _count_params(graph, nodes, shapes),
         other,
         uncounted,
-        _notes(graph, layers, holders),
+        _notes(graph, layers, holders, unsized),
         source.metadata.architecture,
         incomplete=tuple(holders),
-        unsized=tuple(layer.name for layer in layers if not layer.output),
+        unsized=unsized,
     )
     return OnnxInspection(
         source.path,
@@ -160,8 +164,9 @@ def _interface(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...]]:
     )
 
 
-def _layer(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> LayerReport:
-    output = _output(node, shapes, batch)
+def _layer(
+    node: WeightedNode, output: Shape, shapes: Mapping[str, Shape], batch: int
+) -> LayerReport:
     counted = tuple(d or 0 for d in output[1:])
     macs = 0
     if counted:
@@ -186,21 +191,32 @@ def _layer(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> Layer
     )
 
 
-def _output(node: WeightedNode, shapes: Mapping[str, Shape], batch: int) -> Shape:
-    """The shape of a layer's output, () if it is not known. That of a product follows from its
-    input and its weights where shape inference does not know the operator or lost the batch."""
+def _output(
+    node: WeightedNode, shapes: Mapping[str, Shape], makers: Mapping[str, onnx.NodeProto]
+) -> Shape:
+    """The shape of a layer's output, () if it is not known.
+
+    Shape inference does not know the products of vendors, and not how a reshape to a computed
+    shape ends: the rows of a product are then its numbers by the weights of a column.
+    """
     output = shapes.get(node.node.output[0], ())
     if output and None not in output:
         return output
-    if node.type in CONVOLUTIONS or node.weight.ndim != 2:
-        return ()
     switches = {a.name: a.i for a in node.node.attribute}
-    columns = node.weight.shape[0 if switches.get("transB") else 1]
-    if node.type in ("Gemm", "QGemm", "FusedGemm"):
-        return batch, columns
-    given = shapes.get(node.node.input[0], ())
-    known = given and None not in given and not switches.get("transA")
-    return (*given[:-1], columns) if known else ()
+    if node.type in CONVOLUTIONS or node.weight.ndim != 2 or switches.get("transA"):
+        return ()
+    shape = node.weight.shape
+    columns, inner = shape if switches.get("transB") else shape[::-1]
+    source = node.node.input[0]
+    given = shapes.get(source, ())
+    if given and None not in given:
+        return *given[:-1], columns
+    maker = makers.get(source)
+    if maker is None or maker.op_type not in ("Reshape", "Flatten") or node.type not in _FLAT:
+        return ()
+    before = shapes.get(maker.input[0], ())
+    known = before and None not in before and inner
+    return (math.prod(d or 0 for d in before) // inner, columns) if known else ()
 
 
 def _others(
@@ -241,7 +257,10 @@ def _count_params(
 
 
 def _notes(
-    graph: onnx.GraphProto, layers: tuple[LayerReport, ...], holders: Sequence[str]
+    graph: onnx.GraphProto,
+    layers: tuple[LayerReport, ...],
+    holders: Sequence[str],
+    unsized: Sequence[str],
 ) -> tuple[str, ...]:
     notes = []
     if holders:
@@ -250,8 +269,8 @@ def _notes(
         )
     if not any(node.op_type == "BatchNormalization" for node in graph.node):
         notes.append("no BatchNorm in the file: if it was folded, params count its biases alone")
-    if unknown := [layer.name for layer in layers if not layer.output]:
-        notes.append(f"no totals of MACs, output size unknown: {', '.join(unknown[:5])}")
+    if unsized:
+        notes.append(f"no totals of MACs, output size unknown: {', '.join(unsized[:5])}")
     if any(a.type in (a.GRAPH, a.GRAPHS) for node in graph.node for a in node.attribute):
         notes.append("the branches of If, Loop and Scan nodes are not counted")
     if not layers:

@@ -49,8 +49,8 @@ def test_a_graph_written_as_onnx_reads_back_as_what_onnxruntime_computes(
     # A narrow image whose channels go last looks like one that has them last.
     assume(not any(isinstance(x, Normalize) and graph.input in x.inputs for x in several))
     # So does one whose single channel goes last; each number of it becomes the shift.
-    single = [layer for layer in several if graph.shapes[layer.inputs[0]][0] == 1]
-    assume(not any(isinstance(layer, Normalize) for layer in single))
+    single = (x for x in several if graph.shapes[x.inputs[0]][0] == 1)
+    assume(not any(isinstance(x, Normalize) for x in single))
     pools = [layer for layer in graph.layers if isinstance(layer, AveragePool)]
     assume(not (OLD_PEER and any(pool.count_padding for pool in pools)))
     # What only moves numbers may move none, and is no network then.

@@ -25,9 +25,11 @@ RESHAPE = [
 ]
 
 
-def write(path: Path, nodes: list[onnx.NodeProto], *, output: Any = None, opset: int = 11) -> Path:
+def write(
+    path: Path, nodes: list[onnx.NodeProto], *, output: Any = None, w: np.ndarray = W
+) -> Path:
     """Of images [N, 3, 4, 4] to [N, 10]."""
-    weights = {"w": W, "zero": np.array(0), "rest": np.array([-1])}
+    weights = {"w": w, "zero": np.array(0), "twelve": np.array(12), "rest": np.array([-1])}
     used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes, "g",
@@ -36,7 +38,7 @@ def write(path: Path, nodes: list[onnx.NodeProto], *, output: Any = None, opset:
         [numpy_helper.from_array(value, name) for name, value in weights.items() if name in used],
     )  # fmt: skip
     domains = ["", *sorted({node.domain for node in nodes} - {""})]
-    opsets = [helper.make_opsetid(name, 1 if name else opset) for name in domains]
+    opsets = [helper.make_opsetid(name, 1 if name else 11) for name in domains]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=7), path)
     return path
 
@@ -61,6 +63,19 @@ def test_a_product_counts_its_weights_once_for_an_image(
     assert report.layers[0].output == (10,)
 
 
+def test_rows_that_a_computed_shape_makes_are_counted(tmp_path: Path) -> None:
+    # 12 rows of 4 numbers for an image: their number is 12 times that of the images.
+    rows = helper.make_node("Mul", ["count", "twelve"], ["rows"])
+    counts = helper.make_node("Unsqueeze", ["rows"], ["counts"], axes=[0])
+    product = helper.make_node("Gemm", ["f", "w"], ["y"], "fc", transB=1)
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["M", 10])
+    nodes = [*RESHAPE[:2], rows, counts, *RESHAPE[3:], product]
+    report = strzoo.inspect_onnx(
+        write(tmp_path / "m.onnx", nodes, output=output, w=W[:, :4])
+    ).report
+    assert (report.weights, report.dense_macs, report.unsized) == (40, 12 * 40, ())
+
+
 def test_macs_have_no_totals_where_a_layer_has_no_size(tmp_path: Path) -> None:
     # How many rows there are depends on the pixels.
     nodes = [
@@ -69,9 +84,8 @@ def test_macs_have_no_totals_where_a_layer_has_no_size(tmp_path: Path) -> None:
         helper.make_node("Transpose", ["p"], ["t"], perm=[1, 0]),
         helper.make_node("MatMul", ["t", "w"], ["y"], "fc"),
     ]
-    path = write(tmp_path / "m.onnx", nodes)
+    path = write(tmp_path / "m.onnx", nodes, w=W[:4])
     model = onnx.load(path)
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(W[:4], "w"))
     model.graph.output[0].type.tensor_type.ClearField("shape")
     onnx.save(model, path)
     report = strzoo.inspect_onnx(path).report
