@@ -34,6 +34,7 @@ from harness.results import Cell, Column
 from harness.turns import take_turns
 
 from strzoo.benchmarking.engines import INT8_ENGINES
+from strzoo.engine.hardware import host_hardware
 
 ALLOWED_ERROR = 1e-4
 ENGINES = (
@@ -142,7 +143,10 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["STRZOO_HOME"] = str(Path(temporary) / "home")  # no plan of an earlier run
         os.environ.pop("OMP_NUM_THREADS", None)
-        engines = [name for name in options.engines.split(",") if available(name, options)]
+        wanted = options.engines.split(",")
+        engines = [name for name in wanted if available(name, options)]
+        if lacking := [NAMES[name] for name in wanted if name in NAMES and name not in engines]:
+            record.say(f"This processor lacks the instructions of {', '.join(lacking)}.")
         if options.busy:
             measure_busy(record, folder, options.rounds, options.models)
         else:
@@ -153,13 +157,17 @@ def main() -> int:
 
 
 def available(engine: str, options: argparse.Namespace) -> bool:
-    """Whether the engine is installed."""
+    """Whether the engine is installed, and this processor has what it needs."""
     if engine == "deepsparse":
         return options.deepsparse is not None
     if engine not in ENGINES:
         raise SystemExit(f"{engine!r} is not one of {', '.join(ENGINES)}")
+    if engine.startswith("sparse"):
+        hardware = host_hardware()
+        needs = {"sparse-int16": hardware.fixed, "sparse-int8": hardware.quads}
+        return needs.get(engine, True)
     try:
-        return engine.startswith("sparse") or bool(version(engine.partition("-")[0]))
+        return bool(version(engine.partition("-")[0]))
     except PackageNotFoundError:
         return False
 
@@ -236,7 +244,8 @@ def measure_resources(record: Record, engines: list[str], folder: Path) -> None:
                 most = 1.0 if when == "from cache" else most
                 table.add(name, used["seconds"], used["peak"], used["running"], most)
                 table.judge(f"{name}: seconds to open", used["seconds"], most=most)
-    table.say(f"{MEMORY_MODEL}, batch 1, two threads. {describe_plans(path)}")
+    said = describe_plans(path) if "sparse-int16" in engines else ""
+    table.say(f"{MEMORY_MODEL}, batch 1, two threads. {said}")
 
 
 def describe_plans(path: Path) -> str:

@@ -47,6 +47,7 @@ range of {seeds} seeds; the difference is the target's top-1 less plain STR's at
 paired by seed, with its standard error. ResNet20, {0:,} training images, {1:,} test images,
 {epochs} epochs; Fashion-MNIST is padded to 32x32 with three channels."""
 FIRST_DECAYS = (4e-3, 1e-2)  # the search starts from these
+FARTHEST = 8.0  # times the least or the greatest that was tried, in one step
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,11 @@ class Bench:
                 i for i in range(len(known) - 1) if min(y[i : i + 2]) <= wanted <= max(y[i : i + 2])
             ]
             i = inside[0] if inside else (0 if wanted < y[0] else len(known) - 2)
-            slope = (x[i + 1] - x[i]) / (y[i + 1] - y[i])
-            decay = float(f"{math.exp(x[i] + slope * (wanted - y[i])):.4g}")
+            slope = (x[i + 1] - x[i]) / max(y[i + 1] - y[i], 1e-9)
+            found = x[i] + slope * (wanted - y[i])
+            # Far from all that was tried, the line says little, and training may diverge.
+            found = min(max(found, x[0] - math.log(FARTHEST)), x[-1] + math.log(FARTHEST))
+            decay = float(f"{math.exp(found):.4g}")
             known.append(self.run("plain", 0, decay))
         return _nearest(known, target).setting
 

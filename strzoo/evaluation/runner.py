@@ -171,7 +171,9 @@ class Runner:
 def check_finite(values: np.ndarray, runner: Runner) -> None:
     """Raise a StrzooError if outputs or losses hold NaN or infinity: none of them is a result."""
     if not np.isfinite(values).all():
+        cause = "its weights are NaN, infinite or too large (training diverged, damaged file)"
+        if runner.precision in ("tf32", "bf16", "fp16"):
+            cause = "try --precision fp32"
         raise StrzooError(
-            f"{runner.name} in {runner.precision} gives outputs that are not finite; "
-            "try --precision fp32"
+            f"{runner.name} in {runner.precision} gives outputs that are not finite; {cause}"
         )

@@ -82,3 +82,36 @@ def test_a_given_size_is_the_only_one(model: onnx.ModelProto) -> None:
         compiled(images(9, 7))
     with pytest.raises(UsageError, match="leaves the height open"):
         strzoo.compile(model, precision="int16", cache=False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Conv <pads = [1, 1, 1, 1]> (x, w)",
+        "c = Cast <to = 1> (h) d = Sub (x, mean) e = Div (d, c) y = Conv (e, w)",
+        "i = Identity (w) p = Relu (x) y = Conv (p, i)",
+        "q = DequantizeLinear <axis = 0> (w8, scale, zero) y = Conv (x, q)",
+        "b = BatchNormalization (x, ones, mean1, mean1, ones) y = Conv (b, w)",
+    ],
+)
+def test_channels_that_the_file_leaves_open_are_those_of_the_first_layer(body: str) -> None:
+    made = build(
+        body, image="float[N, C, 8, 9] x", output="float[N, 4, P, Q] y", w=W,
+        w8=(10 * W).astype(np.int8), scale=np.full(4, 0.1, np.float32), zero=np.zeros(4, np.int8),
+        mean=np.full((1, 3, 1, 1), 0.4, np.float32), h=np.full((3, 1, 1), 2, np.float16),
+        ones=np.ones(3, np.float32), mean1=np.full(3, 0.1, np.float32),
+    )  # fmt: skip
+    compiled = strzoo.compile(made, cache=False, islands="none")
+    assert compiled.inputs[0].shape == (None, 3, 8, 9)
+    expected = run_onnxruntime(made, images(8, 9))
+    np.testing.assert_allclose(compiled(images(8, 9)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_channels_that_no_layer_tells_are_asked_for() -> None:
+    made = build(
+        "y = Relu (x)", image="float[N, C, 8, 9] x", output="float[N, C, 8, 9] y", w=W
+    )  # fmt: skip
+    with pytest.raises(StrzooError, match=r"\[\?, \?, 8, 9\]"):
+        strzoo.compile(made, cache=False, islands="none")
+    compiled = strzoo.compile(made, cache=False)  # in onnxruntime
+    np.testing.assert_array_equal(compiled(images(8, 9)), np.maximum(images(8, 9), 0))

@@ -286,8 +286,9 @@ def test_outputs_that_are_not_finite_are_an_error(
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((2, 3)).repeat(1, 4)[:, :10] * torch.inf
 
-    with pytest.raises(StrzooError, match="not finite"):
-        strzoo.evaluate(Broken(), data[0], preprocessing=SMALL, workers=0)
+    for precision, advice in (("fp32", "weights are NaN"), ("bf16", "try --precision fp32")):
+        with pytest.raises(StrzooError, match=f"not finite; .*{advice}"):
+            strzoo.evaluate(Broken(), data[0], preprocessing=SMALL, workers=0, precision=precision)
     with pytest.raises(StrzooError, match="not finite"):
         strzoo.evaluate(Broken(), [(torch.ones(2, 3, 32, 32), torch.zeros(2, dtype=torch.long))])
 

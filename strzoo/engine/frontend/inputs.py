@@ -17,6 +17,12 @@ from strzoo.settings import Limits
 
 Dims = tuple[int | None, ...]
 
+# What makes a tensor of the size of its first input.
+_SAME_SIZE = {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"}
+# What makes images of as many channels as those that it takes.
+_SAME_CHANNELS = {*_SAME_SIZE, "Add", "Clip", "Div", "Mul", "Pad", "Relu", "Resize", "Sub"}
+_PER_CHANNEL = {"BatchNormalization", "InstanceNormalization"}
+
 
 @dataclass(frozen=True)
 class Input:
@@ -115,14 +121,26 @@ def _read_input(
 
 
 def _find_channels(model: onnx.ModelProto, name: str) -> int | None:
-    """How many channels the convolution takes that the images go into, where the file leaves it
-    open; None if they go into something else."""
+    """How many channels the first layer takes that the images go into, where the file leaves it
+    open; None if what they go into does not say.
+    """
     sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    images = {name}
     for node in model.graph.node:
-        if node.op_type == "Conv" and len(node.input) > 1 and node.input[0] == name:
+        first, *others = [*node.input, ""]
+        weights = sizes.get(others[0], ()) if others else ()
+        if node.op_type == "Constant":
+            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+            sizes[node.output[0]] = tuple(tensor.dims) if tensor is not None else ()
+        elif node.op_type in _SAME_SIZE and first in sizes:
+            sizes[node.output[0]] = sizes[first]
+        elif first in images and node.op_type == "Conv":
             group = next((a.i for a in node.attribute if a.name == "group"), 1)
-            shape = sizes.get(node.input[1], ())
-            return shape[1] * group if len(shape) == 4 else None
+            return weights[1] * group if len(weights) == 4 else None
+        elif first in images and node.op_type in _PER_CHANNEL:
+            return weights[0] if len(weights) == 1 else None
+        elif node.op_type in _SAME_CHANNELS and images & set(node.input):
+            images.update(node.output)
     return None
 
 
