@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint docs counts device device-wheels attack soak runtime serving image clean setup documents charts results dist test-oldest bench
+.PHONY: demo test test-slow lint docs counts device device-wheels attack soak runtime serving image clean setup documents charts results dist test-oldest bench
 
 setup: $(STAMP)
 
@@ -17,8 +17,15 @@ $(STAMP): setup.cfg setup.py pyproject.toml
 demo: setup
 	$(BIN)/strzoo demo
 
-test: setup $(VENV)/.browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(PYTEST_OPTIONS)
+# What two cores do in five minutes; the tests marked slow are those of test-slow.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4
+test: setup
+	$(PYTEST) -m "not slow" $(PYTEST_OPTIONS)
+
+# Whole programs and many cases: the documents' commands, runs that are killed, hostile inputs,
+# every kind of network, other interpreters.
+test-slow: setup $(VENV)/.browser
+	$(PYTEST) -m slow $(PYTEST_OPTIONS)
 
 # What the test of HTML reports needs: axe-core, and Chromium from Debian's packages where this user
 # may install them. Tried once; the test skips, and says why, without it.

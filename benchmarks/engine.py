@@ -31,7 +31,7 @@ from engine_stages.models import decibels, prepare, prepare_int8
 from engine_stages.server import Server
 from harness.record import Record, TableRecord, make_parser
 from harness.results import Cell, Column
-from harness.turns import take_turns
+from harness.turns import SPINNING, take_turns
 
 from strzoo.benchmarking.engines import INT8_ENGINES
 from strzoo.engine.hardware import host_hardware
@@ -54,7 +54,6 @@ OpenVINO in dense int8, the fastest dense peer. Random weights pruned by magnitu
 budget, BatchNorm calibrated; fixed rules, no tuning. `resnet50:blocks 90` has 90 % of its blocks of
 four input channels zero. The error of fp32 is the largest, relative to the largest output, and the
 signal to noise is in dB, both against torch in float64."""
-PAUSE = 0.05  # seconds between turns: threads of some engines spin on for a while
 MEMORY_MODEL = "resnet50 90.23"
 
 
@@ -216,7 +215,7 @@ def measure(case: Case, engines: list[str], path: Path, rounds: int, deepsparse:
             servers[engine] = Server(engine, file, case.threads, case.batch, python)
             row.outputs[engine] = servers[engine].output
         ways = {name: lambda one=server: one.run(calls) for name, server in servers.items()}
-        turns = take_turns(ways, rounds, warm=0, pause=PAUSE)  # each turn warms itself up
+        turns = take_turns(ways, rounds, warm=0, pause=SPINNING)  # each turn warms itself up
         row.seconds = {name: [s for turn in found for s in turn] for name, found in turns.items()}
     finally:
         for server in servers.values():

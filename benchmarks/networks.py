@@ -35,7 +35,7 @@ import onnxruntime
 import torch
 from harness.record import Record, make_parser
 from harness.results import Column
-from harness.turns import medians, take_turns, timed
+from harness.turns import SPINNING, medians, take_turns, timed
 from onnx import numpy_helper
 from PIL import Image, ImageDraw, ImageFont
 
@@ -58,7 +58,6 @@ onnxruntime with as many threads, in turns, medians; the difference is the large
 onnxruntime's outputs, relative to the largest output (of what goes into the last Sigmoid, if
 onnxruntime makes 0 of all of it). Bar: 1e-4."""
 ZEROS, ALLOWED = 0.9, 1e-4
-MOST_PAUSE = 0.02  # seconds between turns
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ def measure(case: Case, runs: int, threads: int, islands: str) -> Row:
         float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(arrays, expected, strict=True)
     )
     ways = {"engine": lambda: timed_again(lambda: model(x)), "peer": lambda: timed_again(run_peer)}
-    seconds = medians(take_turns(ways, runs, pause=MOST_PAUSE))
+    seconds = medians(take_turns(ways, runs, pause=SPINNING))
     engine, peer = (1e3 * value for value in seconds.values())
     return Row(case.name, error, engine, peer, describe(model), compiled)
 

@@ -198,6 +198,7 @@ def test_the_list_has_every_public_function() -> None:
     assert set(RIGHT) == set(_functions())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RIGHT))
 def test_odd_arguments_end_in_a_result_or_an_error_of_ours(name: str, folder: None) -> None:
     function = getattr(strzoo, name)

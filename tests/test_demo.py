@@ -12,6 +12,7 @@ from strzoo.errors import VerificationError
 from tests.conftest import CliResult
 
 
+@pytest.mark.slow
 def test_a_demo_too_short_to_become_sparse_fails_its_own_check(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, epochs=2)
     steps: list[str] = []
@@ -28,6 +29,7 @@ def test_a_demo_too_short_to_become_sparse_fails_its_own_check(tmp_path: Path) -
     assert len({result.correct_top1 for result in results}) == 1
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_6_when_the_promise_is_broken(
     cli: Callable[..., CliResult], tmp_path: Path
 ) -> None:

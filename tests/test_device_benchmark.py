@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.helpers.runs import environment
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "device.py"
@@ -45,6 +47,7 @@ def test_a_stage_out_of_time_or_failing_loses_nothing_of_the_others(tmp_path: Pa
     assert "## evaluation: not run" in table
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_says_so_and_keeps_its_log(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "carried-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("torch.py", "raise ImportError('the installed one comes first')")

@@ -125,6 +125,7 @@ def _with_stand_ins(command: str) -> list[str]:
     return [*words, *SHORTER.get(name if name != "rnn" else "", ())]
 
 
+@pytest.mark.slow
 def test_every_command_of_readme_and_docs_runs(cli: Cli, reader: Path) -> None:
     assert set(ELSEWHERE) <= set(COMMANDS)
     ran = 0
@@ -143,6 +144,7 @@ def test_every_command_of_readme_and_docs_runs(cli: Cli, reader: Path) -> None:
     assert ran >= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_examples_run_and_print_what_is_shown(document: Path, reader: Path) -> None:
     for code, printed in EXAMPLE.findall(document.read_text()):

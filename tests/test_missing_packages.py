@@ -54,6 +54,7 @@ with open(f"{folder}/results.json", "w") as stream:
 """
 
 
+@pytest.mark.slow
 def test_evaluate_report_train_export_and_compile_run_without_the_packages_of_other_work(
     tmp_path: Path,
 ) -> None:

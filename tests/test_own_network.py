@@ -31,6 +31,7 @@ APPENDED = {
 }
 
 
+@pytest.mark.slow
 def test_the_page_leads_from_a_dense_network_to_a_compiled_sparse_one(
     cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

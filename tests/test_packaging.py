@@ -92,6 +92,7 @@ def test_the_wheel_carries_the_registry_the_budgets_and_the_licence(wheel: Path)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [

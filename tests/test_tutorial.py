@@ -14,6 +14,7 @@ import strzoo
 from tools.write_notebook import NOTEBOOK, SCRIPT, make_notebook
 
 
+@pytest.mark.slow
 def test_the_tutorial_ends_at_a_sparse_network_that_answers_alike_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,7 @@
 """Fetch what HTML reports and their test need from the npm registry, by npm.
 
     python tools/vendor_charts.py           # Chart.js; setup.py does this whenever strzoo is built
-    python tools/vendor_charts.py --tests   # axe-core too; `make test` does this
+    python tools/vendor_charts.py --tests   # axe-core too; `make test-slow` does this
 
 Chart.js, which draws the charts, goes to strzoo/pages/vendor/, which git ignores and a wheel
 holds; axe-core, which checks that the pages are accessible, to tests/vendor/. Each file is checked

@@ -11,14 +11,26 @@ from pathlib import Path
 
 from harness import ROOT
 
+# What Linux calls the instruction sets that decide how fast engines are; the widest vectors first.
+INSTRUCTION_SETS = {
+    "amx_int8": "AMX", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx_vnni": "VNNI",
+    "avx2": "AVX2", "asimd": "NEON",
+}  # fmt: skip
+
 
 def name_processor() -> str:
-    """As Linux calls it."""
+    """As Linux calls it, and its widest vectors: one name stands for several generations."""
     information = Path("/proc/cpuinfo")
+    found: dict[str, str] = {}
     for line in information.read_text().splitlines() if information.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    flags = found.get("flags", found.get("Features", "")).split()
+    sets = list(dict.fromkeys(shown for flag, shown in INSTRUCTION_SETS.items() if flag in flags))
+    if "AVX-512" in sets:
+        sets.remove("AVX2")
+    name = found.get("model name", platform.machine())
+    return f"{name} ({', '.join(sets)})" if sets else name
 
 
 def describe_machine() -> str:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+# Seconds for which an engine's threads may spin on after a run, on the cores of whatever runs next:
+# onnxruntime's do for 60 ms.
+SPINNING = 0.1
 Clock = Callable[[], float]
 T = TypeVar("T")
 

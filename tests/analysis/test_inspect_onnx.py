@@ -111,6 +111,7 @@ def test_integer_convolutions_are_understood(tmp_path: Path) -> None:
     assert (layer.nonzeros, layer.dense_macs) == (5, 6 * 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_export_reports_what_its_checkpoint_reports(
     resnet20_file: Path, tmp_path: Path, precision: str

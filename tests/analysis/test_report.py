@@ -72,6 +72,7 @@ def test_sparse_macs_follow_the_zeros_layer_by_layer() -> None:
     assert report.sparsity == pytest.approx(100 * 54 / report.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "googlenet", "vgg11"])
 def test_any_network_is_reported_and_every_weight_counted(name: str) -> None:
     options = {"init_weights": False} if name == "googlenet" else {}

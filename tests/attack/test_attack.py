@@ -8,6 +8,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_hostile_inputs_end_in_one_line_and_leave_nothing() -> None:
     pytest.importorskip("pyarrow")

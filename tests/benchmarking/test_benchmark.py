@@ -39,6 +39,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return install
 
 
+@pytest.mark.slow
 def test_a_benchmark_reports_latency_throughput_memory_and_ratios(resnet20_file: Path) -> None:
     made = strzoo.benchmark(
         resnet20_file, engines=["torch", "onnxruntime"], batches=[1, 2], runs=4, threads=1

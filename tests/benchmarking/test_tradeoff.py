@@ -73,6 +73,7 @@ def test_the_fastest_point_within_the_allowed_loss_is_recommended(
     assert "50 images tell top-1 to 3.0 points only" in recommend([DENSE], 1.0, 50, 3.0).reason
 
 
+@pytest.mark.slow
 def test_the_command_measures_accuracy_and_latency_at_each_sparsity(
     own: Path, cli: Callable[..., Any]
 ) -> None:
@@ -100,6 +101,7 @@ def test_the_command_measures_accuracy_and_latency_at_each_sparsity(
     assert "frontier.svg exists; pass --force" in cli(*words).error
 
 
+@pytest.mark.slow
 def test_class_folders_alone_are_divided_and_each_sparsity_is_fine_tuned(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", 20) / "train"
     torch.manual_seed(0)
@@ -114,6 +116,7 @@ def test_class_folders_alone_are_divided_and_each_sparsity_is_fine_tuned(tmp_pat
     assert made.how == "fine-tuned for 1 epochs each"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_said_in_one_line(digits_network: Digits) -> None:
     network, train, test = digits_network
     for changes, message in (

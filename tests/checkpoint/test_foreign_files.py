@@ -264,6 +264,7 @@ def test_views_of_one_storage_and_expanded_tensors_are_read(
         _check(tmp_path / "a.pth", expected, exact=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenetv1_100"])
 def test_files_of_timm_compute_what_timms_network_does(name: str, tmp_path: Path) -> None:
     model = timm.create_model(name, num_classes=3).eval()

@@ -42,6 +42,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_hostile_files_end_in_one_line_within_time_and_memory(tmp_path: Path) -> None:
     state = dict(small_network().state_dict())

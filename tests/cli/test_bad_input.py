@@ -142,6 +142,7 @@ def test_a_read_only_folder_is_refused(
     assert "permission denied" in result.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.pth", "out.safetensors"])
 def test_a_full_disk_leaves_nothing(name: str, str_file: Path, tmp_path: Path) -> None:
     def limit() -> None:  # the kernel refuses to grow a file beyond 1 MB, as a full disk would
@@ -174,6 +175,7 @@ def test_no_space_is_said_in_words(name: str, cli: Cli, str_file: Path, tmp_path
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_leaves_nothing(str_file: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*STRZOO, "demo", "-o", tmp_path / "out", "--epochs", "1000"],

@@ -72,6 +72,7 @@ def test_machine_code_for_a_level_of_processors_is_put_into_the_file(
     assert strzoo.compile(file, native=True).report.processor.startswith("x86_64-linux x86-64-v")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_evaluated_with_the_same_counts(cli: Cli, tmp_path: Path) -> None:
     network = make_network("resnet20", 0.9, size=32, classes=10)
     checkpoint = strzoo.save_checkpoint(network, tmp_path / "c.pth")

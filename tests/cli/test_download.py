@@ -90,6 +90,7 @@ def test_the_table_says_where_the_file_is_and_whether_its_hash_is_pinned(
     assert err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 80, 400])
 def test_no_table_cuts_a_cell_on_a_terminal_of_any_width(tmp_path, files, columns):
     name = "a [cache]" if columns == 80 else "cache"

@@ -48,6 +48,7 @@ def test_stdout_holds_the_result_alone_and_the_exporters_talk_is_not_on_the_term
     assert document["relative_difference"] < 1e-5
 
 
+@pytest.mark.slow
 def test_export_prints_size_sparsity_and_agreement(
     cli: Cli, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_export_prints_size_sparsity_and_agreement(
     assert json.loads(stored["strzoo.class_names"])[9] == "class 9"
 
 
+@pytest.mark.slow
 def test_a_failed_check_ends_with_exit_code_6_and_no_file(
     cli: Cli, checkpoint: Path, tmp_path: Path
 ) -> None:

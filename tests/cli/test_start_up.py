@@ -49,6 +49,7 @@ def test_commands_that_need_no_torch_do_not_import_it(arguments: list[str]) -> N
     assert done.stdout
 
 
+@pytest.mark.slow
 def test_importing_strzoo_imports_nothing_heavy_and_every_public_name_exists() -> None:
     program = (
         "import sys, strzoo; assert 'torch' not in sys.modules; "

@@ -190,6 +190,7 @@ _TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), max
 _WORDS = st.lists(_TEXT, max_size=4).map(" ".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.tuples(_TEXT, _WORDS, _TEXT, _TEXT), min_size=1, max_size=3), st.integers(1, 60))
 def test_no_cell_is_cut_at_any_width(rows: list[tuple[str, ...]], width: int) -> None:

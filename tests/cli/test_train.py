@@ -189,6 +189,7 @@ def test_the_checkpoints_are_in_the_published_form_and_convert(run: Path, cli: C
     )
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_compiled_and_predicts_the_same(run: Path, cli: Cli) -> None:
     plan = run.parent / "digits.strz"
     done = cli("compile", run / "best_str.pth", "-o", plan, "--input-size", "8", "--no-cache")
@@ -199,6 +200,7 @@ def test_what_was_trained_is_compiled_and_predicts_the_same(run: Path, cli: Cli)
     torch.testing.assert_close(strzoo.compile(plan)(images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dnw", "gmp"])
 def test_the_budget_that_str_has_learned_is_transferred(
     method: str, run: Path, cli: Cli, tmp_path: Path
@@ -222,6 +224,7 @@ def test_the_budget_that_str_has_learned_is_transferred(
     )
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_zeros_and_takes_new_classes(
     run: Path, cli: Cli, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.photographs import crop_photographs, jpeg
 
 # A session in a cycle is garbage when the workers are forked; each collects as soon as it starts.
@@ -40,6 +42,7 @@ print(sum(len(batch) for batch in batches))
 """
 
 
+@pytest.mark.slow
 def test_workers_do_not_wait_for_threads_of_a_session_that_was_garbage(tmp_path: Path) -> None:
     for number, image in enumerate(crop_photographs(2, 0)):
         path = tmp_path / "set" / "class" / f"{number}.JPEG"

@@ -170,6 +170,7 @@ def test_a_stop_signal_is_heard_within_one_step(device: torch.device) -> None:
     assert trainer.state.step == 2
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_mid_epoch_goes_on(device: torch.device, tmp_path: Path) -> None:
     config: Any = dataclasses.replace(SHORT, output=str(tmp_path), device=str(device))
 

@@ -18,6 +18,7 @@ def test_the_final_name_holds_the_exact_right_bytes_or_does_not_exist(tmp_path, 
     assert min(counts["arrived"], counts["failed"], counts["resumable"]) >= 3
 
 
+@pytest.mark.slow
 def test_kills_among_eight_processes_leave_the_right_file(tmp_path):
     counts = run_kills(4, tmp_path)
     assert counts["kills"] == 4

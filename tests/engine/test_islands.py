@@ -154,6 +154,7 @@ def test_a_batch_that_the_file_fixes_goes_through_islands_in_such_groups() -> No
         compiled(x[:3])
 
 
+@pytest.mark.slow
 def test_files_hold_islands_and_need_onnxruntime_only_to_run_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

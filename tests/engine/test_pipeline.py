@@ -67,6 +67,7 @@ def test_a_vector_holds_a_power_of_two_of_images(shared: Settings) -> None:
             strzoo.compile(load_model("small", 32), lanes=lanes, settings=shared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "size"),
     [
@@ -99,6 +100,7 @@ def test_any_batch_size_gives_a_row_for_each_image(small: strzoo.SparseModel) ->
             assert relative_error(found, expected[:batch]) < 1e-5
 
 
+@pytest.mark.slow
 def test_another_size_and_threads_together_compute_the_same(shared: Settings) -> None:
     network = make_network("small", 0.9, size=24, classes=5)
     x = images((3, 40, 24), 1)
@@ -230,6 +232,7 @@ def save_apart(model: onnx.ModelProto, path: Path) -> None:
     onnx.save(model, str(path), save_as_external_data=True, location=other, size_threshold=0)
 
 
+@pytest.mark.slow
 def test_every_kind_of_model_is_compiled_to_the_same_network(
     tmp_path: Path, shared: Settings
 ) -> None:
@@ -262,6 +265,7 @@ def test_every_kind_of_model_is_compiled_to_the_same_network(
     assert relative_error(other(x), expected) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_report_says_how_each_layer_runs_and_what_it_should_gain(shared: Settings) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(

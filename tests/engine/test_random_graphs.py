@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnxruntime
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ def test_simplifying_a_graph_changes_nothing_it_computes(graph: Graph, batch: in
     assert largest_error(run_graph(simplified, x), run_graph(graph, x)) < 1e-6
 
 
+@pytest.mark.slow
 @given(graphs(), st.integers(1, 3))
 @SLOWLY
 def test_a_graph_written_as_onnx_reads_back_as_what_onnxruntime_computes(

@@ -64,6 +64,7 @@ def test_torch_finds_the_backend_by_its_name() -> None:
     assert getattr(import_module(module), name) is compile_graph
 
 
+@pytest.mark.slow
 def test_batches_and_sizes_are_open_and_changed_weights_are_compiled_again(
     compiled: Compile,
 ) -> None:
@@ -99,6 +100,7 @@ class Broken(nn.Module):
         return x.flatten(1).sort(1).values
 
 
+@pytest.mark.slow
 def test_graphs_between_breaks_run_each_where_it_can(
     compiled: Compile, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_network_in_fewer_bits_is_near_what_torch_computes(
     assert [len(graph.models) for graph in graphs] == [int(able)]
 
 
+@pytest.mark.slow
 def test_a_network_of_timm_gives_the_same(compiled: Compile) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=7).eval()

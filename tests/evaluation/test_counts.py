@@ -104,6 +104,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
         strzoo.evaluate(LaterHungry(small_network(), 0), data[0], preprocessing=SMALL, workers=0)
 
 
+@pytest.mark.slow
 def test_the_cpu_computes_a_few_large_images_at_once(
     data: tuple[Path, list[Path], list[int]],
 ) -> None:

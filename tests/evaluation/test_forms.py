@@ -21,6 +21,7 @@ from tests.helpers.photographs import (
 from tests.helpers.published import str_state, write_published
 
 
+@pytest.mark.slow
 def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
     source = write_published(tmp_path / "str.pth", str_state("resnet18", 80.0), "resnet18")
     strzoo.convert(source, tmp_path / "dense.pth")
@@ -59,6 +60,7 @@ def test_str_dense_torchvision_and_onnx_forms_agree(tmp_path: Path) -> None:
         assert float((other - logits["str.pth"]).abs().max()) <= 1e-4 * largest
 
 
+@pytest.mark.slow
 def test_an_onnx_file_of_a_fixed_batch_and_built_in_preprocessing_counts_the_same(
     data: tuple[Path, list[Path], list[int]], expected: dict[str, Any], tmp_path: Path
 ) -> None:

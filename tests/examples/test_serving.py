@@ -113,6 +113,7 @@ def test_one_image_by_the_command_of_the_page(service: Service, folder: Path) ->
     assert [guess["probability"] for guess in guesses] == pytest.approx([p for _, p in expected])
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_or_wrong_while_the_service_restarts(
     service: Service, folder: Path
 ) -> None:

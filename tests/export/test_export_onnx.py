@@ -129,6 +129,7 @@ def test_batchnorm_is_folded_into_the_convolution(network: _Small, tmp_path: Pat
     assert (tensors[conv.input[1]][0] == 0).all()
 
 
+@pytest.mark.slow
 def test_weights_that_were_trained_channels_last_give_the_same_file(tmp_path: Path) -> None:
     network = strzoo.create_model("resnet20", num_classes=10)
     strzoo.export_onnx(network, tmp_path / "rows.onnx", input_size=(3, 16, 16))
@@ -174,6 +175,7 @@ def test_a_fixed_batch_with_softmax_and_built_in_preprocessing(
     assert operators <= COMMON | {"Transpose", "Cast", "Sub", "Mul", "Softmax"}
 
 
+@pytest.mark.slow
 def test_card_preprocessing_and_class_names_are_stored_as_metadata(
     resnet20_file: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +189,7 @@ def test_card_preprocessing_and_class_names_are_stored_as_metadata(
         strzoo.export_onnx(resnet20_file, tmp_path / "b.onnx", class_names=names[:3])
 
 
+@pytest.mark.slow
 def test_a_published_network_is_recognised_and_carries_its_card(
     str_file: Path, tmp_path: Path
 ) -> None:
@@ -250,6 +253,7 @@ def test_a_failed_check_keeps_the_file_that_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_reduced_precision_keeps_zeros_and_the_digits_predictions(
     digits_network: tuple[nn.Module, ImageSet, ImageSet], precision: str, tmp_path: Path
@@ -299,6 +303,7 @@ def test_too_little_agreement_with_fp32_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_users_images_is_used_for_the_checks(
     resnet20_file: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ class _OurNames(nn.Module):
         return x / self.images + self.logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "finish",
     [

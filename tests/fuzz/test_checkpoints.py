@@ -9,6 +9,7 @@ import pytest
 from tests.fuzz.checkpoints import fuzz
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's of damaged numbers
 def test_a_mutated_checkpoint_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
     counts, problems = fuzz(132, seed=1, folder=tmp_path)

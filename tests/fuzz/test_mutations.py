@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_mutated_file_of_any_format_gives_a_result_or_one_line() -> None:
     # A process of its own: the memory counted is that of these files alone, and a hang ends.
     done = subprocess.run(

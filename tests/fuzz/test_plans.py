@@ -15,6 +15,7 @@ pytest.importorskip("llvmlite")
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 
 
+@pytest.mark.slow
 def test_no_accepted_plan_leaves_its_memory() -> None:
     counts, problems = fuzz(200, seed=1, groups={1: 2})
     assert not problems
@@ -24,5 +25,6 @@ def test_no_accepted_plan_leaves_its_memory() -> None:
 
 
 def test_the_guard_pages_find_what_the_checks_prevent() -> None:
-    _, problems = fuzz(1, seed=1, start=4, groups={1: 2}, unchecked=True)
+    # Which mutation does harm depends on the plans, and so on the processor.
+    _, problems = fuzz(20, seed=1, groups={1: 2}, unchecked=True)
     assert any("SIGSEGV" in problem or "SIGBUS" in problem for problem in problems)

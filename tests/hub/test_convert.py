@@ -49,6 +49,7 @@ def test_dense_gives_the_same_logits_bit_for_bit(
     assert "optimizer" not in stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_loads_its_layout_and_computes_the_same(
     suffix: str, resnet_file: Path, photo: torch.Tensor, tmp_path: Path
@@ -68,6 +69,7 @@ def test_torchvision_loads_its_layout_and_computes_the_same(
         assert torch.equal(strzoo.load(path)(photo), expected)
 
 
+@pytest.mark.slow
 def test_timm_loads_its_resnet50_and_computes_the_same(
     resnet_file: Path, photo: torch.Tensor, tmp_path: Path
 ) -> None:

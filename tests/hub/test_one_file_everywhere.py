@@ -104,6 +104,7 @@ def test_a_file_is_the_same_network_in_every_command(form: str, tmp_path: Path) 
         assert strzoo.evaluate(model, [(images, expected.argmax(1))]).correct_top1 == 2
 
 
+@pytest.mark.slow
 def test_what_is_made_of_a_foreign_file_is_the_same_network(tmp_path: Path) -> None:
     path = _saved({"state_dict": prefixed("model.", small_network().state_dict())}, tmp_path / "a")
     exported = strzoo.export_onnx(path, tmp_path / "a.onnx", images="digits")
@@ -172,6 +173,7 @@ def test_what_a_checkpoint_knew_its_exports_and_plans_know(
         assert strzoo.inspect_onnx(model).report == report
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_timed_alone_and_is_what_it_was_made_for(
     made: tuple[Path, Path, Path],
 ) -> None:

@@ -100,6 +100,7 @@ def test_what_is_no_model_is_named() -> None:
         resolve("resnet50_dense", format="int4")
 
 
+@pytest.mark.slow
 def test_an_onnx_export_says_what_it_is_and_ones_own_registry_counts(
     resnet20_onnx: strzoo.OnnxExport, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ class _Counter:
         return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "command"),
     [

@@ -22,6 +22,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(48, 3, 9, 9), torch.arange(48) % 4
 
 
+@pytest.mark.slow
 def test_a_fit_of_lightning_ends_at_the_target_and_is_taken_up_again(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
     from strzoo.integrations.lightning import SparsityCallback

@@ -68,6 +68,7 @@ def _registered() -> Iterator[None]:
     registry._registered.clear()
 
 
+@pytest.mark.slow
 def test_a_fifth_architecture_goes_the_whole_road(tmp_path: Path) -> None:
     assert "plain" in strzoo.list_architectures()
     torch.manual_seed(0)

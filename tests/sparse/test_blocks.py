@@ -88,6 +88,7 @@ def test_dnw_and_gmp_drop_the_blocks_of_the_smallest_norms(kind: type) -> None:
     assert torch.equal(compiled(), effective)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_target_go_the_whole_road(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = strzoo.create_model("resnet20", num_classes=10)

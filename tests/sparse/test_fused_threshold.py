@@ -61,6 +61,7 @@ check(torch.device("cpu"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
 def test_the_kernels_compute_what_layers_do_as_triton_interprets_them(
     monkeypatch: pytest.MonkeyPatch,

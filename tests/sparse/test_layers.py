@@ -220,6 +220,7 @@ def test_bad_options_are_refused_by_name() -> None:
         layer.set_prune_rate(-0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # compilers warn of themselves (torch 2.6, Python 3.13.0)
 def test_a_sparse_network_can_be_traced_exported_and_compiled() -> None:
     torch.manual_seed(0)

@@ -116,6 +116,7 @@ def test_computed_weights_are_plain_in_a_copy(name: str) -> None:
     assert list(model.state_dict()) == keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pruned", "new spectral norm"])
 def test_computed_weights_are_understood_everywhere(name: str, tmp_path: Path) -> None:
     model = make(PARAMETRISED[name])
@@ -123,6 +124,7 @@ def test_computed_weights_are_understood_everywhere(name: str, tmp_path: Path) -
     _check_everywhere(model, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_wrapped_network_is_understood_everywhere(tmp_path: Path) -> None:
     _check_everywhere(WRAPPED["two"](make()), tmp_path)
 
@@ -143,6 +145,7 @@ def test_wrappers_are_looked_through(name: str, tmp_path: Path) -> None:
     assert type(unwrap(wrapped).first) is nn.Conv2d
 
 
+@pytest.mark.slow
 def test_a_network_of_several_processes_is_looked_through(tmp_path: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1

@@ -163,6 +163,7 @@ def test_the_recipes_of_the_paper_hold_its_tables_10_and_11_and_the_common_setti
 SIZES = {"resnet50": (25_502_912, 45_440, 7_680, 54), "mobilenetv1": (4_209_088, 0, 21_888, 28)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["resnet50", "mobilenetv1"])
 def test_a_dry_run_of_every_recipe_of_the_paper_expects_what_the_paper_prints(
     architecture: str, cli: Callable[..., CliResult]

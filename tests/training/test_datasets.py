@@ -54,6 +54,7 @@ def write_cifar(folder: Path) -> tuple[Path, np.ndarray]:
     return folder, pixels[:20]
 
 
+@pytest.mark.slow
 def test_a_folder_of_classes_is_trained_on_and_validated(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     config = dataclasses.replace(FOLDER, data=str(data), output=str(tmp_path / "run"), workers=1)
@@ -99,6 +100,7 @@ def test_workers_change_nothing_and_an_epoch_changes_the_crops(tmp_path: Path) -
     assert not torch.equal(first[0][0], other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_on_files_goes_on_in_mid_epoch_to_the_same_end(workers: int, tmp_path: Path) -> None:
     class Cut(Exception):  # noqa: N818 - stands for a kill

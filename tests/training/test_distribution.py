@@ -70,6 +70,7 @@ def assert_close(one: Path, two: Path, tolerance: float) -> None:
         assert b[name] == pytest.approx(a[name], rel=max(tolerance, 1e-6))  # logits are fp32
 
 
+@pytest.mark.slow
 def test_two_processes_with_shared_batchnorm_equal_one_to_the_rounding_of_doubles(
     tmp_path: Path,
 ) -> None:

@@ -105,6 +105,7 @@ def test_zeros_that_stay_cannot_be_more_than_the_target(files: dict[str, Path]) 
     build(**start, target_sparsity=zeros / 100)
 
 
+@pytest.mark.slow
 def test_fine_tuning_a_sparse_network_meets_the_target_again(tmp_path: Path) -> None:
     sparse = dataclasses.replace(
         load_recipe("digits_str"), epochs=2, warmup_epochs=0.0, batch_size=256,

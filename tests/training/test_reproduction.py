@@ -179,6 +179,7 @@ def test_twenty_steps_of_resnet18_are_those_of_the_published_code(
         assert int((layer.effective_weight() == 0).sum()) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_steps_of_mobilenetv1_are_those_of_the_published_code(method: str) -> None:
     # At small batches a rounding grows tenfold in each step or two, more slowly at a low rate.

@@ -75,6 +75,7 @@ def _write(config: TrainConfig, folder: Path) -> tuple[TrainConfig, Path]:
     return config, file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [KILLED_BETWEEN, KILLED_WRITING], ids=["between", "writing"])
 def test_a_killed_run_goes_on_to_the_very_same_end(
     program: str, uninterrupted: Path, tmp_path: Path
@@ -95,6 +96,7 @@ def test_a_killed_run_goes_on_to_the_very_same_end(
     assert not list((tmp_path / "run").glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_command_cleanly_and_the_run_goes_on_to_the_same_end(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_second_training_into_a_folder_in_use_is_refused_and_touches_nothing(
     assert strzoo.train(dataclasses.replace(config, resume="auto")).finished
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_and_holds_its_target(
     uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -28,11 +28,13 @@ class Steps:
     Args:
         division: of the network.
         threads: that one call uses.
+        alone: whether nothing else runs beside them; False if something is measured in turn.
     """
 
-    def __init__(self, division: Division, threads: int) -> None:
+    def __init__(self, division: Division, threads: int, *, alone: bool = True) -> None:
         self.division = division
-        self._islands = Islands(division.islands, threads, alone=not division.sections)
+        alone = alone and not division.sections
+        self._islands = Islands(division.islands, threads, alone=alone)
 
     def run(
         self, given: Arrays, programs: Sequence[Program], run_section: RunSection
@@ -144,7 +146,7 @@ def measure_divisions(
         if not port.dtype.startswith("float"):
             numbers[...] = 0
         given[port.name] = numbers.astype(port.dtype)
-    steps = [Steps(division, threads) for division, _ in divisions]
+    steps = [Steps(division, threads, alone=False) for division, _ in divisions]
     times: list[list[list[float]]] = [[] for _ in divisions]
     outputs: list[list[np.ndarray]] = [[] for _ in divisions]
     for turn in range(RUNS + 1):

@@ -197,7 +197,7 @@ def test_sums_beyond_16_bits_saturate() -> None:
     network.add(Dequantize, network.last, scale=np.ones(2))
     graph = Graph("x", network.last, network.shapes, tuple(network.layers), "a test")
     images = np.ones((1, 8, 4, 4), np.float32)  # 3,333 to 10,000 each
-    found = run_engine(graph, images, lanes=16, group=1, threads=1)
+    found = run_engine(graph, images, lanes=WIDTHS[-1], group=1, threads=1)
     assert (found[0, 0] == 32767).all()
     assert (found[0, 1] == -32768).all()
 

@@ -28,6 +28,7 @@ def kinds(graph: Graph) -> Counter[str]:
     return Counter(type(layer).__name__ for layer in graph.layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "size", "residuals", "expected"),
     [
@@ -54,6 +55,7 @@ def test_networks_become_fused_convolutions_pools_and_linear_layers(
     assert_agrees(model, batch=2, tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_in_halves_with_a_softmax_is_read_in_fp32() -> None:
     network = make_network("resnet20", size=16, classes=5)
     deployed = Deployed(network, softmax=True, preprocessing=None).eval()

@@ -71,6 +71,7 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> N
     assert_agrees(make(body, opset=opset))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [MAP, "float[N, M] y"])
 def test_the_kernels_move_the_numbers(output: str) -> None:
     body = {

@@ -71,6 +71,7 @@ def decibels(found: np.ndarray, expected: np.ndarray) -> float:
     return float(10 * np.log10(np.sum(expected.astype(np.float64) ** 2) / max(noise, 1e-30)))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, **QUIETLY)
 @given(
     graph=graphs(),
@@ -97,6 +98,7 @@ def test_random_graphs_compute_in_int16_what_integers_compute(
     assert np.abs(found - expected).max(initial=0) <= 2e-3 * largest
 
 
+@pytest.mark.slow
 def test_a_pruned_network_agrees_with_onnxruntime(shared: Settings) -> None:
     model = load_model("mobilenet_v2", 64)
     x = images((3, 64, 64), 24)
@@ -113,6 +115,7 @@ def test_a_pruned_network_agrees_with_onnxruntime(shared: Settings) -> None:
     assert sum(form.endswith("int16") for form in forms) == report.layers
 
 
+@pytest.mark.slow
 def test_the_bundled_images_calibrate_and_the_plan_keeps_what_came_of_it(tmp_path: Path) -> None:
     model = small_model()
     mine = Settings(cache_dir=tmp_path / "cache", offline=True)
@@ -177,6 +180,7 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path, shared: Settings) -
         strzoo.compile(path, precision="int16", settings=shared)
 
 
+@pytest.mark.slow
 def test_the_command_line_compiles_in_int16(cli: Callable[..., CliResult], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(small_model(), str(path))

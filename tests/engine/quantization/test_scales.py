@@ -157,6 +157,7 @@ def test_observation_sees_what_float64_computes() -> None:
     assert {tuple(each) for each in np.round(sample.residual.T.astype(float), 3)} <= pixels
 
 
+@pytest.mark.slow
 def test_layers_that_lose_more_than_is_tolerated_stay_in_fp32() -> None:
     random = np.random.default_rng(0)
 

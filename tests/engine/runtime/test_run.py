@@ -69,6 +69,7 @@ CASES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=6, **QUIETLY)  # `python -m tests.fuzz.graphs` runs any number
 @given(**CASES)
 def test_random_graphs_agree_with_float64(graph, batch, lanes, group, threads, seed):
@@ -111,6 +112,7 @@ def test_a_residual_of_single_pixels_is_not_overwritten_before_it_is_added():
     assert found[..., 0, 0].tolist() == [[8.5 + 8, 8.5 + 26], [26.5 + 44, 26.5 + 62]]
 
 
+@pytest.mark.slow
 def test_a_grouped_layer_wider_than_an_entry_can_tell_apart_is_blocked():
     channels = 2400  # a patch of 51 vectors each: more than 65,536 in all
     weight = np.zeros((channels, 1, 3, 3), np.float32)

@@ -41,6 +41,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_cached_model_needs_neither_onnx_nor_torch(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_a_cached_model_needs_neither_onnx_nor_torch(
         assert np.array_equal(np.load(answer), first(x))
 
 
+@pytest.mark.slow
 def test_damaged_entries_are_made_again(
     path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,6 +80,7 @@ def test_damaged_entries_are_made_again(
         assert entry.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_does_not_stop_anything(
     path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,6 +92,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_anything(
     assert "is not kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_cache_is_made_for_its_owner_alone_and_used_only_while_it_is(
     path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +124,7 @@ def test_the_cache_is_made_for_its_owner_alone_and_used_only_while_it_is(
         refused(f"belongs to user {owner + 1}", "remove it")
 
 
+@pytest.mark.slow
 def test_other_threads_and_contents_have_entries_of_their_own(
     path: Path, tmp_path: Path, shared: Settings
 ) -> None:

@@ -178,6 +178,7 @@ numpy.save(sys.argv[3], model(numpy.load(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_link(), reason="machine code in files is for Linux on x86-64")
 def test_machine_code_in_a_file_runs_without_llvmlite_if_the_file_is_trusted(
     shared: Settings, tmp_path: Path
