@@ -54,10 +54,13 @@ SIZES = {"nudenet": (320, 320), "det": (320, 320), "rec": (48, 320), "cls": (48,
 ABOUT = """Networks of timm with random weights, of which 90 % are zero in every convolution and
 fully connected layer but the first and grouped ones; and the ONNX files inside the PyPI packages
 nudenet and rapidocr-onnxruntime, as they are and cut by magnitude. One image, beside dense
-onnxruntime with as many threads, in turns, medians; the difference is the largest from
-onnxruntime's outputs, relative to the largest output (of what goes into the last Sigmoid, if
-onnxruntime makes 0 of all of it). Bar: 1e-4."""
+onnxruntime with as many threads, in turns, medians; 0.1 s between them, for its threads spin on for
+60 ms after a run. The difference is the largest from onnxruntime's outputs, relative to the largest
+output (of what goes into the last Sigmoid, if onnxruntime makes 0 of all of it). Bars: 1e-4, and at
+90 % a median gain of 2.5 and none less than 1; 0.97 where onnxruntime runs the whole network on
+both sides, which is noise."""
 ZEROS, ALLOWED = 0.9, 1e-4
+SAME = 0.97  # the least ratio of the times of one computation that noise explains
 
 
 @dataclass(frozen=True)
@@ -279,15 +282,16 @@ def main() -> int:
                 record.miss(f"{case.name} failed with {type(error).__name__}")
                 continue
             gain = row.peer / row.engine
+            table.add(row.name, row.error, row.engine, row.peer, gain, row.who, row.compiled)
             if case.sparse:
                 gains.append(gain)
-            table.add(row.name, row.error, row.engine, row.peer, gain, row.who, row.compiled)
+                least = SAME if row.who == "onnxruntime" else 1.0
+                table.judge(f"{row.name}: the gain", gain, least=least)
             table.judge(f"{row.name}: the difference", row.error, most=ALLOWED)
     if gains:
         median, least = statistics.median(gains), min(gains)
         record.say(f"Gain at 90 %: median {median:.2f}, least {least:.2f}.")
         table.judge("the median gain at 90 %", median, least=2.5)
-        table.judge("the least gain at 90 %", least, least=1.0)
     return record.finish()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,17 @@ def test_the_report_says_what_runs_where_and_whether_it_is_worth_it() -> None:
         compile_parts(build(BETWEEN, output=MAP, w=WEIGHT), islands="none")
     with pytest.raises(UsageError, match="islands is 'some'; it must be one of auto, missing"):
         compile_parts(build(BETWEEN, output=MAP, w=WEIGHT), islands="some")
+
+
+def test_threads_of_onnxruntime_do_not_spin_on_into_what_is_measured_next() -> None:
+    wide = np.random.default_rng(1).standard_normal((64, 64, 3, 3)).astype(np.float32)
+    model = build(BETWEEN, image="float[N, 64, 28, 28] x", output=MAP, w=wide)
+    compiled = strzoo.compile(model, 2, cache=False, islands="missing")  # whole, measured last
+    assert compiled.report.alone > 0
+    started = time.process_time()
+    time.sleep(0.15)
+    # A thread that spins on takes 0.06 s.
+    assert time.process_time() - started < 0.03
 
 
 def test_a_part_without_an_end_is_left_unmeasured(

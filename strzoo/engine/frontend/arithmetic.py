@@ -182,10 +182,11 @@ def read_sum(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def _combine(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    last = [builder.channels_last.get(name) for name in node.input]
-    if last[0] and last[1] and last[0].shape == last[1].shape:
-        inputs = (last[0].value, last[1].value)
-        return builder.emit_last(Combine, node, inputs, function=node.op_type.lower())
+    if any(name in builder.channels_last for name in node.input):
+        one, other = (builder.turned(name) for name in node.input)
+        if one and other and one.shape == other.shape:
+            beside = builder.reshaped(other.value, builder.shapes[one.value])
+            return builder.emit_last(Combine, node, one, beside, function=node.op_type.lower())
     first, second = (builder.view(name) for name in node.input)
     kind: type[Layer] = Add if node.op_type == "Add" else Combine
     fields = {} if kind is Add else {"function": node.op_type.lower()}
@@ -217,14 +218,14 @@ def emit_affine(
 ) -> None:
     """scale * x + shift, both of the same shape: one number, or one per channel."""
     if name in builder.channels_last:
-        value = builder.channels_last[name].value
-        channels = builder.shapes[value][0]
+        last = builder.channels_last[name]
+        channels = last.shape[0]
         if scale.size != 1 and (scale.size, scale.shape[-1]) != (channels, channels):
             raise Unsupported(f"a constant of shape {scale.shape} with the channels last")
         scale, shift = (
             np.broadcast_to(v.reshape(-1), (channels,)).astype(np.float32) for v in (scale, shift)
         )
-        builder.emit_last(Affine, node, (value,), scale=scale, shift=shift)
+        builder.emit_last(Affine, node, last, scale=scale, shift=shift)
         return
     view = builder.view(name)
     if scale.ndim > len(view.shape) + 1:

@@ -49,6 +49,15 @@ class Rearranged:
     index: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """The numbers of `value` at `index`, as above, where the axis of the images is number `at`."""
+
+    value: str
+    index: np.ndarray
+    at: int
+
+
 class GraphBuilder:
     """Turns node after node into layers; `operators` holds the rules.
 
@@ -82,9 +91,14 @@ class GraphBuilder:
         # What Pad and Transpose made, by ONNX name, for the node behind them: see `padding`. The
         # zeros of a Pad are also a value, under whose name they are found here.
         self.padded: dict[str, Padding] = {}
+        # Maps whose channels are last in ONNX, as [channels, *pixels]: of any rank from 2 on.
         self.channels_last: dict[str, View] = {}
+        self._turned: dict[str, View] = {}
         # What else moves numbers made, by ONNX name, whether or not it is also a value.
         self.rearranged: dict[str, Rearranged] = {}
+        # What has its images on another axis than the first, as attention's queries, keys and
+        # values before they are taken apart.
+        self.moved: dict[str, Moved] = {}
 
     def add_input(self, name: str, shape: Shape, stage: int = 0) -> None:
         """Let `name` stand for an array [N, *shape] that is given, or made in a stage before."""
@@ -103,6 +117,8 @@ class GraphBuilder:
             return self._views[name]
         if name in self.opaque:
             raise Outside(name)
+        if name in self.moved:
+            raise Unsupported("of images", ("Transpose", name))
         if name in self.constants:
             raise Unsupported(f"its input {name!r} is a constant")
         raise IntegrityError(f"{name!r} is used before it is made")
@@ -117,6 +133,21 @@ class GraphBuilder:
             return Rearranged(view.value, np.moveaxis(index, 0, -1))
         view = self.view(name)
         return Rearranged(view.value, np.arange(math.prod(view.shape)).reshape(view.shape))
+
+    def turned(self, name: str) -> View | None:
+        """`name` as a map with the channels last; one is made of any numbers of two axes or more,
+        of which the last is that of the channels."""
+        if name in self.channels_last:
+            return self.channels_last[name]
+        found = self.arrangement(name)
+        if found.index.ndim < 2:
+            return None
+        if name not in self._turned:
+            index = np.moveaxis(found.index, -1, 0)
+            places = index.reshape(len(index), 1, -1)
+            value = self.take_numbers(found.value, places, f"{name}_turned")
+            self._turned[name] = View(value, index.shape, ("Transpose", name))
+        return self._turned[name]
 
     def _settle(self, name: str) -> None:
         """Make a value of what is so far known as numbers in another order."""
@@ -185,12 +216,16 @@ class GraphBuilder:
         if len(view.shape) != 3:
             shape = ", ".join(map(str, view.shape))
             raise Unsupported(f"it makes a [N, {shape}] that is then used as a map", view.maker)
-        if self.shapes[view.value] == view.shape:
-            return view.value
-        key = (view.value, view.shape)
+        return self.reshaped(view.value, view.shape)
+
+    def reshaped(self, value: str, shape: Shape) -> str:
+        """One of our values as a map of `shape`."""
+        if self.shapes[value] == shape:
+            return value
+        key = (value, shape)
         if key not in self._maps:
-            index = np.arange(math.prod(view.shape)).reshape(view.shape)
-            self._maps[key] = self.take_numbers(view.value, index, f"{view.value}_map")
+            index = np.arange(math.prod(shape)).reshape(shape)
+            self._maps[key] = self.take_numbers(value, index, f"{value}_map")
         return self._maps[key]
 
     def vector_value(self, name: str) -> str:
@@ -236,17 +271,19 @@ class GraphBuilder:
     def emit_elementwise(self, kind: type[Layer], node: onnx.NodeProto, **fields: Any) -> None:
         """As `emit`, of the first input, for layers that work on each number and keep any shape."""
         if node.input[0] in self.channels_last:
-            self.emit_last(kind, node, (self.channels_last[node.input[0]].value,), **fields)
+            self.emit_last(kind, node, self.channels_last[node.input[0]], **fields)
             return
         view = self.view(node.input[0])
         output = self.emit(kind, node, (view.value,), **fields)
         self.bind(node, output, view.shape)
 
     def emit_last(
-        self, kind: type[Layer], node: onnx.NodeProto, inputs: tuple[str, ...], **fields: Any
+        self, kind: type[Layer], node: onnx.NodeProto, last: View, *others: str, **fields: Any
     ) -> None:
-        """As `emit`, of maps: the node's output is the result with the channels last."""
-        self.emit(kind, node, inputs, **fields)
+        """As `emit`, of a map with the channels last and other maps, for layers that keep the
+        pixels: the channels of the node's output are last, too."""
+        value = self.emit(kind, node, (last.value, *others), **fields)
+        self.bind(node, value, (self.shapes[value][0], *last.shape[1:]))
         self.turn_last(node)
 
     def turn_last(self, node: onnx.NodeProto) -> None:

@@ -127,13 +127,13 @@ def _find_channels(model: onnx.ModelProto, name: str) -> int | None:
     sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     images = {name}
     for node in model.graph.node:
-        first, *others = [*node.input, ""]
-        weights = sizes.get(others[0], ()) if others else ()
+        first, second = (*node.input, "", "")[:2]
+        weights = sizes.get(second, ())
         if node.op_type == "Constant":
-            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-            sizes[node.output[0]] = tuple(tensor.dims) if tensor is not None else ()
+            values = (tuple(a.t.dims) for a in node.attribute if a.name == "value")
+            sizes.update(zip(node.output, values, strict=False))
         elif node.op_type in _SAME_SIZE and first in sizes:
-            sizes[node.output[0]] = sizes[first]
+            sizes.update(dict.fromkeys(node.output, sizes[first]))
         elif first in images and node.op_type == "Conv":
             group = next((a.i for a in node.attribute if a.name == "group"), 1)
             return weights[1] * group if len(weights) == 4 else None

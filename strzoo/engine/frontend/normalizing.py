@@ -11,6 +11,7 @@ from strzoo.engine.frontend.arithmetic import emit_affine
 from strzoo.engine.frontend.attributes import read_attributes
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.frontend.rearranging import shape_of
 from strzoo.engine.ir.graph import (
     Affine,
     Bounds,
@@ -39,24 +40,20 @@ def read_layer_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     """Over the channels of a map whose channels are last, or over a vector."""
     attributes = read_attributes(node)
     scale, shift = builder.weight(node, 1), builder.optional_weight(node, 2)
-    last = builder.channels_last.get(node.input[0])
-    shape = last.shape if last else builder.view(node.input[0]).shape
+    shape = shape_of(builder, node.input[0])
     rank = len(shape) + 1
-    # Of a single pixel, channels that are last are those of a vector.
-    single = math.prod(shape[:-1]) == 1
-    if (
-        attributes.get("axis", -1) % rank != rank - 1
-        or scale.ndim != 1
-        or not (last is not None or single)
-    ):
+    if attributes.get("axis", -1) % rank != rank - 1 or scale.ndim != 1:
         raise Unsupported("over another axis than the channels")
+    # Of a single pixel, channels that are last are those of a vector.
+    single = math.prod(shape[:-1]) == 1 and node.input[0] not in builder.channels_last
+    last = None if single else builder.turned(node.input[0])
     fields = {
         "scale": scale,
         "shift": np.zeros_like(scale) if shift is None else shift,
         "epsilon": float(attributes.get("epsilon", 1e-5)),
     }
     if last is not None:
-        builder.emit_last(Normalize, node, (last.value,), **fields)
+        builder.emit_last(Normalize, node, last, **fields)
     else:
         value = builder.flatten(builder.view(node.input[0]))
         builder.bind(node, builder.emit(Normalize, node, (value,), **fields), shape)

@@ -12,6 +12,7 @@ from strzoo.engine.frontend.attributes import read_attributes, read_pool_window,
 from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.padding import widen
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.frontend.rearranging import shape_of
 from strzoo.engine.ir.graph import (
     AveragePool,
     Concat,
@@ -140,12 +141,15 @@ def read_gemm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 def read_matmul(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     weight = _matrix(builder, node).T
-    if (last := builder.channels_last.get(node.input[0])) is not None:
+    rank = len(shape_of(builder, node.input[0]))
+    if rank > 1 and (last := builder.turned(node.input[0])) is not None:
+        if last.shape[0] != weight.shape[1]:
+            raise Unsupported(f"of {last.shape[0]} channels by a matrix of {weight.shape[1]} rows")
         bias, kernel = np.zeros(len(weight), np.float32), np.ascontiguousarray(weight)
         builder.emit_last(
             Convolution,
             node,
-            (last.value,),
+            last,
             weight=kernel[:, :, None, None],
             bias=bias,
             window=Window((1, 1)),

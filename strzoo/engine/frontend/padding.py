@@ -28,8 +28,9 @@ def read_pad(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     """
     attributes = read_attributes(node)
     mode = attributes.get("mode", "constant")
-    last = node.input[0] in builder.channels_last
-    view = builder.channels_last[node.input[0]] if last else builder.view(node.input[0])
+    turned = builder.channels_last.get(node.input[0])
+    last = turned is not None and turned.shape == builder.shapes[turned.value]
+    view = turned if turned is not None and last else builder.view(node.input[0])
     if len(view.shape) != 3:
         raise Unsupported("of other than a map")
     pads, channels, number = _read_pads(builder, node, attributes, last)

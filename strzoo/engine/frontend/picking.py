@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder
+from strzoo.engine.frontend.builder import GraphBuilder, Moved
 from strzoo.engine.frontend.folding import slice_bounds
 from strzoo.engine.frontend.problems import Unsupported
-from strzoo.engine.frontend.rearranging import bind_numbers, shape_of, take_channels
-from strzoo.engine.ir.graph import Pick
+from strzoo.engine.frontend.rearranging import (
+    at_first,
+    bind_moved,
+    bind_numbers,
+    shape_of,
+    take_channels,
+)
+from strzoo.engine.ir.graph import Pick, Shape
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
 
@@ -34,11 +41,10 @@ def read_slice(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 def read_split(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     attributes = read_attributes(node)
-    shape = shape_of(builder, node.input[0])
-    axis = attributes.get("axis", 0) % (len(shape) + 1)
-    if axis == 0:
-        raise Unsupported("of images")
-    total = shape[axis - 1]
+    moved = builder.moved.get(node.input[0])
+    shape = moved.index.shape if moved else shape_of(builder, node.input[0])
+    axis = _own_axis(attributes.get("axis", 0), shape, moved)
+    total = shape[axis]
     given = len(node.input) > 1 and node.input[1]
     sizes = builder.integers(node.input[1]) if given else list(attributes.get("split", ()))
     count = len(node.output)
@@ -46,38 +52,53 @@ def read_split(builder: GraphBuilder, node: onnx.NodeProto) -> None:
         each = -(-total // count)
         sizes = [each] * (count - 1) + [total - each * (count - 1)]
     if len(sizes) != count or min(sizes) < 1 or sum(sizes) != total:
-        what = "channels" if axis == 1 else "places"
+        what = "places" if axis else "channels"
         raise IntegrityError(f"{node.name!r} splits {total} {what} into {sizes}")
     start = 0
     for name, size in zip(node.output, sizes, strict=True):
-        if name:
+        if name and moved:
+            made = onnx.helper.make_node(node.op_type, [], [name], node.name)
+            part = moved.index.take(range(start, start + size), axis)
+            bind_moved(builder, made, replace(moved, index=part))
+        elif name:
             places = [np.arange(length) for length in shape]
-            places[axis - 1] = np.arange(start, start + size)
+            places[axis] = np.arange(start, start + size)
             _take(builder, node, name, places)
         start += size
 
 
 def read_gather(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    shape = shape_of(builder, node.input[0])
-    axis = read_attributes(node).get("axis", 0) % (len(shape) + 1)
-    if axis == 0:
-        raise Unsupported("of images")
+    moved = builder.moved.get(node.input[0])
+    shape = moved.index.shape if moved else shape_of(builder, node.input[0])
+    axis = _own_axis(read_attributes(node).get("axis", 0), shape, moved)
     indices = builder.constant(node.input[1])
     if indices is None or indices.ndim > 1:
         raise Unsupported("its indices are not a constant list")
-    chosen, size = np.atleast_1d(indices).astype(np.int64), shape[axis - 1]
+    chosen, size = np.atleast_1d(indices).astype(np.int64), shape[axis]
     if not len(chosen) or chosen.min() < -size or chosen.max() >= size:
         raise IntegrityError(f"{node.name!r} takes {chosen.tolist()} of {size}")
-    if indices.ndim == 0:
-        found = builder.arrangement(node.input[0])
-        index = found.index.take(int(chosen[0]) % size, axis - 1)
+    if indices.ndim == 0 or moved:
+        found = moved or at_first(builder, node.input[0])
+        index = found.index.take(chosen % size, axis)
+        at = found.at
+        if indices.ndim == 0:
+            index, at = index.squeeze(axis), at - (axis < at)
         if not index.ndim:
             raise Unsupported("of a single number")
-        bind_numbers(builder, node, found.value, index)
+        bind_moved(builder, node, Moved(found.value, index, at))
         return
     places = [np.arange(length) for length in shape]
-    places[axis - 1] = chosen % size
+    places[axis] = chosen % size
     _take(builder, node, node.output[0], places)
+
+
+def _own_axis(axis: int, shape: Shape, moved: Moved | None) -> int:
+    """Of one image's numbers, the axis that is `axis` in ONNX."""
+    at = moved.at if moved else 0
+    axis %= len(shape) + 1
+    if axis == at:
+        raise Unsupported("of images")
+    return axis - (axis > at)
 
 
 def _take(

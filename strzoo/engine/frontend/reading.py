@@ -265,7 +265,8 @@ class Reading:
             return True
         if name in builder.constants or name in builder.padded:
             return False
-        return builder.stages[builder.arrangement(name).value] % 2 == 1
+        found = builder.moved.get(name) or builder.arrangement(name)
+        return builder.stages[found.value] % 2 == 1
 
     def _check_readable(self, name: str) -> bool:
         """Whether onnxruntime can read it. What makes it is to blame otherwise."""

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, Rearranged, describe_node
+from strzoo.engine.frontend.builder import GraphBuilder, Moved, Rearranged, describe_node
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.graph import Convolution, Shape
 from strzoo.engine.ir.parts import MANY
@@ -22,14 +22,14 @@ from strzoo.settings import Limits
 
 
 def read_transpose(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    found = builder.arrangement(node.input[0])
+    found = builder.moved.get(node.input[0]) or at_first(builder, node.input[0])
     rank = found.index.ndim + 1
     perm = [axis % rank for axis in read_attributes(node).get("perm", range(rank)[::-1])]
     if sorted(perm) != list(range(rank)):
         raise IntegrityError(f"{describe_node(node)!r} turns {rank} axes by {perm}")
-    if perm[0] != 0:
-        raise Unsupported("of images")
-    bind_numbers(builder, node, found.value, found.index.transpose([a - 1 for a in perm[1:]]))
+    order = [axis - (axis > found.at) for axis in perm if axis != found.at]
+    index = found.index.transpose(order)
+    bind_moved(builder, node, Moved(found.value, index, perm.index(found.at)))
 
 
 def read_depth_to_space(builder: GraphBuilder, node: onnx.NodeProto) -> None:
@@ -99,13 +99,28 @@ def bind_numbers(
     by channel; a value is made of them when something needs it."""
     name, shape = node.output[0], builder.shapes[value]
     first = np.moveaxis(index, -1, 0)
-    if first.shape == shape and len(shape) == 3 and shape[1:] != (1, 1) and in_order(first, shape):
-        builder.bind(node, value, shape)
+    of_map = len(shape) == 3 and shape[1:] != (1, 1) and index.ndim > 1
+    if of_map and len(first) == shape[0] and in_order(first, shape):
+        builder.bind(node, value, first.shape)
         builder.turn_last(node)
     elif in_order(index, shape):
         builder.bind(node, value, index.shape)
     else:
         builder.rearranged[name] = Rearranged(value, index)
+
+
+def at_first(builder: GraphBuilder, name: str) -> Moved:
+    """The numbers of `name`, whose images are on the first axis."""
+    found = builder.arrangement(name)
+    return Moved(found.value, found.index, 0)
+
+
+def bind_moved(builder: GraphBuilder, node: onnx.NodeProto, found: Moved) -> None:
+    """As `bind_numbers`, wherever the images are."""
+    if found.at == 0:
+        bind_numbers(builder, node, found.value, found.index)
+    else:
+        builder.moved[node.output[0]] = found
 
 
 def take_channels(

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder
+from strzoo.engine.frontend.builder import GraphBuilder, Moved
 from strzoo.engine.frontend.constants import BATCH
 from strzoo.engine.frontend.problems import Unsupported
-from strzoo.engine.frontend.rearranging import bind_shape, shape_of
+from strzoo.engine.frontend.rearranging import bind_moved, bind_shape, shape_of
 from strzoo.engine.ir.graph import Shape
 
 _FLOATS = (
@@ -72,12 +72,19 @@ def read_reshape(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def read_squeeze(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    shape = shape_of(builder, node.input[0])
+    moved = builder.moved.get(node.input[0])
+    shape = moved.index.shape if moved else shape_of(builder, node.input[0])
+    at = moved.at if moved else 0
     axes = {axis % (len(shape) + 1) for axis in _read_axes(builder, node)}
-    if not axes or 0 in axes or any(shape[axis - 1] != 1 for axis in axes):
+    sizes = (*shape[:at], 0, *shape[at:])  # the images' axis is none that can go
+    if not axes or any(sizes[axis] != 1 for axis in axes):
         raise Unsupported("of axes that are not 1, or of all")
-    kept = [size for axis, size in enumerate(shape, 1) if axis not in axes]
-    bind_shape(builder, node, tuple(kept))
+    kept = tuple(s for axis, s in enumerate(sizes) if axis != at and axis not in axes)
+    if moved:
+        before = at - sum(axis < at for axis in axes)
+        bind_moved(builder, node, Moved(moved.value, moved.index.reshape(kept), before))
+    else:
+        bind_shape(builder, node, kept)
 
 
 def read_unsqueeze(builder: GraphBuilder, node: onnx.NodeProto) -> None:

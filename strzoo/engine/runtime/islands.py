@@ -14,6 +14,11 @@ from strzoo.engine.ir.parts import MANY, Island
 from strzoo.errors import StrzooError, install_advice
 
 _EXTERNAL = b"location"  # of weights in another file
+_SPIN = {
+    "never": {"session.intra_op.allow_spinning": "0"},
+    "within": {"session.force_spinning_stop": "1"},
+    "after": {},
+}  # fmt: skip
 
 
 class Islands:
@@ -22,12 +27,12 @@ class Islands:
     Args:
         islands: in execution order.
         threads: that one call uses.
-        alone: whether nothing else runs between their runs: then onnxruntime's threads may spin
-            after one, for 60 ms and on the cores of what comes next.
+        spin: when onnxruntime's threads wait for work by spinning, on cores that others may need:
+            "never", "within" a run, or "after" it, too, for 60 ms.
     """
 
-    def __init__(self, islands: Sequence[Island], threads: int, *, alone: bool) -> None:
-        self._islands, self._threads, self._alone = islands, threads, alone
+    def __init__(self, islands: Sequence[Island], threads: int, spin: str) -> None:
+        self._islands, self._threads, self._spin = islands, threads, spin
         self._lock = threading.Lock()
         self._sessions: dict[int, Any] = {}
         self._process = os.getpid()
@@ -37,11 +42,11 @@ class Islands:
         index: int,
         arrays: Mapping[str, np.ndarray],
         count: int | None,
-        patience: float | None = None,
+        options: Any = None,
     ) -> dict[str, np.ndarray]:
         """The outputs of an island for `count` images; None where that is not a number of images.
 
-        Args: `patience` ends the run after so many seconds.
+        Args: `options` are those of `watched`, which may end the run.
 
         Raises:
             StrzooError: onnxruntime is not installed, refuses the inputs, or was ended.
@@ -55,8 +60,7 @@ class Islands:
         for name, size in island.sizes:
             feeds[name] = np.where(size == MANY, count or 0, size)
         try:
-            with _watched(patience) as options:
-                made = session.run(list(island.outputs), feeds, options)
+            made = session.run(list(island.outputs), feeds, options)
         except Exception as error:  # onnxruntime's exceptions share no documented base class
             reason = " ".join(str(error).split())[:200]
             raise StrzooError(f"onnxruntime cannot run a part of the network: {reason}") from error
@@ -69,18 +73,19 @@ class Islands:
                 self._sessions, self._process = {}, os.getpid()
             if index not in self._sessions:
                 self._sessions[index] = _open_session(
-                    self._islands[index].model, self._threads, alone=self._alone
+                    self._islands[index].model, self._threads, _SPIN[self._spin]
                 )
             return self._sessions[index]
 
 
 @contextlib.contextmanager
-def _watched(patience: float | None) -> Iterator[Any]:
-    """Options of a run of onnxruntime that ends after that many seconds; None without a limit."""
-    if patience is None:
+def watched(patience: float) -> Iterator[Any]:
+    """Options of runs of onnxruntime that end after that many seconds; None without it."""
+    try:
+        import onnxruntime
+    except ImportError:
         yield None
         return
-    import onnxruntime
 
     options = onnxruntime.RunOptions()
     timer = threading.Timer(patience, setattr, (options, "terminate", True))
@@ -92,7 +97,7 @@ def _watched(patience: float | None) -> Iterator[Any]:
         timer.cancel()
 
 
-def _open_session(model: bytes, threads: int, *, alone: bool) -> Any:
+def _open_session(model: bytes, threads: int, entries: dict[str, str]) -> Any:
     try:
         import onnxruntime  # noqa: F401
     except ImportError:
@@ -105,5 +110,4 @@ def _open_session(model: bytes, threads: int, *, alone: bool) -> Any:
 
     if _EXTERNAL in model:  # onnxruntime would open the files that it names
         parse_onnx(model, "a part of the network")
-    entries = {} if alone else {"session.force_spinning_stop": "1"}
     return open_session(model, threads=threads, entries=entries)

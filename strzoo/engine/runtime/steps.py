@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from strzoo.engine.ir.parts import Division, Feed, Section
-from strzoo.engine.runtime.islands import Islands
+from strzoo.engine.runtime.islands import Islands, watched
 from strzoo.engine.runtime.run import Program, Runner
 from strzoo.errors import StrzooError, UsageError
 
@@ -19,7 +20,7 @@ Arrays = Mapping[str, np.ndarray]
 # Runs the program of a section, by its number, on [N, ...] fp32 and writes [N, ...] fp32.
 RunSection = Callable[[int, np.ndarray, np.ndarray], object]
 RUNS = 5  # that are measured, after one that is not
-PATIENCE = 10.0  # seconds that an island may take when it is measured: a loop may have no end
+PATIENCE = 10.0  # seconds that a run may take when it is measured: a loop may have no end
 
 
 class Steps:
@@ -28,13 +29,14 @@ class Steps:
     Args:
         division: of the network.
         threads: that one call uses.
-        alone: whether nothing else runs beside them; False if something is measured in turn.
+        measured: whether something else runs in turn with them.
     """
 
-    def __init__(self, division: Division, threads: int, *, alone: bool = True) -> None:
+    def __init__(self, division: Division, threads: int, *, measured: bool = False) -> None:
         self.division = division
-        alone = alone and not division.sections
-        self._islands = Islands(division.islands, threads, alone=alone)
+        # The engine's threads need their cores at once; one island is followed by nothing.
+        spin = "never" if division.sections else "within" if measured else "after"
+        self._islands = Islands(division.islands, threads, spin)
 
     def run(
         self, given: Arrays, programs: Sequence[Program], run_section: RunSection
@@ -71,7 +73,9 @@ class Steps:
     ) -> tuple[list[float], list[np.ndarray]]:
         """The seconds that each step takes, and the outputs."""
         seconds: list[float] = []
-        results = self._run(given, self.count_images(given), programs, run_section, seconds)
+        count = self.count_images(given)
+        with watched(PATIENCE) as options:
+            results = self._run(given, count, programs, run_section, seconds, options)
         return seconds, results
 
     def count_images(self, given: Arrays) -> int | None:
@@ -97,6 +101,7 @@ class Steps:
         programs: Sequence[Program],
         run_section: RunSection,
         seconds: list[float] | None,
+        options: Any = None,
     ) -> list[np.ndarray]:
         arrays = dict(given)
         sections = islands = 0
@@ -120,8 +125,7 @@ class Steps:
                 arrays.update(_split(step.outputs, result))
                 sections += 1
             else:
-                patience = None if seconds is None else PATIENCE
-                arrays.update(self._islands.run(islands, arrays, count, patience))
+                arrays.update(self._islands.run(islands, arrays, count, options))
                 islands += 1
             if seconds is not None:
                 seconds.append(time.perf_counter() - started)
@@ -146,7 +150,7 @@ def measure_divisions(
         if not port.dtype.startswith("float"):
             numbers[...] = 0
         given[port.name] = numbers.astype(port.dtype)
-    steps = [Steps(division, threads, alone=False) for division, _ in divisions]
+    steps = [Steps(division, threads, measured=True) for division, _ in divisions]
     times: list[list[list[float]]] = [[] for _ in divisions]
     outputs: list[list[np.ndarray]] = [[] for _ in divisions]
     for turn in range(RUNS + 1):

@@ -19,6 +19,7 @@ from strzoo.engine.ir.graph import (
     Normalize,
 )
 from strzoo.engine.passes import simplify
+from strzoo.errors import UsageError
 from tests.helpers.engine.models import assert_agrees, build, images, run_onnxruntime
 
 MAP = "float[N, A, B, C] y"
@@ -168,3 +169,61 @@ def test_what_another_layer_reads_is_kept_beside_the_gate() -> None:
     assert Affine in kinds(body, half=np.float32(0.5))
     assert_agrees(build(body, output=MAP, half=np.float32(0.5)))
     assert Linear not in kinds(body, half=np.float32(0.5))
+
+
+TOKENS: dict[str, Any] = {
+    "g": RANDOM.standard_normal(4).astype(np.float32),
+    "b": RANDOM.standard_normal(4).astype(np.float32),
+    "qkv": RANDOM.standard_normal((4, 12)).astype(np.float32),
+    "c": RANDOM.standard_normal(12).astype(np.float32),
+    "out": RANDOM.standard_normal((4, 4)).astype(np.float32),
+    "flat": np.array([0, 4, 42]),
+    "heads": np.array([0, 42, 3, 2, 2]),
+    "joined": np.array([0, 42, 4]),
+    "map": np.array([0, 4, 7, 6]),
+    "first": np.array([0]),
+    "one": np.array(1),
+    "two": np.array([2]),
+}
+LAST = "r = Reshape (x, flat) t = Transpose <perm = [0, 2, 1]> (r) n = LayerNormalization (t, g, b)"
+BACK = "u = Transpose <perm = [0, 2, 1]> (e) y = Reshape (u, map)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A residual of what was normalized, as tokens, and of what was never turned.
+        f"{LAST} m = MatMul (n, out) f = Gelu (m) e = Add (t, f) {BACK}",
+        f"""{LAST} m = MatMul (n, out) s = Transpose <perm = [0, 2, 3, 1]> (x)
+        k = Reshape (s, joined) e = Sub (k, m) {BACK}""",
+        # Queries, keys and values that are split off with the images on the second axis.
+        f"""{LAST} m = MatMul (n, qkv) a = Add (c, m) h = Reshape (a, heads)
+        p = Transpose <perm = [2, 0, 3, 1, 4]> (h) q, k, v = Split <axis = 0, num_outputs = 3> (p)
+        q1 = Squeeze (q, first) k1 = Squeeze (k, first) v1 = Gather <axis = 0> (p, one)
+        s = Mul (q1, k1) w = Add (s, v1) z = Transpose <perm = [0, 2, 1, 3]> (w)
+        e = Reshape (z, joined) {BACK}""",
+        # Their images come back to the first axis on another way.
+        f"""{LAST} m = MatMul (n, qkv) h = Reshape (m, heads)
+        p = Transpose <perm = [2, 1, 0, 3, 4]> (h) k = Gather <axis = 0> (p, one)
+        z = Transpose <perm = [1, 0, 2, 3]> (k) e = Reshape (z, joined) {BACK}""",
+    ],
+)
+def test_tokens_of_channels_are_pixels_of_a_map(body: str) -> None:
+    model = build(body, output=MAP, opset=20, **TOKENS)
+    assert Convolution in [type(layer) for layer in simplify(read_graph(model)).layers]
+    assert_agrees(model)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "p = Transpose <perm = [1, 0, 2, 3]> (x) r = Relu (p)"
+        " y = Transpose <perm = [1, 0, 2, 3]> (r)",
+        "p = Transpose <perm = [1, 0, 2, 3]> (x) s, t = Split <axis = 1, num_outputs = 2> (p)"
+        " y = Transpose <perm = [1, 0, 2, 3]> (s)",
+        "p = Transpose <perm = [1, 0, 2, 3]> (x) s = Squeeze (p) y = Neg (s)",
+    ],
+)
+def test_what_works_on_images_that_are_not_first_is_refused(body: str) -> None:
+    with pytest.raises(UsageError):
+        read_graph(build(body, output=MAP))
