@@ -14,6 +14,7 @@ import onnx
 from strzoo.engine.frontend.attributes import read_attributes
 from strzoo.engine.frontend.builder import GraphBuilder, View
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.frontend.rearranging import shape_of
 from strzoo.engine.ir.graph import (
     Add,
     Affine,
@@ -182,9 +183,10 @@ def read_sum(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def _combine(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    if any(name in builder.channels_last for name in node.input):
+    turned = any(name in builder.channels_last for name in node.input)
+    if turned and shape_of(builder, node.input[0]) == shape_of(builder, node.input[1]):
         one, other = (builder.turned(name) for name in node.input)
-        if one and other and one.shape == other.shape:
+        if one and other:
             beside = builder.reshaped(other.value, builder.shapes[one.value])
             return builder.emit_last(Combine, node, one, beside, function=node.op_type.lower())
     first, second = (builder.view(name) for name in node.input)
