@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
+import torch
 
 import strzoo
 from strzoo.engine.ir.parts import Island, Section
@@ -20,6 +22,7 @@ from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.plan_files import read_plans, write_plans
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 from tests.helpers.engine.models import build, images
+from tests.helpers.engine.networks import export
 
 MAP = "float[N, C, H, W] y"
 RANDOM = np.random.default_rng(0)
@@ -198,3 +201,18 @@ def test_files_hold_islands_and_need_onnxruntime_only_to_run_them(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(StrzooError, match=r"which is not installed: .*pip install onnxruntime"):
         again(x)
+
+
+def test_of_a_transformer_only_attentions_own_products_are_left() -> None:
+    network = timm.create_model("test_vit", num_classes=7).eval()
+    compiled = compile_parts(export(network, 160))
+    outside = [part for part in compiled.report.parts if part.engine == "onnxruntime"]
+    operators = [dict(part.operators) for part in outside]
+    attention = {"MatMul": 2, "Softmax": 1, "Transpose": 1, "Reshape": 1}
+    # Before its blocks, a token is repeated for each image.
+    assert operators[1:] == [attention] * len(network.blocks)
+    assert "Expand" in operators[0]
+    x = images((3, 160, 160), 3)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    assert_close(compiled(x), expected)

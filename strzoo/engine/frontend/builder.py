@@ -99,6 +99,8 @@ class GraphBuilder:
         # What has its images on another axis than the first, as attention's queries, keys and
         # values before they are taken apart.
         self.moved: dict[str, Moved] = {}
+        # What has the images and the first axis of the numbers as one axis, as heads' keys.
+        self.merged: dict[str, Rearranged] = {}
 
     def add_input(self, name: str, shape: Shape, stage: int = 0) -> None:
         """Let `name` stand for an array [N, *shape] that is given, or made in a stage before."""
@@ -119,6 +121,8 @@ class GraphBuilder:
             raise Outside(name)
         if name in self.moved:
             raise Unsupported("of images", ("Transpose", name))
+        if name in self.merged:
+            raise Unsupported("of images and another axis into one", ("Reshape", name))
         if name in self.constants:
             raise Unsupported(f"its input {name!r} is a constant")
         raise IntegrityError(f"{name!r} is used before it is made")

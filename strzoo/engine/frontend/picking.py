@@ -26,17 +26,23 @@ from strzoo.settings import Limits
 
 
 def read_slice(builder: GraphBuilder, node: onnx.NodeProto) -> None:
-    shape = shape_of(builder, node.input[0])
+    moved = builder.moved.get(node.input[0])
+    shape = moved.index.shape if moved else shape_of(builder, node.input[0])
+    at = moved.at if moved else 0
     inputs = [None if not name else builder.constant(name) for name in node.input[1:]]
     if any(name and array is None for name, array in zip(node.input[1:], inputs, strict=True)):
         raise Unsupported("from where it computes")
-    parts = slice_bounds(read_attributes(node), [None, *inputs], builder.opset, (0, *shape))
-    if parts[0] != slice(None):
+    sizes = (*shape[:at], 0, *shape[at:])
+    parts = list(slice_bounds(read_attributes(node), [None, *inputs], builder.opset, sizes))
+    if parts.pop(at) != slice(None):
         raise Unsupported("of images")
-    places = [np.arange(size)[part] for size, part in zip(shape, parts[1:], strict=True)]
+    places = [np.arange(size)[part] for size, part in zip(shape, parts, strict=True)]
     if not all(map(len, places)):
         raise Unsupported("that leaves nothing")
-    _take(builder, node, node.output[0], places)
+    if moved:
+        bind_moved(builder, node, replace(moved, index=moved.index[np.ix_(*places)]))
+    else:
+        _take(builder, node, node.output[0], places)
 
 
 def read_split(builder: GraphBuilder, node: onnx.NodeProto) -> None:

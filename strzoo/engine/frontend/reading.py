@@ -265,7 +265,7 @@ class Reading:
             return True
         if name in builder.constants or name in builder.padded:
             return False
-        found = builder.moved.get(name) or builder.arrangement(name)
+        found = builder.moved.get(name) or rearranging.at_first(builder, name)
         return builder.stages[found.value] % 2 == 1
 
     def _check_readable(self, name: str) -> bool:

@@ -7,6 +7,7 @@ becomes one layer; a Transpose between two Reshapes, such as a channel shuffle, 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -22,11 +23,17 @@ from strzoo.settings import Limits
 
 
 def read_transpose(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    merged = builder.merged.get(node.input[0])
     found = builder.moved.get(node.input[0]) or at_first(builder, node.input[0])
-    rank = found.index.ndim + 1
+    rank = found.index.ndim + (merged is None)
     perm = [axis % rank for axis in read_attributes(node).get("perm", range(rank)[::-1])]
     if sorted(perm) != list(range(rank)):
         raise IntegrityError(f"{describe_node(node)!r} turns {rank} axes by {perm}")
+    if merged is not None:
+        if perm[0] != 0:
+            raise Unsupported("of images")
+        builder.merged[node.output[0]] = replace(merged, index=merged.index.transpose(perm))
+        return
     order = [axis - (axis > found.at) for axis in perm if axis != found.at]
     index = found.index.transpose(order)
     bind_moved(builder, node, Moved(found.value, index, perm.index(found.at)))
@@ -110,8 +117,8 @@ def bind_numbers(
 
 
 def at_first(builder: GraphBuilder, name: str) -> Moved:
-    """The numbers of `name`, whose images are on the first axis."""
-    found = builder.arrangement(name)
+    """The numbers of `name`, whose images are on the first axis, or part of it."""
+    found = builder.merged.get(name) or builder.arrangement(name)
     return Moved(found.value, found.index, 0)
 
 

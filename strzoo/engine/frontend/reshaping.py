@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, Moved
+from strzoo.engine.frontend.builder import GraphBuilder, Moved, Rearranged
 from strzoo.engine.frontend.constants import BATCH
 from strzoo.engine.frontend.problems import Unsupported
-from strzoo.engine.frontend.rearranging import bind_moved, bind_shape, shape_of
+from strzoo.engine.frontend.rearranging import bind_moved, bind_numbers, bind_shape, shape_of
 from strzoo.engine.ir.graph import Shape
 
 _FLOATS = (
@@ -57,16 +57,29 @@ def read_flatten(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 def read_reshape(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     attributes = read_attributes(node)
-    shape = shape_of(builder, node.input[0])
+    merged = builder.merged.get(node.input[0])
+    shape = merged.index.shape if merged else shape_of(builder, node.input[0])
     given = len(node.input) > 1
     target = builder.integers(node.input[1]) if given else list(attributes.get("shape", ()))
     old = [BATCH, *shape]
     new = target
     if not attributes.get("allowzero", 0):
+        if merged and 0 in target:
+            raise Unsupported("of images")
         new = [old[i] if size == 0 and i < len(old) else size for i, size in enumerate(target)]
-    rest = _solve(new, math.prod(shape), builder.batch or 1)
+    size = math.prod(shape)
+    rest = _solve(new, size, builder.batch or 1)
+    known = math.prod(new[1:])
+    if rest is None and new[0] == -1 and min(new[1:], default=0) > 0 and size % known == 0:
+        found = merged or builder.arrangement(node.input[0])
+        index = found.index.reshape(-1, *new[1:])
+        builder.merged[node.output[0]] = Rearranged(found.value, index)
+        return
+    if rest is not None and merged:
+        bind_numbers(builder, node, merged.value, merged.index.reshape(rest))
+        return
     if rest is None:
-        shown = ["N" if size == BATCH else size for size in target]
+        shown = ["N" if number == BATCH else number for number in target]
         raise Unsupported(f"from [N, {', '.join(map(str, shape))}] to {shown}")
     bind_shape(builder, node, rest)
 

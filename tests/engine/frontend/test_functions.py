@@ -184,9 +184,13 @@ TOKENS: dict[str, Any] = {
     "first": np.array([0]),
     "one": np.array(1),
     "two": np.array([2]),
+    "second": np.array([1]),
+    "among": np.array([-1, 42, 2]),
+    "apart": np.array([-1, 2, 2, 42]),
 }
 LAST = "r = Reshape (x, flat) t = Transpose <perm = [0, 2, 1]> (r) n = LayerNormalization (t, g, b)"
-BACK = "u = Transpose <perm = [0, 2, 1]> (e) y = Reshape (u, map)"
+BACK = """u = Transpose <perm = [0, 2, 1]> (e) image = Reshape (u, map)
+    y = AveragePool <kernel_shape = [2, 2]> (image)"""
 
 
 @pytest.mark.parametrize(
@@ -202,6 +206,13 @@ BACK = "u = Transpose <perm = [0, 2, 1]> (e) y = Reshape (u, map)"
         q1 = Squeeze (q, first) k1 = Squeeze (k, first) v1 = Gather <axis = 0> (p, one)
         s = Mul (q1, k1) w = Add (s, v1) z = Transpose <perm = [0, 2, 1, 3]> (w)
         e = Reshape (z, joined) {BACK}""",
+        # As torch's exporter writes them: sliced, and the keys turned with the heads among images.
+        f"""{LAST} m = MatMul (n, qkv) h = Reshape (m, heads)
+        p = Transpose <perm = [2, 0, 3, 1, 4]> (h) q = Slice (p, first, second, first)
+        k = Slice (p, second, two, first) q1 = Squeeze (q, first) k1 = Squeeze (k, first)
+        i = Reshape (k1, among) j = Transpose <perm = [0, 2, 1]> (i) l = Reshape (j, apart)
+        o = Transpose <perm = [0, 1, 3, 2]> (q1) w = Sub (l, o)
+        z = Transpose <perm = [0, 3, 1, 2]> (w) e = Reshape (z, joined) {BACK}""",
         # Their images come back to the first axis on another way.
         f"""{LAST} m = MatMul (n, qkv) h = Reshape (m, heads)
         p = Transpose <perm = [2, 1, 0, 3, 4]> (h) k = Gather <axis = 0> (p, one)
@@ -222,8 +233,13 @@ def test_tokens_of_channels_are_pixels_of_a_map(body: str) -> None:
         "p = Transpose <perm = [1, 0, 2, 3]> (x) s, t = Split <axis = 1, num_outputs = 2> (p)"
         " y = Transpose <perm = [1, 0, 2, 3]> (s)",
         "p = Transpose <perm = [1, 0, 2, 3]> (x) s = Squeeze (p) y = Neg (s)",
+        "p = Reshape (x, among) r = Relu (p) y = Reshape (r, back)",
+        "p = Reshape (x, among) q = Transpose <perm = [1, 0, 2]> (p) y = Reshape (q, back)",
+        "p = Reshape (x, among) s, t = Split <axis = 0, num_outputs = 2> (p) y = Reshape (s, back)",
     ],
 )
 def test_what_works_on_images_that_are_not_first_is_refused(body: str) -> None:
     with pytest.raises(UsageError):
-        read_graph(build(body, output=MAP))
+        read_graph(
+            build(body, output=MAP, among=np.array([-1, 21, 4]), back=np.array([0, 4, 7, 6]))
+        )
