@@ -28,6 +28,7 @@ def test_lines_and_bars_differ_without_colour_and_stand_out_on_white() -> None:
     assert all(_grey(colour) < 0.75 for colour in COLOURS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -87,6 +87,7 @@ def test_a_compact_network_is_the_dense_one_bit_for_bit(compact_file: Path) -> N
         assert torch.equal(again.state_dict[key], value)
 
 
+@pytest.mark.slow
 def test_a_resnet50_of_ninety_percent_takes_at_most_15_mb(tmp_path: Path) -> None:
     state = str_state("resnet50", strzoo.load_budget("resnet50_str_90.23"))
     dense = strzoo.to_dense(strzoo.build_checkpoint(state))

@@ -41,6 +41,7 @@ def test_own_runs_are_a_column_and_the_picture_is_drawn(cli: Cli, tmp_path: Path
     assert "no accuracy" in cli("paper", "10", "--plot", tmp_path / "b.svg").error
 
 
+@pytest.mark.slow
 def test_each_figure_is_drawn_from_budgets_tables_or_a_run(cli: Cli, tmp_path: Path) -> None:
     figures = pytest.importorskip("strzoo.analysis.paper_figures")
     pytest.importorskip("matplotlib")

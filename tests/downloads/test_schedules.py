@@ -10,6 +10,7 @@ SCHEDULES = 240
 BLOCKS = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_the_final_name_holds_the_exact_right_bytes_or_does_not_exist(tmp_path, block):
     size = SCHEDULES // BLOCKS

@@ -31,6 +31,7 @@ def small(shared: Settings) -> strzoo.SparseModel:
     return strzoo.compile(load_model("small", 32), threads=2, settings=shared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [2, 4])
 def test_images_side_by_side_in_vectors_change_no_result(
     lanes: int, small: strzoo.SparseModel, shared: Settings

@@ -77,6 +77,7 @@ def link_packages(folder: Path, *names: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packages", [("numpy",), ("numpy", "llvmlite")])
 def test_the_runtime_alone_computes_the_same_bits(
     packages: tuple[str, ...], site: Path, model: strzoo.SparseModel, tmp_path: Path

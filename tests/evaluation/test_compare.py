@@ -77,6 +77,7 @@ def test_onnx_files_and_ids_join_in(
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_plan_and_other_architectures_say_what_cannot_be_compared(tmp_path: Path) -> None:
     pytest.importorskip("llvmlite")
     network = Small(6, 3)

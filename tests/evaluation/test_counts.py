@@ -126,6 +126,7 @@ class LaterHungry(Hungry):
         return super().forward(images)
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_an_error_or_counts_as_wrong(
     data: tuple[Path, list[Path], list[int]], tmp_path: Path, expected: dict[str, Any]
 ) -> None:
@@ -149,6 +150,7 @@ def test_an_unreadable_image_is_an_error_or_counts_as_wrong(
     assert math.isfinite(result.loss)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(
     data: tuple[Path, list[Path], list[int]], tmp_path: Path, expected: dict[str, Any]
 ) -> None:

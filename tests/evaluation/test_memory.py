@@ -13,6 +13,7 @@ from strzoo.data.imageset import ImageSet
 from strzoo.errors import IntegrityError, StrzooError, UsageError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_counts_are_those_of_a_plain_loop_for_any_batch_size(batch_size: int) -> None:
     torch.manual_seed(0)

@@ -169,6 +169,7 @@ def test_a_model_that_cannot_be_opened_does_not_replace_the_one_in_service(
     assert ask_ready(service.url) == before
 
 
+@pytest.mark.slow
 def test_a_stop_answers_what_is_under_way(folder: Path) -> None:
     content = (folder / "photos" / "000.jpg").read_bytes()
     with (

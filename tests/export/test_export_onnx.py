@@ -107,6 +107,7 @@ class _Branching(_Small):
         return super().forward(x if x.shape[-1] > 4 else x * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [_Small(), _Branching()], ids=["traceable", "branching"])
 def test_batchnorm_is_folded_into_the_convolution(network: _Small, tmp_path: Path) -> None:
     with torch.no_grad():
@@ -139,6 +140,7 @@ def test_weights_that_were_trained_channels_last_give_the_same_file(tmp_path: Pa
     assert turned.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_a_network_with_sparse_layers_is_exported_dense_and_left_as_it_was(
     tmp_path: Path,
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_network_with_sparse_layers_is_exported_dense_and_left_as_it_was(
         assert torch.equal(value, before[key])
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_with_softmax_and_built_in_preprocessing(
     resnet20_file: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +205,7 @@ def test_a_published_network_is_recognised_and_carries_its_card(
     assert json.loads(made.metadata["strzoo.class_names"])[:2] == ["tench", "goldfish"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [16, 18, 20])
 def test_the_opset_is_the_one_asked_for(opset: int, tmp_path: Path) -> None:
     made = strzoo.export_onnx(_Small(), tmp_path / "a.onnx", input_size=(3, 8, 8), opset=opset)

@@ -80,6 +80,7 @@ def test_group_normalisation_is_exported_and_what_follows_it_is_counted(tmp_path
     assert report.params == 3 * 4 * 9 + 4 + 2 * 4 + 4 * 5 + 5
 
 
+@pytest.mark.slow
 def test_tensors_may_be_called_as_those_of_preprocessing(tmp_path: Path) -> None:
     network = _OurNames()
     made = strzoo.export_onnx(network, tmp_path / "m.onnx", input_size=SIZE, preprocessing=True)

@@ -37,6 +37,7 @@ def test_a_mutated_file_of_any_format_gives_a_result_or_one_line() -> None:
     assert counts["read"] > 10
 
 
+@pytest.mark.slow
 def test_the_seeds_are_whole(tmp_path: Path) -> None:
     (tmp_path / "seeds").mkdir()
     readers = Readers(tmp_path)

@@ -104,6 +104,7 @@ def test_a_torchvision_classifier_with_bias_comes_back_with_it(tmp_path: Path) -
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     sparsity=st.floats(0, 100),

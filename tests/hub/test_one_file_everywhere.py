@@ -143,6 +143,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     return path, exported, strzoo.compile(exported, cache=False).save(folder / "a.strz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", LATER)
 def test_what_a_checkpoint_knew_its_exports_and_plans_know(
     form: str, made: tuple[Path, Path, Path]

@@ -65,6 +65,7 @@ def test_a_fit_of_lightning_ends_at_the_target_and_is_taken_up_again(tmp_path: P
     assert abs(count_zeros(later.network) - 0.8) <= 1 / TOTAL
 
 
+@pytest.mark.slow
 def test_the_trainer_of_hugging_face_ends_at_the_target(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")

@@ -45,6 +45,7 @@ def forget(folder: Path) -> None:
     (folder / "imported").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm:mobilenetv3_small_050", "torchvision:squeezenet1_1"])
 def test_a_librarys_network_goes_the_whole_road_by_its_file_alone(
     name: str, tmp_path: Path

@@ -140,6 +140,7 @@ def external(path: Path, location: str, **entries: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_weights_beside_the_file_are_read_by_every_reader(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/w.bin").write_bytes(b"12345678" + WEIGHT.tobytes())

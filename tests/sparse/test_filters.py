@@ -39,6 +39,7 @@ def importances(model: nn.Module) -> list[ChannelImportance]:
     return [module for module in model.modules() if isinstance(module, ChannelImportance)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", NETWORKS)
 def test_the_network_without_its_dead_channels_computes_the_same(architecture: str) -> None:
     model = pruned(architecture)

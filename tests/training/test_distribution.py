@@ -90,6 +90,7 @@ def test_two_processes_with_shared_batchnorm_equal_one_to_the_rounding_of_double
     assert_close(tmp_path / "one", tmp_path / "two", 1e-9)
 
 
+@pytest.mark.slow
 def test_batches_in_parts_equal_whole_ones_where_no_batchnorm_looks_at_them(
     tmp_path: Path,
 ) -> None:

@@ -40,6 +40,7 @@ def half_square(logits: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
     return scale * logits.square().mean() / 2
 
 
+@pytest.mark.slow
 def test_a_run_with_all_of_it_goes_on_to_the_same_end(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     teacher = strzoo.save_checkpoint(

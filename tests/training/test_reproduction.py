@@ -267,6 +267,7 @@ def test_the_last_batch_is_shared_and_any_step_of_it_can_be_returned_to(processe
         BatchSampler(37, 12, keep_last=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_one_of_the_published_code_and_such_a_one_is_gone_on_with(
     tmp_path: Path,
 ) -> None:

@@ -102,6 +102,7 @@ class Varied(nn.Module):
         return functional.softmax(self.head(features), dim=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("older", [False, True], ids=["exporter", "older exporter"])
 def test_the_forms_of_both_exporters_are_read(older: bool) -> None:
     torch.manual_seed(0)

@@ -78,6 +78,7 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> N
     assert_agrees(model)
 
 
+@pytest.mark.slow
 def test_the_kernels_pad_whatever_the_map_holds() -> None:
     body = """a = Pad (x, pads) b = Pad <mode = "reflect"> (x, pads) c = Pad (x, pads, k)
         d = Conv (a, w) e = Conv (b, w) f = Conv (c, w) g = Add (d, e) y = Add (f, g)"""

@@ -65,6 +65,7 @@ def test_the_first_versions_are_asymmetric(operator: str) -> None:
     assert_agrees(build(body, output=MAP, opset=opset, scales=scales))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_the_kernel_adds_the_pixels_of_each_image(lanes: int) -> None:
     body = """c = Conv <pads = [1, 1, 1, 1]> (x, w)

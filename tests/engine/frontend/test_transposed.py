@@ -68,6 +68,7 @@ def test_any_attributes_compute_what_onnxruntime_does(data: st.DataObject) -> No
     assert_agrees(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_the_kernels_put_every_phase_in_its_place(lanes: int) -> None:
     weight = RANDOM.standard_normal((4, 6, 3, 3)).astype(np.float32)

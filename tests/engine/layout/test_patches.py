@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ def read_patch(memory, copies, tile, lanes, vectors):
     return patch
 
 
+@pytest.mark.slow
 @given(
     size=st.tuples(st.integers(1, 17), st.integers(1, 17)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
