@@ -209,9 +209,9 @@ def test_of_a_transformer_only_attentions_own_products_are_left() -> None:
     outside = [part for part in compiled.report.parts if part.engine == "onnxruntime"]
     operators = [dict(part.operators) for part in outside]
     attention = {"MatMul": 2, "Softmax": 1, "Transpose": 1, "Reshape": 1}
-    # Before its blocks, a token is repeated for each image.
+    # Before its blocks, a token is put before those of each image.
     assert operators[1:] == [attention] * len(network.blocks)
-    assert "Expand" in operators[0]
+    assert operators[0]["Concat"] == 1 and "MatMul" not in operators[0]
     x = images((3, 160, 160), 3)
     with torch.inference_mode():
         expected = network(torch.from_numpy(x)).numpy()
