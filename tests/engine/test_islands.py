@@ -211,7 +211,8 @@ def test_of_a_transformer_only_attentions_own_products_are_left() -> None:
     attention = {"MatMul": 2, "Softmax": 1, "Transpose": 1, "Reshape": 1}
     # Before its blocks, a token is put before those of each image.
     assert operators[1:] == [attention] * len(network.blocks)
-    assert operators[0]["Concat"] == 1 and "MatMul" not in operators[0]
+    assert operators[0]["Concat"] == 1
+    assert "MatMul" not in operators[0]
     x = images((3, 160, 160), 4)  # torch 2.6 exports a network of two at a time
     with torch.inference_mode():
         expected = network(torch.from_numpy(x)).numpy()
