@@ -217,6 +217,7 @@ def test_odd_arguments_end_in_a_result_or_an_error_of_ours(name: str, folder: No
     assert outcomes.count("refused") > len(outcomes) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RECORDS))
 def test_odd_fields_of_records_end_in_a_record_or_an_error_of_ours(name: str, folder: None) -> None:
     for field in inspect.signature(RECORDS[name]).parameters:

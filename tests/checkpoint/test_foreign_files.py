@@ -229,6 +229,7 @@ def test_weights_in_parts_are_folded(
     _check(tmp_path / "a.pth", model, said, exact=False)
 
 
+@pytest.mark.slow
 def test_a_network_saved_whole_gives_its_weights_without_its_code(
     network: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_pickle_of_numpy_1_or_2_loads_with_either(module: str, tmp_path: Path)
     assert strzoo.read_checkpoint(path).architecture == "mobilenetv1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [

@@ -57,6 +57,7 @@ def test_a_model_is_compiled_to_a_file_that_predicts_like_the_model(
         assert [g["probability"] for g in guesses] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_link(), reason="machine code in a file is for Linux on x86-64")
 def test_machine_code_for_a_level_of_processors_is_put_into_the_file(
     cli: Cli, path: Path, tmp_path: Path
@@ -129,6 +130,7 @@ def test_without_the_extra_each_command_says_how_to_install_it(
         assert done.error.endswith("pip install 'llvmlite>=0.45'")
 
 
+@pytest.mark.slow
 def test_the_cache_and_the_doctor_count_what_is_compiled(cli: Cli, path: Path) -> None:
     assert cli("compile", path, "--threads", 1, "-q").code == 0
     counted = cli("cache", "list", "--json").json["compiled"]

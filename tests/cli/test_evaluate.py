@@ -76,6 +76,7 @@ def test_a_hopeless_accuracy_is_called_what_it_is(cli: Cli, model: Path, tmp_pat
     assert "in another order than the network's outputs" in result.err
 
 
+@pytest.mark.slow
 def test_broken_images_end_in_one_line_or_are_listed(
     cli: Cli, model: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_records_with_tensors_are_shown_in_one_line(tmp_path: Path) -> None:
     assert repr(data) == "ImageSet(1797x3x8x8 images, 10 classes)"
 
 
+@pytest.mark.slow
 def test_a_run_folder_stands_for_its_best_checkpoint_everywhere(cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

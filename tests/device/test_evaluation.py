@@ -63,6 +63,7 @@ def test_fp32_counts_are_those_of_the_cpu_but_for_ties(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_other_precisions_answer_nearly_as_the_cpu_in_fp32(
     precision: str, device: torch.device, work: tuple[Path, Path, list[Path]],

@@ -70,6 +70,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BODIES)
 def test_a_body_that_claims_more_than_it_holds_is_refused_and_leaves_nothing(tmp_path, kind):
     body = BODIES[kind]()

@@ -99,6 +99,7 @@ def finish(child):
     return child.returncode, out, err
 
 
+@pytest.mark.slow
 def test_a_kill_or_an_interrupt_at_any_byte_is_resumed_by_the_next_process(tmp_path):
     generator = random.Random(1)
     cuts = sorted(generator.sample(range(1, 290_000), 8))

@@ -111,6 +111,7 @@ def test_a_confirmation_page_that_leads_to_no_address_is_refused(tmp_path, locat
         assert said in refused(tmp_path / "cache", address, 3, drive=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["redirect", "length", "headers", "body", "page", "continue"])
 def test_a_server_without_end_is_left_within_the_time_and_little_memory(tmp_path, kind):
     """In a process that may use 700 MB of addresses, of which the interpreter takes a third."""

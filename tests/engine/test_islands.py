@@ -48,6 +48,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "order"),
     [
@@ -132,6 +133,7 @@ def test_a_part_without_an_end_is_left_unmeasured(
     assert compiled.report.alone == 0
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_go_by_their_names() -> None:
     body = f"""a = Conv {SAME} (x, w) b = Add (a, z) g = GlobalAveragePool (b) f = Flatten (g)
         y = Gemm (f, m) t = Sub (m2, f) u = Sin (t)"""

@@ -36,6 +36,7 @@ def images(height: int, width: int, batch: int = 1) -> np.ndarray:
     return np.random.default_rng(height).standard_normal((batch, 3, height, width), np.float32)
 
 
+@pytest.mark.slow
 def test_each_size_has_a_plan_and_few_are_kept(
     model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:

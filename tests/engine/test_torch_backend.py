@@ -112,6 +112,7 @@ def test_graphs_between_breaks_run_each_where_it_can(
     assert said.startswith("a graph of 3 operations runs in torch: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "x"),
     [
@@ -150,6 +151,7 @@ def test_gradients_and_training_are_refused_with_what_to_do(compiled: Compile) -
         compile_graph(torch.fx.symbolic_trace(nn.ReLU()), [], options={"thread": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int16", "int8"])
 def test_a_network_in_fewer_bits_is_near_what_torch_computes(
     precision: str, compiled: Compile

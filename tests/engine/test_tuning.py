@@ -34,6 +34,7 @@ def model() -> onnx.ModelProto:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_convolution_gets_one_of_its_candidates(model: onnx.ModelProto, threads: int) -> None:
     graph, hardware = simplify(read_graph(model)), host_hardware()
@@ -46,6 +47,7 @@ def test_every_convolution_gets_one_of_its_candidates(model: onnx.ModelProto, th
             assert tiling in candidates(problems[name].problem, tiling.tile, hardware)
 
 
+@pytest.mark.slow
 def test_a_tuned_model_computes_the_same_and_is_kept(
     model: onnx.ModelProto, shared: Settings
 ) -> None:

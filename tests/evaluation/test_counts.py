@@ -246,6 +246,7 @@ def test_bf16_is_named_in_the_result(data: tuple[Path, list[Path], list[int]]) -
     assert result.images == len(data[1])
 
 
+@pytest.mark.slow
 def test_decoding_on_the_device_states_the_difference(
     data: tuple[Path, list[Path], list[int]], expected: dict[str, Any]
 ) -> None:

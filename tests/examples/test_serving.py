@@ -157,6 +157,7 @@ def test_a_bad_image_is_answered_with_its_reason(
     assert reason in json.load(caught.value)["detail"]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_opened_does_not_replace_the_one_in_service(
     service: Service, folder: Path
 ) -> None:

@@ -220,6 +220,7 @@ def test_an_opset_out_of_range_is_refused(opset: int, tmp_path: Path) -> None:
         strzoo.export_onnx(_Small(), tmp_path / "a.onnx", input_size=(3, 8, 8), opset=opset)
 
 
+@pytest.mark.slow
 def test_another_opset_in_the_file_than_asked_for_is_an_error_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,7 @@ def test_another_opset_in_the_file_than_asked_for_is_an_error_and_leaves_no_file
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_weights_that_changed_on_the_way_fail_the_check_and_leave_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +291,7 @@ def test_reduced_precision_keeps_zeros_and_the_digits_predictions(
             assert (numpy_helper.to_array(tensor) == 0).all()
 
 
+@pytest.mark.slow
 def test_too_little_agreement_with_fp32_leaves_no_file(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with torch.no_grad():  # the two classes differ by less than fp16 can tell
@@ -362,6 +365,7 @@ class _Untraceable(_Small):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+@pytest.mark.slow
 def test_a_network_that_chooses_by_values_is_not_exported_with_one_of_its_branches(
     tmp_path: Path,
 ) -> None:

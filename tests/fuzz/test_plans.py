@@ -24,6 +24,7 @@ def test_no_accepted_plan_leaves_its_memory() -> None:
     assert counts["refused"] > 60
 
 
+@pytest.mark.slow
 def test_the_guard_pages_find_what_the_checks_prevent() -> None:
     # Which mutation does harm depends on the plans, and so on the processor.
     _, problems = fuzz(20, seed=1, groups={1: 2}, unchecked=True)

@@ -33,6 +33,7 @@ def photo() -> torch.Tensor:
     return strzoo.get_transforms("resnet50_dense")(image)[None]
 
 
+@pytest.mark.slow
 def test_dense_gives_the_same_logits_bit_for_bit(
     resnet_file: Path, photo: torch.Tensor, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def _check_source(source: Source, path: Path) -> None:
     assert source.preprocessing == expected.preprocessing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_is_the_same_network_in_every_command(form: str, tmp_path: Path) -> None:
     path = FORMS[form](tmp_path)

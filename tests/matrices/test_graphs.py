@@ -38,6 +38,7 @@ def _matrices(made: strzoo.MatrixExport, folder: Path) -> list[np.ndarray]:
     return [scipy.sparse.load_npz(folder / file).toarray() for file in files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preprocessing", [False, True])
 def test_an_exported_network_has_the_matrices_and_inputs_of_the_network(
     preprocessing: bool, pruned: nn.Module, tmp_path: Path

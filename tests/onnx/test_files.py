@@ -95,6 +95,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_weights_are_counted_and_run_in_whatever_form_they_are_stored(
     form: str, tmp_path: Path
@@ -334,6 +335,7 @@ def fusable() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.mark.slow
 def test_fused_operators_are_counted_and_run_as_what_they_are(tmp_path: Path) -> None:
     model = fusable()
     expected = optimised(model, tmp_path / "fused.onnx", "EXTENDED")

@@ -18,6 +18,7 @@ from tests.training.test_datasets import write_folder
 Digits = tuple[nn.Module, ImageSet, ImageSet]
 
 
+@pytest.mark.slow
 def test_second_order_keeps_what_magnitude_loses(digits_network: Digits) -> None:
     network, train, test = digits_network
     before = {key: value.clone() for key, value in network.state_dict().items()}

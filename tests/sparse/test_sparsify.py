@@ -25,6 +25,7 @@ def networks() -> dict[str, nn.Module]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks())
 @pytest.mark.parametrize("method", ["str", "dnw", "gmp"])
 def test_any_model_becomes_sparse_and_back_and_computes_the_same(name: str, method: str) -> None:

@@ -68,6 +68,7 @@ def test_a_budget_takes_the_place_of_a_uniform_rate_and_the_other_way_round() ->
         apply_overrides(uniform, ["budget=x", "prune_rate=0.1"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(
     st.builds(

@@ -237,6 +237,7 @@ def test_nothing_changes_without_a_change(before: Changes, run: Run) -> None:
     assert differences(one, other) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # compilers warn of themselves
 def test_a_compiled_run_is_one_graph_and_ends_in_the_same_weights(
     run: Run, monkeypatch: pytest.MonkeyPatch

@@ -130,6 +130,7 @@ def test_a_finished_run_has_nothing_left_to_do_and_is_not_begun_again(uninterrup
         strzoo.train(config)
 
 
+@pytest.mark.slow
 def test_a_second_training_into_a_folder_in_use_is_refused_and_touches_nothing(
     tmp_path: Path, cli: Callable[..., CliResult]
 ) -> None:

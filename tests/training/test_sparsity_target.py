@@ -179,6 +179,7 @@ def test_an_average_is_brought_to_the_target_by_projection() -> None:
     assert found.sparsity == pytest.approx(0.8, abs=0.001)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     st.floats(0, 0.99), st.floats(0.01, 0.97), st.sampled_from([-3200.0, -8.0, -2.0]),

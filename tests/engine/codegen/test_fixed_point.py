@@ -107,6 +107,7 @@ WIDTHS = [lanes for lanes in (4, 8, 16) if lanes <= host_hardware().lanes]
 LANES = pytest.mark.parametrize("lanes", sorted({WIDTHS[0], WIDTHS[-1]}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", WIDTHS)
 @pytest.mark.parametrize(("size", "threads"), [((14, 14), 1), ((20, 11), 3)])
 def test_convolutions_of_windows_of_1_3_and_5_pixels(
@@ -119,6 +120,7 @@ def test_convolutions_of_windows_of_1_3_and_5_pixels(
     network.check(lanes, threads)
 
 
+@pytest.mark.slow
 @LANES
 @pytest.mark.parametrize("size", [(28, 28), (13, 6)])
 def test_strided_and_dilated_windows(lanes: int, size: tuple[int, int]) -> None:
@@ -147,6 +149,7 @@ def test_clamps_have_bounds_of_each_channel(lanes: int) -> None:
     network.check(lanes, 2)
 
 
+@pytest.mark.slow
 @LANES
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise_convolutions(lanes: int, stride: int) -> None:

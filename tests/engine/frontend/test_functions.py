@@ -93,6 +93,7 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> N
 EXPONENTS = (2, 3, 4, 0.5, -1, -0.5, -2, 1, 1.7, -2.3, 5, -5, 6, 12, 0.3)
 
 
+@pytest.mark.slow
 def test_powers_and_logarithms_of_any_number() -> None:
     """Special values included: what a float can be is what onnxruntime makes of it."""
     names = [f"p{i}" for i in range(len(EXPONENTS))]

@@ -72,6 +72,7 @@ def test_int8_activations_are_refused_by_their_operators() -> None:
         read_graph(int8)
 
 
+@pytest.mark.slow
 def test_built_in_preprocessing_is_refused_with_what_to_do() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     deployed = Deployed(network, softmax=False, preprocessing=STEPS).eval()

@@ -188,6 +188,7 @@ MODEL = build(
 ).SerializeToString()
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_damaged_file_is_read_or_refused_and_never_crashes(data: st.DataObject) -> None:

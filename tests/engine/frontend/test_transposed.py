@@ -33,6 +33,7 @@ def transposed(weight: np.ndarray, fields: dict[str, Any], rest: str = "") -> Mo
     return build(body, output=MAP, w=weight, b=bias)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_attributes_compute_what_onnxruntime_does(data: st.DataObject) -> None:

@@ -143,6 +143,7 @@ def test_the_bundled_images_calibrate_and_the_plan_keeps_what_came_of_it(tmp_pat
     assert plain.report.arena > 1.5 * compiled.report.arena
 
 
+@pytest.mark.slow
 def test_layers_that_lose_too_much_run_in_fp32_and_are_named(shared: Settings) -> None:
     model, x = small_model(), images((3, 32, 32), 6)
     strict = strzoo.compile(

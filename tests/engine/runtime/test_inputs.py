@@ -120,6 +120,7 @@ sys.exit(0 if np.array_equal(model(np.load(sys.argv[2])), np.load(sys.argv[3])) 
 """
 
 
+@pytest.mark.slow
 def test_a_model_is_pickled_for_another_process(model: strzoo.SparseModel, tmp_path: Path) -> None:
     x = images(SHAPE, 3)
     (tmp_path / "model").write_bytes(pickle.dumps(model))
