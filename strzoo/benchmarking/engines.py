@@ -16,7 +16,7 @@ import numpy as np
 from strzoo.benchmarking.signal_stack import keep_signal_stack
 from strzoo.errors import StrzooError, UsageError, install_advice
 from strzoo.onnx.files import read_onnx
-from strzoo.onnx.sessions import open_session
+from strzoo.onnx.sessions import SATURATING, open_session
 from strzoo.settings import Limits
 
 # What follows a hyphen is the precision; without one it is fp32.
@@ -91,7 +91,8 @@ def open_engine(
 def _onnxruntime(path: str, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
     read_onnx(Path(path), weights=False)  # refuses what unfolds without an end
     # Its threads would spin on after a run, into the timing of whatever runs next.
-    session = open_session(path, threads=threads, entries={"session.force_spinning_stop": "1"})
+    entries = {**SATURATING, "session.force_spinning_stop": "1"}
+    session = open_session(path, threads=threads, entries=entries)
     value = session.get_inputs()[0]
     if value.type == "tensor(uint8)":  # built-in preprocessing
         images = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)

@@ -39,6 +39,11 @@ HEADER = ("checked on", "batch", "images", "largest difference", "relative", "to
     show_default=True,
     help="int8 is static QDQ, calibrated on --images.",
 )
+@click.option(
+    "--reduce-range",
+    is_flag=True,
+    help="int8 weights of 7 bits, which no x86 processor without VNNI saturates.",
+)
 @click.option("--softmax", is_flag=True, help="End in probabilities instead of logits.")
 @click.option(
     "--preprocessing",
@@ -72,6 +77,7 @@ def export(
     batch: int | None,
     opset: int | None,
     precision: str,
+    reduce_range: bool,
     softmax: bool,
     preprocessing: bool,
     class_names: Path | None,
@@ -102,6 +108,7 @@ def export(
             batch=batch,
             opset=DEFAULT_OPSET if opset is None else opset,
             precision=precision,
+            reduce_range=reduce_range,
             softmax=softmax,
             preprocessing=preprocessing,
             class_names=None if class_names is None else read_class_names(class_names),

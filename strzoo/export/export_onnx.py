@@ -35,7 +35,7 @@ from strzoo.onnx.parity import (
 )
 from strzoo.onnx.precision import check_precision, convert_precision
 from strzoo.onnx.results import OnnxExport
-from strzoo.onnx.sessions import open_session, read_versions
+from strzoo.onnx.sessions import SATURATING, open_session, read_versions
 from strzoo.onnx.weights import find_block, weighted_nodes, zero_percent
 from strzoo.settings import Settings
 
@@ -48,6 +48,7 @@ _BATCHES = (1, 3)
 _HELD_OUT = 5  # int8: every fifth image checks, the others calibrate, when there are enough
 _ENOUGH = 20
 _CHECKED = 64  # images that fp16 and int8 are compared on
+_SATURATED = 0.01  # of the largest output: what is less tells nothing about this processor
 
 
 @checked
@@ -65,6 +66,7 @@ def export_onnx(
     images: Images | None = None,
     tolerance: float | None = None,
     min_agreement: float = 0.0,
+    reduce_range: bool = False,
     force: bool = False,
     settings: Settings | None = None,
     on_step: Callable[[str], object] = log.info,
@@ -97,6 +99,8 @@ def export_onnx(
         tolerance: largest relative difference (over the largest output) that passes; by default
             1e-5 for fp32, 5e-2 for fp16, 0.5 for int8.
         min_agreement: least top-1 agreement with fp32 on the real images, in percent.
+        reduce_range: int8 with weights of 7 bits, for processors without VNNI, where
+            onnxruntime's int8 saturates by default.
         force: overwrite existing files.
         settings: cache folder, registries, network switches; from the environment by default.
         on_step: told what happens next, in one line.
@@ -123,13 +127,15 @@ def export_onnx(
         source.refuse(
             input_size=input_size, batch=batch, softmax=softmax, preprocessing=preprocessing,
             class_names=class_names, images=images, tolerance=tolerance,
-            min_agreement=min_agreement > 0,
+            min_agreement=min_agreement > 0, reduce_range=reduce_range,
         )  # fmt: skip
         exported = source.export(path, precision=precision, opset=opset, force=force)
         with atomic_path(report_path, force=force) as temporary_report:
             temporary_report.write_text(json.dumps(exported.to_dict(), indent=2) + "\n")
         return exported
     check_precision(precision)
+    if reduce_range and precision != "int8":
+        raise UsageError(f"a reduced range is for int8 weights, not for {precision}")
     if source.kind in ("onnx", "plan"):
         raise UsageError(
             f"{source.shown} is {source.described} already; give an id or a checkpoint"
@@ -152,7 +158,7 @@ def export_onnx(
     graph = build_graph(reference, size, opset=opset, batch=batch)
     if precision != "fp32":
         on_step(f"converting to {precision}")
-        graph = convert_precision(graph, precision, calibration.images)
+        graph = convert_precision(graph, precision, calibration.images, reduce_range=reduce_range)
     layers = list(weighted_nodes(graph))
     sparsity, source_sparsity = zero_percent(layers), _torch_sparsity(network)
     metadata = describe(source, size, names, precision=precision, sparsity=sparsity)
@@ -194,6 +200,8 @@ def export_onnx(
             seconds=time.perf_counter() - started,
         )
         _judge(result, min_agreement)
+        if precision == "int8" and not reduce_range:
+            _warn_of_saturation(temporary, real, batch)
         temporary_report.write_text(json.dumps(result.to_dict(), indent=2) + "\n")
     return result
 
@@ -312,6 +320,24 @@ def _check(
         for samples in (Samples(real.name, images[:wanted]), noise):
             checks.append(compare(reference, forward, samples, size))
     return checks
+
+
+def _warn_of_saturation(path: Path, real: Samples, batch: int | None) -> None:
+    """Say so where this processor gives other numbers by onnxruntime's default than it should."""
+    images = real.images[:batch] if batch else real.images
+    images = images.repeat(-(-(batch or 1) // len(images)), *[1] * (images.dim() - 1))
+    images = images[:batch] if batch else images
+    exact = session_forward(open_session(path))(images)
+    default = session_forward(open_session(path, entries=SATURATING))(images)
+    lost = float((exact - default).abs().max() / exact.abs().max().clamp_min(1e-30))
+    if lost > _SATURATED:
+        log.warning(
+            "int8 sums saturate on this processor, which has no VNNI: by its default settings "
+            "onnxruntime's outputs are off by %.0f %% of the largest one. Set its session entry "
+            "session.x64quantprecision to 1 where the file runs on such processors, or export "
+            "with --reduce-range (reduce_range=True)",
+            100 * lost,
+        )
 
 
 def _judge(result: OnnxExport, min_agreement: float) -> None:

@@ -28,7 +28,7 @@ def check_precision(precision: str) -> None:
 
 
 def convert_precision(
-    model: onnx.ModelProto, precision: str, calibration: Tensor
+    model: onnx.ModelProto, precision: str, calibration: Tensor, *, reduce_range: bool = False
 ) -> onnx.ModelProto:
     """`model` (fp32) in another precision. Inputs and outputs keep their types.
 
@@ -40,6 +40,8 @@ def convert_precision(
         model: the graph; not changed.
         precision: one of `PRECISIONS`.
         calibration: images as the network takes them; for int8.
+        reduce_range: int8 weights of 7 bits, from -64 to 64. The sums of two products then fit
+            into the 16 bits that x86 processors without VNNI have for them.
 
     Raises:
         VerificationError: a zero weight would not stay zero.
@@ -49,7 +51,10 @@ def convert_precision(
         return model
     try:
         with chatter_to(log):
-            converted = _half(model) if precision == "fp16" else _quantise(model, calibration)
+            if precision == "fp16":
+                converted = _half(model)
+            else:
+                converted = _quantise(model, calibration, reduce_range)
     except Exception as error:  # onnxruntime's tools raise plain exceptions of many kinds
         reason = " ".join(str(error).split())[:200]
         raise StrzooError(f"onnxruntime cannot convert the network to {precision}: {reason}") from (
@@ -71,7 +76,7 @@ def _half(model: onnx.ModelProto) -> onnx.ModelProto:
     return converted
 
 
-def _quantise(model: onnx.ModelProto, calibration: Tensor) -> onnx.ModelProto:
+def _quantise(model: onnx.ModelProto, calibration: Tensor, reduce_range: bool) -> onnx.ModelProto:
     from onnxruntime.quantization import (
         CalibrationMethod,
         QuantFormat,
@@ -87,6 +92,7 @@ def _quantise(model: onnx.ModelProto, calibration: Tensor) -> onnx.ModelProto:
             _Reader(model.graph.input[0], calibration),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
             calibrate_method=CalibrationMethod.MinMax,
