@@ -40,7 +40,13 @@ from strzoo.engine.layout.buffers import (
 )
 from strzoo.engine.layout.memory_plan import MemoryPlan
 from strzoo.engine.layout.taps import Taps, direct_taps, window_taps
-from strzoo.engine.layout.tiling import Tiling, choose_tile, is_depthwise, pose_problem
+from strzoo.engine.layout.tiling import (
+    Tiling,
+    choose_tile,
+    is_depthwise,
+    pose_problem,
+    widen,
+)
 
 WindowLayer = Convolution | MaxPool | AveragePool
 MOST_PIECES = 8  # of the arena: a buffer of few tiles leaves most pieces empty
@@ -73,7 +79,7 @@ def lay_out(
         memory.groups.update({id(buffer): number for buffer in members})
     fixed = [any(buffer.fixed for buffer in members) for members in classes]
     counts = [(2 if each else 1) * hardware.lanes // images for each in fixed]
-    blockings = _choose_blockings(graph, memory, classes, counts)
+    blockings = _choose_blockings(graph, memory, classes, counts, hardware)
     for number, members in enumerate(classes):
         tile = _choose_tile(graph, memory, number, blockings[number], hardware, threads, tilings)
         for buffer in members:
@@ -199,7 +205,11 @@ def _windowed_buffer(
 
 
 def _choose_blockings(
-    graph: Graph, memory: MemoryPlan, classes: list[list[Buffer]], counts: list[int]
+    graph: Graph,
+    memory: MemoryPlan,
+    classes: list[list[Buffer]],
+    counts: list[int],
+    hardware: Hardware,
 ) -> list[Blocking]:
     """The blocking of each class of buffers, with `counts` blocks. A strided window whose input's
     blocking matches that of its output needs no copy; it reads the input itself from here on."""
@@ -215,13 +225,17 @@ def _choose_blockings(
             if memory.groups[id(memory.sources[layer.name])] == number and before:
                 wanted.append(before.shrunk(layer.window.strides))
         members = classes[number]
-        chosen[number] = choose_blocking(
+        found = choose_blocking(
             max(buffer.height for buffer in members),
             max(buffer.width for buffer in members),
             counts[number],
             strided=any(memory.groups[id(value)] == number for value in values.values()),
             wanted=[blocking for blocking in wanted if blocking],
         )
+        writers = _writers(graph, memory, number)
+        if any(needs_patch(layer, memory.taps[layer.name]) for layer in writers):
+            found = widen(found, [l for l in writers if isinstance(l, Convolution)], hardware)
+        chosen[number] = found
     blockings = [found for found in chosen if found]
     for layer in strided:
         source, value = memory.sources[layer.name], values[layer.name]
@@ -268,11 +282,7 @@ def _choose_tile(
     tilings: Mapping[str, Tiling],
 ) -> int:
     """The tile of a class of buffers; `tilings` decides if it has a layer that writes them."""
-    writers = [
-        layer
-        for layer in _windows(graph, memory)
-        if memory.groups[id(memory.values[layer.output].root)] == number
-    ]
+    writers = _writers(graph, memory, number)
     chosen = [tilings[layer.name].tile for layer in writers if layer.name in tilings]
     if any(needs_patch(layer, memory.taps[layer.name]) for layer in writers):
         memory.whole_rows.add(number)
@@ -285,6 +295,15 @@ def _choose_tile(
         if isinstance(layer, Convolution) and not is_depthwise(layer)
     ]
     return choose_tile(problems, blocking, hardware, threads, whole_rows=whole_rows)
+
+
+def _writers(graph: Graph, memory: MemoryPlan, number: int) -> list[WindowLayer]:
+    """The windows that write buffers of a class."""
+    return [
+        layer
+        for layer in _windows(graph, memory)
+        if memory.groups[id(memory.values[layer.output].root)] == number
+    ]
 
 
 def needs_patch(layer: WindowLayer, taps: Taps) -> bool:

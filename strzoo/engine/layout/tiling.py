@@ -9,7 +9,7 @@ copies. `COSTS` were fitted to timings of the kernels. The tuner measures instea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,7 @@ FIXED_COSTS = Costs(
 QUAD_COSTS = Costs(near=1.0, far=1.3, distant=1.8, weight=1.0, row=6.0, result=4.5, packed=2.0)
 DEFAULT_TILE = 8  # vectors, of buffers that no convolution writes
 LEVEL2_SHARE = 0.8  # of the cache: the rest is for weights and results that stream by
+WIDER = 0.95  # of the cost, at most, for which blocks are made wider than the map
 DEPTHWISE_TAPS = 25  # more do not fit the registers
 DEPTHWISE_DENSITY = 0.4
 
@@ -212,6 +213,39 @@ def choose_tiling(problem: Problem, tile: int, hardware: Hardware) -> Tiling:
     return min(options, key=lambda t: (estimate(problem, t, hardware), t))
 
 
+def widen(
+    blocking: Blocking, layers: Sequence[Convolution], hardware: Hardware
+) -> Blocking:
+    """`blocking`, with wider blocks where these have larger tiles that are whole rows of a block or
+    equal parts of one: rows of 37 have tiles of 1, rows of 39 of 13.
+
+    Args:
+        blocking: of what the layers write.
+        layers: convolutions, of which one at least needs such tiles.
+    """
+    fixed = any(isinstance(layer, FixedConvolution) for layer in layers)
+    costs, widest = FIXED_COSTS if fixed else COSTS, find_widest(hardware, fixed=fixed)
+    rows = sum(len(layer.weight) for layer in layers)
+    weights = sum(np.count_nonzero(layer.weight) for layer in layers) / rows if rows else 0.0
+
+    def cost(wide: int) -> float:
+        """Of a plane, where tiles are as large as can be."""
+        wider = replace(blocking, block=(blocking.block[0], wide))
+        most = min(widest, wider.vectors)
+        tiles = -(-wider.vectors // max(t for t in range(1, most + 1) if fits_rows(t, wider)))
+        vector, tile = weights * costs.near + costs.result, weights * costs.weight + costs.row
+        return vector * wider.vectors + tile * tiles
+
+    high, wide = blocking.block
+    best = min(range(wide, wide + max(2, wide // 8) + 1), key=cost)
+    return replace(blocking, block=(high, best)) if cost(best) < WIDER * cost(wide) else blocking
+
+
+def find_widest(hardware: Hardware, *, fixed: bool) -> int:
+    """Vectors of the largest tile."""
+    return hardware.registers - 2 * FOUR if fixed else hardware.widest_tile
+
+
 def choose_tile(
     problems: Sequence[Problem],
     blocking: Blocking,
@@ -241,7 +275,7 @@ def rank_tiles(problems: Sequence[Problem], hardware: Hardware) -> list[int]:
 
     blocking = problems[0].blocking
     fixed = any(problem.fixed for problem in problems)
-    widest = hardware.registers - 2 * FOUR if fixed else hardware.widest_tile
+    widest = find_widest(hardware, fixed=fixed)
     options = range(1, min(blocking.vectors, widest) + 1)
     if any(problem.whole_rows for problem in problems):
         return sorted((t for t in options if fits_rows(t, blocking)), key=lambda t: (cost(t), t))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.hardware import Hardware
-from strzoo.engine.ir.graph import Window
+from strzoo.engine.ir.graph import Convolution, Window
 from strzoo.engine.layout.buffers import Blocking
 from strzoo.engine.layout.patches import fits_rows
 from strzoo.engine.layout.taps import window_taps
@@ -22,6 +23,7 @@ from strzoo.engine.layout.tiling import (
     choose_tiling,
     estimate,
     rank_tiles,
+    widen,
 )
 
 HARDWARE = Hardware(16, 32, level1=32 * 1024, level2=512 * 1024)
@@ -143,3 +145,39 @@ def test_tiles_are_ranked_by_what_all_layers_that_write_them_cost_together() -> 
 def test_tiles_that_no_convolution_writes_are_small_and_enough_for_all_threads() -> None:
     assert choose_tile([], BLOCKING, HARDWARE, 1, whole_rows=True) == 7
     assert choose_tile([], BLOCKING, HARDWARE, 12, whole_rows=False) == 5  # 49 / 12, rounded up
+
+
+def _layer(rows: int, channels: int) -> Convolution:
+    weight = np.zeros((rows, channels, 3, 3), np.float32)
+    weight[:, : channels // 4, 1, 1] = 1.0
+    window = Window((3, 3), pads=(1, 1, 1, 1))
+    return Convolution("conv", ("x",), "y", weight, np.zeros(rows, np.float32), window)
+
+
+def test_blocks_of_prime_width_become_wider_for_the_sake_of_larger_tiles() -> None:
+    avx2 = Hardware(8, 16, level1=32 * 1024, level2=512 * 1024)
+    assert avx2.widest_tile == 14
+    # 37 has no divisor up to 14 but 1. 39 = 3 * 13, and 38, 40 and 42 cost more or less little.
+    chosen = widen(Blocking((4, 2), (19, 37)), [_layer(8, 128)], avx2)
+    assert chosen == Blocking((4, 2), (19, 39))
+    for good in ((14, 28), (28, 56), (2, 14), (7, 7), (4, 2)):
+        assert widen(Blocking((4, 2), good), [_layer(8, 128)], avx2).block == good
+    # Depthwise layers alone have tiles as well.
+    assert widen(Blocking((4, 2), (19, 37)), [], avx2).block[1] > 37
+
+
+@given(high=st.integers(1, 40), wide=st.integers(1, 160), lanes=st.sampled_from([8, 16]))
+def test_wider_blocks_cover_the_map_and_are_few(high: int, wide: int, lanes: int) -> None:
+    hardware = replace(HARDWARE, lanes=lanes, registers=2 * lanes)
+    blocking = Blocking((lanes // 2, 2), (high, wide))
+    chosen = widen(blocking, [_layer(4, 64)], hardware)
+    assert chosen.grid == blocking.grid
+    assert chosen.block[0] == high
+    assert wide <= chosen.block[1] <= wide + max(2, wide // 8)
+
+    def largest(width: int) -> int:
+        shape = replace(blocking, block=(high, width))
+        return max(t for t in range(1, hardware.widest_tile + 1) if fits_rows(t, shape))
+
+    if chosen != blocking:
+        assert largest(chosen.block[1]) > largest(wide)
