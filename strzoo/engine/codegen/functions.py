@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from llvmlite import ir
 
@@ -12,10 +13,17 @@ LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693145751953125, 1.428606820309
 # Added to a small number, it leaves the nearest whole number in the low bits.
 _ROUNDING = 1.5 * 2**23
 # exp(r) for |r| <= log(2) / 2 by its Taylor series: the first term left out is below 2e-7.
-_TERMS = 6
-# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: below 1.5e-7 off.
-_ERF_P = 0.3275911
-_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+_EXP = tuple(1.0 / math.factorial(power) for power in range(6, -1, -1))
+# erf(x) / x as a quotient of polynomials in x^2, the highest power first, for |x| <= 3.9; from there
+# on erf(x) is 1 in fp32. Fitted for the least largest error of erf: 1.5e-8, and 3.2e-7 with fp32's
+# rounding. It takes a third of the time of a series with an exponential.
+_ERF_END = 3.9
+_ERF_OVER = (
+    2.05028355e-06, 0.000287439974, 0.00383661041, 0.0529661088, 0.191936376, 1.12837903,
+)  # fmt: skip
+_ERF_UNDER = (
+    3.82287435e-05, 0.00118164782, 0.0151086993, 0.114756102, 0.503430967, 1.0,
+)  # fmt: skip
 # The least normal number, and the bits of sqrt(1/2).
 _NORMAL, _ROOT_BITS = 2.0**-126, 0x3F3504F3
 _CUBIC = 0.044715  # of GELU approximated by tanh
@@ -78,23 +86,28 @@ class _Functions:
         n = build.fsub(shifted, e.constant(_ROUNDING))
         r = e.fma(n, e.constant(-LN2_HIGH), x)
         r = e.fma(n, e.constant(-LN2_LOW), r)
-        result: ir.Value = self.one
-        for term in range(_TERMS, 0, -1):
-            result = e.fma(build.fmul(r, e.constant(1.0 / term)), result, self.one)
+        result = self.polynomial(r, _EXP)
         bits = build.shl(build.bitcast(shifted, self.integers), self.whole(23))
         power = build.add(bits, self.whole(127 << 23))
         return build.fmul(result, build.bitcast(power, vector_type(e.width)))
 
     def erf(self, x: ir.Value) -> ir.Value:
-        e, build = self.e, self.build
-        size = self.intrinsic("fabs", x)
-        t = build.fdiv(self.one, e.fma(size, e.constant(_ERF_P), self.one))
-        series: ir.Value = e.constant(_ERF[0])
-        for factor in _ERF[1:]:
-            series = e.fma(series, t, e.constant(factor))
-        tail = build.fmul(build.fmul(series, t), self.exp(self.negative(build.fmul(x, x))))
-        made = build.fsub(self.one, tail)
-        return build.select(build.fcmp_ordered("<", x, self.zero), self.negative(made), made)
+        build = self.build
+        x = self.clamped(x, _ERF_END)
+        square = build.fmul(x, x)
+        over, under = (self.polynomial(square, terms) for terms in (_ERF_OVER, _ERF_UNDER))
+        return self.clamped(build.fdiv(build.fmul(x, over), under), 1.0)
+
+    def clamped(self, x: ir.Value, limit: float) -> ir.Value:
+        e = self.e
+        return e.smallest(e.largest(x, e.constant(-limit)), e.constant(limit))
+
+    def polynomial(self, x: ir.Value, factors: Sequence[float]) -> ir.Value:
+        """The factor of the highest power of x is the first."""
+        result: ir.Value = self.e.constant(factors[0])
+        for factor in factors[1:]:
+            result = self.e.fma(result, x, self.e.constant(factor))
+        return result
 
     def tanh(self, x: ir.Value) -> ir.Value:
         build = self.build

@@ -234,7 +234,8 @@ def _choose_blockings(
         )
         writers = _writers(graph, memory, number)
         if any(needs_patch(layer, memory.taps[layer.name]) for layer in writers):
-            found = widen(found, [l for l in writers if isinstance(l, Convolution)], hardware)
+            convolutions = [layer for layer in writers if isinstance(layer, Convolution)]
+            found = widen(found, convolutions, hardware)
         chosen[number] = found
     blockings = [found for found in chosen if found]
     for layer in strided:

@@ -213,9 +213,7 @@ def choose_tiling(problem: Problem, tile: int, hardware: Hardware) -> Tiling:
     return min(options, key=lambda t: (estimate(problem, t, hardware), t))
 
 
-def widen(
-    blocking: Blocking, layers: Sequence[Convolution], hardware: Hardware
-) -> Blocking:
+def widen(blocking: Blocking, layers: Sequence[Convolution], hardware: Hardware) -> Blocking:
     """`blocking`, with wider blocks where these have larger tiles that are whole rows of a block or
     equal parts of one: rows of 37 have tiles of 1, rows of 39 of 13.
 
