@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 
 from llvmlite import ir
 
@@ -185,6 +186,41 @@ class Emitter:
         one = self.build.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         return self.build.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+
+    def widened(self, count: int) -> Emitter:
+        """An emitter at the same place, for vectors of fp32 that are `count` times as wide. LLVM
+        takes them apart, step by step."""
+        wide = copy(self)
+        wide.lanes = wide.width = count * self.lanes
+        return wide
+
+    def joined(self, values: Sequence[ir.Value]) -> ir.Value:
+        """Vectors (a power of two of them) or numbers, one after the other in one vector."""
+        if len(values) == 1:
+            return values[0]
+        if not isinstance(values[0].type, ir.VectorType):
+            made: ir.Value = ir.Constant(vector_type(len(values)), ir.Undefined)
+            for index, value in enumerate(values):
+                made = self.build.insert_element(made, value, ir.Constant(I32, index))
+            return made
+        size = 2 * values[0].type.count
+        both = ir.Constant(ir.VectorType(I32, size), list(range(size)))
+        pairs = zip(values[::2], values[1::2], strict=True)
+        return self.joined([self.build.shuffle_vector(a, b, both) for a, b in pairs])
+
+    def parted(self, value: ir.Value, count: int) -> list[ir.Value]:
+        """A vector as `count` vectors, or numbers."""
+        if count == 1:
+            return [value]
+        size = value.type.count // count
+        if size == 1:
+            indices = [ir.Constant(I32, index) for index in range(count)]
+            return [self.build.extract_element(value, index) for index in indices]
+        masks = [range(start, start + size) for start in range(0, value.type.count, size)]
+        kind = ir.VectorType(I32, size)
+        return [
+            self.build.shuffle_vector(value, value, ir.Constant(kind, list(mask))) for mask in masks
+        ]
 
     def constant(self, value: float, lanes: int | None = None) -> ir.Constant:
         lanes = lanes or self.width

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from strzoo.engine.codegen.builder import I32, Emitter, vector_type
+from strzoo.engine.ir.functions import FUNCTIONS
 
 LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693145751953125, 1.4286068203094173e-06
 # Added to a small number, it leaves the nearest whole number in the low bits.
@@ -28,6 +29,8 @@ _ERF_UNDER = (
 _NORMAL, _ROOT_BITS = 2.0**-126, 0x3F3504F3
 _CUBIC = 0.044715  # of GELU approximated by tanh
 _SQRT_HALF = 0.7071067811865476
+# Those that take more steps than a few.
+LONG = frozenset(FUNCTIONS) - {"abs", "hardsigmoid", "hardswish", "leaky", "over", "sqrt"}
 
 
 def apply(e: Emitter, function: str, x: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:

@@ -148,12 +148,12 @@ class PatchPacker:
             with e.loop(self.bounds[number], self.bounds[number + 1]) as index:
                 entry = e.at(self.copies, e.mul(index, 8))
                 here, there = e.at(base, e.load_i32(entry)), e.at(slab, e.load_i32(entry, 4))
-                with e.loop(0, planes) as plane:
+                with e.carrying(0, planes, [here, there]) as (_, (source, target), following):
                     value = fill
                     if kind != (form.grid_rows, form.grid_columns):
-                        value = e.load_vector(e.at(here, e.mul(plane, self.plane)))
-                        value = self._moved(value, kind, fill)
-                    e.store(value, e.at(there, e.mul(plane, size)))
+                        value = self._moved(e.load_vector(source), kind, fill)
+                    e.store(value, target)
+                    following += [e.at(source, self.plane), e.at(target, size)]
 
     def _moved(self, value: ir.Value, kind: tuple[int, int], fill: ir.Value) -> ir.Value:
         lanes = self.form.lanes_of(kind, self.e.width)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llvmlite import ir
 
 from strzoo.engine.codegen.builder import BYTES, F32, I16, I32, I64, Emitter, number
-from strzoo.engine.codegen.finishing import bounded, masked_all
+from strzoo.engine.codegen.finishing import store_bounded
 from strzoo.engine.codegen.quads import QuadRows
 from strzoo.engine.ir.fours import FOUR
 
@@ -201,9 +201,6 @@ class _Rows:
         if kernel.fixed and kernel.bounds == "clamp":
             first = e.mul(row, 2)
             low, high = (self._number("limits", e.add(first, k)) for k in (0, 1))
-        values = bounded(e, values, kernel.bounds, low, high)
-        if kernel.masked:
-            values = masked_all(e, values, self.args["mask"])
         target = e.at(self.args["out"], e.mul(row, self.args["plane"]))
-        for j, value in enumerate(values):
-            e.store(value, target, step * j)
+        mask = self.args["mask"] if kernel.masked else None
+        store_bounded(e, values, target, kernel.bounds, low, high, mask)
