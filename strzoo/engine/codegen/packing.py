@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
@@ -25,6 +26,20 @@ from strzoo.engine.codegen.tiles import (
     tiled_field,
 )
 
+ROW = 4  # pixels next to each other that are copied at once
+
+
+def row_starts(vectors: int, tile: int) -> np.ndarray | None:
+    """The vectors of a plane where `PackKernel` begins a row; the last row of a tile ends with it.
+    None if a tile has less than a row."""
+    starts = []
+    for first in range(0, vectors, tile):
+        count = min(tile, vectors - first)
+        if count < ROW:
+            return None
+        starts += [first + min(at, count - ROW) for at in range(0, count, ROW)]
+    return np.array(starts)
+
 
 @dataclass(frozen=True)
 class PackKernel:
@@ -37,6 +52,9 @@ class PackKernel:
             `images` repeats its last one.
         masked: whether some floats are no pixels; they become zero.
         filled: whether they become the operand `fill` instead.
+        rows: whether four vectors from a place of `row_starts` on hold, in each lane, four pixels
+            that lie next to each other; of one image, with no vector masked and `ROW` at least in
+            each tile.
     """
 
     lanes: int = op.between(*op.LANES)
@@ -44,14 +62,23 @@ class PackKernel:
     origin: str = op.one_of(op.ARENA, op.INPUT, default=op.ARENA)
     masked: bool = False
     filled: bool = False
+    rows: bool = False
 
     def fits(self, lanes: int, images: int) -> bool:
-        return (self.lanes, self.images) == (lanes, images)
+        whole = self.images == 1 and not (self.masked or self.filled or self.lanes % ROW)
+        return (self.lanes, self.images) == (lanes, images) and (whole or not self.rows)
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
         def source(v: op.Values) -> int:
-            last = (v["planes"] - 1) * v["source_plane"] + int(v.table("places").max()) + 4
+            places, read = v.table("places"), 4
+            if self.rows:
+                starts = row_starts(v["target_vectors"], v["tile"])
+                if starts is None:
+                    raise ValueError(f"a tile of less than {ROW} vectors")
+                places = places.reshape(v["phases"], v["target_vectors"], self.lanes)[:, starts]
+                read = 4 * ROW
+            last = (v["planes"] - 1) * v["source_plane"] + int(places.max()) + read
             return last + 4 * (self.images - 1) * (self.origin == op.ARENA)
 
         def target(v: op.Values) -> int:
@@ -82,7 +109,7 @@ class PackKernel:
 
     @property
     def name(self) -> str:
-        flags = "m" * self.masked + "f" * self.filled
+        flags = "m" * self.masked + "f" * self.filled + "r" * self.rows
         return f"fill_{self.lanes}_{self.images}_{self.origin}{flags}"
 
     def emit(self, module: ir.Module) -> ir.Function:
@@ -98,9 +125,14 @@ class PackKernel:
                 skipped = e.mul(e.add(e.mul(phase, vectors), first), step)
                 places, mask = (e.at(table, skipped) for table in tables)
                 there = tiled_field(e, "target", tile, e.add(e.mul(plane, phases), phase))
-                with e.loop(0, count) as vector:
-                    at = e.mul(vector, step)
-                    self._vector(e, sources, e.at(places, at), e.at(mask, at), e.at(there, at))
+                final = e.build.sub(count, number(ROW))
+                with e.loop(0, count, ROW if self.rows else 1) as vector:
+                    if self.rows:
+                        at = e.mul(e.smallest_integer(vector, final), step)
+                        self._row(e, sources[0], e.at(places, at), e.at(there, at))
+                    else:
+                        at = e.mul(vector, step)
+                        self._vector(e, sources, e.at(places, at), e.at(mask, at), e.at(there, at))
         e.finish()
         return function
 
@@ -114,6 +146,36 @@ class PackKernel:
         given = [e.smallest_integer(number(image), last) for image in range(self.images)]
         size = e.field("source_image")
         return [e.at(e.base("source"), e.add(place, e.mul(image, size))) for image in given]
+
+    def _row(self, e: Emitter, source: ir.Value, places: ir.Value, there: ir.Value) -> None:
+        """Four pixels of each lane: squares of four lanes and four pixels are transposed."""
+        pixels = [
+            e.load_vector(e.at(source, e.load_i32(places, 4 * lane)), lanes=ROW)
+            for lane in range(self.lanes)
+        ]
+        # Vector k has the pixels of the lanes k, k + 4, k + 8, ...
+        a, b, c, d = (e.joined(pixels[k::ROW]) for k in range(ROW))
+        low, high = (0, 4, 1, 5), (2, 6, 3, 7)  # of each square: 0 to 3 of one, 4 to 7 of the other
+        firsts, seconds = (
+            [self._mixed(e, x, y, taken) for taken in (low, high)] for x, y in ((a, b), (c, d))
+        )
+        made = [
+            self._mixed(e, x, y, taken)
+            for x, y in zip(firsts, seconds, strict=True)
+            for taken in ((0, 1, 4, 5), (2, 3, 6, 7))
+        ]
+        for index, value in enumerate(made):
+            e.store(value, there, 4 * self.lanes * index)
+
+    def _mixed(self, e: Emitter, x: ir.Value, y: ir.Value, taken: tuple[int, ...]) -> ir.Value:
+        """Of each four numbers of x, followed by the four of y at the same place, those taken."""
+        mask = [
+            start + index % ROW + self.lanes * (index >= ROW)
+            for start in range(0, self.lanes, ROW)
+            for index in taken
+        ]
+        kind = ir.VectorType(I32, self.lanes)
+        return e.build.shuffle_vector(x, y, ir.Constant(kind, mask))
 
     def _vector(
         self, e: Emitter, sources: list[ir.Value], places: ir.Value, mask: ir.Value, there: ir.Value

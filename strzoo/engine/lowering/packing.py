@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
-from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
+from strzoo.engine.codegen.packing import ROW, PackKernel, UnpackKernel, row_starts
 from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
 from strzoo.engine.ir.graph import AveragePool, Convolution, MaxPool
-from strzoo.engine.layout.buffers import Buffer
+from strzoo.engine.layout.buffers import Buffer, Layout
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
 MOST_PERMUTED = 12  # vectors of the source for one of the target; more take longer than pixels
@@ -106,8 +106,24 @@ def pack_planes(
         (fields["gathered"],) = context.reserve(layout.tile * layout.lanes * 4)
         context.add(layer, FixedPackKernel(context.lanes, kind, origin, masked), fields)
         return
-    kernel = PackKernel(context.lanes, context.images, origin, masked, target.root.fill != 0)
+    rows = bool(mask.all()) and _has_rows(table, layout)
+    filled = target.root.fill != 0 and not rows
+    kernel = PackKernel(context.lanes, context.images, origin, masked, filled, rows)
     context.add(layer, kernel, fields)
+
+
+def _has_rows(table: np.ndarray, layout: Layout) -> bool:
+    """Whether `PackKernel` can copy four pixels of each lane at once.
+
+    Args:
+        table: bytes from the start of the source's plane, [phases, numbers of a plane].
+    """
+    starts = row_starts(layout.vectors, layout.tile)
+    if layout.images != 1 or layout.lanes % ROW or starts is None:
+        return False
+    places = table.reshape(len(table), layout.vectors, layout.lanes)
+    steps = [places[:, starts + k] - places[:, starts] == 4 * k for k in range(1, ROW)]
+    return bool(np.all(steps))
 
 
 def _permute(

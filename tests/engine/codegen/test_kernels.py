@@ -192,6 +192,37 @@ def test_packing_copies_images_and_repeats_the_last_of_a_short_group(
 
 
 @THREADS
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("wide", [4, 7, 10, 13])
+def test_packing_of_rows_transposes_four_pixels_of_each_lane(
+    lanes: int, wide: int, threads: int
+) -> None:
+    # Blocks of 3 rows of `wide` pixels, one below the other, one for each lane. The last tile
+    # has one row of a block, the others two.
+    planes, high = 2, 3
+    x = normal(0, 1, planes, lanes * high, wide)
+    vectors, tile = high * wide, 2 * wide
+    vector, lane = np.divmod(np.arange(vectors * lanes), lanes)
+    row, column = np.divmod(vector, wide)
+    arena = Arena()
+    target = arena.reserve(2, planes, tile, lanes)
+    operands = {
+        "planes": planes, "phases": 1, "source_plane": 4 * lanes * high * wide,
+        "source_image": 4 * planes * lanes * high * wide, "target": target,
+        "target_plane": 4 * lanes * tile, "target_tile": 4 * lanes * tile * planes,
+        "tile": tile, "tiles": 2, "piece_tiles": 2, "target_vectors": vectors,
+        "places": (((lane * high + row) * wide + column) * 4).astype(np.int32),
+    }  # fmt: skip
+    kernel = PackKernel(lanes, 1, "input", rows=True)
+    floats = run_kernel(kernel, arena, operands, threads=threads, given=x)
+    found = read(floats, target, 2, planes, tile, lanes).transpose(1, 0, 2, 3)
+    found = found.reshape(planes, -1, lanes)[:, :vectors]
+    # [plane][lane][row of the block][pixel] with the lanes last.
+    expected = x[0].reshape(planes, lanes, vectors).transpose(0, 2, 1)
+    assert np.array_equal(found, expected)
+
+
+@THREADS
 def test_packing_splits_the_planes_of_a_buffer_into_phases(threads: int) -> None:
     planes, phases = 2, 3
     x = normal(0, planes, 16)

@@ -288,3 +288,44 @@ def test_plans_whose_parts_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=problem):
         check_plan(dataclasses.replace(HEAD, **damage(HEAD)), HARDWARE)  # type: ignore[arg-type]
+
+
+# A plane of 32x32 pixels is 64 vectors, in tiles of 8: rows of four pixels are copied at once.
+LARGE = make_plan(
+    chain(GlobalAveragePool("mean", ("x",), "mean", flat=True), shape=(3, 32, 32)), HARDWARE
+)
+
+
+def test_rows_of_pixels_are_read_up_to_their_end_and_no_further() -> None:
+    index = find(LARGE, PackKernel)
+    assert LARGE.kernels[index].rows
+    check_plan(LARGE, HARDWARE)
+    last = value(LARGE, index, "tiles") * value(LARGE, index, "tile") * 16 - 1
+    # The last row starts three pixels before the last one of the last plane.
+    start = last - 3 * 16
+    for new, fits in ((4 * (1024 - 4), True), (4 * (1024 - 3), False)):
+        changed = change_table(LARGE, index, "places", start, new, "<i4")
+        if fits:
+            check_plan(changed, HARDWARE)
+        else:
+            with pytest.raises(ValueError, match="source"):
+                check_plan(changed, HARDWARE)
+    # Vectors within a row are not looked at.
+    check_plan(change_table(LARGE, index, "places", start + 16, 4 * 1023, "<i4"), HARDWARE)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "problem"),
+    [
+        (PackKernel(16, 1, "input", masked=True, rows=True), "other vectors"),
+        (PackKernel(16, 1, "input", filled=True, rows=True), "other vectors"),
+    ],
+)
+def test_rows_are_for_whole_vectors(kernel: PackKernel, problem: str) -> None:
+    index = find(LARGE, PackKernel)
+    kernels = (*LARGE.kernels[:index], kernel, *LARGE.kernels[index + 1 :])
+    with pytest.raises(ValueError, match=problem):
+        check_plan(dataclasses.replace(LARGE, kernels=kernels), HARDWARE)
+    short = change(change(LARGE, index, "tile", 3), index, "tiles", 22)
+    with pytest.raises(ValueError):  # noqa: PT011  a tile of three vectors, or another number
+        check_plan(short, HARDWARE)
