@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import I32, Emitter
+from strzoo.engine.codegen.builder import BYTES, I32, I64, Emitter, vector_type
 
 
 @dataclass(frozen=True)
@@ -134,30 +134,57 @@ class PatchPacker:
 
     def aim(self, tile: ir.Value) -> None:
         """Let the next patches be those of `tile`."""
-        e = self.e
-        kinds = len(self.form.kinds)
-        ends = e.at(self.ends, e.mul(tile, 4 * kinds))
-        self.bounds = [e.load_i32(ends, 4 * kind) for kind in range(kinds + 1)]
+        self.own_ends = self.e.at(self.ends, self.e.mul(tile, 4 * len(self.form.kinds)))
 
     def pack(self, planes: ir.Value, first_plane: ir.Value, slab: ir.Value, fill: ir.Value) -> None:
         """Copy planes [first_plane, first_plane + planes) to `slab`, one after the other."""
-        e, form = self.e, self.form
-        size = 4 * e.lanes * form.size
+        e = self.e
         base = e.at(self.source, e.mul(first_plane, self.plane))
-        for number, kind in enumerate(form.kinds):
-            with e.loop(self.bounds[number], self.bounds[number + 1]) as index:
-                entry = e.at(self.copies, e.mul(index, 8))
-                here, there = e.at(base, e.load_i32(entry)), e.at(slab, e.load_i32(entry, 4))
-                with e.carrying(0, planes, [here, there]) as (_, (source, target), following):
-                    value = fill
-                    if kind != (form.grid_rows, form.grid_columns):
-                        value = self._moved(e.load_vector(source), kind, fill)
-                    e.store(value, target)
-                    following += [e.at(source, self.plane), e.at(target, size)]
+        arguments = [base, slab, self.own_ends, self.copies, self.plane, planes, fill]
+        e.build.call(_pack_function(e, self.form), arguments)
 
-    def _moved(self, value: ir.Value, kind: tuple[int, int], fill: ir.Value) -> ir.Value:
-        lanes = self.form.lanes_of(kind, self.e.width)
-        if lanes == list(range(self.e.width)):
-            return value
-        mask = ir.Constant(ir.VectorType(I32, self.e.width), lanes)
-        return self.e.build.shuffle_vector(value, fill, mask)
+
+def _pack_function(e: Emitter, form: PatchForm) -> ir.Function:
+    """The function that fills the patches of some planes, made once per module: of several blocks
+    and kernels, it is most of the code.
+
+    void pack(source, slab, ends, copies, source plane, planes, fill)
+    """
+    name = f"pack_{e.lanes}{'q' * e.fixed}_{form.name}"
+    found = e.module.globals.get(name)
+    if found is not None:
+        return found
+    vector = vector_type(e.width, e.element)
+    kind = ir.FunctionType(ir.VoidType(), [BYTES] * 4 + [I64, I64, vector])
+    function = ir.Function(e.module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    for argument in function.args[:4]:
+        argument.add_attribute("noalias")
+    inner = Emitter(function, e.lanes, fixed=e.fixed)
+    source, slab, ends, copies, plane, planes, fill = function.args
+    size = 4 * e.lanes * form.size
+    bounds = [inner.load_i32(ends, 4 * number) for number in range(len(form.kinds) + 1)]
+    for number, way in enumerate(form.kinds):
+        with inner.loop(bounds[number], bounds[number + 1]) as index:
+            entry = inner.at(copies, inner.mul(index, 8))
+            read, written = (inner.load_i32(entry, place) for place in (0, 4))
+            start = [inner.at(source, read), inner.at(slab, written)]
+            with inner.carrying(0, planes, start) as (_, (here, there), following):
+                inner.store(_moved(inner, form, way, here, fill), there)
+                following += [inner.at(here, plane), inner.at(there, size)]
+    inner.finish()
+    return function
+
+
+def _moved(
+    e: Emitter, form: PatchForm, way: tuple[int, int], here: ir.Value, fill: ir.Value
+) -> ir.Value:
+    """The vector at the address `here`, its lanes moved by `way` blocks."""
+    if way == (form.grid_rows, form.grid_columns):
+        return fill
+    value, lanes = e.load_vector(here), form.lanes_of(way, e.width)
+    if lanes == list(range(e.width)):
+        return value
+    mask = ir.Constant(ir.VectorType(I32, e.width), lanes)
+    return e.build.shuffle_vector(value, fill, mask)
