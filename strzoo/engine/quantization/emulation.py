@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.quantization.observation import Sample
 
+# Entries that are added up at once: their sum fits 32 bits, and they fit a cache.
+_BATCH = 4096
 PARTS = 64  # of 16 bits, into which a weight may be split
 
 
@@ -88,13 +90,13 @@ class Probe:
     def _compute(self, weight: np.ndarray) -> np.ndarray:
         """The exact results, float64 [out channels, pixels]; notes the largest sums on the way."""
         layer, sample = self._layer, self._sample
-        exact = np.empty((len(layer.weight), sample.seen.shape[2]), np.float64)
-        for row, part in enumerate(_slices(self._ends)):
-            terms = weight[part, None] * sample.seen[self._channel[part], self._tap[part]]
-            running = np.cumsum(terms, axis=0, out=terms)
-            running += layer.bias[row]
-            exact[row] = running[-1] if len(running) else layer.bias[row]
-            self.peak[row] = np.abs(running).max(initial=0)
+        exact = np.repeat(layer.bias[:, None].astype(np.float64), sample.seen.shape[2], 1)
+        for rows, starts, part in _batches(self._ends):
+            terms = sample.seen[self._channel[part], self._tap[part]] * weight[part, None]
+            total, most, least = _add_up(terms, starts)
+            bias = exact[rows]
+            self.peak[rows] = np.maximum(np.abs(most + bias), np.abs(least + bias)).max(1)
+            exact[rows] += total
         if sample.residual is not None:
             exact += sample.residual
             self.peak = np.maximum(self.peak, exact.max(1, initial=0))
@@ -114,17 +116,18 @@ class Probe:
             order, _ = form_fours(self._place[0][index], parts, len(layer.weight))
             index, parts = index[order], parts[order]
         weight, channels, taps = parts.astype(np.int32), self._channel[index], self._tap[index]
-        sums = np.empty(self._exact.shape, np.int64)
+        bias = fixed.bias.astype(np.int64)
+        sums = np.repeat(bias[:, None], self._exact.shape[1], 1)
         peak = np.zeros(len(layer.weight), np.int64)
-        for row, part in enumerate(_slices(ends)):
-            terms = given[channels[part], taps[part]] * weight[part, None]
+        for rows, starts, part in _batches(ends):
+            terms = given[channels[part], taps[part]]
+            terms *= weight[part, None]
             terms += 1 << 14
             terms >>= 15
-            running = np.cumsum(terms, axis=0, out=terms)
-            running += int(fixed.bias[row])
-            sums[row] = running[-1] if len(running) else fixed.bias[row]
-            if running.size:
-                peak[row] = max(int(running.max()), -int(running.min()))
+            total, most, least = _add_up(terms, starts)
+            sums[rows] += total
+            highest, lowest = most.max(1) + bias[rows], least.min(1) + bias[rows]
+            peak[rows] = np.maximum(highest, -lowest)
         units = sums.clip(-LARGEST - 1, LARGEST)
         if sample.residual is not None:
             units = units + _units(sample.residual, target[:, None])
@@ -138,8 +141,35 @@ class Probe:
         return Trial(error, peak / LARGEST)
 
 
-def _slices(ends: np.ndarray) -> list[slice]:
-    return [slice(*each) for each in pairwise(ends.tolist())]
+def _batches(ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]:
+    """Rows with entries, where the entries of each start among those of the batch, and the batch.
+
+    Args:
+        ends: where the entries of each row start, and their end.
+    """
+    rows = np.flatnonzero(np.diff(ends))
+    first = 0
+    while first < len(rows):
+        start = ends[rows[first]]
+        last = int(np.searchsorted(ends[rows + 1], start + _BATCH, "right"))
+        batch = rows[first : max(last, first + 1)]
+        yield batch, ends[batch] - start, slice(int(start), int(ends[batch[-1] + 1]))
+        first += len(batch)
+
+
+def _add_up(terms: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sum of each row's terms, and the largest and the least sum on the way, [rows, pixels].
+
+    Args:
+        terms: [entries, pixels], overwritten.
+        starts: where those of each row begin.
+    """
+    np.cumsum(terms, axis=0, out=terms, dtype=terms.dtype)
+    before = np.zeros((len(starts), terms.shape[1]), terms.dtype)
+    before[1:] = terms[starts[1:] - 1]
+    ends = np.append(starts[1:], len(terms)) - 1
+    most, least = (each.reduceat(terms, starts, axis=0) for each in (np.maximum, np.minimum))
+    return terms[ends] - before, most - before, least - before
 
 
 def _units(values: np.ndarray, scale: np.ndarray) -> np.ndarray:

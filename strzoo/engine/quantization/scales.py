@@ -10,9 +10,11 @@ pool.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from strzoo.engine.hardware import default_threads
 from strzoo.engine.ir.classes import Classes
 from strzoo.engine.ir.fixed import LARGEST
 from strzoo.engine.ir.graph import Convolution, Graph, MaxPool
@@ -23,6 +25,7 @@ from strzoo.engine.quantization.observation import Observation
 HEADROOM = 2.0
 ROOM = 1.25  # of the largest sum on the way that was seen
 ROUNDS = 4
+_AT_ONCE = 8  # convolutions that are tried; each takes up to some 100 MB
 _SMALLEST = 1e-6  # scale, relative to the largest of the map: of channels that are always zero
 
 
@@ -64,20 +67,25 @@ class Scales:
     def settle(self) -> dict[str, Trial]:
         """Raise the scales of channels whose sums would saturate on the way; returns how each
         convolution does then."""
+        with ThreadPoolExecutor(min(default_threads(), _AT_ONCE)) as pool:
+            return self._settle(pool)
+
+    def _settle(self, pool: ThreadPoolExecutor) -> dict[str, Trial]:
         trials: dict[str, Trial] = {}
-        probes = {
-            layer.name: Probe(layer, self._seen.samples[layer.name]) for layer in self._layers
-        }
+        made = pool.map(lambda layer: Probe(layer, self._seen.samples[layer.name]), self._layers)
+        probes = {layer.name: probe for layer, probe in zip(self._layers, made, strict=True)}
         for layer in self._layers:
             root, needed = self._shared.find(layer.output), ROOM * probes[layer.name].peak / LARGEST
             self._scales[root] = np.maximum(self._scales[root], needed)
         self._fit()
         stale = {layer.name for layer in self._layers}
         for _ in range(ROUNDS):
-            for layer in self._layers:
-                if layer.name in stale:
-                    scales = self[layer.inputs[0]], self[layer.output]
-                    trials[layer.name] = probes[layer.name].run(*scales)
+            layers = [layer for layer in self._layers if layer.name in stale]
+            runs = [
+                pool.submit(probes[layer.name].run, self[layer.inputs[0]], self[layer.output])
+                for layer in layers
+            ]
+            trials |= {layer.name: run.result() for layer, run in zip(layers, runs, strict=True)}
             peaks: dict[str, np.ndarray] = {}
             for layer in self._layers:
                 root, peak = self._shared.find(layer.output), trials[layer.name].peak
