@@ -5,6 +5,8 @@ Vectors have four lanes. Arrays of the arena are [tile][plane][vector of the til
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -273,9 +275,21 @@ def test_unpacking_to_features_puts_images_side_by_side() -> None:
 
 @THREADS
 @pytest.mark.parametrize("blocks", [1, 3])
-@pytest.mark.parametrize("twice", [False, True])
-def test_a_sparse_convolution_in_place(blocks: int, twice: bool, threads: int) -> None:
-    planes, rows, tile, tiles, last = 6, 5, 3, 2, 2
+@pytest.mark.parametrize(
+    ("twice", "tile", "last", "bounds"),
+    [(False, 3, 2, "clamp"), (True, 3, 2, "clamp"), (False, 3, 3, "sigmoid"),
+     (False, 13, 7, "sigmoid"), (False, 11, 1, "leaky")],
+)  # fmt: skip
+def test_a_sparse_convolution_in_place(
+    blocks: int, twice: bool, tile: int, last: int, bounds: str, threads: int
+) -> None:
+    # Where results are many, a function that takes long is computed where they are stored.
+    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "clamp": lambda sums: np.clip(sums, -2, 2),
+        "sigmoid": lambda sums: 1 / (1 + np.exp(-sums)),
+        "leaky": lambda sums: np.where(sums > 0, sums, -2 * sums),
+    }
+    planes, rows, tiles = 6, 5, 2
     weight = normal(0, rows, planes) * (np.random.default_rng(1).random((rows, planes)) < 0.7)
     x, residual = normal(2, tiles, planes, tile, LANES), normal(3, tiles, rows, tile, LANES)
     bias = normal(4, rows)
@@ -310,13 +324,13 @@ def test_a_sparse_convolution_in_place(blocks: int, twice: bool, threads: int) -
     }  # fmt: skip
     kernel = ConvolutionKernel(
         LANES, tile, last, 1, twice=twice, blocked=blocks > 1, residual=True, masked=True,
-        bounds="clamp",
+        bounds=bounds,
     )  # fmt: skip
     floats = run_kernel(kernel, arena, operands, threads=threads)
     found = read(floats, target, tiles, rows, tile, LANES)
     sums = np.einsum("rp,tpvl->trvl", weight, x) + bias[:, None, None] + residual
     mask = pixels.reshape(tiles, 1, tile, LANES)
-    expected = np.where(mask, np.clip(sums, -2, 2), 0)
+    expected = np.where(mask, functions[bounds](sums), 0)
     assert_close(found[0], expected[0])
     assert_close(found[1, :, :last], expected[1, :, :last])
     assert np.isnan(found[1, :, last:]).all()
