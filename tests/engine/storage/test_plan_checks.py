@@ -298,7 +298,9 @@ LARGE = make_plan(
 
 def test_rows_of_pixels_are_read_up_to_their_end_and_no_further() -> None:
     index = find(LARGE, PackKernel)
-    assert LARGE.kernels[index].rows
+    kernel = LARGE.kernels[index]
+    assert isinstance(kernel, PackKernel)
+    assert kernel.rows
     check_plan(LARGE, HARDWARE)
     last = value(LARGE, index, "tiles") * value(LARGE, index, "tile") * 16 - 1
     # The last row starts three pixels before the last one of the last plane.
