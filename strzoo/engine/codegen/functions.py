@@ -17,7 +17,7 @@ _ROUNDING = 1.5 * 2**23
 _EXP = tuple(1.0 / math.factorial(power) for power in range(6, -1, -1))
 # erf(x) / x as a quotient of polynomials in x^2, the highest power first, for |x| <= 3.9. Beyond
 # that, erf(x) is 1 in fp32. Fitted for the least largest error of erf: 1.5e-8, and 3.2e-7 with the
-# rounding of fp32. It takes a third of the time of a series with an exponential.
+# rounding of fp32. GELU takes half the time that it takes by a series with an exponential.
 _ERF_END = 3.9
 _ERF_OVER = (
     2.05028355e-06, 0.000287439974, 0.00383661041, 0.0529661088, 0.191936376, 1.12837903,
