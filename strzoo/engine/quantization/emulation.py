@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise, starmap
 
 import numpy as np
 
@@ -90,13 +91,13 @@ class Probe:
     def _compute(self, weight: np.ndarray) -> np.ndarray:
         """The exact results, float64 [out channels, pixels]; notes the largest sums on the way."""
         layer, sample = self._layer, self._sample
-        exact = np.repeat(layer.bias[:, None].astype(np.float64), sample.seen.shape[2], 1)
-        for rows, starts, part in _batches(self._ends):
-            terms = sample.seen[self._channel[part], self._tap[part]] * weight[part, None]
-            total, most, least = _add_up(terms, starts)
-            bias = exact[rows]
-            self.peak[rows] = np.maximum(np.abs(most + bias), np.abs(least + bias)).max(1)
-            exact[rows] += total
+        exact = np.empty((len(layer.weight), sample.seen.shape[2]), np.float64)
+        for row, part in enumerate(starmap(slice, pairwise(self._ends.tolist()))):
+            terms = weight[part, None] * sample.seen[self._channel[part], self._tap[part]]
+            running = np.cumsum(terms, axis=0, out=terms)
+            running += layer.bias[row]
+            exact[row] = running[-1] if len(running) else layer.bias[row]
+            self.peak[row] = np.abs(running).max(initial=0)
         if sample.residual is not None:
             exact += sample.residual
             self.peak = np.maximum(self.peak, exact.max(1, initial=0))
@@ -160,8 +161,10 @@ def _batches(ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]
 def _add_up(terms: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The sum of each row's terms, and the largest and the least sum on the way, [rows, pixels].
 
+    All rows are added up in one go, of which each is a difference: exact for integers alone.
+
     Args:
-        terms: [entries, pixels], overwritten.
+        terms: int32 [entries, pixels], overwritten.
         starts: where those of each row begin.
     """
     np.cumsum(terms, axis=0, out=terms, dtype=terms.dtype)
