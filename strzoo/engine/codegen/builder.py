@@ -61,6 +61,17 @@ _MULTIPLY_ADD_ROUNDED = "llvm.aarch64.neon.sqrdmlah.v8i16"
 _MULTIPLY_ADD_FEATURE = "+rdm"
 
 
+def inner_function(module: ir.Module, name: str, kind: ir.FunctionType) -> tuple[ir.Function, bool]:
+    """A function that kernels of the module call, and whether it has yet to be written."""
+    found = module.globals.get(name)
+    if found is not None:
+        return found, False
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    return function, True
+
+
 class Emitter:
     """Writes one function, if it is that of a kernel, with the kernel's operands.
 
@@ -103,6 +114,11 @@ class Emitter:
     first: ir.Value
     last: ir.Value
     images: ir.Value
+
+    @property
+    def registers(self) -> int:
+        """Vector registers of a processor with such vectors."""
+        return 32 if self.lanes == 16 else 16
 
     # Numbers
 

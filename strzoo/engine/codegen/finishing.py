@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llvmlite import ir
 
-from strzoo.engine.codegen.builder import BYTES, F32, Emitter
+from strzoo.engine.codegen.builder import BYTES, F32, Emitter, inner_function
 from strzoo.engine.codegen.functions import LONG, apply
 from strzoo.engine.ir.functions import FUNCTIONS
 
@@ -64,7 +64,7 @@ def store_bounded(
         mask: the address of the masks of all, where there are any.
     """
     step = 4 * e.lanes
-    apart = bounds in LONG and not e.fixed and _crowds(e, len(values))
+    apart = bounds in LONG and not e.fixed and len(values) + _WORKING > e.registers
     if not apart:
         values = bounded(e, values, bounds, low, high)
         if mask is not None:
@@ -76,22 +76,13 @@ def store_bounded(
         e.build.call(function, [target, target if mask is None else mask, low, high])
 
 
-def _crowds(e: Emitter, count: int) -> bool:
-    """Whether so many values leave a function too few registers."""
-    registers = 32 if e.lanes == 16 else 16
-    return count + _WORKING > registers
-
-
 def _finish_function(e: Emitter, count: int, bounds: str, *, masked: bool) -> ir.Function:
     """The function that gives `count` stored vectors their bounds, made once per module."""
     name = f"finish_{e.lanes}x{count}_{bounds}{'m' * masked}"
-    found = e.module.globals.get(name)
-    if found is not None:
-        return found
     kind = ir.FunctionType(ir.VoidType(), [BYTES, BYTES, F32, F32])
-    function = ir.Function(e.module, kind, name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
+    function, new = inner_function(e.module, name, kind)
+    if not new:
+        return function
     target, mask, low, high = function.args
     inner, step = Emitter(function, e.lanes), 4 * e.lanes
     for start, size in _groups(count):

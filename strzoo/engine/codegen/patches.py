@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import BYTES, I32, I64, Emitter, vector_type
+from strzoo.engine.codegen.builder import (
+    BYTES,
+    I32,
+    I64,
+    Emitter,
+    inner_function,
+    vector_type,
+)
 
 
 @dataclass(frozen=True)
@@ -151,14 +158,11 @@ def _pack_function(e: Emitter, form: PatchForm) -> ir.Function:
     void pack(source, slab, ends, copies, source plane, planes, fill)
     """
     name = f"pack_{e.lanes}{'q' * e.fixed}_{form.name}"
-    found = e.module.globals.get(name)
-    if found is not None:
-        return found
     vector = vector_type(e.width, e.element)
     kind = ir.FunctionType(ir.VoidType(), [BYTES] * 4 + [I64, I64, vector])
-    function = ir.Function(e.module, kind, name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
+    function, new = inner_function(e.module, name, kind)
+    if not new:
+        return function
     for argument in function.args[:4]:
         argument.add_attribute("noalias")
     inner = Emitter(function, e.lanes, fixed=e.fixed)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
-from strzoo.engine.codegen.builder import BYTES, F32, I16, I32, I64, Emitter, number
+from strzoo.engine.codegen.builder import (
+    BYTES,
+    F32,
+    I16,
+    I32,
+    I64,
+    Emitter,
+    inner_function,
+    number,
+)
 from strzoo.engine.codegen.finishing import store_bounded
 from strzoo.engine.codegen.quads import QuadRows
 from strzoo.engine.ir.fours import FOUR
@@ -38,12 +47,9 @@ def rows_function(
         name = f"quad_{name}_{kernel.zero}"
     if kernel.patch.size:
         name += f"_{kernel.patch.pattern}"
-    found = module.globals.get(name)
-    if found is not None:
-        return found
-    function = ir.Function(module, ROWS, name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
+    function, new = inner_function(module, name, ROWS)
+    if not new:
+        return function
     emitter = Emitter(function, kernel.lanes, fixed=kernel.fixed)
     for name_, argument in zip(_NAMES, function.args, strict=True):
         argument.name = name_
@@ -69,8 +75,7 @@ class _Rows:
         self.item = 2 if kernel.fixed else 4  # bytes of a number
         # Four products are added before they are added to the sum: where registers are enough for
         # the sums, the weights and the products.
-        registers = 32 if emitter.lanes == 16 else 16
-        fits = tile + 2 * FOUR <= registers
+        fits = tile + 2 * FOUR <= emitter.registers
         self.together = kernel.fixed and fits and not emitter.multiplies_and_adds
 
     def write(self) -> None:
