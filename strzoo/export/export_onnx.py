@@ -316,20 +316,24 @@ def _check(
         noise = random_samples(image_size, size, as_bytes=as_bytes)
         several = precision != "fp32" and size == (batch or _BATCHES[-1])
         wanted = max(size, len(real) if several else 0)
-        images = real.images.repeat(-(-size // len(real)), *[1] * (real.images.dim() - 1))
-        for samples in (Samples(real.name, images[:wanted]), noise):
+        for samples in (_repeated(real, size, wanted), noise):
             checks.append(compare(reference, forward, samples, size))
     return checks
 
 
+def _repeated(real: Samples, size: int, wanted: int) -> Samples:
+    """The first `wanted` images, repeated where there are fewer than `size`."""
+    images = real.images.repeat(-(-size // len(real)), *[1] * (real.images.dim() - 1))
+    return Samples(real.name, images[:wanted])
+
+
 def _warn_of_saturation(path: Path, real: Samples, batch: int | None) -> None:
     """Say so where this processor gives other numbers by onnxruntime's default than it should."""
-    images = real.images[:batch] if batch else real.images
-    images = images.repeat(-(-(batch or 1) // len(images)), *[1] * (images.dim() - 1))
-    images = images[:batch] if batch else images
-    exact = session_forward(open_session(path))(images)
-    default = session_forward(open_session(path, entries=SATURATING))(images)
-    lost = float((exact - default).abs().max() / exact.abs().max().clamp_min(1e-30))
+    size = batch or len(real)
+    exact, default = (
+        session_forward(open_session(path, entries=entries)) for entries in (None, SATURATING)
+    )
+    lost = compare(exact, default, _repeated(real, size, size), size).relative_difference
     if lost > _SATURATED:
         log.warning(
             "int8 sums saturate on this processor, which has no VNNI: by its default settings "
