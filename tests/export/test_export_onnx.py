@@ -272,7 +272,7 @@ def test_reduced_precision_keeps_zeros_and_the_digits_predictions(
         input_size=(3, 8, 8),
         precision=precision,
         images=train,
-        min_agreement=98.0,  # one of the 64 may differ
+        min_agreement={"fp16": 99.0, "int8": 98.0}[precision],  # of int8, one of the 64 may differ
     )
     expected, found = (strzoo.evaluate(made.path, test) for made in (whole, made))
     assert expected.top1 > 90  # it has learned something that precision could lose
