@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, starmap
 
 import numpy as np
 
@@ -13,9 +11,8 @@ from strzoo.engine.ir.fours import form_fours
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.quantization.observation import Sample
+from strzoo.engine.quantization.running_sums import Rows, RunningSums
 
-# Entries that are added up at once: their sum fits 32 bits, and they fit a cache.
-_BATCH = 4096
 PARTS = 64  # of 16 bits, into which a weight may be split
 
 
@@ -74,61 +71,40 @@ class Probe:
     """A convolution at the pixels of its sample, to be tried with various scales.
 
     Args:
+        sums: adds up.
         peak: set to the largest magnitude of a sum on the way, float64 [out channels].
     """
 
-    def __init__(self, layer: Convolution, sample: Sample) -> None:
-        self._layer, self._sample = layer, sample
+    def __init__(self, layer: Convolution, sample: Sample, sums: RunningSums) -> None:
+        self._layer, self._sample, self._sums = layer, sample, sums
         out, per_group = layer.weight.shape[:2]
         weight = layer.weight.reshape(out, per_group, -1)
-        row, channel, self._tap = np.nonzero(weight)
-        self._place = (row, channel, self._tap)
-        self._channel = channel + row // (out // layer.groups) * per_group
+        self._nonzero = row, channel, tap = np.nonzero(weight)
+        channel = channel + row // (out // layer.groups) * per_group
+        self._places = channel * weight.shape[2] + tap  # in the sample
         self._ends = np.searchsorted(row, np.arange(out + 1))
-        self.peak = np.zeros(out, np.float64)
-        self._exact = self._compute(weight[self._place].astype(np.float64))
-
-    def _compute(self, weight: np.ndarray) -> np.ndarray:
-        """The exact results, float64 [out channels, pixels]; notes the largest sums on the way."""
-        layer, sample = self._layer, self._sample
-        exact = np.empty((len(layer.weight), sample.seen.shape[2]), np.float64)
-        for row, part in enumerate(starmap(slice, pairwise(self._ends.tolist()))):
-            terms = weight[part, None] * sample.seen[self._channel[part], self._tap[part]]
-            running = np.cumsum(terms, axis=0, out=terms)
-            running += layer.bias[row]
-            exact[row] = running[-1] if len(running) else layer.bias[row]
-            self.peak[row] = np.abs(running).max(initial=0)
+        rows = Rows(self._ends, self._places, weight[self._nonzero])
+        exact, self.peak = sums.exactly(rows, _flat(sample.seen), layer.bias)
         if sample.residual is not None:
             exact += sample.residual
             self.peak = np.maximum(self.peak, exact.max(1, initial=0))
         if layer.bounds is not None:
             exact = exact.clip(layer.bounds.low, layer.bounds.high)
-        return exact
+        self._exact = exact
 
     def run(self, source: np.ndarray, target: np.ndarray) -> Trial:
         """Compute the pixels as the engine does, with the scales of the input and the output."""
         layer, sample = self._layer, self._sample
         fixed = quantize_convolution(layer, layer.name, source, target)
-        given = _units(sample.seen, source[:, None, None])
-        whole = fixed.weight.reshape(*fixed.weight.shape[:2], -1)[self._place]
+        whole = fixed.weight.reshape(*fixed.weight.shape[:2], -1)[self._nonzero]
         index, parts = split_weights(whole)
         ends = np.searchsorted(index, self._ends)
         if not is_depthwise(layer):
-            order, _ = form_fours(self._place[0][index], parts, len(layer.weight))
+            order, _ = form_fours(self._nonzero[0][index], parts, len(layer.weight))
             index, parts = index[order], parts[order]
-        weight, channels, taps = parts.astype(np.int32), self._channel[index], self._tap[index]
-        bias = fixed.bias.astype(np.int64)
-        sums = np.repeat(bias[:, None], self._exact.shape[1], 1)
-        peak = np.zeros(len(layer.weight), np.int64)
-        for rows, starts, part in _batches(ends):
-            terms = given[channels[part], taps[part]]
-            terms *= weight[part, None]
-            terms += 1 << 14
-            terms >>= 15
-            total, most, least = _add_up(terms, starts)
-            sums[rows] += total
-            highest, lowest = most.max(1) + bias[rows], least.min(1) + bias[rows]
-            peak[rows] = np.maximum(highest, -lowest)
+        rows = Rows(ends, self._places[index], parts)
+        given = _flat(_units(sample.seen, source[:, None, None]))
+        sums, peak = self._sums.in_units(rows, given, fixed.bias)
         units = sums.clip(-LARGEST - 1, LARGEST)
         if sample.residual is not None:
             units = units + _units(sample.residual, target[:, None])
@@ -142,37 +118,9 @@ class Probe:
         return Trial(error, peak / LARGEST)
 
 
-def _batches(ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]:
-    """Rows with entries, where the entries of each start among those of the batch, and the batch.
-
-    Args:
-        ends: where the entries of each row start, and their end.
-    """
-    rows = np.flatnonzero(np.diff(ends))
-    first = 0
-    while first < len(rows):
-        start = ends[rows[first]]
-        last = int(np.searchsorted(ends[rows + 1], start + _BATCH, "right"))
-        batch = rows[first : max(last, first + 1)]
-        yield batch, ends[batch] - start, slice(int(start), int(ends[batch[-1] + 1]))
-        first += len(batch)
-
-
-def _add_up(terms: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The sum of each row's terms, and the largest and the least sum on the way, [rows, pixels].
-
-    All rows are added up in one go, of which each is a difference: exact for integers alone.
-
-    Args:
-        terms: int32 [entries, pixels], overwritten.
-        starts: where those of each row begin.
-    """
-    np.cumsum(terms, axis=0, out=terms, dtype=terms.dtype)
-    before = np.zeros((len(starts), terms.shape[1]), terms.dtype)
-    before[1:] = terms[starts[1:] - 1]
-    ends = np.append(starts[1:], len(terms)) - 1
-    most, least = (each.reduceat(terms, starts, axis=0) for each in (np.maximum, np.minimum))
-    return terms[ends] - before, most - before, least - before
+def _flat(seen: np.ndarray) -> np.ndarray:
+    """What the window sees, [in channels x taps, pixels]."""
+    return seen.reshape(-1, seen.shape[2])
 
 
 def _units(values: np.ndarray, scale: np.ndarray) -> np.ndarray:

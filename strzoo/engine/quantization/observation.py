@@ -15,9 +15,11 @@ from strzoo.engine.layout.layouts import lay_out
 from strzoo.engine.lowering.lower import lower
 from strzoo.engine.runtime.run import Memory, Program
 from strzoo.engine.runtime.threads import Team
-from strzoo.engine.storage.machine_code import compile_kernels
+from strzoo.engine.storage.machine_code import compile_kernels, compile_quickly
 
 PIXELS = 24  # of each convolution that are looked at, over all images
+# Pixels of images in all, up to which making fast code would take longer than slow code runs.
+FEW = 64 * 224 * 224
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,8 @@ def observe(
     values = memory_plan.values
     readers = {name: _Reader(values[name]) for name in wanted if not values[name].packed}
     plan = lower(graph, memory_plan, hardware, {})
-    code = compile_kernels(plan.kernels, hardware, folder)
+    few = (len(images) + len(held_out)) * images[0, 0].size <= FEW
+    code = compile_quickly(plan.kernels) if few else compile_kernels(plan.kernels, hardware, folder)
     program, team = Program(plan, code), Team(1, code)
     memory = Memory(program.plan, 1)
     found = Observation()

@@ -16,9 +16,11 @@ from strzoo.engine.ir.fixed import (
     split_weights,
 )
 from strzoo.engine.ir.graph import Bounds, Convolution, Graph, Shape, Window
+from strzoo.engine.quantization import observation
 from strzoo.engine.quantization.emulation import Probe, quantize_convolution
 from strzoo.engine.quantization.fixing import fix
 from strzoo.engine.quantization.observation import Observation, Sample, observe
+from strzoo.engine.quantization.running_sums import RunningSums
 from strzoo.engine.quantization.scales import HEADROOM, ROOM, Scales
 from tests.helpers.engine.reference import run_graph
 
@@ -121,9 +123,8 @@ def test_channels_whose_sums_clip_on_the_way_get_more_room() -> None:
     shapes: dict[str, Shape] = {"x": (11, 4, 4), "y": (2, 4, 4)}
     graph = Graph("x", "y", shapes, (layer,), "a test")
     scales = Scales(graph, seen_of(graph, x=[1.0] * 11, y=[1.0, 0.5]), ["y"])
-    before = Probe(layer, Sample(np.ones((11, 1, 4), np.float32), None)).run(
-        scales["x"], scales["y"]
-    )
+    sample = Sample(np.ones((11, 1, 4), np.float32), None)
+    before = Probe(layer, sample, RunningSums()).run(scales["x"], scales["y"])
     np.testing.assert_allclose(before.peak, [6 / HEADROOM, 0.5], rtol=2e-3)
     trials = scales.settle()
     np.testing.assert_allclose(trials["y"].peak, [1 / ROOM, 0.5], rtol=2e-3)
@@ -131,7 +132,9 @@ def test_channels_whose_sums_clip_on_the_way_get_more_room() -> None:
     np.testing.assert_allclose(scales["y"] * 32767, [6 * ROOM, 0.5 * HEADROOM], rtol=3e-3)
 
 
-def test_observation_sees_what_float64_computes() -> None:
+@pytest.mark.parametrize("few", [0, observation.FEW], ids=["fast code", "code made quickly"])
+def test_observation_sees_what_float64_computes(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observation, "FEW", few)
     random = np.random.default_rng(0)
     window = Window((3, 3), (2, 2), (1, 1, 1, 1))
     first = Convolution(
