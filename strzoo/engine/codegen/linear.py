@@ -12,12 +12,12 @@ import numpy as np
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import BYTES, F32, I16, I32, I64, KERNEL, Emitter, number
+from strzoo.engine.codegen.builder import BYTES, F32, I8, I16, I32, I64, KERNEL, Emitter, number
 from strzoo.engine.codegen.finishing import bounded
 
 SUMS = 8  # independent ones, so that no multiplication waits for the one before
 PARTS_AT_ONCE = 4  # that a thread takes
-EXPANDED = 16  # floats of a vector that can be spread by a mask: AVX-512
+EXPANDED = (8, 16)  # numbers that can be spread over a vector by a mask: AVX2 (16 bits), AVX-512
 AT_ONCE = 64  # inputs of a masked row
 AHEAD = 1024  # bytes to prefetch: the weights are read once per run, from a far cache
 
@@ -47,7 +47,8 @@ class LinearKernel:
 
     def fits(self, lanes: int, images: int) -> bool:
         expected = (lanes, 1) if self.dense or self.masked else (1, images)
-        form = not (self.masked and (self.dense or lanes != EXPANDED)) and self.masked >= self.fixed
+        spread = lanes in EXPANDED and (self.fixed or lanes == max(EXPANDED))
+        form = not (self.masked and (self.dense or not spread)) and self.masked >= self.fixed
         return (self.lanes, self.images) == expected and self.images == images and form
 
     @cached_property
@@ -69,7 +70,7 @@ class LinearKernel:
             bits = np.unpackbits(v.table("masks")).reshape(count_rows(v), -1).sum(1)
             if not np.array_equal(bits, np.diff(v.table("ends"))):
                 raise ValueError("masks of more or fewer weights than there are")
-            return count_weights(v) + EXPANDED  # a whole vector is read
+            return count_weights(v) + self.lanes  # a whole vector is read
 
         return (
             *op.HEAD,
@@ -177,8 +178,8 @@ class LinearKernel:
         over the lanes."""
         build, inputs, lanes = e.build, e.field("inputs"), self.lanes
         item = 2 if self.fixed else 4
-        bits = ir.VectorType(ir.IntType(1), lanes)
-        count = e.intrinsic("llvm.ctpop.i16", ir.FunctionType(I16, [I16]))
+        word = ir.IntType(lanes)
+        count = e.intrinsic(f"llvm.ctpop.i{lanes}", ir.FunctionType(word, [word]))
         masks = e.at(e.address("masks"), e.mul(row, build.udiv(inputs, number(8))))
         start = e.mul(e.load_i32(e.address("ends"), e.mul(row, 4)), item)
         first = e.at(e.address("weights"), start)
@@ -188,8 +189,8 @@ class LinearKernel:
             four = e.load(masks, I64, build.udiv(position, number(8)), align=1)
             e.prefetch(e.at(first, e.add(place, AHEAD)))
             for k, total in enumerate(sums):
-                mask = build.trunc(build.lshr(four, number(lanes * k)), I16)
-                weights = self._expanded(e, e.at(first, place), build.bitcast(mask, bits))
+                mask = build.trunc(build.lshr(four, number(lanes * k)), word)
+                weights = self._expanded(e, e.at(first, place), mask)
                 there = e.add(e.mul(position, 4), 4 * k * lanes)
                 following.append(e.fma(weights, e.load_vector(source, there, lanes), total))
                 place = e.add(place, e.mul(build.zext(build.call(count, [mask]), I64), item))
@@ -200,6 +201,9 @@ class LinearKernel:
         """A vector of weights, in fp32, those in `mask` from `place` on and the others zero."""
         build, lanes = e.build, self.lanes
         floats, words = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
+        if self.fixed and lanes == 8:
+            return build.sitofp(build.sext(_spread(e, place, mask), words), floats)
+        mask = build.bitcast(mask, ir.VectorType(ir.IntType(1), lanes))
         if "+avx512f" in getattr(e.module, "features", ""):
             value = e.load_vector(place, 0, lanes)
             if self.fixed:
@@ -223,6 +227,34 @@ class LinearKernel:
             return total
         lanes = range(self.lanes)
         return _sum(e, [e.build.extract_element(total, ir.Constant(I32, lane)) for lane in lanes])
+
+
+def _spread(e: Emitter, place: ir.Value, mask: ir.Value) -> ir.Value:
+    """The 16-bit numbers from `place` on in the eight lanes that the byte `mask` has bits for, and
+    zeros in the others: a shuffle of bytes, by a table of all masks."""
+    octets = ir.VectorType(I8, 16)
+    name = "spread_of_masks"
+    table = e.module.globals.get(name)
+    if table is None:
+        rows = [ir.Constant(octets, _places_of(value)) for value in range(256)]
+        table = ir.GlobalVariable(e.module, ir.ArrayType(octets, 256), name)
+        table.global_constant, table.linkage = True, "internal"
+        table.initializer = ir.Constant(table.value_type, rows)
+    start = e.build.bitcast(table, BYTES)
+    order = e.load(start, octets, e.mul(e.build.zext(mask, I64), 16), align=16)
+    kind = ir.FunctionType(octets, [octets, octets])
+    shuffle = e.intrinsic("llvm.x86.ssse3.pshuf.b.128", kind)
+    found = e.build.call(shuffle, [e.load(place, octets, align=2), order])
+    return e.build.bitcast(found, ir.VectorType(I16, 8))
+
+
+def _places_of(mask: int) -> list[int]:
+    """For each byte of eight lanes, which one goes there; 128 for a zero."""
+    found: list[int] = []
+    for lane in range(8):
+        first = 2 * (mask & ((1 << lane) - 1)).bit_count()
+        found += [first, first + 1] if mask >> lane & 1 else [128, 128]
+    return found
 
 
 def _sum(e: Emitter, values: list[ir.Value]) -> ir.Value:

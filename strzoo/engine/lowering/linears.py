@@ -72,7 +72,7 @@ def _masked_linear(context: LoweringContext, layer: Linear) -> bool:
     """Add the masked form, if that is the best here. In fp32 it takes as long as the dense one,
     because its loads cross the lines of the cache."""
     inputs, used = layer.weight.shape[1], layer.weight != 0
-    possible = context.images == 1 and context.lanes == EXPANDED and inputs % AT_ONCE == 0
+    possible = context.images == 1 and context.lanes in EXPANDED and inputs % AT_ONCE == 0
     fixed = isinstance(layer, FixedLinear)
     if not (fixed and possible and used.mean() > MASKED_LINEAR):
         return False
@@ -94,7 +94,7 @@ def _masked_linear(context: LoweringContext, layer: Linear) -> bool:
             "ends": add(np.concatenate(([0], np.cumsum(per_row))).astype(np.int32)),
             "entries": 0,
             "masks": add(np.packbits(used, axis=1, bitorder="little")),
-            "weights": add(np.concatenate((weights, np.zeros(EXPANDED, weights.dtype)))),
+            "weights": add(np.concatenate((weights, np.zeros(context.lanes, weights.dtype)))),
             "inputs": inputs,
             "scales": 0 if scales is None else add(scales.astype(np.float32)),
             "bias": add(layer.bias.astype(np.float32)),
