@@ -28,7 +28,7 @@ from strzoo.engine.quantization.calibration import FixedNetwork, Precision, cali
 from strzoo.engine.results import PrecisionReport
 from strzoo.engine.runtime.model import Built, describe_plans
 from strzoo.engine.runtime.run import Program, Runner
-from strzoo.engine.runtime.steps import measure_divisions
+from strzoo.engine.runtime.steps import MisjudgedShapeError, measure_divisions
 from strzoo.engine.storage.machine_code import compile_kernels
 from strzoo.engine.storage.plan_cache import PlanCache, PlanKey
 from strzoo.engine.storage.plan_files import USUAL_NAMES, ThreadedPlan
@@ -164,6 +164,10 @@ class NetworkBuilder:
             measured = measure_divisions(wanted, self.threads)
         except IntegrityError:  # onnxruntime cannot even load it
             raise
+        except MisjudgedShapeError as error:  # of which every call would fail
+            log.warning("%s runs in onnxruntime as a whole: %s", self.name, error)
+            kept = self._network.keep_whole().division
+            return Built((), (), False, replace(kept, problems=built.division.problems))
         except StrzooError as error:  # inputs that mean something are not known here
             log.info("%s is not measured: %s", self.name, error)
             return built

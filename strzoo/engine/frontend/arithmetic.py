@@ -77,6 +77,7 @@ FUNCTIONS = {
 def read_prelu(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     slope = builder.weight(node, 1)
     view = builder.view(node.input[0])
+    _check_rank(builder, node.input[0], slope)
     if slope.size == 1:
         bounds = Bounds(float(slope.reshape(())), 0.0, "leaky")
         return builder.emit_elementwise(Clamp, node, bounds=bounds)
@@ -99,6 +100,7 @@ def read_limits(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     number = float(limit.reshape(()))
     bounds = Bounds(high=number) if node.op_type == "Min" else Bounds(number)
     inner = with_input(node, node.input[1 - constant.index(True)])
+    _check_rank(builder, inner.input[0], limit)
     builder.emit_elementwise(Clamp, inner, bounds=bounds)
 
 
@@ -111,6 +113,7 @@ def read_power(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     given = builder.weight(node, 1)
     if given.size != 1:
         raise Unsupported(f"by a constant of shape {given.shape}")
+    _check_rank(builder, node.input[0], given)
     exponent = float(given.reshape(()))
     last = builder.channels_last.get(node.input[0])
     view = last or builder.view(node.input[0])
@@ -144,6 +147,7 @@ def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
         return _combine(builder, node)
     index = constant.index(True)
     value = builder.weight(node, index).astype(np.float64)
+    _check_rank(builder, node.input[1 - index], value)
     if (node.op_type, index) == ("Div", 0) and value.size == 1:
         bounds = Bounds(float(value.reshape(())), 0.0, "over")
         return builder.emit_elementwise(Clamp, with_input(node, node.input[1]), bounds=bounds)
@@ -230,8 +234,6 @@ def emit_affine(
         builder.emit_last(Affine, node, last, scale=scale, shift=shift)
         return
     view = builder.view(name)
-    if scale.ndim > len(view.shape) + 1:
-        raise Unsupported(f"a constant of shape {scale.shape}")
     if scale.size == 1:
         channels = builder.shapes[view.value][0]
         builder.emit_elementwise(
@@ -249,6 +251,12 @@ def emit_affine(
     take = builder.map_value if len(view.shape) == 3 else builder.vector_value
     scale, shift = (v.reshape(-1).astype(np.float32) for v in (scale, shift))
     builder.emit(Affine, node, (take(name),), scale=scale, shift=shift)
+
+
+def _check_rank(builder: GraphBuilder, name: str, constant: np.ndarray) -> None:
+    """Raise Unsupported if the result has more axes than the value `name`."""
+    if constant.ndim > len(shape_of(builder, name)) + 1:
+        raise Unsupported(f"with a constant of shape {constant.shape}, of more axes than the value")
 
 
 def with_input(node: onnx.NodeProto, name: str) -> onnx.NodeProto:

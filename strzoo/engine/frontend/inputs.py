@@ -37,9 +37,9 @@ def read_inputs(model: onnx.ModelProto, size: tuple[int, int] | None) -> list[In
     """The inputs, in the model's order. `size` is that of images whose size is open.
 
     Raises:
-        UsageError: the size is needed, or contradicts the file.
+        UsageError: the size is needed, or contradicts the file; or an input has no shape.
     """
-    return [_read_input(model, value, size) for value in real_inputs(model)]
+    return [_read_input(model, value, size) for value in _shaped_inputs(model)]
 
 
 def find_batch(inputs: list[Input]) -> int | None:
@@ -63,9 +63,20 @@ def read_ports(model: onnx.ModelProto) -> tuple[list[Port], list[Port]]:
     """The inputs and the outputs as the model declares them, for any number of images."""
     inputs, outputs = (
         [read_port(value) for value in values]
-        for values in (real_inputs(model), model.graph.output)
+        for values in (_shaped_inputs(model), model.graph.output)
     )
     return [replace(port, shape=(None, *port.shape[1:])) for port in inputs], outputs
+
+
+def _shaped_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    found = list(real_inputs(model))
+    for value in found:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            raise UsageError(
+                f"the file declares no shape of input {value.name!r}; declare it, with names for "
+                "sizes that are open, such as [N, 3, H, W]"
+            )
+    return found
 
 
 def read_port(value: onnx.ValueInfoProto) -> Port:

@@ -105,7 +105,9 @@ def bind_numbers(
     """Let the output of `node` stand for the numbers of `value` at `index` [...], counted channel
     by channel; a value is made of them when something needs it."""
     name, shape = node.output[0], builder.shapes[value]
-    first = np.moveaxis(index, -1, 0)
+    if not index.ndim and not in_order(index, shape):
+        raise Unsupported("of a single number")
+    first = np.moveaxis(index, -1, 0) if index.ndim else index
     of_map = len(shape) == 3 and shape[1:] != (1, 1) and index.ndim > 1
     if of_map and len(first) == shape[0] and in_order(first, shape):
         builder.bind(node, value, first.shape)

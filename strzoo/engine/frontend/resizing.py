@@ -40,8 +40,8 @@ def read_resize(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     ]
     if mode == "nearest":
         rows, columns = (
-            _take_nearest(attributes, node.op_type, x, size)
-            for x, size in zip(at, (height, width), strict=True)
+            _take_nearest(attributes, builder.opset, x, size, scale)
+            for x, size, scale in zip(at, (height, width), scales, strict=True)
         )
         builder.emit(Pick, node, (source,), rows=rows, columns=columns)
         return
@@ -119,10 +119,13 @@ def _find_coordinates(
     raise Unsupported(f"coordinates {str(mode)[:30]!r}")
 
 
-def _take_nearest(attributes: Attributes, operator: str, x: np.ndarray, size: int) -> np.ndarray:
+def _take_nearest(
+    attributes: Attributes, opset: int, x: np.ndarray, size: int, scale: float
+) -> np.ndarray:
     """The nearest positions to `x`."""
-    default = "floor" if operator == "Upsample" else "round_prefer_floor"
-    rounding = attributes.get("nearest_mode", default)
+    rounding = attributes.get("nearest_mode", "round_prefer_floor")
+    if opset < 11:  # which say nothing of it; so onnxruntime does, for Upsample too
+        rounding = "ceil" if scale < 1 else "floor"
     rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "floor": np.floor,
         "ceil": np.ceil,

@@ -114,15 +114,22 @@ def calibrate(
         folder: keeps machine code; None keeps none.
 
     Raises:
-        UsageError: the images do not fit the network.
+        UsageError: the images do not fit the network, or they or its outputs hold NaN or infinity,
+            or they are all one number.
         StrzooError: an image cannot be read.
     """
     name, images = _load(graph, precision, metadata)
+    _check_images(name, images)
     held = np.arange(len(images)) % _HELD_OUT == _HELD_OUT - 1
     calibration, held_out = images[~held], images[held]
     if not len(held_out):  # too few to hold any out
         held_out = images
     seen = observe(graph, hardware, calibration, held_out, folder)
+    if not np.isfinite(seen.outputs).all():
+        raise UsageError(
+            f"{graph.source} makes NaN or infinity of the images to calibrate with ({name}) in "
+            "fp32, so there is nothing to compare with; look at its weights, or give other images"
+        )
     fix_graph = fix_quads if precision.name == "int8" else fix
     fixed = fix_graph(graph, seen, hardware, precision.tolerance)
     report = PrecisionReport(
@@ -138,6 +145,19 @@ def calibrate(
         snr=math.inf,
     )
     return FixedNetwork(fixed.graph, held_out, seen.outputs, report)
+
+
+def _check_images(name: str, images: np.ndarray) -> None:
+    if not np.isfinite(images).all():
+        raise UsageError(
+            f"the images to calibrate with ({name}) hold NaN or infinity; give images as the "
+            "network gets them"
+        )
+    if images.min() == images.max():
+        raise UsageError(
+            f"the images to calibrate with ({name}) are {images.min():g} everywhere, which shows "
+            "nothing of the ranges of values; give images as the network gets them"
+        )
 
 
 def _load(

@@ -59,7 +59,8 @@ def fix(graph: Graph, seen: Observation, hardware: Hardware, tolerance: float) -
         tolerance: the largest relative error (root mean square) that a layer may add.
     """
     gains = _gains(graph, hardware)
-    names = {name for name in gains if name in seen.samples}
+    convolutions = (layer for layer in graph.layers if isinstance(layer, Convolution))
+    names = {layer.name for layer in convolutions if layer.name in gains and seen.tells(layer)}
     lossy: set[str] = set()
     while True:
         names = worthwhile(graph, names, gains)

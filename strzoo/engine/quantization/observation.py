@@ -49,6 +49,16 @@ class Observation:
     samples: dict[str, Sample] = field(default_factory=dict)
     outputs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
+    def tells(self, layer: Convolution) -> bool:
+        """Whether numbers in fewer bits can be fitted to what `layer` reads and makes: all of it,
+        and its weights, are finite, and no map is zero everywhere."""
+        maps = [self.largest.get(name) for name in (*layer.inputs, layer.output)]
+        known = layer.name in self.samples and np.isfinite(self.samples[layer.name].seen).all()
+        finite = bool(known and np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all())
+        return finite and all(
+            each is not None and bool(np.isfinite(each).all() and each.any()) for each in maps
+        )
+
 
 def observe(
     graph: Graph,

@@ -51,7 +51,7 @@ def fix_quads(graph: Graph, seen: Observation, hardware: Hardware, tolerance: fl
     gains = _gains(graph, hardware)
     errors: dict[str, float] = {}
     for layer in graph.layers:
-        if isinstance(layer, Convolution) and layer.name in gains and layer.name in seen.samples:
+        if isinstance(layer, Convolution) and layer.name in gains and seen.tells(layer):
             errors[layer.name] = _try(layer, seen.samples[layer.name], numbers)
     lossy = {name for name, error in errors.items() if not error <= tolerance}
     names = worthwhile(graph, errors.keys() - lossy, gains)

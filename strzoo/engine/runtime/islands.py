@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,6 +71,9 @@ class Islands:
         """The session of an island; a forked process has none of its parent's threads."""
         with self._lock:
             if self._process != os.getpid():
+                # Their destructors would wait for threads that are not in this process.
+                for session in self._sessions.values():
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
                 self._sessions, self._process = {}, os.getpid()
             if index not in self._sessions:
                 self._sessions[index] = _open_session(

@@ -229,7 +229,8 @@ class SparseModel:
             result = np.empty((len(first), *self.output_shape), np.float32)
             self._run_section(0, first, result)
             return [result]
-        if first.ndim and not len(first) and all(port.shape[:1] for port in self._outputs):
+        none = self._steps.count_images(arrays) == 0
+        if none and all(port.shape[:1] for port in self._outputs):
             return [np.empty((0, *one_image(port)), port.dtype) for port in self._outputs]
         # Programs are built when a section needs them; shapes are the same for all.
         programs = self._build(self._known_key()).programs

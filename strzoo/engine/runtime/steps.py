@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from strzoo.engine.ir.apart import keeps_apart
 from strzoo.engine.ir.parts import Division, Feed, Section
 from strzoo.engine.runtime.islands import Islands, watched
 from strzoo.engine.runtime.run import Program, Runner
@@ -21,6 +22,10 @@ Arrays = Mapping[str, np.ndarray]
 RunSection = Callable[[int, np.ndarray, np.ndarray], object]
 RUNS = 5  # that are measured, after one that is not
 PATIENCE = 10.0  # seconds that a run may take when it is measured: a loop may have no end
+
+
+class MisjudgedShapeError(StrzooError):
+    """An array between two parts has another shape or type than ONNX's rules say."""
 
 
 class Steps:
@@ -37,6 +42,9 @@ class Steps:
         # The engine's threads need their cores at once; one island is followed by nothing.
         spin = "never" if division.sections else "within" if measured else "after"
         self._islands = Islands(division.islands, threads, spin)
+        apart = all(port.shape[:1] == (None,) for port in division.inputs)
+        apart = apart and all(feed.shape for feed in division.results)
+        self._apart = apart and all(keeps_apart(island.operators) for island in division.islands)
 
     def run(
         self, given: Arrays, programs: Sequence[Program], run_section: RunSection
@@ -49,10 +57,14 @@ class Steps:
             run_section: runs one of them.
 
         Raises:
-            UsageError: the network takes another number of images at a time.
+            UsageError: the network takes another number of images at a time, or its inputs hold
+                different numbers of them.
             StrzooError: onnxruntime is not installed, or refuses the inputs.
         """
         count = self.count_images(given)
+        if count is None and self.division.sections:
+            held = ", ".join(f"{name!r} {list(array.shape)}" for name, array in given.items())
+            raise UsageError(f"the inputs must hold equally many images; they are {held}")
         size = self._group(count)
         if count is None or size is None or count <= size:
             return self._run(given, count, programs, run_section, None)
@@ -92,7 +104,7 @@ class Steps:
                     f"{count} images; the network takes {division.batch} at a time, or a multiple"
                 )
             return division.batch
-        return MOST_AT_ONCE if all(feed.shape for feed in division.results) else None
+        return MOST_AT_ONCE if self._apart else None
 
     def _run(
         self,
@@ -116,8 +128,8 @@ class Steps:
                     or images.shape != (count, *plan.input_shape)
                     or images.dtype != np.float32
                 ):
-                    raise StrzooError(
-                        f"a part of the network takes float32 [{count}, {plan.input_shape}] and "
+                    raise MisjudgedShapeError(
+                        f"a part of the network takes float32 {[count, *plan.input_shape]} and "
                         f"gets {images.dtype} {list(images.shape)}"
                     )
                 result = np.empty((count, *plan.output_shape), np.float32)

@@ -244,3 +244,32 @@ def test_what_works_on_images_that_are_not_first_is_refused(body: str) -> None:
         read_graph(
             build(body, output=MAP, among=np.array([-1, 21, 4]), back=np.array([0, 4, 7, 6]))
         )
+
+
+VECTOR = "p = GlobalAveragePool (x) c = Flatten (p) "
+TURNED = "c = Transpose <perm = [0, 2, 3, 1]> (x) "
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"])
+@pytest.mark.parametrize(
+    "value", [VECTOR, TURNED, "c = Identity (x) "], ids=["vector", "turned", "map"]
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_constant_of_more_axes_than_the_value_gives_the_result_more(
+    operator: str, value: str, first: bool
+) -> None:
+    if first and operator in ("Pow", "PRelu"):
+        pytest.skip("the engine has none whose base is a constant")
+    rank = 2 if value is VECTOR else 4
+    names = "k, c" if first else "c, k"
+    for more in (0, 1, 2):
+        output = f"float[{', '.join('ABCDEF'[: rank + more])}] y"
+        constant = np.full((1,) * (rank + more), 1.5, np.float32)
+        if operator == "PRelu" and more:
+            continue  # which takes slopes of no more axes
+        model = build(f"{value}y = {operator} ({names})", output=output, k=constant)
+        x = np.abs(images((4, 7, 6), 2))
+        expected = run_onnxruntime(model, x)
+        found = strzoo.compile(model, 1, cache=False, islands="missing")(x)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

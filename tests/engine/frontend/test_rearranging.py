@@ -11,6 +11,7 @@ import strzoo
 from strzoo.engine.frontend.read import read_graph
 from strzoo.engine.ir.graph import Convolution, Flatten, Layer, Linear, Rearrange
 from strzoo.engine.passes import simplify
+from strzoo.errors import UsageError
 from tests.helpers.engine.models import assert_agrees, build, images, run_onnxruntime
 
 MAP = "float[N, A, B, C] y"
@@ -104,3 +105,20 @@ def test_moves_between_reshapes_are_one_layer_or_none() -> None:
         v = Transpose <perm = [0, 3, 2, 1]> (u) z = Transpose <perm = [0, 1, 3, 2]> (v)
         y = Relu (z)"""
     assert len(kinds(twice)) <= 2
+
+
+@pytest.mark.parametrize(
+    "taken", ["z = Slice (c, one, two, one)", "z = Gather <axis = 1> (c, one)"]
+)
+def test_a_number_for_each_image_is_left_to_onnxruntime(taken: str) -> None:
+    body = f"p = GlobalAveragePool (x) c = Flatten (p) {taken} s = Squeeze (z, one) y = Mul (s, s)"
+    numbers: dict[str, Any] = {"one": np.array([1])}
+    if "two" in body:
+        numbers["two"] = np.array([2])
+    model = build(body, output="float[N] y", **numbers)
+    x = images((4, 7, 6), 3)
+    for islands in ("missing", "auto"):
+        found = strzoo.compile(model, 1, cache=False, islands=islands)(x)
+        np.testing.assert_allclose(found, run_onnxruntime(model, x), rtol=1e-5)
+    with pytest.raises(UsageError, match="of a single number"):
+        strzoo.compile(model, 1, cache=False, islands="none")

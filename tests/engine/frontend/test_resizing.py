@@ -65,6 +65,21 @@ def test_the_first_versions_are_asymmetric(operator: str) -> None:
     assert_agrees(build(body, output=MAP, opset=opset, scales=scales))
 
 
+@pytest.mark.parametrize("opset", [9, 10])
+@pytest.mark.parametrize(
+    "scales", [(2, 3), (1.5, 1.7), (4 / 3, 2.4), (0.5, 0.7), (0.4, 1.9)], ids=str
+)
+def test_the_first_versions_take_the_pixel_before_or_if_smaller_the_one_behind(
+    opset: int, scales: tuple[float, float]
+) -> None:
+    if opset == 9 and min(scales) < 1:
+        pytest.skip("Upsample makes nothing smaller")
+    operator = "Upsample" if opset == 9 else "Resize"
+    body = f'y = {operator} <mode = "nearest"> (x, scales)'
+    given = np.array([1, 1, *scales], np.float32)
+    assert_agrees(build(body, output=MAP, opset=opset, scales=given), tolerance=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_the_kernel_adds_the_pixels_of_each_image(lanes: int) -> None:

@@ -176,9 +176,44 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path, shared: Settings) -
     wrong = np.zeros((2, 3, 16, 16), np.float32)
     refuse(r"images of shape \(2, 3, 16, 16\)", precision="int16", calibration=wrong)
     refuse("images of shape", precision="int16", calibration=torch.zeros(0, 3, 32, 32))
+    some = np.random.default_rng(0).standard_normal((6, 3, 32, 32)).astype(np.float32)
+    for number in (np.nan, np.inf, -np.inf):
+        some[4, 2, 1, 0] = number
+        refuse("hold NaN or infinity", precision="int16", calibration=some)
+    refuse("are 0 everywhere", precision="int16", calibration=np.zeros_like(some))
     path = strzoo.compile(model, 1, settings=shared).save(tmp_path / "plain.strz")
     with pytest.raises(UsageError, match="give the precision when compiling"):
         strzoo.compile(path, precision="int16", settings=shared)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["w2", "b2"])
+def test_numbers_that_are_not_finite_keep_a_layer_in_fp32(number: float, place: str) -> None:
+    """Where later layers take them away again: the network's outputs are finite."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w1": random.standard_normal((32, 3, 3, 3)), "w2": random.standard_normal((32, 32, 3, 3)),
+        "b2": random.standard_normal(32), "w3": random.standard_normal((32, 32, 3, 3)),
+    }  # fmt: skip
+    floats: dict[str, Any] = {
+        name: (array / 10).astype(np.float32) for name, array in weights.items()
+    }
+    floats[place].flat[5] = number
+    floats |= {"low": np.float32(-1), "high": np.float32(1)}
+    body = """a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Conv <pads = [1, 1, 1, 1]> (a, w2, b2)
+        c = Clip (b, low, high) y = Conv <pads = [1, 1, 1, 1]> (c, w3)"""
+    model = build(body, image="float[N, 3, 24, 24] x", output="float[N, C, H, W] y", **floats)
+    x = images((3, 24, 24), 6)
+    if np.isnan(number) or place == "w2":  # times the zeros of the padding it is a NaN
+        with pytest.raises(UsageError, match=r"makes NaN or infinity of the images to calibrate"):
+            strzoo.compile(model, 1, precision="int16", calibration=x, cache=False)
+        return
+    made = strzoo.compile(model, 1, precision="int16", calibration=x, cache=False)
+    forms = {layer.name: layer.form for layer in made.report.layers}
+    assert "int16" not in forms["b"]
+    assert "int16" in forms["y"]
+    expected = strzoo.compile(model, 1, cache=False)(x)
+    assert np.abs(made(x) - expected).max() < 0.01 * np.abs(expected).max()
 
 
 @pytest.mark.slow
