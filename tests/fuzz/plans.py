@@ -152,9 +152,9 @@ def make_fewer_bits() -> list[Graph]:
         _conv("one", ("largest",), (12, 12, 1, 1)),
         _conv("sum", ("one", "largest"), (12, 12, 3, 3), pads=pads, bounds=Bounds(0.0, 6.0)),
         _conv("deep", ("sum",), (12, 1, 3, 3), pads=pads, groups=12, density=1.0),
-        _conv("last", ("deep",), (9, 12, 3, 3), pads=pads, strides=(2, 2), bounds=Bounds(0.0)),
+        _conv("last", ("deep",), (64, 12, 3, 3), pads=pads, strides=(2, 2), bounds=Bounds(0.0)),
         GlobalAveragePool("global", ("last",), "global", flat=True),
-        Linear("head", ("global",), "head", _weights(1, 10, 9), _bias(10)),
+        Linear("head", ("global",), "head", _weights(1, 10, 64), _bias(10)),
         shape=(3, 18, 14),
     )
     hardware = host_hardware()
