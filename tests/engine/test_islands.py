@@ -16,6 +16,7 @@ import timm
 import torch
 
 import strzoo
+from strzoo.engine.frontend import reading
 from strzoo.engine.ir.parts import Island, Section
 from strzoo.engine.runtime import steps
 from strzoo.engine.storage.host import known_hardware
@@ -219,3 +220,19 @@ def test_of_a_transformer_only_attentions_own_products_are_left() -> None:
     with torch.inference_mode():
         expected = network(torch.from_numpy(x)).numpy()
     assert_close(compiled(x), expected)
+
+
+def test_what_reading_stumbles_over_is_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(builder: object, node: onnx.NodeProto) -> None:
+        raise IndexError("axis -1 is out of bounds")
+
+    monkeypatch.setitem(reading.OPERATORS, "Relu", stumble)
+    model = build(
+        f"a = Conv {SAME} (x, w) b = Relu (a) y = Conv {SAME} (b, w)", output=MAP, w=WEIGHT
+    )
+    x = images((4, 7, 6))
+    compiled = compile_parts(model)
+    assert_close(compiled(x), run_alone(model, x)[0])
+    assert [part.engine for part in compiled.report.parts] == ["strzoo", "onnxruntime", "strzoo"]
+    with pytest.raises(IntegrityError, match=r"Relu 'b' is malformed \(axis -1 is out of bounds"):
+        compile_parts(model, islands="none")

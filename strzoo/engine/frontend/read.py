@@ -51,7 +51,7 @@ def read_network(
     """
     proto, name = open_model(model, source)
     try:
-        return _read(proto, size, name, left, all_that_pays)
+        return _read(proto, size, name, left, all_that_pays, strict=False)
     except StrzooError as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -85,7 +85,7 @@ def read_alone(
     try:
         for value in real_inputs(proto):
             check_images(proto, value)
-        found = _read(proto, size, name, (), False)
+        found = _read(proto, size, name, (), False, strict=True)
         if found.division.islands:
             raise UsageError(refuse(found.division.problems))
     except StrzooError as error:
@@ -129,6 +129,8 @@ def _read(
     name: str,
     left: Collection[str],
     all_that_pays: bool,
+    *,
+    strict: bool,
 ) -> Divided:
     """Read the model, and again as long as there are nodes that onnxruntime must run because of
     what comes after them, or that had better be run there."""
@@ -136,7 +138,7 @@ def _read(
     problems: dict[Problem, None] = {}
     try:
         while True:
-            reading = Reading(model, size, known)
+            reading = Reading(model, size, known, strict=strict)
             reading.read_all()
             problems |= dict.fromkeys(reading.problems)
             found = reading.blamed - known

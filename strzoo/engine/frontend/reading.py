@@ -123,6 +123,13 @@ class Left:
 class Reading:
     """One walk over a model's nodes.
 
+    Args:
+        model: the model.
+        size: height and width of the images, where the model leaves them open.
+        left: outputs of nodes that are to be left over.
+        strict: whether a node that cannot be read is an error. Else it is left over: onnxruntime
+            may know better.
+
     Attributes:
         inputs: of the model.
         batch: the number of images that the file fixes, or None.
@@ -134,9 +141,14 @@ class Reading:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, size: tuple[int, int] | None, left: Collection[str]
+        self,
+        model: onnx.ModelProto,
+        size: tuple[int, int] | None,
+        left: Collection[str],
+        *,
+        strict: bool,
     ) -> None:
-        self.model, self._left = model, left
+        self.model, self._left, self._strict = model, left, strict
         self.inputs = read_inputs(model, size)
         batch = find_batch(self.inputs)
         if batch == 0:
@@ -227,6 +239,8 @@ class Reading:
             raise
         except _MALFORMED as error:
             reason = " ".join(str(error).split())[:160]
+            if not self._strict:
+                raise Unsupported(f"which seems malformed: {reason}") from error
             raise IntegrityError(
                 f"{node.op_type} {describe_node(node)!r} is malformed ({reason})"
             ) from error
