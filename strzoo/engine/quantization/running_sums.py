@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strzoo.engine.codegen.sums import EXACT, LANES, UNITS, emit_sums
+from strzoo.engine.quantization.sums_code import EXACT, LANES, UNITS, emit_sums
 from strzoo.engine.storage.machine_code import MachineCode, compile_functions
 
 _KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 7)
