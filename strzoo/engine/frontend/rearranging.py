@@ -105,15 +105,15 @@ def bind_numbers(
     """Let the output of `node` stand for the numbers of `value` at `index` [...], counted channel
     by channel; a value is made of them when something needs it."""
     name, shape = node.output[0], builder.shapes[value]
-    if not index.ndim and not in_order(index, shape):
-        raise Unsupported("of a single number")
-    first = np.moveaxis(index, -1, 0) if index.ndim else index
     of_map = len(shape) == 3 and shape[1:] != (1, 1) and index.ndim > 1
+    first = np.moveaxis(index, -1, 0) if of_map else index
     if of_map and len(first) == shape[0] and in_order(first, shape):
         builder.bind(node, value, first.shape)
         builder.turn_last(node)
     elif in_order(index, shape):
         builder.bind(node, value, index.shape)
+    elif not index.ndim:
+        raise Unsupported("of a single number")
     else:
         builder.rearranged[name] = Rearranged(value, index)
 

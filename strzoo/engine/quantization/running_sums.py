@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,6 +28,12 @@ class Rows:
     ends: np.ndarray
     places: np.ndarray
     weights: np.ndarray
+
+
+@lru_cache(maxsize=1)
+def compile_sums() -> RunningSums:
+    """The functions, compiled once in a process."""
+    return RunningSums()
 
 
 class RunningSums:

@@ -21,7 +21,7 @@ from strzoo.engine.ir.graph import Convolution, Graph, MaxPool
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.quantization.emulation import Probe, Trial, input_scales
 from strzoo.engine.quantization.observation import Observation
-from strzoo.engine.quantization.running_sums import RunningSums
+from strzoo.engine.quantization.running_sums import compile_sums
 
 HEADROOM = 2.0
 ROOM = 1.25  # of the largest sum on the way that was seen
@@ -73,7 +73,7 @@ class Scales:
 
     def _settle(self, pool: ThreadPoolExecutor) -> dict[str, Trial]:
         trials: dict[str, Trial] = {}
-        sums, samples = RunningSums(), self._seen.samples
+        sums, samples = compile_sums(), self._seen.samples
         made = pool.map(lambda layer: Probe(layer, samples[layer.name], sums), self._layers)
         probes = {layer.name: probe for layer, probe in zip(self._layers, made, strict=True)}
         for layer in self._layers:

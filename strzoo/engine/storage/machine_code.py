@@ -81,7 +81,7 @@ def compile_kernels(
     Args: `folder` keeps the code of each set of kernels; None keeps none.
     """
     ordered = _order(kernels)
-    names = [*(kernel.name for kernel in ordered), NAME, *NAMES]
+    names = _list_functions(ordered)
     folder = open_private(folder)
     file = folder / f"{_key(ordered, hardware, folder)}.code" if folder else None
     if file is not None and file.exists():
@@ -90,7 +90,7 @@ def compile_kernels(
         except Exception as error:  # LLVM raises errors of several classes
             _LOG.warning("%s cannot be loaded (%s); compiling again", file, error)
     require_llvmlite()
-    code = MachineCode(_compile(_emit(ordered), _target_machine()), names)
+    code = MachineCode(_compile(_emit(ordered)), names)
     if file is not None:
         try:
             make_private(file.parent)
@@ -105,8 +105,7 @@ def compile_quickly(kernels: Iterable[Kernel]) -> MachineCode:
     (measured for ResNet50 on Zen 3). It is not kept."""
     require_llvmlite()
     ordered = _order(kernels)
-    names = [*(kernel.name for kernel in ordered), NAME, *NAMES]
-    return MachineCode(_compile(_emit(ordered), _target_machine(effort=0), effort=0), names)
+    return MachineCode(_compile(_emit(ordered), quickly=True), _list_functions(ordered))
 
 
 def compile_functions(emit: Callable[[Any], None], names: Iterable[str]) -> MachineCode:
@@ -114,7 +113,7 @@ def compile_functions(emit: Callable[[Any], None], names: Iterable[str]) -> Mach
     require_llvmlite()
     module = _new_module()
     emit(module)
-    return MachineCode(_compile(module, _target_machine()), names)
+    return MachineCode(_compile(module), names)
 
 
 def store_code(kernels: Iterable[Kernel], hardware: Hardware) -> StoredCode:
@@ -126,7 +125,7 @@ def store_code(kernels: Iterable[Kernel], hardware: Hardware) -> StoredCode:
         StrzooError: the code calls functions of a library.
     """
     cpu = level_of(hardware)
-    block = link(_compile(_emit(_order(kernels)), _target_machine(cpu)))
+    block = link(_compile(_emit(_order(kernels)), cpu))
     return StoredCode(cpu, generator_digest(), block)
 
 
@@ -134,6 +133,11 @@ def _order(kernels: Iterable[Kernel]) -> list[Kernel]:
     """Each kernel once, by name."""
     unique = {kernel.name: kernel for kernel in kernels}
     return [unique[name] for name in sorted(unique)]
+
+
+def _list_functions(kernels: list[Kernel]) -> list[str]:
+    """Those that the code of the kernels has."""
+    return [*(kernel.name for kernel in kernels), NAME, *NAMES]
 
 
 def _read(file: Path) -> bytes:
@@ -169,13 +173,15 @@ def _emit(kernels: list[Kernel]) -> Any:
     return module
 
 
-def _compile(module: Any, machine: Any, effort: int = 2) -> bytes:
+def _compile(module: Any, cpu: str | None = None, *, quickly: bool = False) -> bytes:
+    """The object file. Args: `cpu` as `_target_machine`."""
     import llvmlite.binding as llvm
 
+    machine = _target_machine(cpu, effort=0 if quickly else 3)
     parsed = llvm.parse_assembly(str(module))
     parsed.triple = machine.triple
     parsed.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=effort)
+    options = llvm.create_pipeline_tuning_options(speed_level=0 if quickly else 2)
     options.loop_unrolling = True
     options.loop_vectorization = False  # kernels are vectorised already
     options.slp_vectorization = False
