@@ -38,6 +38,9 @@ def read_resize(builder: GraphBuilder, node: onnx.NodeProto) -> None:
         _find_coordinates(attributes, node.op_type, builder.opset, size, scale, wanted)
         for size, scale, wanted in zip((height, width), scales, sizes, strict=True)
     ]
+    if sizes == (height, width):  # onnxruntime copies, whatever the scales are
+        builder.emit(Pick, node, (source,), rows=np.arange(height), columns=np.arange(width))
+        return
     if mode == "nearest":
         rows, columns = (
             _take_nearest(attributes, builder.opset, x, size, scale)

@@ -1,7 +1,7 @@
 """Drops layers that return their input.
 
-They are pools of one pixel, bounds without limits and a Concat of one input. (The front end already
-drops Dropout and reshapes.)
+They are pools of one pixel, bounds without limits, a Concat of one input and a Pick of all pixels.
+(The front end already drops Dropout and reshapes.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from strzoo.engine.ir.graph import (
     Graph,
     Layer,
     MaxPool,
+    Pick,
     Window,
 )
 from strzoo.engine.passes.rewriting import rebuild
@@ -51,4 +52,7 @@ def _does_nothing(layer: Layer, graph: Graph) -> bool:
         return graph.shapes[layer.output] == source
     if isinstance(layer, Flatten):
         return len(source) == 1
+    if isinstance(layer, Pick):
+        taken = zip((layer.rows, layer.columns), source[1:], strict=True)
+        return all(np.array_equal(places, np.arange(size)) for places, size in taken)
     return isinstance(layer, Concat) and len(layer.inputs) == 1

@@ -65,6 +65,19 @@ def test_the_first_versions_are_asymmetric(operator: str) -> None:
     assert_agrees(build(body, output=MAP, opset=opset, scales=scales))
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coordinates", MODES[:4])
+@pytest.mark.parametrize("scales", [(1.03, 1.1), (1.03, 1.5), (1.5, 1.1)], ids=str)
+def test_scales_that_change_no_size_change_nothing(
+    mode: str, coordinates: str, scales: tuple[float, float]
+) -> None:
+    # 7 x 6 pixels: of the second and the third scales, one side alone stays as it is.
+    body = f'''y = Resize <mode = "{mode}", coordinate_transformation_mode = "{coordinates}",
+        nearest_mode = "ceil"> (x, , scales)'''
+    given = np.array([1, 1, *scales], np.float32)
+    assert_agrees(build(body, output=MAP, scales=given), batch=1)
+
+
 @pytest.mark.parametrize("opset", [9, 10])
 @pytest.mark.parametrize(
     "scales", [(2, 3), (1.5, 1.7), (4 / 3, 2.4), (0.5, 0.7), (0.4, 1.9)], ids=str

@@ -11,6 +11,7 @@ from strzoo.engine.ir.graph import (
     GlobalAveragePool,
     Layer,
     MaxPool,
+    Pick,
     Window,
 )
 from strzoo.engine.passes.noops import drop_noops
@@ -27,6 +28,7 @@ ONE, ZERO = np.ones(2, np.float32), np.zeros(2, np.float32)
         MaxPool("n", ("a",), "n", Window((1, 1))),
         AveragePool("n", ("a",), "n", Window((1, 1)), count_padding=True),
         Concat("n", ("a",), "n"),
+        Pick("n", ("a",), "n", np.arange(4), np.arange(5)),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -48,6 +50,8 @@ def test_a_layer_that_changes_nothing_is_dropped(layer: Layer) -> None:
         GlobalAveragePool("n", ("a",), "n"),
         Flatten("n", ("a",), "n"),
         Concat("n", ("a", "a"), "n"),
+        Pick("n", ("a",), "n", np.arange(4), np.arange(5)[::-1]),
+        Pick("n", ("a",), "n", np.arange(3), np.arange(5)),
     ],
     ids=lambda layer: type(layer).__name__,
 )
