@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from strzoo.arguments import check_path, show
-from strzoo.data.digits import load_digits
 from strzoo.data.images import BrokenImageError, check_resized, decode
 from strzoo.data.imageset import ImageSet
 from strzoo.data.trees import IMAGE_SUFFIXES, FolderTree
 from strzoo.errors import UsageError
 from strzoo.settings import user_path
 from strzoo.zoo.registry import Preprocessing
+
+# Reading photographs takes no torch, whose import is most of the time that a few images take.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
 BUNDLED = ("photographs", "digits")
@@ -28,7 +31,7 @@ _THREE_CROPS: tuple[float, ...] = (0.0, 0.5, 1.0)
 _CENTRE_CROP: tuple[float, ...] = (0.5,)
 
 # A folder, the name of a bundled set, or images in memory.
-Images = str | os.PathLike[str] | Tensor | ImageSet
+Images = Union[str, os.PathLike[str], "Tensor", ImageSet]
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,48 @@ def load_samples(
     *,
     as_bytes: bool = False,
 ) -> Samples:
+    """`load_arrays` as tensors.
+
+    Raises:
+        UsageError, BrokenImageError, StrzooError: as `load_arrays`.
+    """
+    import torch
+
+    name, values = load_arrays(images, input_size, steps, as_bytes=as_bytes)
+    return Samples(name, torch.from_numpy(values))
+
+
+def load_arrays(
+    images: Images | np.ndarray | None,
+    input_size: tuple[int, int, int],
+    steps: Preprocessing,
+    *,
+    as_bytes: bool = False,
+) -> tuple[str, np.ndarray]:
     """Real images for a network that takes `input_size` (channels, height, width).
 
     Args:
         images: a folder of images (searched with its subfolders, in name order), "photographs"
-            or "digits" (bundled), an `ImageSet`, or a tensor of network inputs. By default the
-            photographs; digits for a network of fewer than 16 pixels.
+            or "digits" (bundled), an `ImageSet`, or a tensor or array of network inputs. By
+            default the photographs; digits for a network of fewer than 16 pixels.
         input_size: images of other sizes are resized and cropped.
         steps: mean, standard deviation and the ratio of resize to crop.
         as_bytes: uint8 [N, H, W, 3], as built-in preprocessing takes them.
 
+    Returns:
+        What the images are called, and they: fp32 [N, C, H, W] or uint8 [N, H, W, 3].
+
     Raises:
-        UsageError: no such folder or set, no images in it, or tensors of another shape.
+        UsageError: no such folder or set, no images in it, or values of another shape.
         BrokenImageError, StrzooError: an image cannot be read.
     """
     if images is None:
         images = "digits" if max(input_size[1:]) < 16 and not as_bytes else "photographs"
     if isinstance(images, ImageSet):
         images = images.images
-    if isinstance(images, Tensor):
-        return Samples("the given images", _check_tensor(images, input_size, as_bytes))
+    tensors = (np.ndarray, sys.modules["torch"].Tensor) if "torch" in sys.modules else np.ndarray
+    if isinstance(images, tensors):
+        return "the given images", _check_values(images, input_size, as_bytes)
     if not isinstance(images, str | os.PathLike):
         raise UsageError(
             f"images are {show(images)}; expected a folder, one of {', '.join(BUNDLED)}, an "
@@ -77,7 +102,7 @@ def load_samples(
     check_path(images, "images")
     text = os.fspath(images)
     if text == "digits" and not as_bytes:
-        return Samples("digits", _digits(input_size))
+        return "digits", _digits(input_size)
     if text == "photographs":
         tree, crops = FolderTree(PHOTOGRAPHS), _THREE_CROPS
     elif text == "digits":
@@ -85,13 +110,15 @@ def load_samples(
     else:
         tree, crops = _list_images(user_path(text)), _CENTRE_CROP
     pixels = _read_pixels(tree, input_size, steps, crops)
-    return Samples(text, pixels if as_bytes else normalise(pixels, steps))
+    return text, pixels if as_bytes else normalise(pixels, steps)
 
 
 def random_samples(
     input_size: tuple[int, int, int], count: int, *, as_bytes: bool = False, seed: int = 0
 ) -> Samples:
     """Standard normal inputs (uniform bytes for built-in preprocessing), always the same."""
+    import torch
+
     channels, height, width = input_size
     generator = torch.Generator().manual_seed(seed)
     if as_bytes:
@@ -100,34 +127,41 @@ def random_samples(
     return Samples("random", torch.randn(count, channels, height, width, generator=generator))
 
 
-def normalise(pixels: Tensor, steps: Preprocessing) -> Tensor:
-    """uint8 [N, H, W, C] as float32 [N, C, H, W], scaled to [0, 1], minus mean, over deviation."""
-    values = pixels.permute(0, 3, 1, 2).float() / 255
-    channels = values.shape[1]
-    mean, std = torch.tensor(steps.mean), torch.tensor(steps.std)
-    if channels != len(mean):
-        mean, std = mean.mean().expand(channels), std.mean().expand(channels)
-    return ((values - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)).contiguous()
+def normalise(pixels: np.ndarray, steps: Preprocessing) -> np.ndarray:
+    """uint8 [N, H, W, C] as fp32 [N, C, H, W], scaled to [0, 1], minus mean, over deviation."""
+    values = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(255)
+    mean, std = np.asarray(steps.mean, np.float32), np.asarray(steps.std, np.float32)
+    if values.shape[1] != len(mean):
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
+    return np.ascontiguousarray((values - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1))
 
 
-def _check_tensor(images: Tensor, input_size: tuple[int, int, int], as_bytes: bool) -> Tensor:
+def _check_values(
+    images: Tensor | np.ndarray, input_size: tuple[int, int, int], as_bytes: bool
+) -> np.ndarray:
     channels, height, width = input_size
     wanted = (height, width, channels) if as_bytes else (channels, height, width)
-    dtype = torch.uint8 if as_bytes else torch.float32
-    if tuple(images.shape[1:]) != wanted or images.dtype != dtype or len(images) == 0:
+    dtype = "uint8" if as_bytes else "float32"
+    found, shape = str(images.dtype).removeprefix("torch."), tuple(images.shape)
+    if shape[1:] != wanted or found != dtype or not shape or shape[0] == 0:
         raise UsageError(
-            f"images of shape {tuple(images.shape)} and {images.dtype} were given; the network "
-            f"takes (N, {', '.join(map(str, wanted))}) of {dtype}"
+            f"images of shape {shape} and {found} were given; the network takes "
+            f"(N, {', '.join(map(str, wanted))}) of {dtype}"
         )
-    return images[:_LARGEST].detach().cpu().contiguous()
+    few = images[:_LARGEST]
+    return np.ascontiguousarray(few if isinstance(few, np.ndarray) else few.detach().cpu().numpy())
 
 
-def _digits(input_size: tuple[int, int, int]) -> Tensor:
+def _digits(input_size: tuple[int, int, int]) -> np.ndarray:
+    import torch
+
+    from strzoo.data.digits import load_digits
+
     channels, height, width = input_size
     images = load_digits("train").images[:_LARGEST, :1]
     if (height, width) != tuple(images.shape[2:]):
         images = torch.nn.functional.interpolate(images, size=(height, width), mode="bilinear")
-    return images.expand(-1, channels, -1, -1).contiguous()
+    return images.expand(-1, channels, -1, -1).contiguous().numpy()
 
 
 def _list_images(folder: Path) -> FolderTree:
@@ -146,7 +180,7 @@ def _read_pixels(
     input_size: tuple[int, int, int],
     steps: Preprocessing,
     crops: tuple[float, ...],
-) -> Tensor:
+) -> np.ndarray:
     """uint8 [paths x crops, H, W, C]: the short side resized, a window at each crop position.
 
     Of many images some are taken, spread over all: classes lie one after the other. The first
@@ -177,4 +211,4 @@ def _read_pixels(
             top = round((size[1] - height) * position)
             window = np.asarray(image.crop((left, top, left + width, top + height)))
             kept.append(window.reshape(height, width, channels))
-    return torch.from_numpy(np.stack([window for kept in windows for window in kept]))
+    return np.stack([window for kept in windows for window in kept])

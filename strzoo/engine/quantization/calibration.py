@@ -164,26 +164,23 @@ def _load(
     graph: Graph, precision: Precision, metadata: Mapping[str, str]
 ) -> tuple[str, np.ndarray]:
     """The name of the images, and they, fp32 [N, C, H, W]."""
-    import torch
-
-    from strzoo.data.calibration import load_samples
+    from strzoo.data.calibration import load_arrays
     from strzoo.data.preprocessing import IMAGENET, fit_preprocessing
     from strzoo.onnx.metadata import read_metadata
 
     channels, height, width = graph.shapes[graph.input]
     images = precision.images
     if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.ascontiguousarray(images, np.float32))
+        images = np.ascontiguousarray(images, np.float32)
     if images is None and channels not in (1, 3):
         raise UsageError(
             f"the bundled images have 1 or 3 channels, {graph.source} takes {channels}: give "
             "images to calibrate with"
         )
     steps = read_metadata(dict(metadata), graph.source).preprocessing
-    samples = load_samples(
+    name, chosen = load_arrays(
         images, (channels, height, width), steps or fit_preprocessing(IMAGENET, height)
     )
-    chosen = samples.images
     if len(chosen) > MOST:
-        chosen = chosen[torch.linspace(0, len(chosen) - 1, MOST).long()]
-    return samples.name, np.ascontiguousarray(chosen.numpy(), np.float32)
+        chosen = chosen[np.linspace(0, len(chosen) - 1, MOST).astype(np.int64)]
+    return name, np.ascontiguousarray(chosen, np.float32)

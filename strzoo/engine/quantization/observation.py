@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Bounds, Convolution, Graph, MaxPool
@@ -96,7 +97,7 @@ def observe(
         held = {name: reader.read(memory.arena) for name, reader in readers.items()}
         if number < len(images):
             for name, value in held.items():
-                largest = np.abs(value).max((1, 2))
+                largest = np.maximum(value.max((1, 2)), -value.min((1, 2)))
                 found.largest[name] = np.maximum(found.largest.get(name, largest), largest)
         for layer in layers:
             if not isinstance(layer, Convolution) or not (layer.bounds or Bounds()).clamps:
@@ -112,18 +113,25 @@ def observe(
 
 
 class _Reader:
-    """Reads a map from the arena."""
+    """Reads a map from an arena of one piece."""
 
     def __init__(self, buffer: Buffer) -> None:
-        rows, columns = np.indices((buffer.height, buffer.width))
-        pixels = buffer.bytes(buffer.layout.places(rows, columns)) // 4
-        planes = (buffer.address + np.arange(buffer.channels) * buffer.plane) // 4
-        self._planes, self._pixels = planes, pixels
+        assert buffer.layout.pieces == 1
+        self._buffer = buffer
 
     def read(self, arena: np.ndarray) -> np.ndarray:
         """fp32 [channels, height, width]."""
-        numbers = arena.view(np.float32)
-        return np.stack([numbers[plane + self._pixels] for plane in self._planes])
+        buffer, layout = self._buffer, self._buffer.layout
+        (down, across), (high, wide) = layout.blocking.grid, layout.blocking.block
+        tiles = as_strided(
+            arena.view(np.float32)[buffer.address // 4 :],
+            (buffer.channels, layout.tiles, layout.tile * layout.lanes),
+            (buffer.plane, buffer.tile_bytes, 4),
+        )
+        vectors = tiles.reshape(buffer.channels, -1, layout.lanes)[:, : high * wide]
+        blocks = vectors[:, :, : down * across].reshape(-1, high, wide, down, across)
+        planes = blocks.transpose(0, 3, 1, 4, 2).reshape(-1, down * high, across * wide)
+        return planes[:, : buffer.height, : buffer.width]
 
 
 def _look(
