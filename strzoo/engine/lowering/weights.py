@@ -54,9 +54,10 @@ class Nonzeros:
 def find_nonzeros(layer: Convolution, taps: Taps, offsets: np.ndarray) -> Nonzeros:
     """Args: `offsets` are the bytes of each tap from the start of its plane, [taps]."""
     out, per_group = layer.weight.shape[:2]
-    weight = layer.weight.reshape(out, per_group, -1)
-    row, channel, tap = np.nonzero(weight)
-    values = weight[row, channel, tap]
+    weight = layer.weight.reshape(-1)
+    places = np.flatnonzero(weight != 0)  # several times as fast as nonzero of three axes
+    row, channel, tap = np.unravel_index(places, (out, per_group, len(offsets)))
+    values = weight[places]
     if isinstance(layer, FixedConvolution):
         index, values = split_weights(values)
         row, channel, tap = row[index], channel[index], tap[index]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ _LOG = logging.getLogger(__name__)
 _MAGIC, _FORMAT = b"STRZCODE", 1
 # What is linked here is one block; what LLVM loads may be far from what it refers to.
 _MODEL = "small" if can_link() else "jitdefault"
+_PARTS, _PART_KERNELS = 2, 5  # modules at most, and kernels of one at least
+# LLVM's second level of passes takes half a second longer for ResNet50 and made no kernel faster.
+_PASSES = 1
 
 
 class MachineCode:
@@ -113,7 +117,7 @@ def compile_functions(emit: Callable[[Any], None], names: Iterable[str]) -> Mach
     require_llvmlite()
     module = _new_module()
     emit(module)
-    return MachineCode(_compile(module), names)
+    return MachineCode(_compile([module]), names)
 
 
 def store_code(kernels: Iterable[Kernel], hardware: Hardware) -> StoredCode:
@@ -155,33 +159,60 @@ def _key(kernels: list[Kernel], hardware: Hardware, folder: Path) -> str:
 
 
 def _new_module() -> Any:
-    import llvmlite.binding as llvm
     from llvmlite import ir
 
     module = ir.Module("strzoo")
-    module.triple = llvm.get_process_triple()
-    module.features = llvm.get_host_cpu_features().flatten()
+    module.triple, module.features = _host()
     return module
 
 
-def _emit(kernels: list[Kernel]) -> Any:
-    module = _new_module()
-    for kernel in kernels:
-        kernel.emit(module)
-    emit_program(module)
-    emit_team(module)
-    return module
-
-
-def _compile(module: Any, cpu: str | None = None, *, quickly: bool = False) -> bytes:
-    """The object file. Args: `cpu` as `_target_machine`."""
+@lru_cache(maxsize=1)
+def _host() -> tuple[str, str]:
+    """This processor and system, and its features. Kept, as asking LLVM waits for what it does."""
     import llvmlite.binding as llvm
 
+    return llvm.get_process_triple(), llvm.get_host_cpu_features().flatten()
+
+
+def _emit(kernels: list[Kernel]) -> Iterator[Any]:
+    """Modules that make one object file together."""
+    parts = max(1, min(_PARTS, len(kernels) // _PART_KERNELS))
+    for part in range(parts):
+        module = _new_module()
+        for kernel in kernels[part * len(kernels) // parts : (part + 1) * len(kernels) // parts]:
+            kernel.emit(module)
+        if part == parts - 1:
+            emit_program(module)
+            emit_team(module)
+        yield module
+
+
+def _compile(modules: Iterable[Any], cpu: str | None = None, *, quickly: bool = False) -> bytes:
+    """The object file. LLVM works on a module while the next one is written.
+
+    Args: `cpu` as `_target_machine`.
+    """
     machine = _target_machine(cpu, effort=0 if quickly else 3)
-    parsed = llvm.parse_assembly(str(module))
+    with ThreadPoolExecutor(1) as helper:
+        futures = [
+            helper.submit(_optimise, str(module), machine, 0 if quickly else _PASSES)
+            for module in modules
+        ]
+    whole, *others = [future.result() for future in futures]
+    for other in others:
+        whole.link_in(other)
+    image: bytes = machine.emit_object(whole)
+    return image
+
+
+def _optimise(text: str, machine: Any, effort: int) -> Any:
+    """The module that `text` describes, after LLVM's passes."""
+    import llvmlite.binding as llvm
+
+    parsed = llvm.parse_assembly(text)
     parsed.triple = machine.triple
     parsed.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=0 if quickly else 2)
+    options = llvm.create_pipeline_tuning_options(speed_level=effort)
     options.loop_unrolling = True
     options.loop_vectorization = False  # kernels are vectorised already
     options.slp_vectorization = False
@@ -189,8 +220,7 @@ def _compile(module: Any, cpu: str | None = None, *, quickly: bool = False) -> b
     passes = builder.getModulePassManager()
     passes.run(parsed, builder)
     _free(passes)
-    image: bytes = machine.emit_object(parsed)
-    return image
+    return parsed
 
 
 def _free(passes: Any) -> None:
