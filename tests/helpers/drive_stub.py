@@ -94,9 +94,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def end_headers(self) -> None:
+        """Say that the connection will be closed; a client that reuses it would find out late."""
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def do_GET(self) -> None:
         stub = self.stub
-        self.close_connection = True
         stub.requests.append((self.path, dict(self.headers)))
         parts = urlsplit(self.path)
         query = parse_qs(parts.query)
