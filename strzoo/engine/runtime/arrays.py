@@ -43,44 +43,63 @@ def one_image(port: Port) -> Shape:
 
 
 def _accept(port: Port, given: Any, named: bool) -> tuple[np.ndarray, Finish]:
-    sizes = ("N" if not i and size is None else size for i, size in enumerate(port.shape))
-    expected = ", ".join("any" if size is None else str(size) for size in sizes)
-    what = f"input {port.name!r}" if named else "images"
     floats = port.dtype.startswith("float")
-    numbers = "floats" if floats else port.dtype
     torch = sys.modules.get("torch")
     finish: Finish = _itself
     if torch is not None and isinstance(given, torch.Tensor):
         if given.device.type != "cpu":
+            what = _describe(port, named)[0]
             raise UsageError(f"the {what} are on {given.device}; pass images.cpu()")
         if floats and not given.dtype.is_floating_point:
-            raise UsageError(f"{what} of {given.dtype}; expected {numbers} [{expected}]")
+            raise _wrong_type(port, given.dtype, named)
         if given.layout != torch.strided:
+            what = _describe(port, named)[0]
             raise UsageError(f"the {what} are a sparse tensor; pass images.to_dense()")
         given = given.float() if floats else given
         given, finish = given.numpy(force=True), torch.from_numpy
     if not isinstance(given, np.ndarray):
+        what, numbers, expected = _describe(port, named)
         raise UsageError(
             f"a {type(given).__name__} instead of {what}: expected a NumPy array or a torch tensor "
             f"of {numbers} [{expected}]"
         )
     if given.dtype.kind != "f" if floats else given.dtype != port.dtype:
-        raise UsageError(f"{what} of {given.dtype}; expected {numbers} [{expected}]")
+        raise _wrong_type(port, given.dtype, named)
     # The number of images that an island takes at a time is checked where it runs.
     fits = given.ndim == len(port.shape) and all(
-        size in (None, found) for size, found in list(zip(port.shape, given.shape, strict=True))[1:]
+        size is None or size == found
+        for size, found in zip(port.shape[1:], given.shape[1:], strict=True)
     )
     if not fits:
+        what, _, expected = _describe(port, named)
         shown = ", ".join(map(str, given.shape))
         raise UsageError(f"{what} of shape [{shown}]; expected [{expected}]")
+    if given.dtype == port.dtype and given.flags.c_contiguous and given.ndim:
+        return given, finish
     try:
         with np.errstate(over="ignore"):  # what fp32 cannot hold becomes infinite
             return np.ascontiguousarray(given, port.dtype), finish
     except MemoryError as error:
+        what = _describe(port, named)[0]
         raise StrzooError(
             f"{what} of shape {list(given.shape)} take {given.size * 4:,} bytes as {port.dtype}, "
             "which the system does not give; use smaller batches"
         ) from error
+
+
+def _describe(port: Port, named: bool) -> tuple[str, str, str]:
+    """What the input is called, which numbers it takes, and of which shape."""
+    sizes = ("N" if not i and size is None else size for i, size in enumerate(port.shape))
+    return (
+        f"input {port.name!r}" if named else "images",
+        "floats" if port.dtype.startswith("float") else port.dtype,
+        ", ".join("any" if size is None else str(size) for size in sizes),
+    )
+
+
+def _wrong_type(port: Port, dtype: Any, named: bool) -> UsageError:
+    what, numbers, expected = _describe(port, named)
+    return UsageError(f"{what} of {dtype}; expected {numbers} [{expected}]")
 
 
 def _itself(result: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from strzoo.errors import StrzooError
 if TYPE_CHECKING:
     from strzoo.engine.lowering.plan import Plan
 
-ARENA, SCRATCH = 4, 6  # where a task names them
+ARENA, SCRATCH, IMAGES, RESULT, COUNT = 4, 6, 7, 8, 12  # where a task names them
 AT_ONCE = 32  # groups of each thread in one native call; signals are handled between calls
 
 
@@ -108,13 +109,47 @@ class Memory:
         return self._claims[1:, blocks.WAITED // 8]
 
 
+class GroupTasks:
+    """The tasks of threads that work on one group of images together. They are made once: from
+    group to group only the arrays change.
+
+    Args:
+        memory: that they work in.
+        threads: of the team.
+    """
+
+    def __init__(self, program: Program, memory: Memory, threads: int) -> None:
+        self.memory = memory
+        none = np.zeros(0, np.float32)
+        self._fields = np.array(
+            [program.task(self.memory, none, none, n, threads) for n in range(threads)], np.int64
+        )
+        self._tasks = [self._fields[n : n + 1] for n in range(threads)]
+        self._left_out = self._fields[:0]
+
+    def take(
+        self, images: np.ndarray, result: np.ndarray, present: Sequence[bool]
+    ) -> list[np.ndarray]:
+        """The tasks for `images` and `result`, which must live until they are done; none for a
+        thread that is not present."""
+        self._fields[:, IMAGES] = images.ctypes.data
+        self._fields[:, RESULT] = result.ctypes.data
+        self._fields[:, COUNT] = len(images)
+        return [
+            task if here else self._left_out
+            for task, here in zip(self._tasks, present, strict=True)
+        ]
+
+
 class ExecutionContext:
     """A team and its memory, used by one call at a time."""
 
     def __init__(self, threads: int, code: Code) -> None:
         self.team = Team(threads, code)
-        self._memories: weakref.WeakKeyDictionary[Program, dict[int, list[Memory]]]
+        self._memories: weakref.WeakKeyDictionary[Program, list[Memory]]
         self._memories = weakref.WeakKeyDictionary()
+        self._groups: weakref.WeakKeyDictionary[Program, GroupTasks]
+        self._groups = weakref.WeakKeyDictionary()
         self._attendances: weakref.WeakKeyDictionary[Program, Attendance]
         self._attendances = weakref.WeakKeyDictionary()
 
@@ -122,12 +157,22 @@ class ExecutionContext:
         """Which workers take part when all threads work on one group; made when first used."""
         return self._attendances.setdefault(program, Attendance(self.team.threads - 1))
 
-    def memories(self, program: Program, count: int, threads: int) -> list[Memory]:
-        """`count` memories for the program, for `threads` threads each; made when first used."""
-        found = self._memories.setdefault(program, {}).setdefault(threads, [])
-        while len(found) < count:
-            found.append(Memory(program.plan, threads))
-        return found[:count]
+    def memories(self, program: Program) -> list[Memory]:
+        """A memory for each thread that works on a group of its own; made when first used."""
+        found = self._memories.setdefault(program, [])
+        while len(found) < self.team.threads:
+            found.append(Memory(program.plan, 1))
+        return found
+
+    def group_tasks(self, program: Program) -> GroupTasks:
+        """The tasks of all threads for a group that they work on together; made when first used."""
+        found = self._groups.get(program)
+        if found is None:
+            threads = self.team.threads
+            alone = threads == 1
+            memory = self.memories(program)[0] if alone else Memory(program.plan, threads)
+            found = self._groups[program] = GroupTasks(program, memory, threads)
+        return found
 
 
 def count_concurrent(batch: int, images: int, threads: int) -> int:
@@ -191,7 +236,10 @@ class Runner:
         self, context: ExecutionContext, program: Program, images: np.ndarray, result: np.ndarray
     ) -> None:
         size = program.plan.images
-        memories = context.memories(program, self.threads, 1)
+        if self.threads == 1 and len(images) == size:  # whose tasks are made already
+            self._run_cooperatively(context, program, images, result)
+            return
+        memories = context.memories(program)
         groups = [slice(start, start + size) for start in range(0, len(images), size)]
         first = np.array(
             [program.task(memories[0], images[group], result[group]) for group in groups], np.int64
@@ -206,19 +254,12 @@ class Runner:
     def _run_cooperatively(
         self, context: ExecutionContext, program: Program, images: np.ndarray, result: np.ndarray
     ) -> None:
-        (memory,) = context.memories(program, 1, self.threads)
-        memory.reset()
-        attendance = context.attendance(program)
+        group, attendance = context.group_tasks(program), context.attendance(program)
+        group.memory.reset()
         started = time.perf_counter()
-        present = [True, *attendance.present(started)]
-        tasks = [
-            np.array(
-                [program.task(memory, images, result, thread, self.threads)] * present[thread],
-                np.int64,
-            )
-            for thread in range(self.threads)
-        ]
+        tasks = group.take(images, result, [True, *attendance.present(started)])
         context.team.run(tasks)
-        ended, rests = time.perf_counter(), memory.waited
-        waited = rests * context.team.rest_seconds if rests.any() else rests
-        attendance.note(started, ended, waited.tolist())
+        ended, waited = time.perf_counter(), group.memory.waited.tolist()
+        if any(waited):
+            waited = [rests * context.team.rest_seconds for rests in waited]
+        attendance.note(started, ended, waited)
