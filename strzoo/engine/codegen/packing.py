@@ -27,18 +27,29 @@ from strzoo.engine.codegen.tiles import (
 )
 
 ROW = 4  # pixels next to each other that are copied at once
+_AHEAD = 24  # vectors; images come from a far cache
 
 
-def row_starts(vectors: int, tile: int) -> np.ndarray | None:
-    """The vectors of a plane where `PackKernel` begins a row; the last row of a tile ends with it.
-    None if a tile has less than a row."""
+def row_starts(vectors: int, tile: int, row: int = ROW) -> np.ndarray | None:
+    """The vectors of a plane where a row of `row` pixels begins that is copied at once; the last
+    row of a tile ends with it. None if a tile has less than a row."""
     starts = []
     for first in range(0, vectors, tile):
         count = min(tile, vectors - first)
-        if count < ROW:
+        if count < row:
             return None
-        starts += [first + min(at, count - ROW) for at in range(0, count, ROW)]
+        starts += [first + min(at, count - row) for at in range(0, count, row)]
     return np.array(starts)
+
+
+def fetch_ahead(e: Emitter, source: ir.Value, first: ir.Value, count: ir.Value, width: int) -> None:
+    """Fetch what a vector some tiles after [first, first + count) is made of: it comes from as many
+    rows of the image as it has numbers, `width`, more than the processor follows by itself."""
+    last = e.build.sub(e.field("target_vectors"), number(1))
+    ahead = e.smallest_integer(e.add(e.add(first, count), _AHEAD), last)
+    places = e.at(e.address("places"), e.mul(ahead, 4 * width))
+    with e.loop(0, number(width)) as index:
+        e.prefetch(e.at(source, e.load_i32(places, e.mul(index, 4))))
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,8 @@ class PackKernel:
                 places, mask = (e.at(table, skipped) for table in tables)
                 there = tiled_field(e, "target", tile, e.add(e.mul(plane, phases), phase))
                 final = e.build.sub(count, number(ROW))
+                if self.origin == op.INPUT and self.images == 1:
+                    fetch_ahead(e, sources[0], first, count, self.lanes)
                 with e.loop(0, count, ROW if self.rows else 1) as vector:
                     if self.rows:
                         at = e.mul(e.smallest_integer(vector, final), step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from strzoo.engine.codegen.fixed_packing import ROW as FIXED_ROW
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.packing import ROW, PackKernel, UnpackKernel, row_starts
 from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
@@ -103,26 +104,28 @@ def pack_planes(
             fields["scales"] = context.constants.add(scale.astype(np.float32))
         else:
             fields["scales"] = 0
-        (fields["gathered"],) = context.reserve(layout.tile * layout.lanes * 4)
-        context.add(layer, FixedPackKernel(context.lanes, kind, origin, masked), fields)
+        rows = kind == "quantize" and bool(mask.all()) and _has_rows(table, layout, FIXED_ROW)
+        size = 0 if rows else layout.tile * layout.lanes * 4
+        (fields["gathered"],) = context.reserve(size)
+        context.add(layer, FixedPackKernel(context.lanes, kind, origin, masked, rows), fields)
         return
-    rows = bool(mask.all()) and _has_rows(table, layout)
+    rows = bool(mask.all()) and _has_rows(table, layout, ROW)
     filled = target.root.fill != 0 and not rows
     kernel = PackKernel(context.lanes, context.images, origin, masked, filled, rows)
     context.add(layer, kernel, fields)
 
 
-def _has_rows(table: np.ndarray, layout: Layout) -> bool:
-    """Whether `PackKernel` can copy four pixels of each lane at once.
+def _has_rows(table: np.ndarray, layout: Layout, row: int) -> bool:
+    """Whether `row` pixels of each lane can be copied at once.
 
     Args:
         table: bytes from the start of the source's plane, [phases, numbers of a plane].
     """
-    starts = row_starts(layout.vectors, layout.tile)
-    if layout.images != 1 or layout.lanes % ROW or starts is None:
+    starts = row_starts(layout.vectors, layout.tile, row)
+    if layout.images != 1 or layout.lanes % row or starts is None:
         return False
     places = table.reshape(len(table), layout.vectors, layout.lanes)
-    steps = [places[:, starts + k] - places[:, starts] == 4 * k for k in range(1, ROW)]
+    steps = [places[:, starts + k] - places[:, starts] == 4 * k for k in range(1, row)]
     return bool(np.all(steps))
 
 

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
+from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.operands import row_operands
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.ir.fixed import (
@@ -105,6 +106,32 @@ class Network:
 
 WIDTHS = [lanes for lanes in (4, 8, 16) if lanes <= host_hardware().lanes]
 LANES = pytest.mark.parametrize("lanes", sorted({WIDTHS[0], WIDTHS[-1]}))
+
+
+@pytest.mark.parametrize("lanes", WIDTHS)
+@pytest.mark.parametrize(
+    ("size", "rows"), [((32, 64), True), ((96, 96), True), ((7, 9), False), ((33, 65), False)]
+)
+def test_images_are_brought_into_fixed_point(lanes: int, size: tuple[int, int], rows: bool) -> None:
+    """By rows of pixels where blocks divide the image and are wide enough, else pixel by pixel."""
+    scale = np.array([5e-5, 2e-4, 7e-5])  # some saturate
+    layers = (
+        Quantize("first", ("x",), "q", scale=scale),
+        Dequantize("last", ("q",), "y", scale=np.ones(3)),
+    )
+    graph = Graph("x", "y", dict.fromkeys("xqy", (3, *size)), layers, "a test")
+    images = np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32)
+    expected = run_fixed_graph(graph, images)
+    assert (abs(expected) == 32767).any()
+    found = run_engine(graph, images, lanes=lanes, group=1, threads=2)
+    assert np.array_equal(found, expected.reshape(found.shape))
+    plan = make_plan(graph, Hardware(lanes, 16, identity=host_hardware().identity))
+    (kernel,) = (
+        each
+        for each in plan.kernels
+        if isinstance(each, FixedPackKernel) and each.kind == "quantize"
+    )
+    assert kernel.rows == rows
 
 
 @pytest.mark.slow
