@@ -22,7 +22,8 @@ from strzoo.errors import StrzooError
 if TYPE_CHECKING:
     from strzoo.engine.lowering.plan import Plan
 
-ARENA, SCRATCH, IMAGES, RESULT, COUNT = 4, 6, 7, 8, 12  # where a task names them
+# Where a task names them.
+ARENA, SCRATCH, IMAGES, RESULT, THREADS, COUNT = 4, 6, 7, 8, 11, 12
 AT_ONCE = 32  # groups of each thread in one native call; signals are handled between calls
 
 
@@ -131,7 +132,8 @@ class GroupTasks:
         self, images: np.ndarray, result: np.ndarray, present: Sequence[bool]
     ) -> list[np.ndarray]:
         """The tasks for `images` and `result`, which must live until they are done; none for a
-        thread that is not present."""
+        thread that is not present. The first always is; alone, it need not share out its work."""
+        self._fields[:, THREADS] = len(present) if any(present[1:]) else 1
         self._fields[:, IMAGES] = images.ctypes.data
         self._fields[:, RESULT] = result.ctypes.data
         self._fields[:, COUNT] = len(images)
