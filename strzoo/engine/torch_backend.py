@@ -271,12 +271,15 @@ def _is_weight(node: fx.Node) -> bool:
 
 
 def _trains(node: fx.Node) -> bool:
+    def argument(place: int, name: str, default: Any) -> Any:
+        return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+
     place = _TRAINING.get(node.target)  # type: ignore[arg-type]
     if place is None:
         return False
-    default = node.target is nn.functional.dropout
-    given = node.args[place] if len(node.args) > place else node.kwargs.get("training", default)
-    return bool(given)
+    if node.target is nn.functional.batch_norm and argument(1, "running_mean", None) is None:
+        return False  # it takes the statistics of what it is given in any mode, such as of weights
+    return bool(argument(place, "training", node.target is nn.functional.dropout))
 
 
 def _symbol(size: Any) -> Any:

@@ -139,6 +139,26 @@ def test_what_the_engine_would_not_compute_the_same_runs_in_torch(
     assert not graphs[0].models
 
 
+class Standardised(nn.Conv2d):
+    """Its weights are standardised by the function of BatchNorm, as in NFNets, in any mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = nn.functional.batch_norm(rows, None, None, training=True)
+        return nn.functional.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+def test_statistics_of_weights_are_no_training(compiled: Compile) -> None:
+    network = nn.Sequential(Standardised(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    run, graphs = compiled(network)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(x)
+        for _ in range(2):
+            assert float((run(x) - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    assert graphs[0].models
+
+
 def test_gradients_and_training_are_refused_with_what_to_do(compiled: Compile) -> None:
     run, _ = compiled(nn.Conv2d(3, 4, 3))
     x = torch.randn(2, 3, 8, 8)
