@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from strzoo.engine.runtime.steps import MOST_AT_ONCE
 from strzoo.errors import UsageError
 from tests.engine.test_islands import MAP, SAME, WEIGHT, assert_close, compile_parts, run_alone
 from tests.helpers.engine.models import build, images
+from tests.helpers.forking import holds_in_fork
 
 ZERO = np.zeros(1, np.int64)
 # What onnxruntime makes of `a` [N, 4, 7, 6] before the engine goes on: of all images together, but
@@ -91,15 +91,7 @@ def test_a_forked_process_does_not_wait_for_threads_of_its_parents_parts() -> No
     compiled = strzoo.compile(model, 2, cache=False, islands="missing")
     x = images((4, 7, 6))
     expected = compiled(x)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)  # of which the child ends if it waits
-        same = False
-        try:
-            same = np.array_equal(compiled(x), expected)
-        finally:  # an error must not go on with the tests in the child
-            os._exit(0 if same else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert holds_in_fork(lambda: np.array_equal(compiled(x), expected))
     assert np.array_equal(compiled(x), expected)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from strzoo.errors import StrzooError, UnknownNameError, UsageError
 from strzoo.settings import Settings
 from tests.helpers.engine.models import build, images, run_onnxruntime
 from tests.helpers.engine.networks import export, load_model, make_network, relative_error
+from tests.helpers.forking import holds_in_fork
 
 IMAGE = (3, 32, 32)
 
@@ -178,17 +178,7 @@ def test_a_process_forked_while_the_model_is_at_work_can_call_it(
     thread.start()
     try:
         for _ in range(5):
-            child = os.fork()
-            if child == 0:
-                os._exit(0 if np.array_equal(small(x), expected) else 1)
-            end = time.monotonic() + 20
-            while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
-                if time.monotonic() > end:
-                    os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
-                    pytest.fail("the child hangs")
-                time.sleep(0.01)
-            assert os.waitstatus_to_exitcode(found[1]) == 0
+            assert holds_in_fork(lambda: np.array_equal(small(x), expected))
     finally:
         stop.set()
         thread.join()
