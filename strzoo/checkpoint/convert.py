@@ -16,6 +16,7 @@ from strzoo.checkpoint.reading import read_checkpoint, read_tensors
 from strzoo.checkpoint.recognise import THRESHOLD
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import UsageError, VerificationError
+from strzoo.models.external_names import is_external
 from strzoo.sparse.blocks import sparse_weight
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,9 @@ def verify_conversion(
     Raises:
         VerificationError: it exceeds 1e-5 of the largest logit (1e-2 for `half`).
     """
-    converted = read_checkpoint(path)
+    # The code of a network from elsewhere was named, and run, to read the source.
+    own = source.spec.architecture if is_external(source.spec.architecture) else None
+    converted = read_checkpoint(path, architecture=own)
     other = converted.build_model() if layout == "strzoo" else _foreign(converted, path, layout)
     size = source.trained_on.input_size if source.trained_on else source.spec.input_size
     image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))

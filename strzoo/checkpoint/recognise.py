@@ -79,8 +79,10 @@ def infer_spec(state: Mapping[str, Tensor], declared: Any = None, arch: Any = No
                 "another network); strzoo.register_architecture adds your own"
             )
     raise UnknownKeysError(
-        f"the keys are of no known architecture{nearest}; the first is {next(iter(state))!r}; "
-        f"known are {', '.join(list_architectures())}; strzoo.register_architecture adds your own"
+        f"the keys are of no known architecture{nearest}; the first is "
+        f"{next(iter(state), None)!r}; known are {', '.join(list_architectures())}; name the code "
+        "of your own network by --architecture package.module:function (architecture= from "
+        "Python); strzoo.register_architecture adds your own"
     )
 
 
@@ -238,7 +240,7 @@ def check_state(
     mistyped = [
         f"{key} holds {value.dtype}, expected {wanted_type}"
         for key, value in state.items()
-        if value.dtype != (wanted_type := types.get(key, torch.float32))
+        if key in wanted and value.dtype != (wanted_type := types.get(key, torch.float32))
     ]
     problems.append(_first("mistyped", mistyped))
     if found := [problem for problem in problems if problem]:

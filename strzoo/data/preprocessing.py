@@ -57,6 +57,12 @@ def fit_preprocessing(preprocessing: Preprocessing, side: int | None) -> Preproc
     return replace(preprocessing, resize=resize, crop=side)
 
 
+def fit_image_size(preprocessing: Preprocessing, size: tuple[int, int, int]) -> Preprocessing:
+    """`preprocessing` for images of `size` (channels, height, width); as it is for images that are
+    not square, which it cannot crop."""
+    return fit_preprocessing(preprocessing, size[1] if size[1] == size[2] else None)
+
+
 def override_preprocessing(preprocessing: Preprocessing, **changes: Any) -> Preprocessing:
     """`preprocessing` with the fields of `changes` that are not None; a crop alone keeps the ratio
     of resize to crop."""

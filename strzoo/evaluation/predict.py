@@ -153,7 +153,9 @@ def _predict_batch(
         except BrokenImageError as error:
             if not skip_broken:
                 reason = str(error) if name in str(error) else f"cannot read {name}: {error}"
-                raise BrokenImageError(reason) from error
+                raise BrokenImageError(
+                    f"{reason}; pass --skip-broken (skip_broken=True) to go on with the others"
+                ) from error
             errors[row] = str(error)
     rows: Iterator[Tensor] = iter(())
     if pixels:

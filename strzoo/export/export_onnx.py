@@ -20,11 +20,12 @@ from strzoo.analysis.counting import prunable_layers
 from strzoo.arguments import checked
 from strzoo.borders import shorten_cause
 from strzoo.data.calibration import Images, Samples, load_samples, random_samples
+from strzoo.data.preprocessing import fit_image_size
 from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.files import atomic_path, check_destination, write_error
 from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import ImageSize, Source
+from strzoo.hub.source import ImageSize, Source, check_image_size
 from strzoo.onnx.graphs import DEFAULT_OPSET, Deployed, build_graph
 from strzoo.onnx.metadata import ModelMetadata, set_entries
 from strzoo.onnx.parity import (
@@ -56,7 +57,7 @@ def export_onnx(
     model: Model,
     path: str | os.PathLike[str],
     *,
-    input_size: tuple[int, ...] | None = None,
+    input_size: tuple[int, ...] | int | None = None,
     batch: int | None = None,
     opset: int = DEFAULT_OPSET,
     precision: str = "fp32",
@@ -86,8 +87,9 @@ def export_onnx(
             or its file, whose input is `sequences` [batch, steps, features] and which takes
             `precision` fp32 or int8, `opset` and `force` alone.
         path: ends in .onnx.
-        input_size: channels, height, width of one image; by default what the network was made
-            for (3, 32, 32 for resnet20 and small stems, else 3, 224, 224).
+        input_size: channels, height, width of one image (or height and width, or a side); by
+            default what the network was made for (3, 32, 32 for resnet20 and small stems, else 3,
+            224, 224).
         batch: a fixed batch size; by default a dynamic axis named `batch`.
         opset: version of the operator set; read back from the written file.
         precision: "fp32", "fp16" or "int8" (static QDQ).
@@ -220,21 +222,11 @@ def describe(
         architecture=source.architecture,
         precision=precision,
         sparsity=sparsity,
-        preprocessing=source.preprocessing,
+        preprocessing=fit_image_size(source.preprocessing, size),
         input_size=size[1:],
         class_names=class_names,
         card=source.card,
     )
-
-
-def check_image_size(size: tuple[int, ...] | None) -> ImageSize | None:
-    """`size` as channels, height, width; a UsageError unless all are positive."""
-    if size is None:
-        return None
-    if len(size) != 3 or min(size) < 1:
-        raise UsageError(f"input size {size} is not (channels, height, width)")
-    channels, height, width = size
-    return channels, height, width
 
 
 def _check_names(given: Sequence[str] | None, source: Source) -> tuple[str, ...]:

@@ -108,5 +108,11 @@ def convert(
 def _take_entry(opened: Source, entry: str) -> Source:
     if opened.kind != "checkpoint" or opened.path is None:
         raise UsageError(f"{opened.name} is no checkpoint file: leave out entry {entry!r}")
-    read = read_checkpoint(opened.path, entry=entry, limits=opened.settings.limits)
+    settings = opened.settings
+    read = read_checkpoint(
+        opened.path,
+        architecture=settings.architecture or None,
+        entry=entry,
+        limits=settings.limits,
+    )
     return CheckpointSource(opened.settings, checkpoint=read)

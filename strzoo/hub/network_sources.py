@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strzoo.errors import IntegrityError
+from strzoo.errors import IntegrityError, StrzooError
 from strzoo.hub.hashes import hash_tensors, read_hash
 from strzoo.settings import Settings
 from strzoo.zoo.registry import ModelCard, Preprocessing, load_registry
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from strzoo.checkpoint import Checkpoint
     from strzoo.downloads.cache import CachedFile
+    from strzoo.models.libraries import Stated
+    from strzoo.models.spec import ModelSpec
 
 from strzoo.hub.source import ImageSize, Source
 
@@ -182,6 +184,28 @@ class ModuleSource(Source):
     @property
     def architecture(self) -> str:
         return type(self.inner).__name__
+
+    @cached_property
+    def _stated(self) -> Stated | ModelSpec | None:
+        """What timm has noted on a network that it made, or what is known of the architecture."""
+        from strzoo.checkpoint.recognise import declare, infer_spec
+        from strzoo.checkpoint.structure import guess_source
+        from strzoo.models.libraries import read_timm
+
+        if guess_source(self.inner):
+            return read_timm(self.inner.pretrained_cfg)  # type: ignore[arg-type]
+        try:
+            return infer_spec(self.inner.state_dict(), declare(self.inner), None)
+        except StrzooError:  # anybody's own
+            return None
+
+    @property
+    def input_size(self) -> ImageSize:
+        return self._stated.input_size if self._stated else super().input_size
+
+    @property
+    def stated_preprocessing(self) -> Preprocessing | None:
+        return self._stated.preprocessing if self._stated else None
 
     described = "a network in memory"
 

@@ -132,6 +132,24 @@ class Source:
         return network.to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
 
 
+def check_image_size(size: tuple[int, ...] | int | None) -> ImageSize | None:
+    """`size` as channels, height, width: a side, height and width (of three channels), or all.
+
+    Raises:
+        UsageError: it is none of these, or not positive.
+    """
+    if size is None:
+        return None
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    sizes = (3, *sizes) if len(sizes) == 2 else sizes
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise UsageError(
+            f"input size {size} is not a side, (height, width) or (channels, height, width)"
+        )
+    channels, height, width = sizes
+    return channels, height, width
+
+
 def usual_preprocessing(size: ImageSize) -> Preprocessing:
     """ImageNet's preprocessing for a network that takes images of `size`."""
     side = size[1]

@@ -18,10 +18,10 @@ from typing import Any
 from strzoo.arguments import checked
 from strzoo.data.calibration import Images
 from strzoo.errors import StrzooError, UsageError
-from strzoo.export.export_onnx import check_image_size
 from strzoo.files import hide_temporary, write_error
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.resolve import Model, resolve
+from strzoo.hub.source import check_image_size
 from strzoo.matrices.files import CSR, FORMATS, write_matrix
 from strzoo.matrices.graphs import read_graph
 from strzoo.matrices.networks import read_network
@@ -81,7 +81,7 @@ def export_matrices(
     folder: str | os.PathLike[str],
     *,
     formats: Sequence[str] = FORMATS,
-    input_size: tuple[int, ...] | None = None,
+    input_size: tuple[int, ...] | int | None = None,
     images: Images | None = None,
     max_images: int = 4,
     force: bool = False,
@@ -101,7 +101,8 @@ def export_matrices(
         folder: made by this call, whole or not at all.
         formats: of "npz" (CSR, as scipy.sparse.load_npz reads), "mtx" (Matrix Market) and "smtx"
             (DLMC: the pattern without values).
-        input_size: channels, height, width of one image; by default what the network was made for.
+        input_size: channels, height, width of one image (or height and width, or a side); by
+            default what the network was made for.
         images: also write the input of each layer for these images as `<layer>.input.npy`,
             float32 [N, ...]; as in `export_onnx`.
         max_images: at most so many of them.

@@ -66,7 +66,7 @@ def stated_by(name: str) -> Stated:
         timm_builder(rest)
         timm = import_library("timm", purpose=name)
         configuration = timm.get_pretrained_cfg(rest)
-        return _read_timm(configuration.to_dict() if configuration is not None else {})
+        return read_timm(configuration.to_dict() if configuration is not None else {})
     if library == "torchvision":
         torchvision_builder(rest)
         models = import_library("torchvision", purpose=name).models
@@ -74,7 +74,8 @@ def stated_by(name: str) -> Stated:
     return Stated()
 
 
-def _read_timm(configuration: Mapping[str, Any]) -> Stated:
+def read_timm(configuration: Mapping[str, Any]) -> Stated:
+    """What timm states about a network in its `pretrained_cfg`."""
     size = tuple(configuration.get("input_size") or (3, 224, 224))
     side = size[-1]
     steps = replace(

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from strzoo.arguments import checked
 from strzoo.checkpoint import Checkpoint, build_checkpoint, save_checkpoint
+from strzoo.checkpoint.record import TrainedOn
 from strzoo.checkpoint.writing import check_form
 from strzoo.data.calibration import Images
 from strzoo.data.imageset import ImageSet
+from strzoo.data.preprocessing import fit_image_size
 from strzoo.errors import UsageError
 from strzoo.evaluation.evaluate import Batches, evaluate
 from strzoo.evaluation.results import EvalResult
 from strzoo.hub.resolve import Model, resolve
-from strzoo.hub.source import Source
+from strzoo.hub.source import ImageSize, Source, check_image_size
 from strzoo.pruning.batchnorm import renew_statistics
 from strzoo.pruning.images import load_calibration
 from strzoo.pruning.results import PrunedLayer, PruneResult
@@ -55,7 +57,7 @@ def prune(
     validation: str | os.PathLike[str] | ImageSet | Batches | None = None,
     output: str | os.PathLike[str] | None = None,
     skip: Iterable[str] = (),
-    input_size: tuple[int, ...] | None = None,
+    input_size: tuple[int, ...] | int | None = None,
     workers: int | None = None,
     force: bool = False,
     settings: Settings | None = None,
@@ -83,7 +85,8 @@ def prune(
             and after.
         output: a checkpoint file to write, ending in .pth, .pt or .safetensors.
         skip: names or patterns of layers to leave dense; they count in the sparsity.
-        input_size: channels, height, width; by default what the network was made for.
+        input_size: channels, height, width (or height and width, or a side); by default what the
+            network was made for. The file keeps it.
         workers: processes that decode validation images; by default one per core.
         force: overwrite an existing file.
         settings: cache folder, registries, network switches; from the environment by default.
@@ -111,7 +114,8 @@ def prune(
     source = resolve(model, settings=settings)
     network = source.build_dense()
     checkpoint = _check_output(source, network, output, force=force)
-    calibration = load_calibration(source, data, images, input_size)
+    calibration = load_calibration(source, data, images, check_image_size(input_size))
+    steps = fit_image_size(source.preprocessing, size := _size_of(calibration))
     side = calibration.shape[2] * calibration.shape[3]
     batches = calibration.split(max(1, min(64, _PIXELS // side)))
     layers = convertible_layers(network, "gmp", skip)
@@ -125,7 +129,6 @@ def prune(
         if validation is None:
             return None
         on_step(f"evaluating the {what} network")
-        steps = source.preprocessing
         return evaluate(network, validation, preprocessing=steps, workers=workers)
 
     before = measure("given")
@@ -151,6 +154,8 @@ def prune(
         output = Path(output)
         state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
         made = replace(checkpoint, format="dense", state_dict=state)
+        if size != source.input_size:
+            made = replace(made, trained_on=TrainedOn(size, steps, source.class_names))
         save_checkpoint(made, output, force=force)
     return PruneResult(
         network=network.requires_grad_(True),
@@ -166,6 +171,11 @@ def prune(
         file=None if output is None else Path(output),
         seconds=time.perf_counter() - started,
     )
+
+
+def _size_of(images: Tensor) -> ImageSize:
+    channels, height, width = images.shape[1:]
+    return channels, height, width
 
 
 def _check_output(

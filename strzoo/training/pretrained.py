@@ -64,8 +64,13 @@ def build_pretrained(config: TrainConfig, settings: Settings | None = None) -> P
     checkpoint = source.checkpoint
     _check_keys(config, checkpoint.spec)
     model = load_pretrained(source, num_classes=config.num_classes, format=format)
+    if checkpoint.sparsity() == 100:  # of which no gradient comes
+        raise UsageError(
+            f"all weights of start_from={config.start_from} are zero, and stay so; take another "
+            "file, or another entry of it (strzoo convert --entry)"
+        )
     if config.method != "str" or checkpoint.format != "str":
-        return Pretrained(model)
+        return Pretrained(model, checkpoint.notes)
     if config.threshold != checkpoint.threshold_granularity:
         raise UsageError(
             f"start_from={config.start_from} has one threshold per "
@@ -77,7 +82,7 @@ def build_pretrained(config: TrainConfig, settings: Settings | None = None) -> P
             f"start_from={config.start_from} has blocks of {checkpoint.block} input channels, not "
             f"{config.block}; set block={checkpoint.block}"
         )
-    return Pretrained(model, (_fit_thresholds(model, config, checkpoint.spec),))
+    return Pretrained(model, (*checkpoint.notes, _fit_thresholds(model, config, checkpoint.spec)))
 
 
 def find_source(config: TrainConfig, settings: Settings | None) -> tuple[Source, str | None]:

@@ -346,7 +346,7 @@ def test_bad_arguments_are_named_before_anything_is_written(
     refused: list[tuple[dict[str, Any], str]] = [
         ({"precision": "int4"}, "'int4' is not one of fp32, fp16, int8"),
         ({"batch": 0}, "batch is 0"),
-        ({"input_size": (3, 0, 8)}, "is not .channels, height, width"),
+        ({"input_size": (3, 0, 8)}, "is not a side, .* or .channels, height, width"),
         ({"input_size": (7, 8, 8), "images": torch.zeros(1, 7, 8, 8)}, "pass the input size"),
         ({"images": empty}, "has no images"),
         ({"images": "nowhere"}, "nowhere is not a folder of images; the bundled sets are"),
@@ -373,3 +373,17 @@ def test_a_network_that_chooses_by_values_is_not_exported_with_one_of_its_branch
     with pytest.raises(StrzooError):
         strzoo.export_onnx(_Untraceable(), tmp_path / "a.onnx", input_size=(3, 8, 8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "steps"), [(64, (73, 64)), ((48, 96), (256, 224)), (32, (32, 32))]
+)
+def test_the_file_says_how_to_prepare_images_of_the_size_it_takes(
+    tmp_path: Path, size: Any, steps: tuple[int, int]
+) -> None:
+    network = strzoo.create_model("resnet18", num_classes=3)
+    made = strzoo.export_onnx(network, tmp_path / "a.onnx", input_size=size)
+    said = json.loads(made.metadata["strzoo.preprocessing"])
+    assert (said["resize"], said["crop"]) == steps  # 64 x 256 / 224 is 73
+    height, width = (size, size) if isinstance(size, int) else size
+    assert (said["input_height"], said["input_width"]) == (height, width)

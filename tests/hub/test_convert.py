@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from safetensors.torch import load_file
 from skimage import data as photographs
 
 import strzoo
-from strzoo.errors import StrzooError, UsageError, VerificationError
+from strzoo.errors import IntegrityError, StrzooError, UsageError, VerificationError
 from strzoo.hub.convert import convert
+from strzoo.settings import Settings
 from tests.helpers.published import str_state, write_published
 
 
@@ -149,7 +151,7 @@ def test_a_failed_verification_leaves_no_file(
     str_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = strzoo.build_checkpoint(str_state("mobilenetv1", 75.28, seed=9))
-    monkeypatch.setattr("strzoo.checkpoint.convert.read_checkpoint", lambda path: other)
+    monkeypatch.setattr("strzoo.checkpoint.convert.read_checkpoint", lambda *_, **__: other)
     with pytest.raises(VerificationError, match="logits differ"):
         convert(str_file, tmp_path / "dense.pth", verify=True)
     assert list(tmp_path.iterdir()) == []
@@ -172,3 +174,29 @@ def test_what_cannot_be_converted_is_refused(str_file: Path, tmp_path: Path) -> 
     with pytest.raises(StrzooError, match="exists; pass --force"):
         convert(str_file, dense)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dense.pth"]
+
+
+def test_a_network_of_ones_own_is_converted_by_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """from torch import nn
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 3))
+"""
+    (tmp_path / "own_code.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own_code = importlib.import_module("own_code")
+    trained, average = own_code.net().state_dict(), own_code.net().state_dict()
+    file = tmp_path / "both.pth"
+    torch.save({"model": trained, "model_ema": average}, file)
+    named = Settings.from_env(architecture="own_code:net")
+    for name, compact in (("a.pth", False), ("b.safetensors", True)):
+        made = convert(
+            file, tmp_path / name, entry="model_ema", verify=True, compact=compact, settings=named
+        )
+        assert made.verified
+        found = strzoo.read_checkpoint(tmp_path / name, architecture="own_code:net").state_dict
+        assert all(torch.equal(found[key], value) for key, value in average.items())
+    with pytest.raises(IntegrityError, match=r"--architecture package\.module:function"):
+        convert(file, tmp_path / "c.pth")

@@ -245,3 +245,21 @@ def test_a_source_is_taken_everywhere(resnet20_file: Path, tmp_path: Path) -> No
     assert strzoo.report(resolve(_Tiny())).params == 0
     assert resolve(source) is source
     assert VERSION
+
+
+def test_a_network_in_memory_is_known_as_its_file_is(tmp_path: Path) -> None:
+    """By what timm has noted on it, or by its architecture."""
+    timm = pytest.importorskip("timm")
+    for network in (
+        timm.create_model("test_vit", num_classes=3),
+        strzoo.create_model("resnet20", num_classes=3),
+        strzoo.sparsify_(strzoo.create_model("resnet20"), "str"),
+    ):
+        file = tmp_path / "network.pth"
+        strzoo.save_checkpoint(network, file, force=True)
+        here, there = resolve(network), resolve(file)
+        assert here.input_size == there.input_size != (3, 224, 224)
+        assert here.preprocessing == there.preprocessing
+    assert resolve(timm.create_model("test_vit")).preprocessing.mean == (0.5, 0.5, 0.5)
+    for own in (nn.Conv2d(3, 4, 3), nn.Identity()):
+        assert resolve(own).input_size == (3, 224, 224)

@@ -138,6 +138,6 @@ def test_bad_arguments_are_named(network: MixedNetwork, tmp_path: Path) -> None:
         strzoo.export_matrices(network, tmp_path / "m", formats=["csv"])
     with pytest.raises(UsageError, match="no convolution or linear"):
         strzoo.export_matrices(nn.ReLU(), tmp_path / "m")
-    with pytest.raises(StrzooError, match=r"is not \(channels, height, width\)"):
+    with pytest.raises(StrzooError, match=r"is not a side, .* or \(channels, height, width\)"):
         strzoo.export_matrices(network, tmp_path / "m", input_size=(3, 16, 12, 1))
     assert list(tmp_path.iterdir()) == []

@@ -59,6 +59,8 @@ def test_the_command_writes_a_checkpoint_that_goes_on(
     assert read.architecture == "timm:test_efficientnet"
     assert read.sparsity() == pytest.approx(made["sparsity"]) == pytest.approx(70, abs=1e-3)
     assert bool(read.state_dict["conv_stem.weight"].all())
+    assert read.trained_on is not None
+    assert read.trained_on.input_size == strzoo.report(file).input_size == (3, 32, 32)
     shown = cli(*words, "--force", "--method", "magnitude")
     assert "70.00 % now (magnitude, 8 images" in shown.out, shown.err
     assert "exists; pass --force" in cli(*words).error

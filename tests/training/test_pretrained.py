@@ -132,3 +132,16 @@ def test_any_layer_may_stay_dense_in_a_run(tmp_path: Path) -> None:
     model = read.build_model()
     assert type(model.get_submodule("layer2.1.conv2")) is nn.Conv2d
     assert type(model.get_submodule("layer3.1.conv2")) is strzoo.STRConv2d
+
+
+def test_what_reading_the_file_took_is_said_and_zeros_alone_are_refused(tmp_path: Path) -> None:
+    good = strzoo.create_model("resnet20", num_classes=10).state_dict()
+    weights = {key for key in good if key.endswith("weight") and good[key].dim() > 1}
+    zero = {key: 0 * value if key in weights else value for key, value in good.items()}
+    file = tmp_path / "both.pth"
+    torch.save({"model": good, "model_ema": zero}, file)
+    config = dataclasses.replace(load_recipe("finetune"), start_from=str(file), num_classes=10)
+    assert any("'model_ema' holds weights too" in note for note in build_network(config).notes)
+    torch.save({"model": zero, "model_ema": good}, file)
+    with pytest.raises(UsageError, match=r"all weights of start_from=.* are zero"):
+        build_network(config)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from strzoo.errors import UsageError
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.network_sources import CardSource, ModuleSource
-from strzoo.hub.source import Source
+from strzoo.hub.source import Source, check_image_size
 
 if TYPE_CHECKING:
     import onnx
@@ -149,14 +149,13 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
     Raises:
         StrzooError and its subclasses: as `strzoo.export_onnx`.
     """
-    from strzoo.export.export_onnx import check_image_size, describe
+    from strzoo.export.export_onnx import describe
     from strzoo.onnx.graphs import Deployed, build_graph
     from strzoo.onnx.metadata import set_entries
     from strzoo.onnx.weights import weighted_nodes, zero_percent
 
     on_step("loading the network")
-    wanted = (3, *size) if size is not None and len(size) == 2 else size
-    image_size = check_image_size(wanted) or source.input_size
+    image_size = check_image_size(size) or source.input_size
     network = source.build_dense()
     for note in source.notes:
         on_step(note)

@@ -97,7 +97,8 @@ def refuse(problems: Collection[Problem]) -> str:
     """That the engine alone cannot run a network, and why."""
     return (
         f"the sparse engine cannot run {describe_problems(problems)}; leave such parts to "
-        'onnxruntime (islands="auto", --islands auto); docs/engine.md says what the engine runs'
+        'onnxruntime, in fp32 with islands="auto" (--islands auto); docs/engine.md says what the '
+        "engine runs"
     )
 
 
