@@ -9,7 +9,6 @@ from pathlib import Path
 from strzoo.arguments import checked
 from strzoo.checkpoint.convert import Conversion, to_dense, verify_conversion
 from strzoo.checkpoint.layouts import check_layout
-from strzoo.checkpoint.reading import read_checkpoint
 from strzoo.checkpoint.writing import check_form, save_checkpoint
 from strzoo.errors import UsageError
 from strzoo.files import check_destination
@@ -108,11 +107,4 @@ def convert(
 def _take_entry(opened: Source, entry: str) -> Source:
     if opened.kind != "checkpoint" or opened.path is None:
         raise UsageError(f"{opened.name} is no checkpoint file: leave out entry {entry!r}")
-    settings = opened.settings
-    read = read_checkpoint(
-        opened.path,
-        architecture=settings.architecture or None,
-        entry=entry,
-        limits=settings.limits,
-    )
-    return CheckpointSource(opened.settings, checkpoint=read)
+    return CheckpointSource(opened.settings, path=opened.path, entry=entry)

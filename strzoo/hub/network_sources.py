@@ -23,14 +23,24 @@ from strzoo.hub.source import ImageSize, Source
 
 
 class CheckpointSource(Source):
-    """A checkpoint file, or a `Checkpoint` in memory."""
+    """A checkpoint file, or a `Checkpoint` in memory.
+
+    Args:
+        entry: of a file that holds several state dicts, the one that is meant.
+    """
 
     kind = "checkpoint"
     described = "a checkpoint"
 
     def __init__(
-        self, settings: Settings, *, path: Path | None = None, checkpoint: Checkpoint | None = None
+        self,
+        settings: Settings,
+        *,
+        path: Path | None = None,
+        checkpoint: Checkpoint | None = None,
+        entry: str | None = None,
     ) -> None:
+        self._entry = entry
         self._file = path or (checkpoint.path if checkpoint else None)
         super().__init__(self._file.name if self._file else "", settings)
         if checkpoint is not None:
@@ -64,6 +74,7 @@ class CheckpointSource(Source):
         return read_checkpoint(
             self._file,
             architecture=self.settings.architecture or None,
+            entry=self._entry,
             limits=self.settings.limits,
         )
 

@@ -115,9 +115,10 @@ def prune(
     network = source.build_dense()
     checkpoint = _check_output(source, network, output, force=force)
     calibration = load_calibration(source, data, images, check_image_size(input_size))
-    steps = fit_image_size(source.preprocessing, size := _size_of(calibration))
-    side = calibration.shape[2] * calibration.shape[3]
-    batches = calibration.split(max(1, min(64, _PIXELS // side)))
+    channels, height, width = calibration.shape[1:]
+    size: ImageSize = (channels, height, width)
+    steps = fit_image_size(source.preprocessing, size)
+    batches = calibration.split(max(1, min(64, _PIXELS // (height * width))))
     layers = convertible_layers(network, "gmp", skip)
     begun = _sparsity(network)
     rows = {name: Rows.of(as_rows(layer, _weight(layer))) for name, layer in layers.items()}
@@ -171,11 +172,6 @@ def prune(
         file=None if output is None else Path(output),
         seconds=time.perf_counter() - started,
     )
-
-
-def _size_of(images: Tensor) -> ImageSize:
-    channels, height, width = images.shape[1:]
-    return channels, height, width
 
 
 def _check_output(
