@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from strzoo.data.calibration import load_samples, random_samples
-from strzoo.data.preprocessing import IMAGENET, fit_preprocessing
+from strzoo.data.preprocessing import IMAGENET
 from strzoo.onnx.files import read_onnx
 from strzoo.onnx.metadata import read_metadata
 from strzoo.onnx.precision import convert_precision
@@ -32,8 +32,7 @@ def write_int8(source: Path, destination: Path, size: tuple[int, ...]) -> Path:
     if channels in (1, 3):
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         steps = read_metadata(metadata, source.name).preprocessing
-        steps = steps or fit_preprocessing(IMAGENET, height)
-        samples = load_samples(None, (channels, height, width), steps)
+        samples = load_samples(None, (channels, height, width), steps or IMAGENET)
     else:
         samples = random_samples((channels, height, width), 8)
     onnx.save(convert_precision(model, "int8", samples.images), str(destination))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
-from PIL import Image
 
 from strzoo.arguments import check_path, show
-from strzoo.data.images import BrokenImageError, check_resized, decode
+from strzoo.data.images import INTERPOLATIONS, BrokenImageError, check_resized, decode, resized_size
 from strzoo.data.imageset import ImageSet
+from strzoo.data.preprocessing import check_preprocessing, fit_preprocessing
 from strzoo.data.trees import IMAGE_SUFFIXES, FolderTree
 from strzoo.errors import UsageError
 from strzoo.settings import user_path
@@ -77,7 +77,8 @@ def load_arrays(
             or "digits" (bundled), an `ImageSet`, or a tensor or array of network inputs. By
             default the photographs; digits for a network of fewer than 16 pixels.
         input_size: images of other sizes are resized and cropped.
-        steps: mean, standard deviation and the ratio of resize to crop.
+        steps: mean, standard deviation, interpolation and the ratio of resize to crop, which is
+            that of `fit_preprocessing`, so that square images are those of evaluation.
         as_bytes: uint8 [N, H, W, 3], as built-in preprocessing takes them.
 
     Returns:
@@ -87,6 +88,7 @@ def load_arrays(
         UsageError: no such folder or set, no images in it, or values of another shape.
         BrokenImageError, StrzooError: an image cannot be read.
     """
+    steps = check_preprocessing(fit_preprocessing(steps, min(input_size[1:])))
     if images is None:
         images = "digits" if max(input_size[1:]) < 16 and not as_bytes else "photographs"
     if isinstance(images, ImageSet):
@@ -199,13 +201,16 @@ def _read_pixels(
     for name in tree.images[::step][:_LARGEST]:
         try:
             image = decode(tree.read(name))
-            ratio = max(height / image.height, width / image.width) * steps.resize / steps.crop
-            sides = (round(image.width * ratio), round(image.height * ratio))
+            if height == width:
+                sides = resized_size(image.size, steps.resize)
+            else:
+                ratio = max(height / image.height, width / image.width) * steps.resize / steps.crop
+                sides = (round(image.width * ratio), round(image.height * ratio))
             size = check_resized(image.size, (max(width, sides[0]), max(height, sides[1])))
         except BrokenImageError as error:
             raise BrokenImageError(f"cannot read {tree.location}/{name}: {error}") from error
         image = image if channels == 3 else image.convert("L")
-        image = image.resize(size, Image.Resampling.BILINEAR)
+        image = image.resize(size, INTERPOLATIONS[steps.interpolation])
         for position, kept in zip(sorted(crops, key=lambda c: abs(c - 0.5)), windows, strict=True):
             left = round((size[0] - width) * position)
             top = round((size[1] - height) * position)

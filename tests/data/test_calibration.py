@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from strzoo.data.calibration import load_arrays, load_samples
+from strzoo.data.calibration import PHOTOGRAPHS, load_arrays, load_samples
 from strzoo.data.imageset import ImageSet
 from strzoo.data.loading import normalise
-from strzoo.data.preprocessing import IMAGENET
+from strzoo.data.preprocessing import IMAGENET, build_transforms
 from strzoo.errors import UsageError
 
 STEPS = replace(IMAGENET, resize=36, crop=32)
@@ -29,6 +30,20 @@ def test_values_are_those_of_evaluation_to_the_bit() -> None:
     assert pixels.dtype == np.uint8
     assert np.array_equal(values, normalise(torch.from_numpy(pixels), STEPS).numpy())
     assert torch.equal(load_samples(None, (3, 32, 32), STEPS).images, torch.from_numpy(values))
+
+
+@pytest.mark.parametrize(("side", "resize"), [(32, 32), (63, 63), (64, 82), (100, 129), (224, 288)])
+def test_photographs_of_any_size_are_those_that_evaluation_sees(side: int, resize: int) -> None:
+    """Small sizes are filled by the whole image, larger ones keep the ratio, here 288 / 224."""
+    steps = replace(IMAGENET, resize=288, crop=224, interpolation="bicubic")
+    seen = build_transforms(replace(steps, resize=resize, crop=side))
+    _, values = load_arrays("photographs", (3, side, side), steps)
+    files = sorted(PHOTOGRAPHS.glob("*.jpg"))
+    assert len(files) == 3
+    for file, found in zip(files, values[:3], strict=True):
+        with Image.open(file) as image:
+            wanted = seen(image.convert("RGB")).numpy()
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_grey_images_take_the_mean_of_the_channels() -> None:

@@ -165,7 +165,7 @@ def _load(
 ) -> tuple[str, np.ndarray]:
     """The name of the images, and they, fp32 [N, C, H, W]."""
     from strzoo.data.calibration import load_arrays
-    from strzoo.data.preprocessing import IMAGENET, fit_preprocessing
+    from strzoo.data.preprocessing import IMAGENET
     from strzoo.onnx.metadata import read_metadata
 
     channels, height, width = graph.shapes[graph.input]
@@ -178,9 +178,7 @@ def _load(
             "images to calibrate with"
         )
     steps = read_metadata(dict(metadata), graph.source).preprocessing
-    name, chosen = load_arrays(
-        images, (channels, height, width), steps or fit_preprocessing(IMAGENET, height)
-    )
+    name, chosen = load_arrays(images, (channels, height, width), steps or IMAGENET)
     if len(chosen) > MOST:
         chosen = chosen[np.linspace(0, len(chosen) - 1, MOST).astype(np.int64)]
     return name, np.ascontiguousarray(chosen, np.float32)
