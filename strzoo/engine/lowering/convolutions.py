@@ -23,6 +23,7 @@ from strzoo.engine.lowering.context import (
 from strzoo.engine.lowering.weights import (
     DenseTable,
     Nonzeros,
+    Shares,
     SparseTable,
     dense_table,
     find_nonzeros,
@@ -31,6 +32,7 @@ from strzoo.engine.lowering.weights import (
     sparse_table,
 )
 
+UNITS = 4  # of a layer's work for each thread, at least: parts of the rows of a tile
 NARROW = 6  # vectors of a tile; with so few sums, each waits for the one before
 LONG = 24  # weights of a row and block, for which a second set of sums pays
 
@@ -90,13 +92,21 @@ class ConvolutionLowering:
     def _suffix(self) -> str:
         return ", int16" if self.target.fixed else ", int8" if self.target.quads else ""
 
+    @property
+    def _shares(self) -> Shares:
+        threads = self.context.threads
+        parts = -(-UNITS * threads // self.target.layout.tiles) if threads > 1 else 1
+        return Shares(threads, parts)
+
     def _quads(self, layer: QuadConvolution, tiling: Tiling) -> None:
         nonzeros = find_quad_nonzeros(layer, self.taps, self.offsets)
-        table = quad_table(nonzeros, tiling.channel_blocks, self.plane, 4 * self.context.lanes)
+        vector, blocks = 4 * self.context.lanes, tiling.channel_blocks
+        table = quad_table(nonzeros, blocks, self.plane, vector, self._shares)
         self._add(tiling, table, nonzeros.rows, 0, 1)
 
     def _sparse(self, tiling: Tiling, nonzeros: Nonzeros, first: int) -> None:
-        table = sparse_table(nonzeros, tiling.channel_blocks, self.plane, 4 * self.context.lanes)
+        vector, blocks = 4 * self.context.lanes, tiling.channel_blocks
+        table = sparse_table(nonzeros, blocks, self.plane, vector, self._shares)
         self._add(tiling, table, nonzeros.rows, first, 1)
 
     def _dense(self, tiling: Tiling, rows: int) -> None:

@@ -14,8 +14,43 @@ from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.ir.quads import QUAD, QuadConvolution, count_quads
 from strzoo.engine.layout.taps import Taps
 
-PARTS = 32  # into which the rows of a layer are divided for threads
+PARTS = 32  # into which the rows of a layer are divided for threads, at most
 PART_ROWS = 32  # of a sparse convolution, at least
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How threads share the rows of a sparse convolution.
+
+    Args:
+        threads: that work on it.
+        parts: of the rows that they take one at a time.
+    """
+
+    threads: int = 1
+    parts: int = 1
+
+    def cut(self, work: np.ndarray, least: int = PART_ROWS) -> tuple[np.ndarray, np.ndarray]:
+        """Parts of equal work, in each of them rows with about as many weights: the processor
+        guesses where loops end, and errs where that changes from row to row.
+
+        Args:
+            work: of each row.
+            least: rows of a part.
+
+        Returns:
+            int32 [parts + 1]: where parts start when rows are sorted by part; and each row's part.
+        """
+        rows = len(work)
+        parts = min(self.parts, PARTS, max(1, rows // least))
+        # A thread's rows are next to each other: it writes them where it has written before.
+        ranges = split_rows(work, min(self.threads, parts))
+        own = np.repeat(np.arange(len(ranges) - 1), np.diff(ranges))
+        order = np.lexsort((work, own))
+        ends = split_rows(work[order], parts)
+        part = np.empty(rows, np.int64)
+        part[order] = np.repeat(np.arange(parts), np.diff(ends))
+        return ends, part
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +134,9 @@ class SparseTable:
     order: np.ndarray
 
 
-def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> SparseTable:
+def sparse_table(
+    nonzeros: Nonzeros, blocks: int, plane: int, vector: int, shares: Shares = Shares()
+) -> SparseTable:
     """Entries sorted by block of input channels, then row.
 
     Args:
@@ -107,7 +144,7 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
     """
     block_planes, block, offset = _cut_blocks(nonzeros, blocks, plane, vector)
     rows = nonzeros.rows
-    parts = split_rows(nonzeros.per_row, min(PARTS, max(1, rows // PART_ROWS)))
+    parts, part = shares.cut(nonzeros.per_row)
     key = block * rows + nonzeros.row
     order = np.argsort(key, kind="stable")
     key, offset, weight = key[order], offset[order], nonzeros.weight[order]
@@ -118,7 +155,6 @@ def sparse_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> Sp
         offset, weight = offset[again], weight[again]
         fours = (whole // FOUR).clip(max=np.iinfo(np.uint16).max)
     # Rows with equally many weights follow each other, so that loop ends are predicted.
-    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
     each = (array.reshape(blocks, rows) for array in (counts, fours))
     row_order = np.stack(
         [np.lexsort((count, four, part)) for count, four in zip(*each, strict=False)]
@@ -161,16 +197,15 @@ def find_quad_nonzeros(layer: QuadConvolution, taps: Taps, offsets: np.ndarray) 
     )
 
 
-def quad_table(nonzeros: Nonzeros, blocks: int, plane: int, vector: int) -> SparseTable:
+def quad_table(
+    nonzeros: Nonzeros, blocks: int, plane: int, vector: int, shares: Shares = Shares()
+) -> SparseTable:
     """As `sparse_table`, for rows that are computed in words of four: `order` and `part_rows` count
     words, `ends` rows."""
     block_planes, block, offset = _cut_blocks(nonzeros, blocks, plane, vector)
     rows, groups = nonzeros.rows, nonzeros.rows // QUAD
     counts = np.bincount(block * rows + nonzeros.row, minlength=blocks * rows)
-    parts = split_rows(
-        nonzeros.per_row.reshape(groups, QUAD).sum(1), min(PARTS, max(1, rows // PART_ROWS))
-    )
-    part = np.repeat(np.arange(len(parts) - 1), np.diff(parts))
+    parts, part = shares.cut(nonzeros.per_row.reshape(groups, QUAD).sum(1), PART_ROWS // QUAD)
     order = np.stack(
         [np.lexsort((work, part)) for work in counts.reshape(blocks, groups, QUAD).sum(2)]
     )

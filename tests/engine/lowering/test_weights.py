@@ -12,6 +12,7 @@ from strzoo.engine.ir.graph import Convolution, Window
 from strzoo.engine.layout.taps import direct_taps, window_taps
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.lowering.weights import (
+    Shares,
     dense_table,
     find_nonzeros,
     sparse_table,
@@ -83,11 +84,30 @@ def test_the_sparse_table_rebuilds_the_weights(rows, shape, kernel, blocks, seed
 def test_rows_of_a_part_go_by_their_number_of_weights():
     layer = make_layer(64, 9, (1, 1), 3)
     taps = window_taps(layer.window, (9, 9), (9, 9))
-    table = sparse_table(find_nonzeros(layer, taps, np.zeros(1, np.int64)), 1, PLANE, VECTOR)
+    nonzeros = find_nonzeros(layer, taps, np.zeros(1, np.int64))
+    table = sparse_table(nonzeros, 1, PLANE, VECTOR, Shares(threads=2, parts=2))
     counts = np.diff(table.ends)
+    assert len(table.part_rows) == 3
     for start, stop in itertools.pairwise(table.part_rows):
-        assert set(table.order[start:stop]) == set(range(start, stop))
         assert (np.diff(counts[start:stop]) >= 0).all()
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=300),
+    st.integers(1, 9),
+    st.integers(1, 40),
+)
+def test_parts_are_of_equal_work_and_of_rows_alike(work, threads, parts):
+    work = np.asarray(work)
+    ends, part = Shares(threads, parts).cut(work)
+    count = len(ends) - 1
+    assert count == min(parts, 32, max(1, len(work) // 32))
+    assert np.array_equal(np.bincount(part, minlength=count), np.diff(ends))
+    total = np.bincount(part, work + 3.0, minlength=count)
+    assert total.max() <= (work + 3.0).sum() / count + (work + 3.0).max()
+    if threads == 1:  # no part has a row with more work than one of the next part
+        for a, b in itertools.pairwise(range(count)):
+            assert work[part == a].max(initial=0) <= work[part == b].min(initial=50)
 
 
 def test_more_vectors_than_an_entry_can_tell_apart_are_refused():
