@@ -203,6 +203,29 @@ class Emitter:
         mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         return self.build.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
 
+    def spread(self, base: ir.Value, offset: ir.Value, count: int) -> list[ir.Value]:
+        """`count` numbers from there on, each in a vector of its own."""
+        size = 2 if self.fixed else 4
+        kind = ir.VectorType(I32, self.width)
+        if self.lanes < 16 or not self.fixed:
+            numbers = self.load(base, ir.VectorType(self.element, count), offset, align=size)
+            masks = [[index] * self.width for index in range(count)]
+        else:
+            # All of them in each 16 bytes, from where one instruction spreads one. LLVM would fetch
+            # them as an integer, and take two for each. It does not look behind an assembly
+            # instruction, even behind none.
+            whole = self.load(base, ir.IntType(8 * size * count), offset, align=size)
+            whole = self.splat(whole, self.width // count)
+            same = ir.InlineAsm(ir.FunctionType(whole.type, [whole.type]), "", "=v,0")
+            whole = self.build.call(same, [whole])
+            numbers = self.build.bitcast(whole, vector_type(self.width, self.element))
+            part = 16 // size
+            starts = [place // part * part for place in range(self.width)]
+            masks = [[start + index for start in starts] for index in range(count)]
+        return [
+            self.build.shuffle_vector(numbers, numbers, ir.Constant(kind, mask)) for mask in masks
+        ]
+
     def widened(self, count: int) -> Emitter:
         """An emitter at the same place, for vectors of fp32 that are `count` times as wide. LLVM
         takes them apart, step by step."""

@@ -10,7 +10,6 @@ from strzoo.engine.codegen.builder import (
     BYTES,
     F32,
     I16,
-    I32,
     I64,
     Emitter,
     inner_function,
@@ -129,19 +128,17 @@ class _Rows:
                 ahead = e.add(e.mul(position, self.item), self.item // 2 * AHEAD)
                 e.prefetch(e.at(self.args["weights"], ahead))
             packed = e.load(table, I64, place, align=2)
-            factors = self._number("weights", position, ir.VectorType(e.element, FOUR))
-            weights, sources = [], []
+            weights = e.spread(self.args["weights"], e.mul(position, self.item), FOUR)
+            sources: list[ir.Value] = []
             for index in range(FOUR):
                 vector = e.build.lshr(packed, number(16 * index))
                 vector = e.build.and_(vector, number(0xFFFF))
                 sources.append(e.at(x, e.mul(vector, 4 * e.lanes)))
-                mask = ir.Constant(ir.VectorType(I32, e.width), [index] * e.width)
-                weights.append(e.build.shuffle_vector(factors, factors, mask))
                 if self.together:
                     continue
                 first = self.tile * (index % sets)
-                part = sums[first : first + self.tile]
-                sums[first : first + self.tile] = self._multiplied(weights[-1], sources[-1], part)
+                part = slice(first, first + self.tile)
+                sums[part] = self._multiplied(weights[index], sources[-1], sums[part])
             if self.together:
                 for j, place in enumerate(self.places):
                     vectors = [e.load_vector(source, place) for source in sources]
