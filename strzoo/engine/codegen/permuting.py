@@ -88,18 +88,18 @@ class PermuteKernel:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, self, fixed=True)
         vectors = e.field("target_vectors")
-        # Planes one after the other, so that the source is read in as many streams as there are
-        # entries.
-        with (
-            share_in_groups(e, PLANES) as (tile, first, count, ranges),
-            e.loop(0, e.field("phases")) as phase,
-            e.loop(0, count) as vector,
-        ):
-            position = e.add(e.add(e.mul(phase, vectors), first), vector)
-            ends = e.at(e.address("ends"), e.mul(position, 4))
-            bounds = e.load_i32(ends), e.load_i32(ends, 4)
+        # Every vector of some planes, then of the next: a vector of the source is read for several
+        # of the target, most of them while it is in the nearest cache.
+        with share_in_groups(e, PLANES) as (tile, first, count, ranges):
             for start, stop, planes in ranges:
-                with e.loop(start, stop, planes) as plane:
+                with (
+                    e.loop(start, stop, planes) as plane,
+                    e.loop(0, e.field("phases")) as phase,
+                    e.loop(0, count) as vector,
+                ):
+                    position = e.add(e.add(e.mul(phase, vectors), first), vector)
+                    ends = e.at(e.address("ends"), e.mul(position, 4))
+                    bounds = e.load_i32(ends), e.load_i32(ends, 4)
                     self._copy(e, bounds, tile, plane, phase, vector, planes)
         e.finish()
         return function
