@@ -21,6 +21,7 @@ from strzoo.engine.lowering.context import (
     window_fields,
 )
 from strzoo.engine.lowering.weights import (
+    PARTS,
     DenseTable,
     Nonzeros,
     Shares,
@@ -32,7 +33,7 @@ from strzoo.engine.lowering.weights import (
     sparse_table,
 )
 
-UNITS = 4  # of a layer's work for each thread, at least: parts of the rows of a tile
+UNEVEN = 1.1  # times an even share that a thread may get of a layer's tiles and their parts
 NARROW = 6  # vectors of a tile; with so few sums, each waits for the one before
 LONG = 24  # weights of a row and block, for which a second set of sums pays
 
@@ -94,9 +95,13 @@ class ConvolutionLowering:
 
     @property
     def _shares(self) -> Shares:
-        threads = self.context.threads
-        parts = -(-UNITS * threads // self.target.layout.tiles) if threads > 1 else 1
-        return Shares(threads, parts)
+        """As few parts as give threads equal work, or the most possible."""
+        threads, tiles = self.context.threads, self.target.layout.tiles
+        even = (
+            parts for parts in range(1, PARTS)
+            if -(-tiles * parts // threads) * threads <= UNEVEN * tiles * parts
+        )  # fmt: skip
+        return Shares(threads, next(even, PARTS))
 
     def _quads(self, layer: QuadConvolution, tiling: Tiling) -> None:
         nonzeros = find_quad_nonzeros(layer, self.taps, self.offsets)
