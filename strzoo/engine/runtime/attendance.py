@@ -3,6 +3,8 @@
 A worker whose core has other things to do is put aside by the system in the middle of its part, for
 milliseconds, and the others wait for that part. Such a worker stays away for a while. It is asked
 back after that, for twice as long a time each time that it is put aside again.
+
+A call after a pause says nothing: caches are cold, cores are slow to wake, and one waits for another.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class Attendance:
     def __init__(self, workers: int) -> None:
         self._back = [0.0] * workers  # when each may come back
         self._away = [0.0] * workers  # for how long each stayed away the last time
+        self._ended = 0.0  # when the last call did
         self._fewer = 0.0  # seconds that a call of fewer threads takes; 0 as long as none was made
 
     def present(self, now: float) -> list[bool]:
@@ -33,6 +36,9 @@ class Attendance:
     def note(self, started: float, ended: float, waited: Sequence[float]) -> None:
         """Note when a call started and ended, and how many seconds it waited for each worker."""
         seconds, present = ended - started, self.present(started)
+        paused, self._ended = started - self._ended > LONG, ended
+        if paused:
+            return
         if not all(present):
             # The fastest lately: a slow call says little, and what was fast long ago is forgotten.
             self._fewer = min(1.02 * self._fewer or seconds, seconds)

@@ -60,3 +60,13 @@ def test_after_a_time_without_trouble_it_stays_away_as_shortly_as_at_first() -> 
     team.note(2.0, 2.0 + CALL, [0.0])
     team.note(3.0, 3.010, [0.006])
     assert team.present(3.011 + SHORT) == [True]
+
+
+def test_a_call_after_a_pause_is_no_reason_to_stay_away() -> None:
+    team = Attendance(1)
+    team.note(0.0, CALL, [0.0])
+    late = 1.1 * LONG
+    team.note(late, late + 0.010, [0.006])
+    assert team.present(late + 0.010) == [True]
+    team.note(late + 0.010, late + 0.020, [0.006])  # the one that follows is
+    assert team.present(late + 0.020) == [False]
