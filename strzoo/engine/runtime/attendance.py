@@ -4,7 +4,7 @@ A worker whose core has other things to do is put aside by the system in the mid
 milliseconds, and the others wait for that part. Such a worker stays away for a while. It is asked
 back after that, for twice as long a time each time that it is put aside again.
 
-A call after a pause says nothing: caches are cold, cores are slow to wake, and one waits for another.
+A call after a pause says nothing: caches are cold, cores wake slowly, and one waits for another.
 """
 
 from __future__ import annotations
