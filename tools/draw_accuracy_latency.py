@@ -60,9 +60,11 @@ def draw(destination: Path = DESTINATION) -> None:
         text = f"{id.rpartition('_')[2]} % zeros, {ms['onnxruntime'] / ms['strzoo']:.1f}x"
         axes.annotate(text, (ms["strzoo"], top), (8, -10), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlim(2, 60)
+    shown = [ms[engine] for *_, ms in points for engine in (*SPARSE, *DENSE)]
+    low, high = 0.8 * min(shown), 2.2 * max(shown)
+    axes.set_xlim(low, high)
     axes.set_ylim(59, 80)
-    axes.set_xticks([2, 3, 5, 10, 20, 40])
+    axes.set_xticks([tick for tick in (1, 2, 3, 5, 10, 20, 40) if low < tick < high])
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("ms per image, batch 1, 2 cores (log)")
