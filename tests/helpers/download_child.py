@@ -17,6 +17,8 @@ SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
 
 
 def main(options: dict) -> int:
+    # A shell starts what runs in the background deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if limit := options.get("file_limit"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
