@@ -70,3 +70,25 @@ def test_a_call_after_a_pause_is_no_reason_to_stay_away() -> None:
     assert team.present(late + 0.010) == [True]
     team.note(late + 0.010, late + 0.020, [0.006])  # the one that follows is
     assert team.present(late + 0.020) == [False]
+
+
+def test_workers_stay_away_where_calls_without_them_are_faster() -> None:
+    """The caller waits in vain for a core, not for a worker."""
+    team = Attendance(2)
+    team.note(0.0, 0.010, [0.006, 0.0])
+    team.note(0.010, 0.010 + ALONE, [0.0, 0.0])  # now it is known what one thread takes less
+    now = 0.010 + 2 * SHORT
+    assert team.present(now) == [True, True]
+    team.note(now, now + 3 * ALONE, [0.0, 0.0])
+    assert team.present(now + 3 * ALONE) == [True, True]  # once says little
+    team.note(now + 3 * ALONE, now + 6 * ALONE, [0.0, 0.0])
+    assert team.present(now + 6 * ALONE) == [False, False]
+
+
+def test_nobody_knows_that_yet_but_one_thread_would_not_take_so_long() -> None:
+    team = Attendance(1)
+    team.note(0.0, CALL, [0.0])
+    for start in (CALL, 4 * CALL):  # one thread takes at most twice as long as two
+        assert team.present(start) == [True]
+        team.note(start, start + 3 * CALL, [0.0])
+    assert team.present(7 * CALL) == [False]
