@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 SHORT, LONG = 0.05, 1.0  # seconds that a worker stays away at first, and at most
 NOTICEABLE = 2e-4  # seconds of waiting for a worker; parts of the work take less
-SLOWER = 1.2  # times as long as a call of fewer threads
+SLOWER = 1.1  # times as long as a call of fewer threads
 TURNS = 2  # calls in a row that are so slow: one says little
 SHARE = 0.2  # of a call: waiting less than that is the end of a part, not a thread put aside
 
@@ -56,8 +56,8 @@ class Attendance:
         else:
             self._all = min(1.02 * self._all or seconds, seconds)
             # As long as nobody stayed away, what one thread takes if threads save all they can.
-            fewer = self._fewer or (len(waited) + 1) * self._all
-            self._slow = self._slow + 1 if seconds > SLOWER * fewer else 0
+            most = SLOWER * self._fewer or (len(waited) + 1) * self._all
+            self._slow = self._slow + 1 if seconds > most else 0
             slow = self._slow >= TURNS
         for worker, wait in enumerate(waited):
             if slow or wait > max(NOTICEABLE, SHARE * seconds):
