@@ -226,19 +226,13 @@ def measure_near(
     most = options.near or float("inf")
     for _ in range(REPEATS):
         waiting = time.monotonic() + PATIENCE
-        while (before := distance()) > most and time.monotonic() < waiting:
+        while (before := find_distance()) > most and time.monotonic() < waiting:
             time.sleep(1)
         row = measure(case, engines, path, rounds, options.deepsparse)
-        row.distance = max(before, distance())
+        row.distance = max(before, find_distance())
         if not row.distance > most:
             break
     return row
-
-
-def distance() -> float:
-    """Nanoseconds from core to core and back."""
-    found = find_distance()
-    return float("nan") if found is None else 1e9 * found
 
 
 def measure(case: Case, engines: list[str], path: Path, rounds: int, deepsparse: str | None) -> Row:

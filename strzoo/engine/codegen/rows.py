@@ -95,11 +95,10 @@ class _Rows:
         e = self.emit
         return e.at(self.args["partial"], e.mul(row, 4 * e.lanes * self.tile))
 
-    def _number(self, name: str, index: ir.Value, type_: ir.Type | None = None) -> ir.Value:
-        """The number at `index` of a table, or several from there on."""
+    def _number(self, name: str, index: ir.Value) -> ir.Value:
+        """The number at `index` of a table."""
         e = self.emit
-        place = e.mul(index, self.item)
-        return e.load(self.args[name], type_ or e.element, place, align=self.item)
+        return e.load(self.args[name], e.element, e.mul(index, self.item), align=self.item)
 
     def _start(self, row: ir.Value) -> list[ir.Value]:
         e = self.emit

@@ -92,6 +92,20 @@ def test_rows_of_a_part_go_by_their_number_of_weights():
         assert (np.diff(counts[start:stop]) >= 0).all()
 
 
+def test_a_part_has_the_same_rows_in_every_block():
+    """A thread adds up the blocks of the rows of its parts, which no other may touch."""
+    layer = make_layer(192, 9, (1, 1), 5)
+    taps = window_taps(layer.window, (9, 9), (9, 9))
+    nonzeros = find_nonzeros(layer, taps, np.zeros(1, np.int64))
+    table = sparse_table(nonzeros, 3, PLANE, VECTOR, Shares(threads=2, parts=4))
+    blocks = table.order.reshape(3, 192)
+    assert len(table.part_rows) == 5
+    for start, stop in itertools.pairwise(table.part_rows):
+        assert 0 < stop - start < 192
+        rows = set(blocks[0, start:stop])
+        assert all(set(block[start:stop]) == rows for block in blocks)
+
+
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=300),
     st.integers(1, 9),
