@@ -128,13 +128,18 @@ def missing_flags(cpu: str) -> list[str]:
         return ["Linux on x86-64"]
     if cpu not in LEVELS:
         return [f"a level {cpu!r:.40} that this strzoo knows"]
-    wanted: list[str] = []
+    flags_here = _read_flags()
+    return [flag for flag in level_flags(cpu) if flag not in flags_here]
+
+
+def level_flags(cpu: str) -> list[str]:
+    """What a level has, as Linux names it."""
+    found: list[str] = []
     for name, (_, _, flags) in LEVELS.items():
-        wanted += flags.split()
+        found += flags.split()
         if name == cpu:
             break
-    flags_here = _read_flags()
-    return [flag for flag in wanted if flag not in flags_here]
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -41,7 +41,7 @@ class FixedConvolution(Convolution):
 @dataclass(frozen=True)
 class FixedLinear(Linear):
     """A fully connected layer of features in fp32 whose weights are int16; a weight w of a row
-    stands for w * scale of that row."""
+    stands for w * scale of that row. Their sums are limited, see `masks`."""
 
     scale: np.ndarray | None = None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from strzoo.engine.codegen.linear import AT_ONCE, EXPANDED, LinearKernel
+from strzoo.engine.codegen.linear import LinearKernel
+from strzoo.engine.codegen.masked_linear import MASKED_LANES, READ, MaskedLinearKernel
 from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.ir.fixed import (
     FixedLinear,
@@ -13,6 +14,7 @@ from strzoo.engine.ir.fixed import (
 from strzoo.engine.ir.graph import (
     Linear,
 )
+from strzoo.engine.ir.masks import padded
 from strzoo.engine.lowering.context import (
     LoweringContext,
     bounds_of,
@@ -20,7 +22,8 @@ from strzoo.engine.lowering.context import (
 from strzoo.engine.lowering.weights import split_rows
 
 DENSE_LINEAR = 0.33  # a fully connected layer denser than this runs dense
-MASKED_LINEAR = 0.15  # one in 16 bits that is denser runs with masks that spread the weights
+# By lanes: one in 16 bits that is denser runs with masks that spread the weights.
+MASKED_LINEAR = {8: 0.18, 16: 0.08}
 
 
 def lower_linear(context: LoweringContext, layer: Linear) -> None:
@@ -29,9 +32,9 @@ def lower_linear(context: LoweringContext, layer: Linear) -> None:
     target = context.memory.values[layer.output]
     assert source.packed, layer.name
     assert target.packed, layer.name
-    if _masked_linear(context, layer):
-        return
     if isinstance(layer, FixedLinear):
+        if _masked_linear(context, layer):
+            return
         layer = unfixed(layer)
     rows, inputs = layer.weight.shape
     row, column = np.nonzero(layer.weight)
@@ -58,9 +61,7 @@ def lower_linear(context: LoweringContext, layer: Linear) -> None:
             "ends": ends,
             "entries": entries,
             "weights": context.constants.add(weights, spare=64),
-            "masks": 0,
             "inputs": inputs,
-            "scales": 0,
             "bias": context.constants.add(layer.bias.astype(np.float32)),
             "low": low,
             "high": high,
@@ -68,35 +69,33 @@ def lower_linear(context: LoweringContext, layer: Linear) -> None:
     )
 
 
-def _masked_linear(context: LoweringContext, layer: Linear) -> bool:
-    """Add the masked form, if that is the best here. In fp32 it takes as long as the dense one,
-    because its loads cross the lines of the cache."""
-    inputs, used = layer.weight.shape[1], layer.weight != 0
-    possible = context.images == 1 and context.lanes in EXPANDED and inputs % AT_ONCE == 0
-    fixed = isinstance(layer, FixedLinear)
-    if not (fixed and possible and used.mean() > MASKED_LINEAR):
+def _masked_linear(context: LoweringContext, layer: FixedLinear) -> bool:
+    """Add the form whose weights are spread by masks, if that is the best here."""
+    used = layer.weight != 0
+    possible = context.images == 1 and context.lanes in MASKED_LANES
+    if not (possible and used.mean() > MASKED_LINEAR[context.lanes]):
         return False
-    per_row = used.sum(1)
+    per_row, inputs = used.sum(1), used.shape[1]
     part_rows = split_rows(per_row + inputs)
+    filled = np.pad(used, ((0, 0), (0, padded(inputs) - inputs)))
     kind, low, high = bounds_of(layer.bounds)
-    context.chosen[layer.name] = "masked" + ", int16" * fixed
+    context.chosen[layer.name] = "masked, int16"
     add = context.constants.add
-    weights = layer.weight[used].astype(np.int16 if fixed else np.float32)
-    scales = layer.scale if isinstance(layer, FixedLinear) else None
+    assert layer.scale is not None
     context.add(
         layer.name,
-        LinearKernel(1, context.lanes, bounds=kind, masked=True, fixed=fixed),
+        MaskedLinearKernel(context.lanes, kind),
         {
             "source": context.memory.values[layer.inputs[0]].address,
             "target": context.memory.values[layer.output].address,
             "parts": len(part_rows) - 1,
             "part_rows": add(part_rows),
             "ends": add(np.concatenate(([0], np.cumsum(per_row))).astype(np.int32)),
-            "entries": 0,
-            "masks": add(np.packbits(used, axis=1, bitorder="little")),
-            "weights": add(np.concatenate((weights, np.zeros(context.lanes, weights.dtype)))),
+            "masks": add(np.packbits(filled, axis=1, bitorder="little")),
+            "weights": add(np.concatenate((layer.weight[used], np.zeros(READ, np.int16)))),
             "inputs": inputs,
-            "scales": 0 if scales is None else add(scales.astype(np.float32)),
+            "features": context.reserve(2 * filled.shape[1])[0],
+            "scales": add(layer.scale.astype(np.float32)),
             "bias": add(layer.bias.astype(np.float32)),
             "low": low,
             "high": high,

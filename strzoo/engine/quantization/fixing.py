@@ -24,6 +24,7 @@ from strzoo.engine.ir.graph import (
     Linear,
     MaxPool,
 )
+from strzoo.engine.ir.masks import AT_ONCE, LARGEST_SUM, SEGMENT, largest_sums
 from strzoo.engine.layout.problems import choose_tilings, list_problems
 from strzoo.engine.layout.tiling import estimate
 from strzoo.engine.quantization.emulation import quantize_convolution
@@ -132,9 +133,11 @@ def _crossings(graph: Graph, inside: set[str]) -> list[tuple[str, str]]:
 
 
 def in_16_bits(layer: Linear) -> FixedLinear:
-    """A fully connected layer with weights of 16 bits, which are read in half of the time."""
-    largest = np.maximum(np.abs(layer.weight).max(1), 1e-30)
-    scale = (largest / LARGEST).astype(np.float32)
+    """A fully connected layer with weights of 16 bits, of which products with features fit 32
+    bits."""
+    most = LARGEST_SUM - SEGMENT // AT_ONCE  # as each weight may be rounded up
+    largest = np.maximum(np.abs(layer.weight).max(1) / LARGEST, largest_sums(layer.weight) / most)
+    scale = np.maximum(largest, 1e-35).astype(np.float32)
     weight = np.rint(layer.weight / scale[:, None]).clip(-LARGEST, LARGEST).astype(np.int16)
     return FixedLinear(
         layer.name, layer.inputs, layer.output, weight, layer.bias, layer.bounds, scale

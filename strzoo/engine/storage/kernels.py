@@ -11,6 +11,7 @@ from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
+from strzoo.engine.codegen.masked_linear import MaskedLinearKernel
 from strzoo.engine.codegen.normalizing import NormalizeKernel
 from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
@@ -29,6 +30,7 @@ KERNELS: dict[str, type[Any]] = {
         PackKernel,
         GlobalPoolKernel,
         LinearKernel,
+        MaskedLinearKernel,
         ElementwiseKernel,
         NormalizeKernel,
         PermuteKernel,

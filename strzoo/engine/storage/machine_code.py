@@ -17,7 +17,7 @@ from strzoo.engine.codegen.dispatch import emit_program
 from strzoo.engine.codegen.mailboxes import NAMES
 from strzoo.engine.codegen.operands import Kernel
 from strzoo.engine.codegen.threads import emit_team
-from strzoo.engine.hardware import Hardware, level_of
+from strzoo.engine.hardware import Hardware, level_flags, level_of
 from strzoo.engine.requirement import require_llvmlite
 from strzoo.engine.storage.host import known_hardware
 from strzoo.engine.storage.native_code import (
@@ -129,7 +129,7 @@ def store_code(kernels: Iterable[Kernel], hardware: Hardware) -> StoredCode:
         StrzooError: the code calls functions of a library.
     """
     cpu = level_of(hardware)
-    block = link(_compile(_emit(_order(kernels)), cpu))
+    block = link(_compile(_emit(_order(kernels), cpu), cpu))
     return StoredCode(cpu, generator_digest(), block)
 
 
@@ -158,11 +158,14 @@ def _key(kernels: list[Kernel], hardware: Hardware, folder: Path) -> str:
     return hashlib.sha256("\n".join([*parts, *map(repr, kernels)]).encode()).hexdigest()[:32]
 
 
-def _new_module() -> Any:
+def _new_module(cpu: str | None = None) -> Any:
+    """A module, with what kernels ask of the processor: `cpu` as `_target_machine`."""
     from llvmlite import ir
 
     module = ir.Module("strzoo")
     module.triple, module.features = _host()
+    if cpu is not None:
+        module.features = ",".join(f"+{flag}" for flag in level_flags(cpu))
     return module
 
 
@@ -174,11 +177,11 @@ def _host() -> tuple[str, str]:
     return llvm.get_process_triple(), llvm.get_host_cpu_features().flatten()
 
 
-def _emit(kernels: list[Kernel]) -> Iterator[Any]:
+def _emit(kernels: list[Kernel], cpu: str | None = None) -> Iterator[Any]:
     """Modules that make one object file together."""
     parts = max(1, min(_PARTS, len(kernels) // _PART_KERNELS))
     for part in range(parts):
-        module = _new_module()
+        module = _new_module(cpu)
         for kernel in kernels[part * len(kernels) // parts : (part + 1) * len(kernels) // parts]:
             kernel.emit(module)
         if part == parts - 1:
