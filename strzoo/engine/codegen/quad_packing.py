@@ -222,8 +222,7 @@ class QuadPoolKernel:
                     bits = e.load(mask, words, e.mul(e.add(first, index), step))
                     word = e.build.and_(e.load(source, words, e.mul(index, step)), bits)
                     following += [
-                        e.build.fadd(value, byte_of(e, word, ir.Constant(I32, k)))
-                        for k, value in enumerate(values)
+                        e.build.fadd(value, byte_of(e, word, k)) for k, value in enumerate(values)
                     ]
                 totals += following
             place = e.add(e.field("target"), e.mul(plane, 4 * QUAD))

@@ -69,12 +69,19 @@ def pack_words(e: Emitter, values: Sequence[ir.Value]) -> ir.Value:
     return e.build.bitcast(mixed, words)
 
 
-def byte_of(e: Emitter, words: ir.Value, which: ir.Value) -> ir.Value:
-    """Byte `which` (an i32) of each word, as fp32."""
-    shift = e.splat(e.build.mul(which, ir.Constant(I32, 8)), e.lanes)
-    low = ir.Constant(words.type, [255] * e.lanes)
-    number_ = e.build.and_(e.build.lshr(words, shift), low)
-    return e.build.uitofp(number_, vector_type(e.lanes, F32))
+def byte_of(e: Emitter, words: ir.Value, which: int) -> ir.Value:
+    """Byte `which` of each word, as fp32."""
+    octets = vector_type(4 * e.lanes, I8)
+    zeros = ir.Constant(octets, [0] * 4 * e.lanes)
+    places = [
+        4 * lane + which if byte == 0 else 4 * e.lanes
+        for lane in range(e.lanes)
+        for byte in range(4)
+    ]
+    mask = ir.Constant(vector_type(4 * e.lanes, I32), places)
+    found = e.build.shuffle_vector(e.build.bitcast(words, octets), zeros, mask)
+    number_ = e.build.bitcast(found, words.type)
+    return e.build.sitofp(number_, vector_type(e.lanes, F32))
 
 
 def splat_zero(e: Emitter, zero: int) -> ir.Constant:
@@ -124,12 +131,10 @@ class QuadRows:
             with e.loop(0, number(QUAD)) as k:
                 row = e.add(e.mul(group, QUAD), k)
                 sums = self._sums(e.add(e.mul(index, QUAD), k), row)
-                if self.last:
-                    place = e.at(staged, e.mul(k, self.step * self.tile))
-                    for j, value in enumerate(self._scaled(sums, group, row, k)):
-                        e.store(value, place, self.step * j)
-                else:
-                    self._store_partial(sums, row)
+                width = self.step * self.tile
+                place = e.at(staged, e.mul(k, width)) if self.last else self._partial(row)
+                for j, value in enumerate(sums):
+                    e.store(value, place, self.step * j)
             if self.last:
                 self._end(staged, group)
         e.finish()
@@ -137,11 +142,6 @@ class QuadRows:
     def _partial(self, row: ir.Value) -> ir.Value:
         e = self.emit
         return e.at(self.args["partial"], e.mul(row, self.step * self.tile))
-
-    def _store_partial(self, sums: list[ir.Value], row: ir.Value) -> None:
-        place = self._partial(row)
-        for j, value in enumerate(sums):
-            self.emit.store(value, place, self.step * j)
 
     def _sums(self, place: ir.Value, row: ir.Value) -> list[ir.Value]:
         """Of the row whose entries are list number `place`."""
@@ -179,31 +179,29 @@ class QuadRows:
             for place, total in zip(self.places, sums, strict=True)
         ]
 
-    def _scaled(
-        self, sums: list[ir.Value], group: ir.Value, row: ir.Value, k: ir.Value
-    ) -> list[ir.Value]:
-        """The results of a row as int32."""
-        e, floats = self.emit, vector_type(self.emit.lanes, F32)
-        scale = e.splat(e.load(self.args["fours"], F32, e.mul(row, 4)), e.lanes)
-        shift = e.splat(self.args["high"], e.lanes)
-        added = [shift] * self.tile
-        if self.kernel.residual:
-            there = e.at(self.args["residual"], e.mul(group, self.args["residual_plane"]))
-            which, factor = e.build.trunc(k, I32), e.splat(self.args["low"], e.lanes)
-            loaded = [e.load(there, self.words, self.step * j) for j in range(self.tile)]
-            added = [e.fma(byte_of(e, words, which), factor, shift) for words in loaded]
-        return [
-            nearest(e, e.fma(e.build.sitofp(total, floats), scale, base))
-            for total, base in zip(sums, added, strict=True)
-        ]
-
     def _end(self, staged: ir.Value, group: ir.Value) -> None:
-        e, kernel = self.emit, self.kernel
-        target = e.at(self.args["out"], e.mul(group, self.args["plane"]))
-        for j in range(self.tile):
-            rows = [self.step * (k * self.tile + j) for k in range(QUAD)]
-            words = pack_words(e, [e.load(staged, self.words, place) for place in rows])
+        """The results of four rows whose sums are in memory: vector by vector, so that a few
+        registers are enough, and what is read for one serves all four."""
+        e, kernel, args = self.emit, self.kernel, self.args
+        floats = vector_type(e.lanes, F32)
+        factors = e.at(args["fours"], e.mul(group, 4 * QUAD))
+        scales = [e.splat(e.load(factors, F32, 4 * k)) for k in range(QUAD)]
+        shift, factor = e.splat(args["high"]), e.splat(args["low"])
+        target = e.at(args["out"], e.mul(group, args["plane"]))
+        there = e.at(args["residual"], e.mul(group, args["residual_plane"]))
+        with e.loop(0, number(self.tile)) as j:
+            at = e.mul(j, self.step)
+            added = [shift] * QUAD
+            if kernel.residual:
+                words = e.load(there, self.words, at)
+                added = [e.fma(byte_of(e, words, k), factor, shift) for k in range(QUAD)]
+            results = []
+            for k, (scale, base) in enumerate(zip(scales, added, strict=True)):
+                place = e.add(at, k * self.step * self.tile)
+                total = e.build.sitofp(e.load(staged, self.words, place), floats)
+                results.append(nearest(e, e.fma(total, scale, base)))
+            made = pack_words(e, results)
             if kernel.masked:
-                mask = e.load(self.args["mask"], self.words, self.step * j)
-                words = keep_pixels(e, words, mask, kernel.zero)
-            e.store(words, target, self.step * j)
+                mask = e.load(args["mask"], self.words, at)
+                made = keep_pixels(e, made, mask, kernel.zero)
+            e.store(made, target, at)

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
-from strzoo.engine.hardware import host_hardware
 from strzoo.engine.ir.graph import Graph, Layer, MaxPool, Shape, Window
 from strzoo.engine.ir.quads import (
     DequantizeQuads,
@@ -22,6 +21,7 @@ from strzoo.engine.ir.shapes import infer_shape
 from strzoo.engine.layout.tiling import Tiling
 from tests.engine.codegen.test_fixed_point import compile_for
 from tests.engine.runtime.test_run import run_engine
+from tests.helpers.engine.dots import LANES, dot_products, needs_lanes
 from tests.helpers.engine.fixed import run_fixed_graph
 
 SAME = (1, 1, 1, 1)
@@ -67,15 +67,16 @@ def make_graph(seed: int) -> Graph:
     return Graph("x", "y", shapes, tuple(layers), "a test")
 
 
-@pytest.mark.skipif(not host_hardware().quads, reason="no dot products of 8 bits here")
-@pytest.mark.parametrize("lanes", [lanes for lanes in (8, 16) if lanes <= host_hardware().lanes])
+@needs_lanes
+@pytest.mark.parametrize("lanes", LANES)
 def test_convolutions_are_exact(lanes: int) -> None:
     graph = make_graph(lanes)
     images = np.random.default_rng(1).standard_normal((3, 3, 13, 9)).astype(np.float32)
     expected = run_fixed_graph(graph, images)
     assert len(np.unique(expected)) > 50  # few saturate
     tilings = {"sum": Tiling(4, 3), "deep": Tiling(4, 1)}  # one has blocks of input channels
-    found = run_engine(graph, images, lanes=lanes, group=1, threads=2, tilings=tilings)
+    with dot_products():
+        found = run_engine(graph, images, lanes=lanes, group=1, threads=2, tilings=tilings)
     np.testing.assert_array_equal(found, expected)
 
 

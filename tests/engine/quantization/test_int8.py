@@ -26,6 +26,7 @@ from strzoo.errors import UsageError
 from strzoo.settings import Settings
 from tests.engine.quantization.test_int16 import decibels
 from tests.engine.runtime.test_run import run_engine
+from tests.helpers.engine.dots import LANES, dot_products, needs_lanes
 from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.networks import export, make_network
@@ -43,11 +44,11 @@ def block_network() -> tuple[nn.Module, onnx.ModelProto]:
     return network, export(network, 16, older=True)
 
 
-@needs_quads
+@needs_lanes
 @settings(max_examples=3, **QUIETLY)
 @given(
     graph=graphs(),
-    lanes=st.sampled_from([lanes for lanes in (8, 16) if lanes <= host_hardware().lanes]),
+    lanes=st.sampled_from(LANES or [8]),
     threads=st.sampled_from([1, 3]),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -57,7 +58,7 @@ def test_random_graphs_compute_in_int8_what_integers_compute(
     shape = graph.shapes[graph.input]
     x = np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32)
     graph = simplify(graph)
-    with pytest.MonkeyPatch.context() as patch:
+    with dot_products() as patch:
         # Wherever it can be, even where it does not pay.
         patch.setattr(fixing, "CONVERTED", 0.0)
         patch.setattr(quads, "_cycles", lambda *_: 0.0)
@@ -66,8 +67,8 @@ def test_random_graphs_compute_in_int8_what_integers_compute(
         )
         seen = observe(graph, hardware, x[:2], x[2:])
         fixed = fix_quads(graph, seen, hardware, 1e9).graph
+        found = run_engine(fixed, x, lanes=lanes, group=1, threads=threads)
     expected = run_fixed_graph(fixed, x)
-    found = run_engine(fixed, x, lanes=lanes, group=1, threads=threads)
     expected = expected.reshape(found.shape)
     # A sum that is rounded half a unit away is one of 255 off, in few places.
     largest = max(float(np.abs(expected).max(initial=0)), 1e-3)
