@@ -52,6 +52,40 @@ def fetch_ahead(e: Emitter, source: ir.Value, first: ir.Value, count: ir.Value, 
         e.prefetch(e.at(source, e.load_i32(places, e.mul(index, 4))))
 
 
+def load_row(e: Emitter, source: ir.Value, places: ir.Value, lanes: int) -> list[ir.Value]:
+    """Four pixels of each lane, as vectors: squares of four lanes and four pixels are transposed.
+
+    Args:
+        places: the address of the first pixels' places, in bytes from `source`, one of each lane.
+    """
+    pixels = [
+        e.load_vector(e.at(source, e.load_i32(places, 4 * lane)), lanes=ROW)
+        for lane in range(lanes)
+    ]
+    # Vector k has the pixels of the lanes k, k + 4, k + 8, ...
+    a, b, c, d = (e.joined(pixels[k::ROW]) for k in range(ROW))
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)  # of each square: 0 to 3 of one, 4 to 7 of the other
+    firsts, seconds = (
+        [_mixed(e, x, y, taken) for taken in (low, high)] for x, y in ((a, b), (c, d))
+    )
+    return [
+        _mixed(e, x, y, taken)
+        for x, y in zip(firsts, seconds, strict=True)
+        for taken in ((0, 1, 4, 5), (2, 3, 6, 7))
+    ]
+
+
+def _mixed(e: Emitter, x: ir.Value, y: ir.Value, taken: tuple[int, ...]) -> ir.Value:
+    """Of each four numbers of x, followed by the four of y at the same place, those taken."""
+    lanes = x.type.count
+    mask = [
+        start + index % ROW + lanes * (index >= ROW)
+        for start in range(0, lanes, ROW)
+        for index in taken
+    ]
+    return e.build.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, lanes), mask))
+
+
 @dataclass(frozen=True)
 class PackKernel:
     """Copies pixels into the planes of a buffer.
@@ -161,34 +195,8 @@ class PackKernel:
         return [e.at(e.base("source"), e.add(place, e.mul(image, size))) for image in given]
 
     def _row(self, e: Emitter, source: ir.Value, places: ir.Value, there: ir.Value) -> None:
-        """Four pixels of each lane: squares of four lanes and four pixels are transposed."""
-        pixels = [
-            e.load_vector(e.at(source, e.load_i32(places, 4 * lane)), lanes=ROW)
-            for lane in range(self.lanes)
-        ]
-        # Vector k has the pixels of the lanes k, k + 4, k + 8, ...
-        a, b, c, d = (e.joined(pixels[k::ROW]) for k in range(ROW))
-        low, high = (0, 4, 1, 5), (2, 6, 3, 7)  # of each square: 0 to 3 of one, 4 to 7 of the other
-        firsts, seconds = (
-            [self._mixed(e, x, y, taken) for taken in (low, high)] for x, y in ((a, b), (c, d))
-        )
-        made = [
-            self._mixed(e, x, y, taken)
-            for x, y in zip(firsts, seconds, strict=True)
-            for taken in ((0, 1, 4, 5), (2, 3, 6, 7))
-        ]
-        for index, value in enumerate(made):
+        for index, value in enumerate(load_row(e, source, places, self.lanes)):
             e.store(value, there, 4 * self.lanes * index)
-
-    def _mixed(self, e: Emitter, x: ir.Value, y: ir.Value, taken: tuple[int, ...]) -> ir.Value:
-        """Of each four numbers of x, followed by the four of y at the same place, those taken."""
-        mask = [
-            start + index % ROW + self.lanes * (index >= ROW)
-            for start in range(0, self.lanes, ROW)
-            for index in taken
-        ]
-        kind = ir.VectorType(I32, self.lanes)
-        return e.build.shuffle_vector(x, y, ir.Constant(kind, mask))
 
     def _vector(
         self, e: Emitter, sources: list[ir.Value], places: ir.Value, mask: ir.Value, there: ir.Value

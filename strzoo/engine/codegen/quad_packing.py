@@ -6,6 +6,7 @@ order in which the values are written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import F32, I8, I32, KERNEL, Emitter, number, vector_type
 from strzoo.engine.codegen.finishing import masked
 from strzoo.engine.codegen.global_pool import vector_part
+from strzoo.engine.codegen.packing import ROW, fetch_ahead, load_row, row_starts
 from strzoo.engine.codegen.quads import (
     QUAD,
     QUAD_LANES,
@@ -50,6 +52,9 @@ class QuadPackKernel:
         origin: "arena", or "input", the caller's images.
         masked: whether some places are no pixels, which become 0.
         zero: the number of 8 bits that stands for 0.
+        parts: planes of fp32 that the only word of a pixel has, if it is less than four; the other
+            numbers are the last one's, and their weights zero.
+        rows: as in `PackKernel`, of "quantize" without masks.
     """
 
     lanes: int = op.between(*op.LANES)
@@ -57,23 +62,41 @@ class QuadPackKernel:
     origin: str = op.one_of(op.ARENA, op.INPUT, default=op.ARENA)
     masked: bool = False
     zero: int = op.between(0, 255, default=0)
+    parts: int = op.between(1, QUAD, default=QUAD)
+    rows: bool = False
 
     def fits(self, lanes: int, images: int) -> bool:
-        known = self.origin == op.ARENA or self.kind == "quantize"
-        return (self.lanes, 1) == (lanes, images) and lanes in QUAD_LANES and known
+        quantizes = self.kind == "quantize"
+        known = self.origin == op.ARENA or quantizes
+        whole = quantizes and not self.masked
+        form = (whole or not self.rows) and (quantizes or self.parts == QUAD)
+        return (self.lanes, 1) == (lanes, images) and lanes in QUAD_LANES and known and form
 
     @property
     def _depth(self) -> int:
         """Planes of fp32 that make one plane of the target."""
         return QUAD if self.kind == "quantize" else 1
 
+    @property
+    def _gathered(self) -> int:
+        """Planes of fp32 that are read for one plane of the target."""
+        return self.parts if self.kind == "quantize" else 1
+
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
         def source(v: op.Values) -> int:
+            if self.parts < QUAD and v["channels"] != self.parts:
+                raise ValueError(f"{v['channels']} channels in words of {self.parts}")
+            places, read = v.table("places"), 4
+            if self.rows:
+                starts = row_starts(v["target_vectors"], v["tile"])
+                if starts is None:
+                    raise ValueError(f"a tile of less than {ROW} vectors")
+                places, read = places.reshape(-1, self.lanes)[starts], 4 * ROW
             last = v["channels"] - 1
             if self.kind == "dequantize":
                 last //= QUAD
-            return last * v["source_plane"] + int(v.table("places").max()) + 4
+            return last * v["source_plane"] + int(places.max()) + read
 
         def target(v: op.Values) -> int:
             tile = 4 * self.lanes * v["tile"]
@@ -98,40 +121,76 @@ class QuadPackKernel:
             op.Indices("places", "<i4", count_numbers, unit=4),
             op.Table("mask", "<u4", lambda v: count_numbers(v) * self.masked),
             # What was gathered of one tile.
-            op.Place("gathered", op.SCRATCH, lambda v: 4 * self._depth * v["tile"] * self.lanes),
+            op.Place(
+                "gathered",
+                op.SCRATCH,
+                lambda v: 4 * self._gathered * v["tile"] * self.lanes * (not self.rows),
+            ),
             op.Real("scale"),
         )
 
     @property
     def name(self) -> str:
-        return f"quad_{self.kind}_{self.lanes}_{self.origin}{'m' * self.masked}_{self.zero}"
+        form = f"{self.origin}{self.parts}{'m' * self.masked}{'r' * self.rows}"
+        return f"quad_{self.kind}_{self.lanes}_{form}_{self.zero}"
 
     def emit(self, module: ir.Module) -> ir.Function:
         function = ir.Function(module, KERNEL, self.name)
         e = Emitter(function, self.lanes, self)
-        size, step = e.field("tile"), 4 * self.lanes
-        gathered, depth = e.address("gathered"), self._depth
-        scale, zero = e.splat(e.real_field("scale")), e.constant(float(self.zero))
         with over_my_tiles(e) as (tile, plane, count):
-            skipped = e.mul(e.mul(tile, size), step)
-            places = e.at(e.address("places"), skipped)
-            mask = e.at(e.address("mask"), skipped) if self.masked else None
+            first = e.mul(tile, e.field("tile"))
+            places = e.at(e.address("places"), e.mul(first, 4 * self.lanes))
             there = tiled_field(e, "target", tile, plane)
-            whole = e.mul(size, step)  # bytes that were gathered of a plane
-            # The whole tile first: a vector cannot be loaded until its parts are in the cache.
-            with e.loop(0, number(depth)) as k:
-                source = self._source(e, plane, k)
-                into = e.at(gathered, e.mul(k, whole))
-                with e.loop(0, e.mul(count, self.lanes)) as index:
-                    place = e.load_i32(places, e.mul(index, 4))
-                    e.store(self._number(e, source, place), into, e.mul(index, 4))
-            with e.loop(0, count) as vector:
-                at = e.mul(vector, step)
-                parts = [e.load_vector(gathered, e.add(e.mul(whole, k), at)) for k in range(depth)]
-                bits = e.load(mask, vector_type(self.lanes, I32), at) if mask is not None else None
-                e.store(self._converted(e, parts, bits, scale, zero), there, at)
+            (self._rows if self.rows else self._pixels)(e, plane, first, count, places, there)
         e.finish()
         return function
+
+    def _rows(
+        self,
+        e: Emitter,
+        plane: ir.Value,
+        first: ir.Value,
+        count: ir.Value,
+        places: ir.Value,
+        there: ir.Value,
+    ) -> None:
+        """`count` vectors, four pixels of each lane at a time."""
+        step, final = 4 * self.lanes, e.build.sub(count, number(ROW))
+        sources = [self._source(e, plane, number(k)) for k in range(self.parts)]
+        if self.origin == op.INPUT:
+            for source in sources:
+                fetch_ahead(e, source, first, count, self.lanes)
+        with e.loop(0, count, ROW) as vector:
+            at = e.mul(e.smallest_integer(vector, final), step)
+            planes = [load_row(e, source, e.at(places, at), self.lanes) for source in sources]
+            for index, parts in enumerate(zip(*planes, strict=True)):
+                e.store(self._converted(e, parts, None), there, e.add(at, step * index))
+
+    def _pixels(
+        self,
+        e: Emitter,
+        plane: ir.Value,
+        first: ir.Value,
+        count: ir.Value,
+        places: ir.Value,
+        there: ir.Value,
+    ) -> None:
+        """`count` vectors, number by number."""
+        gathered, depth, step = e.address("gathered"), self._gathered, 4 * self.lanes
+        mask = e.at(e.address("mask"), e.mul(first, step)) if self.masked else None
+        whole = e.mul(e.field("tile"), step)  # bytes that were gathered of a plane
+        # The whole tile first: a vector cannot be loaded until its parts are in the cache.
+        with e.loop(0, number(depth)) as k:
+            source = self._source(e, plane, k)
+            into = e.at(gathered, e.mul(k, whole))
+            with e.loop(0, e.mul(count, self.lanes)) as index:
+                place = e.load_i32(places, e.mul(index, 4))
+                e.store(self._number(e, source, place), into, e.mul(index, 4))
+        with e.loop(0, count) as vector:
+            at = e.mul(vector, step)
+            parts = [e.load_vector(gathered, e.add(e.mul(whole, k), at)) for k in range(depth)]
+            bits = e.load(mask, vector_type(self.lanes, I32), at) if mask is not None else None
+            e.store(self._converted(e, parts, bits), there, at)
 
     def _source(self, e: Emitter, plane: ir.Value, k: ir.Value) -> ir.Value:
         """Where the numbers of part `k` of a plane are. Channels that there are not repeat the last
@@ -151,18 +210,12 @@ class QuadPackKernel:
             return e.load(source, I32, place)
         return e.build.zext(e.load(source, I8, place, align=1), I32)
 
-    def _converted(
-        self,
-        e: Emitter,
-        parts: list[ir.Value],
-        mask: ir.Value | None,
-        scale: ir.Value,
-        zero: ir.Value,
-    ) -> ir.Value:
+    def _converted(self, e: Emitter, parts: Sequence[ir.Value], mask: ir.Value | None) -> ir.Value:
+        scale, zero = e.splat(e.real_field("scale")), e.constant(float(self.zero))
         if self.kind == "quantize":
             most = e.constant(_LARGEST)
             numbers = [nearest(e, e.smallest(e.fma(part, scale, zero), most)) for part in parts]
-            words = pack_words(e, numbers)
+            words = pack_words(e, numbers + numbers[-1:] * (QUAD - len(numbers)))
             return words if mask is None else keep_pixels(e, words, mask, self.zero)
         words = e.build.bitcast(parts[0], vector_type(self.lanes, I32))
         value = e.build.fsub(e.build.uitofp(words, vector_type(self.lanes)), zero)

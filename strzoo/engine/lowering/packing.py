@@ -104,18 +104,18 @@ def pack_planes(
             fields["scales"] = context.constants.add(scale.astype(np.float32))
         else:
             fields["scales"] = 0
-        rows = kind == "quantize" and bool(mask.all()) and _has_rows(table, layout, FIXED_ROW)
+        rows = kind == "quantize" and bool(mask.all()) and has_rows(table, layout, FIXED_ROW)
         size = 0 if rows else layout.tile * layout.lanes * 4
         (fields["gathered"],) = context.reserve(size)
         context.add(layer, FixedPackKernel(context.lanes, kind, origin, masked, rows), fields)
         return
-    rows = bool(mask.all()) and _has_rows(table, layout, ROW)
+    rows = bool(mask.all()) and has_rows(table, layout, ROW)
     filled = target.root.fill != 0 and not rows
     kernel = PackKernel(context.lanes, context.images, origin, masked, filled, rows)
     context.add(layer, kernel, fields)
 
 
-def _has_rows(table: np.ndarray, layout: Layout, row: int) -> bool:
+def has_rows(table: np.ndarray, layout: Layout, row: int) -> bool:
     """Whether `row` pixels of each lane can be copied at once.
 
     Args:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from strzoo.engine.codegen.packing import ROW
 from strzoo.engine.codegen.quad_packing import QuadPackKernel
+from strzoo.engine.codegen.quads import QUAD
 from strzoo.engine.ir.quads import DequantizeQuads, QuantizeQuads
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
-from strzoo.engine.lowering.packing import pixel_bytes
+from strzoo.engine.lowering.packing import has_rows, pixel_bytes
 
 
 def convert_quads(
@@ -44,11 +46,14 @@ def pack_quads(
     there = layout.places(*np.indices(places.shape))
     table[there], mask[there] = places, np.iinfo(np.uint32).max
     masked = target.must_be_clean and not mask.all()
-    depth = 4 if target.quads else 1
-    (gathered,) = context.reserve(4 * depth * layout.tile * layout.lanes)
+    parts = channels if target.quads and channels < QUAD else QUAD
+    rows = target.quads and bool(mask.all()) and has_rows(table[None], layout, ROW)
+    depth = parts if target.quads else 1
+    (gathered,) = context.reserve(0 if rows else 4 * depth * layout.tile * layout.lanes)
+    number = target.zero if zero is None else zero
     context.add(
         layer,
-        QuadPackKernel(context.lanes, kind, origin, masked, target.zero if zero is None else zero),
+        QuadPackKernel(context.lanes, kind, origin, masked, number, parts, rows),
         {
             **source,
             **planes_of("target", target),

@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
+from strzoo.engine.codegen.quad_packing import QuadPackKernel
+from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.ir.graph import Graph, Layer, MaxPool, Shape, Window
 from strzoo.engine.ir.quads import (
     DequantizeQuads,
@@ -23,6 +25,7 @@ from tests.engine.codegen.test_fixed_point import compile_for
 from tests.engine.runtime.test_run import run_engine
 from tests.helpers.engine.dots import LANES, dot_products, needs_lanes
 from tests.helpers.engine.fixed import run_fixed_graph
+from tests.helpers.engine.plans import make_plan
 
 SAME = (1, 1, 1, 1)
 
@@ -78,6 +81,29 @@ def test_convolutions_are_exact(lanes: int) -> None:
     with dot_products():
         found = run_engine(graph, images, lanes=lanes, group=1, threads=2, tilings=tilings)
     np.testing.assert_array_equal(found, expected)
+
+
+@needs_lanes
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(("channels", "side"), [(1, 32), (3, 32), (4, 40), (6, 32), (3, 13)])
+def test_images_become_numbers_of_8_bits_four_pixels_at_a_time(
+    channels: int, side: int, lanes: int
+) -> None:
+    shapes: dict[str, Shape] = dict.fromkeys("xuy", (channels, side, side))
+    layers = (
+        QuantizeQuads("u", ("x",), "u", scale=0.125, zero=128),
+        DequantizeQuads("y", ("u",), "y", scale=0.125, zero=128),
+    )
+    graph = Graph("x", "y", shapes, layers, "a test")
+    hardware = Hardware(lanes, 32 if lanes == 16 else 16, identity=host_hardware().identity)
+    plan = make_plan(graph, hardware, 1, None, 2)
+    packing = next(kernel for kernel in plan.kernels if isinstance(kernel, QuadPackKernel))
+    assert (packing.kind, packing.rows) == ("quantize", side > 13)
+    assert packing.parts == min(channels, 4)
+    images = 9 * np.random.default_rng(2).standard_normal((3, *shapes["x"])).astype(np.float32)
+    found = run_engine(graph, images, lanes=lanes, group=1, threads=2)
+    expected = (np.rint(images * 8 + 128).clip(0, 255) - 128) / 8
+    np.testing.assert_array_equal(found.reshape(images.shape), expected)
 
 
 @pytest.mark.parametrize(
