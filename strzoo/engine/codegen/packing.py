@@ -52,16 +52,22 @@ def fetch_ahead(e: Emitter, source: ir.Value, first: ir.Value, count: ir.Value, 
         e.prefetch(e.at(source, e.load_i32(places, e.mul(index, 4))))
 
 
-def load_row(e: Emitter, source: ir.Value, places: ir.Value, lanes: int) -> list[ir.Value]:
+def load_row(
+    e: Emitter, source: ir.Value, places: ir.Value, lanes: int, stride: int = 1
+) -> list[ir.Value]:
     """Four pixels of each lane, as vectors: squares of four lanes and four pixels are transposed.
 
     Args:
         places: the address of the first pixels' places, in bytes from `source`, one of each lane.
+        stride: floats from pixel to pixel, 1 or 2.
     """
-    pixels = [
-        e.load_vector(e.at(source, e.load_i32(places, 4 * lane)), lanes=ROW)
-        for lane in range(lanes)
-    ]
+    starts = [e.at(source, e.load_i32(places, 4 * lane)) for lane in range(lanes)]
+    pixels = [e.load_vector(start, lanes=ROW) for start in starts]
+    if stride == 2:  # nothing is read behind the last pixel
+        taken = ir.Constant(ir.VectorType(I32, ROW), [0, 2, 5, 7])
+        seconds = [e.load_vector(start, 4 * (ROW - 1), lanes=ROW) for start in starts]
+        both = zip(pixels, seconds, strict=True)
+        pixels = [e.build.shuffle_vector(first, second, taken) for first, second in both]
     # Vector k has the pixels of the lanes k, k + 4, k + 8, ...
     a, b, c, d = (e.joined(pixels[k::ROW]) for k in range(ROW))
     low, high = (0, 4, 1, 5), (2, 6, 3, 7)  # of each square: 0 to 3 of one, 4 to 7 of the other

@@ -13,7 +13,7 @@ from functools import cached_property
 from llvmlite import ir
 
 from strzoo.engine.codegen import operands as op
-from strzoo.engine.codegen.builder import F32, I8, I32, KERNEL, Emitter, number, vector_type
+from strzoo.engine.codegen.builder import F32, I8, I32, I64, KERNEL, Emitter, number, vector_type
 from strzoo.engine.codegen.finishing import masked
 from strzoo.engine.codegen.global_pool import vector_part
 from strzoo.engine.codegen.packing import ROW, fetch_ahead, load_row, row_starts
@@ -52,9 +52,11 @@ class QuadPackKernel:
         origin: "arena", or "input", the caller's images.
         masked: whether some places are no pixels, which become 0.
         zero: the number of 8 bits that stands for 0.
-        parts: planes of fp32 that the only word of a pixel has, if it is less than four; the other
-            numbers are the last one's, and their weights zero.
-        rows: as in `PackKernel`, of "quantize" without masks.
+        parts: numbers of a word that are read; the others are as the last one, and their weights
+            zero.
+        rows: whether four vectors from a place of `row_starts` on hold, in each lane, four pixels
+            that lie `stride` floats apart; of "quantize" without masks.
+        stride: 1 or 2.
     """
 
     lanes: int = op.between(*op.LANES)
@@ -64,39 +66,39 @@ class QuadPackKernel:
     zero: int = op.between(0, 255, default=0)
     parts: int = op.between(1, QUAD, default=QUAD)
     rows: bool = False
+    stride: int = op.between(1, 2, default=1)
 
     def fits(self, lanes: int, images: int) -> bool:
         quantizes = self.kind == "quantize"
         known = self.origin == op.ARENA or quantizes
         whole = quantizes and not self.masked
         form = (whole or not self.rows) and (quantizes or self.parts == QUAD)
+        form = form and (self.rows or self.stride == 1)
         return (self.lanes, 1) == (lanes, images) and lanes in QUAD_LANES and known and form
 
     @property
     def _depth(self) -> int:
-        """Planes of fp32 that make one plane of the target."""
+        """Planes of numbers that make one plane of the target."""
         return QUAD if self.kind == "quantize" else 1
 
     @property
     def _gathered(self) -> int:
-        """Planes of fp32 that are read for one plane of the target."""
+        """Those that are read."""
         return self.parts if self.kind == "quantize" else 1
 
     @cached_property
     def operands(self) -> tuple[op.Operand, ...]:
+        unit = 4 if self.kind == "quantize" else 1
+
         def source(v: op.Values) -> int:
-            if self.parts < QUAD and v["channels"] != self.parts:
-                raise ValueError(f"{v['channels']} channels in words of {self.parts}")
-            places, read = v.table("places"), 4
+            places, read = v.table("places"), unit
             if self.rows:
                 starts = row_starts(v["target_vectors"], v["tile"])
                 if starts is None:
                     raise ValueError(f"a tile of less than {ROW} vectors")
-                places, read = places.reshape(-1, self.lanes)[starts], 4 * ROW
-            last = v["channels"] - 1
-            if self.kind == "dequantize":
-                last //= QUAD
-            return last * v["source_plane"] + int(places.max()) + read
+                places = places.reshape(-1, self.lanes)[starts]
+                read = 4 * (self.stride * (ROW - 1) + 1)
+            return int(v.table("starts").max()) + int(places.max()) + read
 
         def target(v: op.Values) -> int:
             tile = 4 * self.lanes * v["tile"]
@@ -108,16 +110,16 @@ class QuadPackKernel:
         return (
             *op.HEAD,
             *TILE_WORK,
-            op.Count("channels", most=lambda v: op.MOST_UNITS),
-            op.Count("planes", lambda v: -(-v["channels"] // self._depth)),
+            op.Count("planes"),
             op.Place("source", self.origin, source),
-            op.Stride("source_plane"),
+            # For each number of each word, or each plane of floats, bytes from the source.
+            op.Indices("starts", "<i8", lambda v: v["planes"] * self._depth, unit=unit),
             *tiled("target", target),
             op.Count("tile"),
             TILES,
             *PIECES,
             op.Count("target_vectors"),
-            # For each word or float, bytes from the start of the source's plane.
+            # For each word or float, bytes from there to a pixel.
             op.Indices("places", "<i4", count_numbers, unit=4),
             op.Table("mask", "<u4", lambda v: count_numbers(v) * self.masked),
             # What was gathered of one tile.
@@ -131,7 +133,7 @@ class QuadPackKernel:
 
     @property
     def name(self) -> str:
-        form = f"{self.origin}{self.parts}{'m' * self.masked}{'r' * self.rows}"
+        form = f"{self.origin}{self.parts}{'m' * self.masked}{f'r{self.stride}' * self.rows}"
         return f"quad_{self.kind}_{self.lanes}_{form}_{self.zero}"
 
     def emit(self, module: ir.Module) -> ir.Function:
@@ -162,7 +164,9 @@ class QuadPackKernel:
                 fetch_ahead(e, source, first, count, self.lanes)
         with e.loop(0, count, ROW) as vector:
             at = e.mul(e.smallest_integer(vector, final), step)
-            planes = [load_row(e, source, e.at(places, at), self.lanes) for source in sources]
+            planes = [
+                load_row(e, source, e.at(places, at), self.lanes, self.stride) for source in sources
+            ]
             for index, parts in enumerate(zip(*planes, strict=True)):
                 e.store(self._converted(e, parts, None), there, e.add(at, step * index))
 
@@ -193,17 +197,10 @@ class QuadPackKernel:
             e.store(self._converted(e, parts, bits), there, at)
 
     def _source(self, e: Emitter, plane: ir.Value, k: ir.Value) -> ir.Value:
-        """Where the numbers of part `k` of a plane are. Channels that there are not repeat the last
-        one; their weights are zero."""
-        channel = plane
-        if self.kind == "quantize":
-            last = e.build.sub(e.field("channels"), number(1))
-            channel = e.smallest_integer(e.add(e.mul(plane, QUAD), k), last)
-            skipped = e.mul(channel, e.field("source_plane"))
-        else:
-            word = e.mul(e.build.udiv(channel, number(QUAD)), e.field("source_plane"))
-            skipped = e.add(word, e.build.and_(channel, number(QUAD - 1)))
-        return e.at(e.base("source"), e.add(e.field("source"), skipped))
+        """Where the numbers of part `k` of a plane are."""
+        index = e.mul(e.add(e.mul(plane, self._depth), k), 8)
+        start = e.load(e.address("starts"), I64, index, align=8)
+        return e.at(e.base("source"), e.add(e.field("source"), start))
 
     def _number(self, e: Emitter, source: ir.Value, place: ir.Value) -> ir.Value:
         if self.kind == "quantize":

@@ -17,10 +17,15 @@ MIDDLE = 128  # the zero of maps that have negative values
 
 @dataclass(frozen=True)
 class QuantizeQuads(Layer):
-    """A map in fp32 as numbers of 8 bits."""
+    """A map in fp32 as numbers of 8 bits.
+
+    With `parts`, which are for the network's input, each square of two by two pixels becomes one:
+    number k of it is the pixel (channel, row, column) of the square that `parts[k]` names.
+    """
 
     scale: float
     zero: int
+    parts: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

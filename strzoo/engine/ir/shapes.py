@@ -151,8 +151,17 @@ def _(layer: PRelu, inputs: Sequence[Shape]) -> Shape:
     return inputs[0]
 
 
+@infer_shape.register
+def _(layer: QuantizeQuads, inputs: Sequence[Shape]) -> Shape:
+    if not layer.parts:
+        return inputs[0]
+    channels, height, width = _map(layer, inputs[0])
+    if height % 2 or width % 2 or max(part[0] for part in layer.parts) >= channels:
+        raise IntegrityError(f"{layer.name}: {inputs[0]} has no squares of {layer.parts}")
+    return len(layer.parts), height // 2, width // 2
+
+
 @infer_shape.register(Clamp)
-@infer_shape.register(QuantizeQuads)
 @infer_shape.register(DequantizeQuads)
 @infer_shape.register(Quantize)
 @infer_shape.register(Dequantize)

@@ -13,7 +13,7 @@ from strzoo.engine.ir.quads import QuantizeQuads
 from strzoo.engine.layout.buffers import Buffer
 from strzoo.engine.lowering.context import LoweringContext
 from strzoo.engine.lowering.packing import pack_planes, unpack
-from strzoo.engine.lowering.quads import pack_quads
+from strzoo.engine.lowering.quads import load_quads
 
 _FEATURE_TILE = 64  # vectors of features that a thread copies at once
 
@@ -27,18 +27,13 @@ def load_images(context: LoweringContext, graph: Graph) -> None:
     sizes = _bytes_of(context, graph.inputs)
     for name, start in zip(graph.inputs, np.cumsum([0, *sizes]).tolist(), strict=False):
         target, scale = values[name], None
-        channels = graph.shapes[name][0]
         readers = [layer for layer in graph.layers if name in layer.inputs]
         if not readers and name not in graph.outputs:
             continue
         direct = readers[0] if len(readers) == 1 and name not in graph.outputs else None
         if isinstance(direct, QuantizeQuads):
             context.done.add(direct.name)
-            pack_quads(
-                context, "input", "input",
-                {"source": start, "source_plane": 4 * target.height * target.width},
-                _image_places(target), values[direct.output], channels, 1 / direct.scale,
-            )  # fmt: skip
+            load_quads(context, direct, start, target, values[direct.output])
             continue
         if isinstance(direct, Quantize):
             context.done.add(direct.name)

@@ -115,8 +115,8 @@ def pack_planes(
     context.add(layer, kernel, fields)
 
 
-def has_rows(table: np.ndarray, layout: Layout, row: int) -> bool:
-    """Whether `row` pixels of each lane can be copied at once.
+def has_rows(table: np.ndarray, layout: Layout, row: int, stride: int = 1) -> bool:
+    """Whether `row` pixels of each lane, `stride` floats apart, can be copied at once.
 
     Args:
         table: bytes from the start of the source's plane, [phases, numbers of a plane].
@@ -125,7 +125,7 @@ def has_rows(table: np.ndarray, layout: Layout, row: int) -> bool:
     if layout.images != 1 or layout.lanes % row or starts is None:
         return False
     places = table.reshape(len(table), layout.vectors, layout.lanes)
-    steps = [places[:, starts + k] - places[:, starts] == 4 * k for k in range(1, row)]
+    steps = [places[:, starts + k] - places[:, starts] == 4 * stride * k for k in range(1, row)]
     return bool(np.all(steps))
 
 

@@ -21,10 +21,12 @@ from strzoo.engine.ir.quads import (
     count_quads,
     find_quads,
 )
+from strzoo.engine.ir.shapes import infer_shape
 from strzoo.engine.layout.problems import choose_tilings, list_problems
 from strzoo.engine.layout.tiling import Problem, choose_tiling, estimate
 from strzoo.engine.quantization.fixing import Fixed, in_16_bits, worthwhile
 from strzoo.engine.quantization.observation import Observation, Sample
+from strzoo.engine.quantization.squares import Parts, fold_squares
 
 LARGEST = 127  # magnitude of a weight, and of a number of a map with negative values
 _MOST = 1 << 30  # magnitude of a bias
@@ -201,7 +203,16 @@ class _Rewriting:
     def _convolution(self, layer: Convolution) -> None:
         numbers = [self._numbers[name] for name in layer.inputs]
         residual = numbers[1] if len(numbers) > 1 else None
-        inputs = tuple(self._in(name, quads=True) for name in layer.inputs)
+        given = self._graph.input
+        alone = sum(given in each.inputs for each in self._graph.layers) == 1
+        folded = None
+        if layer.inputs == (given,) and alone and given not in self._graph.outputs:
+            folded = fold_squares(layer, self._shapes[given])
+        if folded is None:
+            inputs = tuple(self._in(name, quads=True) for name in layer.inputs)
+        else:
+            layer, parts = folded
+            inputs = (self._convert(given, QuantizeQuads, parts=parts),)
         fixed = quantize_convolution(layer, numbers[0], self._numbers[layer.output], residual)
         self._layers.append(replace(fixed, inputs=inputs))
         self._own.add(layer.output)
@@ -211,12 +222,19 @@ class _Rewriting:
         if (name in self._own) == quads:
             return name
         if (name, quads) not in self._copies:
-            made = f"{name} in {'8 bits' if quads else 'fp32'}"
-            while made in self._shapes:
-                made += "'"
-            numbers = self._numbers[name]
             kind = QuantizeQuads if quads else DequantizeQuads
-            self._shapes[made] = self._shapes[name]
-            self._layers.append(kind(made, (name,), made, numbers.scale, numbers.zero))
-            self._copies[name, quads] = made
+            self._copies[name, quads] = self._convert(name, kind)
         return self._copies[name, quads]
+
+    def _convert(
+        self, name: str, kind: type[QuantizeQuads | DequantizeQuads], **fields: Parts
+    ) -> str:
+        """Add a layer that brings the value into the other form."""
+        made = f"{name} in {'8 bits' if kind is QuantizeQuads else 'fp32'}"
+        while made in self._shapes:
+            made += "'"
+        numbers = self._numbers[name]
+        layer = kind(made, (name,), made, numbers.scale, numbers.zero, **fields)
+        self._shapes[made] = infer_shape(layer, [self._shapes[name]])
+        self._layers.append(layer)
+        return made

@@ -75,6 +75,8 @@ def _run_quads(layer: Layer, inputs: list[np.ndarray]) -> np.ndarray | None:
     """A layer in 8 bits, whose numbers are uint8."""
     x = inputs[0]
     if isinstance(layer, QuantizeQuads):
+        if layer.parts:
+            x = np.stack([x[:, c, row::2, column::2] for c, row, column in layer.parts], 1)
         return np.rint(x / layer.scale + layer.zero).clip(0, 255).astype(np.uint8)
     if isinstance(layer, DequantizeQuads):
         return (x - float(layer.zero)) * layer.scale
