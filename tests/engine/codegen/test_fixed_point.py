@@ -14,7 +14,7 @@ pytest.importorskip("llvmlite")
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
-from strzoo.engine.codegen.operands import row_operands
+from strzoo.engine.codegen.operands import Kernel, row_operands
 from strzoo.engine.hardware import Hardware, host_hardware
 from strzoo.engine.ir.fixed import (
     Dequantize,
@@ -232,7 +232,7 @@ def test_sums_beyond_16_bits_saturate() -> None:
     assert (found[0, 1] == -32768).all()
 
 
-def compile_for(target: str, cpu: str, features: str, kernel: ConvolutionKernel) -> str:
+def compile_for(target: str, cpu: str, features: str, kernel: Kernel) -> str:
     """The assembly of a kernel for another processor."""
     import llvmlite.binding as llvm
     from llvmlite import ir

@@ -16,10 +16,7 @@ from strzoo.engine.codegen.convolution import ConvolutionKernel
 from strzoo.engine.codegen.elementwise import ElementwiseKernel, SoftmaxKernel
 from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
-from strzoo.engine.codegen.masked_linear import MASKED_LANES, READ, MaskedLinearKernel
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
-from strzoo.engine.hardware import host_hardware
-from strzoo.engine.ir.masks import LARGEST_SUM, largest_sums, padded
 from tests.helpers.engine.kernels import (
     LANES,
     VECTOR,
@@ -32,7 +29,6 @@ from tests.helpers.engine.kernels import (
     strides,
 )
 
-SCALE = 0.25
 THREADS = pytest.mark.parametrize("threads", [1, 3])
 
 
@@ -77,69 +73,6 @@ def test_a_dense_linear_layer_reads_every_weight(threads: int) -> None:
     kernel = LinearKernel(1, LANES, dense=True, bounds="relu")
     found = read(run_kernel(kernel, arena, operands, threads=threads), target, rows)
     assert_close(found, np.maximum(weight @ x + bias, 0))
-
-
-@pytest.mark.parametrize("lanes", MASKED_LANES)
-@pytest.mark.parametrize("inputs", [128, 75, 4, 2500])  # filled up, without vectors, two segments
-def test_a_masked_linear_layer_spreads_its_weights_over_the_inputs(inputs: int, lanes: int) -> None:
-    rows = 5
-    x, bias = normal(1, inputs), normal(2, rows)
-    used = np.random.default_rng(3).random((rows, inputs)) < 0.4
-    used[2], used[3] = False, True
-    weight = (1000 * normal(0, rows, inputs) * used).astype(np.int16)
-    used = weight != 0
-    found = run_masked(lanes, weight, x, bias)
-    # Each feature is rounded to a 32766th of the largest.
-    rounded = np.abs(weight).sum(1) * np.abs(x).max() / 32766 * SCALE
-    assert (np.abs(found - (weight.astype(np.float64) @ x * SCALE + bias)) <= rounded + 1e-3).all()
-    # Features that are whole 14-bit numbers, the largest among them, make exact sums.
-    whole = np.random.default_rng(5).integers(-16383, 16384, inputs).astype(np.float32)
-    whole[0] = 16383
-    exact = weight.astype(np.int64) @ whole.astype(np.int64) * SCALE + bias.astype(np.float64)
-    np.testing.assert_allclose(run_masked(lanes, weight, whole, bias), exact, rtol=1e-5)
-
-
-def test_the_largest_sums_of_a_masked_linear_layer_fit() -> None:
-    rows, inputs = 2, 2048
-    weight = np.zeros((rows, inputs), np.int16)
-    weight[0, 0::128] = weight[0, 1::128] = LARGEST_SUM // 32
-    weight[1] = -(LARGEST_SUM // 32)
-    assert (largest_sums(weight) <= LARGEST_SUM).all()
-    assert (largest_sums(weight) > LARGEST_SUM - 32).all()
-    x, bias = np.full(inputs, 3.0, np.float32), np.zeros(rows, np.float32)
-    found = run_masked(MASKED_LANES[0], weight, x, bias)
-    np.testing.assert_allclose(found, weight.astype(np.int64).sum(1) * 3.0 * SCALE, rtol=1e-6)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_masked_linear_layer_makes_nan_of_what_is_not_finite(value: float) -> None:
-    lanes = MASKED_LANES[0]
-    weight, bias = np.ones((1, 37), np.int16), np.zeros(1, np.float32)
-    for place in (0, 20, 36):
-        x = np.ones(37, np.float32)
-        x[place] = value
-        assert np.isnan(run_masked(lanes, weight, x, bias)).all()
-    zeros = np.zeros(37, np.float32)
-    assert run_masked(lanes, weight, zeros, bias) == 0
-
-
-def run_masked(lanes: int, weight: np.ndarray, x: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """The results of the kernel, of weights that are int16 units of `SCALE`."""
-    if host_hardware().lanes not in MASKED_LANES or not host_hardware().fixed:
-        pytest.skip("no such kernel here")
-    rows, inputs = weight.shape
-    used = np.pad(weight != 0, ((0, 0), (0, padded(inputs) - inputs)))
-    arena = Arena()
-    source, target = arena.add(x), arena.reserve(rows)
-    operands = {
-        "source": source, "target": target, "parts": 2, "part_rows": int32(0, rows // 2, rows),
-        "ends": np.concatenate(([0], np.cumsum(used.sum(1)))).astype(np.int32),
-        "masks": np.packbits(used, axis=1, bitorder="little"),
-        "weights": np.concatenate((weight[weight != 0], np.zeros(READ, np.int16))),
-        "inputs": inputs, "bias": bias, "scales": np.full(rows, SCALE, np.float32),
-    }  # fmt: skip
-    kernel = MaskedLinearKernel(lanes)
-    return read(run_kernel(kernel, arena, operands, threads=2), target, rows)
 
 
 @pytest.mark.parametrize("images", [1, 4])
