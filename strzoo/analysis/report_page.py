@@ -10,6 +10,7 @@ from strzoo.analysis.comparison import Comparison, compare_published
 from strzoo.analysis.rendering import summary
 from strzoo.analysis.results import Report
 from strzoo.pages.page import Chart, DataTable, Page, write_page
+from strzoo.spelling import spell_change
 from strzoo.zoo.registry import ModelCard
 
 LAYERS = "Layers"
@@ -94,7 +95,9 @@ def published_cells(lines: Sequence[Comparison]) -> list[tuple[str, ...]]:
             line.published,
             line.computed or "unknown",
             "" if line.difference is None
-            else f"{line.difference:+.2f} {'points' if line.quantity == 'sparsity' else '%'}",
+            else " ".join(
+                (spell_change(line.difference), "points" if line.quantity == "sparsity" else "%")
+            ),
             line.verdict + (f" ({line.note})" if line.note else ""),
         )
         for line in lines

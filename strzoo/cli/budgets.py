@@ -17,6 +17,7 @@ from strzoo.cli.options import (
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
 from strzoo.settings import Settings
+from strzoo.spelling import spell_change
 from strzoo.zoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
 
 
@@ -88,12 +89,14 @@ def compare(first: str, second: str, plot: Path | None, force: bool, as_json: bo
         ]
         print_json({"schema": 1, "first": a.name, "second": b.name, "layers": rows})
         return
-    table = [(d.layer, f"{d.first:.2f}", f"{d.second:.2f}", f"{d.difference:+.2f}") for d in lines]
+    table = [
+        (d.layer, f"{d.first:.2f}", f"{d.second:.2f}", spell_change(d.difference)) for d in lines
+    ]
     total = (
         "all layers",
         f"{a.sparsity:.2f}",
         f"{b.sparsity:.2f}",
-        f"{b.sparsity - a.sparsity:+.2f}",
+        spell_change(b.sparsity - a.sparsity),
     )
     print_table(simple_table(("layer", a.name, b.name, "difference"), [*table, total]))
 

@@ -20,6 +20,7 @@ from strzoo.cli.options import (
 from strzoo.cli.output import live_console, print_json, print_table, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
+from strzoo.spelling import spell_change
 
 if TYPE_CHECKING:
     from strzoo.evaluation.results import EvalResult
@@ -232,7 +233,7 @@ def _print(made: EvalResult) -> None:
         ("loss", f"{made.loss:.4f}", "mean cross-entropy"),
     ]
     if made.published_top1 is not None and made.difference is not None:
-        note = f"difference {made.difference:+.2f} points"
+        note = f"difference {spell_change(made.difference)} points"
         rows.insert(1, ("published top-1", f"{made.published_top1:.2f} %", note))
     if made.subset is not None:
         note = f"answers only among the data's {len(made.subset.classes)} classes"
@@ -242,7 +243,7 @@ def _print(made: EvalResult) -> None:
         rows.append(
             (
                 "decoder",
-                f"{check.top1 - check.pil_top1:+.2f} points",
+                f"{spell_change(check.top1 - check.pil_top1)} points",
                 f"top-1 against PIL on {check.images:,} images, "
                 f"{check.different_predictions} predictions differ",
             )

@@ -14,6 +14,7 @@ from strzoo.cli.progress import spell_bytes
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_steps
 from strzoo.settings import Settings
+from strzoo.spelling import spell_change
 
 if TYPE_CHECKING:
     from strzoo.pruning.results import PruneResult
@@ -117,7 +118,7 @@ def _print(made: PruneResult) -> None:
         low, high = made.after.interval
         click.echo(
             f"top-1 {made.before.top1:.2f} % before, {made.after.top1:.2f} % after "
-            f"({-made.lost:+.2f} points; 95 % interval {low:.2f} to {high:.2f} %, "
+            f"({spell_change(-made.lost)} points; 95 % interval {low:.2f} to {high:.2f} %, "
             f"{made.after.images:,} images)"
         )
     if made.file is not None:

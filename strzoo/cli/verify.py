@@ -9,6 +9,7 @@ from strzoo.cli.options import json_option, settings_options, verbosity_options
 from strzoo.cli.output import print_json, print_table, simple_table
 from strzoo.errors import UsageError, VerificationError
 from strzoo.settings import Settings
+from strzoo.spelling import spell_change
 
 HEADER = ("model", "from", "figure", "published", "computed", "difference", "verdict")
 
@@ -47,7 +48,7 @@ def verify(
             for line in result.lines:
                 points = line.quantity == "sparsity"
                 unit = " pt" if points else " %"
-                shown = "-" if line.difference is None else f"{line.difference:+.2f}{unit}"
+                shown = "-" if line.difference is None else f"{spell_change(line.difference)}{unit}"
                 note = f" ({line.note})" if line.note else ""
                 rows.append(
                     (

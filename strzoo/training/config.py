@@ -146,8 +146,8 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
             raise UsageError(f"epochs={self.epochs} is above {_MOST_EPOCHS:,}, more than any run")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise UsageError(
-                f"warmup_epochs={self.warmup_epochs:g} leaves nothing of {self.epochs} epochs; "
-                "lower it, or raise epochs"
+                f"warmup_epochs={self.warmup_epochs:g} leaves nothing of epochs={self.epochs}; "
+                f"lower it (warmup_epochs={self.epochs / 5:g} or 0), or raise epochs"
             )
 
     def is_on(self, name: str) -> bool:

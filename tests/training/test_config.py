@@ -40,7 +40,7 @@ from tests.conftest import CliResult
         ("method=dnw", "method=dnw needs prune_rate .* or budget"),
         ("method=dense", None),
         ("schedule=multistep", "schedule=multistep needs milestones"),
-        ("warmup_epochs=100", "leaves nothing of 100 epochs"),
+        ("warmup_epochs=100", "leaves nothing of epochs=100; lower it .warmup_epochs=20 or 0"),
         ("keep_dense=first,fc", None),
         ("learning_rate=1e-3", None),
         ("data=/a=b", None),
