@@ -252,3 +252,8 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
     except IntegrityError as error:
         raise IntegrityError(f"{what} refers to {error}") from error
     return path
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text; characters that only separate lines in print are part of them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from strzoo.borders import read_text
+from strzoo.borders import lines_of, read_text
 from strzoo.data.imagenet_classes import (
     COUNT,
     index_by_devkit_id,
@@ -180,8 +180,8 @@ def is_class_list(path: Path, words: Sequence[str]) -> bool:
 
 def read_class_list(path: Path) -> list[str]:
     """The first word of each line."""
-    return [line.split()[0] for line in read_text(path, "a list of classes").splitlines()
-            if line.strip()]  # fmt: skip
+    lines = lines_of(read_text(path, "a list of classes"))
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def _list_folders(folder: Path) -> list[str]:

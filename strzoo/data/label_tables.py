@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from strzoo.borders import lines_of
 from strzoo.data.trees import is_image
 from strzoo.errors import IntegrityError
 
@@ -36,7 +37,7 @@ def read_rows(path: Path, text: str, images: Iterable[str]) -> tuple[list[Row], 
         IntegrityError: no column names images, or none labels them.
         ValueError: it is no JSON.
     """
-    table = _read_json(path, text) if path.suffix.startswith(".json") else _read_csv(text)
+    table = _read_json(path, text) if path.suffix.startswith(".json") else _read_csv(path, text)
     known = {key for name in images for key in suffixes(name)}
     first = table[:2]
     columns = [j for j in range(max(map(len, (row for _, row in first)), default=0))
@@ -65,7 +66,7 @@ def read_rows(path: Path, text: str, images: Iterable[str]) -> tuple[list[Row], 
     for number, row in body:
         if len(row) <= max(image, label):
             raise IntegrityError(f"{path}, line {number}: {len(row)} columns, not {len(header)}")
-        rows.append((number, row[image].strip(), _plain(row[label])))
+        rows.append((number, row[image].strip(), plain(row[label])))
     return rows, []
 
 
@@ -113,26 +114,48 @@ def _hot(row: Sequence[str], columns: Sequence[int]) -> int | None:
     return values.index(1.0) if sorted(values) == [*[0.0] * (len(values) - 1), 1.0] else None
 
 
-def _plain(label: str) -> str:
+def find_delimiter(text: str, images: Iterable[str]) -> str | None:
+    """What separates the cells of a text whose lines have no spaces, where one of its first cells
+    names an image; None if it is no table."""
+    known = {key for name in images for key in suffixes(name)}
+    for line in [line for line in lines_of(text) if line.strip()][:2]:
+        delimiter = _delimiter(line)
+        if delimiter in line and any(_is_known(c, known) for c in line.split(delimiter)):
+            return delimiter
+    return None
+
+
+def plain(label: str) -> str:
     """A label as text; pandas writes whole numbers as 3.0 where a cell is missing."""
     label = label.strip()
     whole, dot, rest = label.partition(".")
     return whole if dot and whole.isdigit() and rest.strip("0") == "" else label
 
 
-def _read_csv(text: str) -> list[tuple[int, list[str]]]:
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1)
-             if line.strip() and not line.startswith("#")]  # fmt: skip
-    first = lines[0][1] if lines else ""
-    delimiter = max(_DELIMITERS, key=first.count)
-    rows = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True)
-    return list(zip((n for n, _ in lines), rows, strict=True))
+def _delimiter(line: str) -> str:
+    return max(_DELIMITERS, key=line.count)
+
+
+def _read_csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """The rows that are not empty, with the lines in which they end; a cell in quotes may have
+    several."""
+    lines = [f"{line}\n" for line in lines_of(text)]
+    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    rows = csv.reader(lines, delimiter=_delimiter(first), skipinitialspace=True, strict=True)
+    found = []
+    try:
+        for row in rows:
+            if any(cell.strip() for cell in row) and not row[0].startswith("#"):
+                found.append((rows.line_num, row))
+    except csv.Error as error:
+        raise IntegrityError(f"{path}, line {rows.line_num}: no valid table: {error}") from error
+    return found
 
 
 def _read_json(path: Path, text: str) -> list[tuple[int, list[str]]]:
     """A mapping of images to labels, or a list or lines of objects, as rows below a header."""
     if path.suffix == ".jsonl":
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        found = [json.loads(line) for line in lines_of(text) if line.strip()]
     else:
         found = json.loads(text)
     if isinstance(found, dict):

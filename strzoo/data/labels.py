@@ -12,10 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from strzoo.borders import read_text, reading
+from strzoo.borders import lines_of, read_text, reading
 from strzoo.data.class_order import ClassOrder, imagenet_order, is_class_list
+from strzoo.data.image_numbers import match_lines
 from strzoo.data.imagenet_classes import COUNT, index_by_devkit_id, is_wnid
-from strzoo.data.label_tables import SUFFIXES, Row, match_images, read_rows
+from strzoo.data.label_tables import (
+    SUFFIXES,
+    Row,
+    find_delimiter,
+    match_images,
+    plain,
+    read_rows,
+)
 from strzoo.data.trees import read_member
 from strzoo.errors import IntegrityError, UsageError
 
@@ -45,7 +53,7 @@ ACCEPTED = (
     f"{GROUND_TRUTH} (the devkit, also inside {DEVKIT}.tar.gz), {KAGGLE} (Kaggle), a text file "
     "with a wnid or class per image (val.txt, wnids.txt, labels.txt), or a table (labels.csv)"
 )
-_NUMBER = re.compile(r"([0-9]{1,18})(?=\.[^.]*$)")  # at the end of an image's name
+_ODD_NUMBER = re.compile(r"[+-][0-9.]+|[0-9]*\.[0-9]+|[0-9.]+e[+-]?[0-9]+")
 _KIND = "a label file"
 _KAGGLE_HEADER = "ImageId,PredictionString"
 
@@ -98,14 +106,15 @@ def read_label_file(
             return _kaggle(path, text, order or imagenet_order())
         if path.suffix in (*SUFFIXES, ".json"):
             return _from_table(path, text, names, order, num_classes)
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(n, line) for n, line in enumerate(lines_of(text), 1) if line.strip()]
         if not lines:
             raise IntegrityError(f"{path} is empty; accepted are {ACCEPTED}")
+        if find_delimiter(text, names) in (",", ";"):
+            return _from_table(path, text, names, order, num_classes)
         if all(len(line.split()) == 1 for _, line in lines):
-            words = [line.strip() for _, line in lines]
-            chosen = order or _order_of(path, words, num_classes)
-            return _list_of_labels(path, [(n, line.strip()) for n, line in lines], names, chosen,
-                                   num_classes)  # fmt: skip
+            listed = [(n, plain(line)) for n, line in lines]
+            chosen = order or _order_of(path, [word for _, word in listed], num_classes)
+            return _list_of_labels(path, listed, names, chosen, num_classes)
         known = {_stem(name) for name in names}
         rows = []
         for number, line in lines:
@@ -148,6 +157,11 @@ def _order_of(path: Path, labels: Sequence[str], num_classes: int) -> ClassOrder
         return imagenet_order()
     if all(map(_is_number, classes)):
         return ClassOrder({}, (), "outputs")
+    if odd := [name for name in classes if _ODD_NUMBER.fullmatch(name)]:
+        raise UsageError(
+            f"{path} has the label {odd[0][:60]!r}: a class is a whole number from 0 to "
+            f"{num_classes - 1}, or a name"
+        )
     if len(classes) != num_classes:
         raise UsageError(
             f"{path} names {len(classes)} classes ({', '.join(classes[:3])}, ...), the model has "
@@ -168,14 +182,14 @@ def _list_of_labels(
     """One label a line, for the images in their order."""
     if all(_is_number(value) for _, value in lines) and order.imagenet:
         labels = [_devkit_index(path, n, value) for n, value in lines]
-        return LabelFile("the devkit's ground truth", _by_number(path, labels, names), order)
+        return LabelFile("the devkit's ground truth", match_lines(path, labels, names), order)
     if is_class_list(path, [value for _, value in lines]):
         raise UsageError(
             f"{path} lists the classes of the set, not the labels of its images; name the label "
             "file with --labels"
         )
     labels = [_label_index(path, n, value, order, num_classes) for n, value in lines]
-    return LabelFile("a wnid text file", _by_number(path, labels, names), order)
+    return LabelFile("a wnid text file", match_lines(path, labels, names), order)
 
 
 def _split_line(line: str, known: set[str]) -> tuple[str, str]:
@@ -183,7 +197,7 @@ def _split_line(line: str, known: set[str]) -> tuple[str, str]:
     cells = line.split("\t") if "\t" in line else line.split()
     if _stem(cells[0].strip()) not in known and _stem(line.strip().rsplit(None, 1)[0]) in known:
         cells = line.strip().rsplit(None, 1)
-    return cells[0].strip(), cells[min(1, len(cells) - 1)].strip()
+    return cells[0].strip(), plain(cells[min(1, len(cells) - 1)])
 
 
 def read_real(path: Path, names: Sequence[str]) -> LabelFile:
@@ -206,11 +220,11 @@ def _real(path: Path, text: str, names: Sequence[str]) -> LabelFile:
             f"{path} is not a ReaL file: expected a list of lists of class numbers below {COUNT}"
         )
     sets = [tuple(dict.fromkeys(s)) for s in sets]
-    return LabelFile(REAL_LABELS, _by_number(path, sets, names, exact=True), imagenet_order())
+    return LabelFile(REAL_LABELS, match_lines(path, sets, names, exact=True), imagenet_order())
 
 
 def _kaggle(path: Path, text: str, order: ClassOrder) -> LabelFile:
-    rows = list(csv.reader(text.splitlines()))
+    rows = [row for row in csv.reader(f"{line}\n" for line in lines_of(text)) if row]
     if not rows or rows[0][:2] != _KAGGLE_HEADER.split(","):
         raise IntegrityError(f"{path}: expected the columns {_KAGGLE_HEADER}")
     table = {}
@@ -233,7 +247,7 @@ def read_class_names(path: Path) -> list[str]:
     """
     text = read_text(path, "a list of class names")
     if not text.lstrip().startswith("["):
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in lines_of(text) if line.strip()]
     try:
         names = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -241,29 +255,6 @@ def read_class_names(path: Path) -> list[str]:
     if not all(isinstance(name, str) for name in names):
         raise UsageError(f"{path} is not a JSON list of names: not all are texts")
     return list(names)
-
-
-def _by_number(
-    path: Path,
-    labels: Sequence[int] | Sequence[tuple[int, ...]],
-    names: Sequence[str],
-    *,
-    exact: bool = False,
-) -> Callable[[str], Sequence[int] | None]:
-    """Line n belongs to the image whose name ends in n (ILSVRC2012_val_00000001 is the first);
-    for names without such numbers, to the n-th image in name order if there are as many."""
-    sets = [entry if isinstance(entry, tuple) else (entry,) for entry in labels]
-    numbers = {name: int(m[1]) for name in names if (m := _NUMBER.search(name))}
-    values = set(numbers.values())
-    if len(values) == len(names) and values and min(values) >= 1 and max(values) <= len(sets):
-        return lambda name: sets[numbers[name] - 1]
-    if exact or len(names) != len(sets):
-        raise UsageError(
-            f"{path} has {len(sets)} lines for {len(names)} images whose names do not end in "
-            "their number (as ILSVRC2012_val_00000001.JPEG does): it cannot be said which is which"
-        )
-    order = {name: position for position, name in enumerate(sorted(names))}
-    return lambda name: sets[order[name]]
 
 
 def _label_index(path: Path, line: int, label: str, order: ClassOrder, num_classes: int) -> int:

@@ -32,6 +32,11 @@ TABLES = {
     "list.json": json.dumps([{"image": n, "size": [1, 2], "label": t} for n, t in ROWS]),
     "l.txt": "".join(f"{n}\t{t}\n" for n, t in ROWS),
     "one_a_line.txt": "".join(f"{t}\n" for t in TRUTH),
+    "floats_a_line.txt": "".join(f"{t}.0\n" for t in TRUTH),
+    "commas.txt": "".join(f"{n},{t}\n" for n, t in ROWS[1:]) + f'"{NAMES[0]}",{TRUTH[0]}\n',
+    "quoted.csv": "filename,note,label\n"
+    + "".join(f'{n},"two\nlines\u2028of it",{t}\n' for n, t in ROWS) + ",,\n",
+    "floats.txt": "".join(f"{n}\t{t}.0\n" for n, t in ROWS),
 }  # fmt: skip
 
 
@@ -42,6 +47,36 @@ def test_labels_are_read_from_tables_whatever_their_columns(name: str, tmp_path:
     samples = find_samples(folder, 3, labels=tmp_path / name)
     assert (list(samples.names), labels(samples)) == (NAMES, TRUTH)
     assert bool(samples.class_names) == (name in ("words.csv", "onehot.csv"))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("begin", ["", "img_"])
+def test_lines_belong_to_images_by_their_numbers(tmp_path: Path, begin: str, first: int) -> None:
+    """Also where the order of the names as texts is another: 10 comes before 2."""
+    truth = [(7 * n) % 5 for n in range(12)]
+    folder = write(tmp_path, [f"{begin}{n + first}.png" for n in range(12)])
+    (tmp_path / "labels.txt").write_text("".join(f"{t}\n" for t in truth))
+    samples = find_samples(folder, 5)
+    numbers = [int(name.removeprefix(begin).partition(".")[0]) for name in samples.names]
+    assert labels(samples) == [truth[number - first] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "said"),
+    [
+        (["a2.png", "a10.png", "b1.png"], "0\n1\n2\n", "'a10.png' comes before 'a2.png' is not"),
+        (["a.png", "b.png", "c.png"], "0\n-1\n1\n", "label '-1': a class is a whole number"),
+        (["a.png", "b.png", "c.png"], "a.png +1\nb.png 0\nc.png 2\n", r"label '\+1': a class is"),
+        (["a.png", "b.png", "c.png"], "a.png,0.5\nb.png,1\nc.png,2\n", "label '0.5': a class is"),
+    ],
+)
+def test_what_could_mean_another_image_or_class_is_refused(
+    tmp_path: Path, names: list[str], text: str, said: str
+) -> None:
+    folder = write(tmp_path, names)
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        find_samples(folder, 3)
 
 
 def test_a_table_beside_the_images_is_found(tmp_path: Path) -> None:
