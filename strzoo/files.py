@@ -161,10 +161,16 @@ def _publish_new(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
+def utf8(text: str) -> bytes:
+    """`text` as UTF-8. Bytes of a file's name that are none are written as \\udcff and so on: what
+    holds such a name remains a text."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> Path:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    """Write `text` as UTF-8 to `path`, whole or not at all; `utf8` says how."""
     with atomic_path(path, force=force) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(utf8(text))
     return Path(path)
 
 

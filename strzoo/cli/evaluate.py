@@ -17,7 +17,7 @@ from strzoo.cli.options import (
     settings_options,
     verbosity_options,
 )
-from strzoo.cli.output import live_console, print_json, print_table, simple_table
+from strzoo.cli.output import live_console, print_json, print_table, say, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 from strzoo.spelling import spell_change
@@ -172,18 +172,19 @@ def evaluate(
         made = run(source, data, preprocessing=preprocessing, on_progress=draw, **options)
     if not speaks:
         return
+    # First, as a file that cannot be written must not cost the answer.
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        _print(made)
     if results is not None:
         append_row(made, results)
     if per_class is not None:
         write_per_class(made, per_class, force=force)
     if predictions is not None:
         write_predictions(made, predictions, force=force)
-    if as_json:
-        print_json(made.to_dict())
-    else:
-        _print(made)
     if not quiet:
-        click.echo(
+        say(
             f"evaluated {made.images:,} images in {made.timing.total:.1f} s "
             f"({made.images_per_second:.1f} images/s)",
             err=True,
@@ -256,23 +257,23 @@ def _print(made: EvalResult) -> None:
             wrap=("of",),
         )
     )
-    click.echo(f"layout: {made.layout}")
+    say(f"layout: {made.layout}")
     for note in made.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"precision: {made.precision}; device: {made.device}; decoder: {made.decoder}")
+        say(f"note: {note}")
+    say(f"precision: {made.precision}; device: {made.device}; decoder: {made.decoder}")
     timing = made.timing
-    click.echo(
+    say(
         f"speed: {made.images_per_second:.1f} images/s over {timing.total:.1f} s, first batch "
         f"after {timing.first_batch:.1f} s; batch {made.batch_size}, {made.workers} workers, "
         f"{made.processes} process{'es' if made.processes > 1 else ''}"
     )
-    click.echo(
+    say(
         f"time: decode {timing.decode:.1f} s (in the workers), transfer {timing.transfer:.1f} s, "
         f"forward {timing.forward:.1f} s, waiting for images {timing.waiting:.1f} s"
     )
     if made.resumed:
-        click.echo(f"resumed: {made.resumed:,} images were done by an earlier run")
+        say(f"resumed: {made.resumed:,} images were done by an earlier run")
     for name, reason in made.broken:
-        click.echo(f"unreadable, counted as wrong: {name}: {reason}")
-    click.echo(f"weights: sha256 {made.weights_sha256}")
-    click.echo("versions: " + ", ".join(f"{name} {v}" for name, v in made.versions.items()))
+        say(f"unreadable, counted as wrong: {name}: {reason}")
+    say(f"weights: sha256 {made.weights_sha256}")
+    say("versions: " + ", ".join(f"{name} {v}" for name, v in made.versions.items()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from torch import Tensor
 from strzoo.borders import read_file
 from strzoo.data.images import BrokenImageError, decode, prepare, to_rgb
 from strzoo.data.loading import normalise
-from strzoo.errors import StrzooError, UsageError
+from strzoo.errors import IntegrityError, StrzooError, UsageError
+from strzoo.settings import Limits
 from strzoo.zoo.registry import Preprocessing
 
 # An encoded image (its path or bytes), or one in memory.
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
 
 _IMAGE_KEYS = ("pixel_values", "images", "image", "img", "inputs", "input", "x")
 _LABEL_KEYS = ("labels", "label", "targets", "target", "fine_label", "y")
@@ -74,6 +75,7 @@ def read_images(images: Any, steps: Preprocessing | None = None) -> Tensor:
         images = _as_tensor(images, "images")
     if not isinstance(images, Tensor):
         raise UsageError(f"images are {describe(images)}; expected a tensor [N, 3, H, W]")
+    _check_plain(images, "images")
     if images.dim() == 3:  # one sample of a data set, without a loader
         images = images[None]
     if images.dim() != 4 or 0 in images.shape[1:]:
@@ -102,6 +104,7 @@ def read_labels(labels: Any, num_classes: int | None = None) -> Tensor:
         labels = _stack(labels) if any(isinstance(v, Tensor) for v in labels) else labels
     if not isinstance(labels, Tensor):
         labels = _as_tensor(labels, "labels")
+    _check_plain(labels, "labels")
     given = describe(labels)
     if labels.dtype == torch.bool or labels.is_complex():
         raise UsageError(f"labels are {given}; expected class numbers, [N]")
@@ -142,7 +145,8 @@ def split_images(images: Any) -> Iterator[ImageLike]:
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """Any image as RGB: a file, its bytes, one of PIL's of any mode, an array or a tensor.
+    """Any image as RGB: a file, by its path or open, its bytes, one of PIL's of any mode, an array
+    or a tensor.
 
     Raises:
         BrokenImageError: it cannot be read or decoded.
@@ -153,9 +157,15 @@ def open_image(image: ImageLike) -> Image.Image:
     if isinstance(image, bytes | bytearray | memoryview):
         return decode(bytes(image))
     if isinstance(image, Tensor):
+        _check_plain(image, "an image")
         return decode(to_pixels(_as_array(image)))
     if isinstance(image, np.ndarray):
         return decode(to_pixels(image))
+    if callable(read := getattr(image, "read", None)):
+        content = read()
+        if not isinstance(content, bytes):
+            raise UsageError("an image is a file that was opened as text; open it with 'rb'")
+        return decode(content)
     if not isinstance(image, str | os.PathLike):
         raise UsageError(
             f"an image is {describe(image)}; expected a file, bytes, a PIL image, an array or a "
@@ -187,6 +197,13 @@ def to_pixels(array: np.ndarray) -> np.ndarray:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or 0 in shape:
         raise UsageError(f"an image of shape {shape} is neither [H, W, 3], [H, W] nor [3, H, W]")
+    height, width = array.shape[:2]
+    try:  # the array may be a view that repeats a few numbers
+        Limits.from_env().check("pixels", height * width, f"an array of {height}x{width}")
+    except IntegrityError as error:
+        raise BrokenImageError(str(error)) from error
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype == np.uint16:
@@ -218,6 +235,18 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def _check_plain(tensor: Tensor, what: str) -> None:
+    """Raise a UsageError for tensors whose numbers cannot be read in order."""
+    if tensor.is_nested:
+        raise UsageError(f"{what} are a nested tensor; pass images of one size")
+    if tensor.is_meta:
+        raise UsageError(f"{what} are on the meta device, where no numbers are")
+    if tensor.layout != torch.strided:
+        raise UsageError(f"{what} are a sparse tensor; pass .to_dense() of it")
+    if tensor.is_quantized:
+        raise UsageError(f"{what} are a quantized tensor; pass .dequantize() of it")
+
+
 def _take(batch: Mapping[Any, Any], keys: Sequence[str]) -> Any:
     found = [key for key in keys if key in batch]
     if not found:
@@ -243,6 +272,8 @@ def _stack(values: Sequence[Any]) -> Tensor:
 def _as_tensor(values: Any, what: str) -> Tensor:
     try:
         array = np.asarray(values)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         if array.dtype.kind == "u" and array.dtype != np.uint8:
             array = array.astype(np.int64)
         return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)

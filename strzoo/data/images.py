@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from strzoo.borders import shorten_cause
-from strzoo.errors import IntegrityError, StrzooError
+from strzoo.errors import IntegrityError, StrzooError, UsageError
 from strzoo.settings import Limits
 from strzoo.zoo.registry import Preprocessing
 
@@ -101,8 +101,11 @@ def prepare(image: Image.Image, steps: Preprocessing) -> np.ndarray:
     crop after resizing gets a black border.
 
     Raises:
-        BrokenImageError: it is so narrow that the resized image would not fit in the memory.
+        BrokenImageError: it has no pixels, or is so narrow that the resized image would not fit in
+            the memory.
+        UsageError: the crop is larger than the limits allow.
     """
+    check_crop(steps.crop)
     size = resized_size(image.size, steps.resize)
     width, height = image.size
     if size != (width, height):
@@ -117,6 +120,15 @@ def prepare(image: Image.Image, steps: Preprocessing) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
+def check_crop(crop: int) -> None:
+    """Raise a UsageError if the limits of the environment allow no image of that side."""
+    if crop * crop > _FEW_PIXELS:
+        try:
+            Limits.from_env().check("pixels", crop * crop, f"a crop of {crop} pixels")
+        except IntegrityError as error:
+            raise UsageError(str(error)) from error
+
+
 def resized_size(size: tuple[int, int], short: int) -> tuple[int, int]:
     """Width and height once the short side is `short`, as torchvision rounds them.
 
@@ -124,6 +136,8 @@ def resized_size(size: tuple[int, int], short: int) -> tuple[int, int]:
         BrokenImageError: more pixels than `check_resized` allows.
     """
     width, height = size
+    if not width or not height:
+        raise BrokenImageError(f"an image of {width}x{height} pixels has none")
     if width <= height:
         made = short, int(short * height / width)
     else:

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from strzoo.errors import IntegrityError
+
 NO_LABEL = -1  # fills the rows of `Samples.labels` up to equal length
 
 
@@ -56,8 +58,18 @@ class Samples:
 
 
 def single_labels(labels: Iterable[int]) -> np.ndarray:
-    """Labels as int64 [N, 1]."""
-    return np.asarray(list(labels), dtype=np.int64).reshape(-1, 1)
+    """Labels as int64 [N, 1].
+
+    Raises:
+        IntegrityError: one is no number of 64 bits.
+    """
+    listed = list(labels)
+    try:
+        return np.asarray(listed, dtype=np.int64).reshape(-1, 1)
+    except OverflowError as error:
+        raise IntegrityError(
+            f"the label {max(listed, key=abs)} is no number of a class, from 0 on"
+        ) from error
 
 
 def label_sets(sets: Sequence[Sequence[int]]) -> np.ndarray:

@@ -135,6 +135,10 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(open_runner(source, options))
         if not isinstance(data, str | os.PathLike):
+            _refuse(
+                labels=labels is not None, real=real is not None, split=split is not None,
+                resume=resume is not None, skip_broken=skip_broken, decoder=decoder != "pil",
+            )  # fmt: skip
             return _evaluate_tensors(runner, data, batch_size or _BATCH["cuda"])
         group = stack.enter_context(join_group())
         classes = runner.count_classes()
@@ -164,6 +168,15 @@ def evaluate(
         )
         run = Run(runner, samples, classes, loop, group, started, on_progress)
         return run.execute(Path(resume) if resume is not None else None)
+
+
+def _refuse(**given: bool) -> None:
+    """Raise a UsageError for arguments that images in memory have no use for."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise UsageError(
+            f"{names[0]} is for data in files; images in memory bring their labels and are taken "
+            "as they are"
+        )
 
 
 def _evaluate_tensors(runner: Runner, data: ImageSet | Batches, batch_size: int) -> EvalResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,10 @@ from strzoo.zoo.registry import Preprocessing
 
 log = logging.getLogger(__name__)
 
-_SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, Tensor, Mapping)
+_SINGLE = (
+    *(str, os.PathLike, bytes, bytearray, memoryview, io.IOBase),
+    *(Image.Image, np.ndarray, Tensor, Mapping),
+)
 _BATCH = 32
 _ADDRESS = ("http://", "https://")
 _LARGEST_DOWNLOAD = 64 << 20  # bytes; no photograph comes near it
@@ -86,9 +90,9 @@ def predict(
         model: a model id, a checkpoint, ONNX or .strz file, a `Checkpoint`, a `SparseModel` or
             any network.
         images: one or several of: a file, a folder (all images below it), an address (only with
-            `allow_urls`), encoded bytes, a PIL image, an array or tensor of pixels (uint8
-            [H, W, 3], [H, W] or [3, H, W], with or without an alpha channel; uint16, or floats
-            from 0 to 1, of these shapes; or a batch [N, ...] of them), a row of a data set
+            `allow_urls`), an open file, encoded bytes, a PIL image, an array or tensor of pixels
+            (uint8 [H, W, 3], [H, W] or [3, H, W], with or without an alpha channel; uint16, or
+            floats from 0 to 1, of these shapes; or a batch [N, ...] of them), a row of a data set
             (`{"image": ...}`).
         top: classes per image.
         class_names: names of the network's classes; ImageNet's for 1000 classes, and an ONNX

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from strzoo.borders import shorten_cause
+from strzoo.data.images import check_crop
 from strzoo.data.loading import explained_deaths, normalise
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.devices import is_out_of_memory
@@ -120,7 +121,7 @@ class Runner:
         """
         try:
             with explained_deaths():
-                return self.reader(self.forward(inputs))
+                scores = self.reader(self.forward(inputs))
         except StrzooError:
             raise
         except Exception as error:  # whatever the network's own code raises
@@ -130,6 +131,13 @@ class Runner:
                 f"{self.name} does not run on images of shape {tuple(inputs.shape)} "
                 f"({shorten_cause(error)})"
             ) from error
+        if len(scores) != len(inputs):
+            raise UsageError(
+                f"{self.name} gives class scores for {len(scores)} images when it is given "
+                f"{len(inputs)}; it must give one row for each (views of an image are averaged in "
+                "the network)"
+            )
+        return scores
 
     def run_at_once(self, inputs: Tensor) -> Tensor:
         """As `run`; what does not fit in the memory is a StrzooError too."""
@@ -154,6 +162,7 @@ class Runner:
             UsageError: the network does not run on images of this size.
         """
         crop = self.preprocessing.crop
+        check_crop(crop)
         pixels = torch.zeros(self.fixed_batch or 1, crop, crop, 3, dtype=torch.uint8)
         try:
             run = self.eager or self.forward

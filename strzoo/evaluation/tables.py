@@ -10,7 +10,7 @@ from pathlib import Path
 
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.evaluation.results import EvalResult, find_hits
-from strzoo.files import check_destination, write_error, write_text
+from strzoo.files import check_destination, utf8, write_error, write_text
 
 COLUMNS = (
     "model",
@@ -59,7 +59,7 @@ def append_row(result: EvalResult, path: str | os.PathLike[str]) -> None:
         writer.writerow(_row(result))
         # One write in append mode: rows of processes that end together do not mix.
         with open(path, "ab", buffering=0) as stream:
-            stream.write(text.getvalue().encode("utf-8"))
+            stream.write(utf8(text.getvalue()))
     except OSError as error:
         raise write_error(path, error) from error
 

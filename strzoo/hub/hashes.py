@@ -87,6 +87,7 @@ def hash_tensors(state: Mapping[str, Any]) -> str:
         if not isinstance(value, torch.Tensor):
             continue
         value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        described = f"{name} {value.dtype} {tuple(value.shape)}\n"
+        digest.update(described.encode("utf-8", "surrogatepass"))
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

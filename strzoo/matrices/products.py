@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from strzoo.files import utf8
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -56,7 +58,7 @@ class Products:
 def file_stem(layer: str) -> str:
     """The name of a layer's files, one of its own within their folder."""
     plain = re.sub(r"[^\w.#-]", "_", layer).lstrip(".")[:150] or "model"
-    return plain if plain == layer or not layer else f"{plain}-{zlib.crc32(layer.encode()):08x}"
+    return plain if plain == layer or not layer else f"{plain}-{zlib.crc32(utf8(layer)):08x}"
 
 
 def activations_file(layer: str) -> str:

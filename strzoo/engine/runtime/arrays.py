@@ -52,6 +52,9 @@ def _accept(port: Port, given: Any, named: bool) -> tuple[np.ndarray, Finish]:
             raise UsageError(f"the {what} are on {given.device}; pass images.cpu()")
         if floats and not given.dtype.is_floating_point:
             raise _wrong_type(port, given.dtype, named)
+        if given.is_nested:
+            what = _describe(port, named)[0]
+            raise UsageError(f"the {what} are a nested tensor; pass images of one size")
         if given.layout != torch.strided:
             what = _describe(port, named)[0]
             raise UsageError(f"the {what} are a sparse tensor; pass images.to_dense()")

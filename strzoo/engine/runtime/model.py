@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from strzoo.arguments import checked
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import Shape
 from strzoo.engine.ir.parts import Division, Port
@@ -251,6 +252,7 @@ class SparseModel:
         assert rest is not None
         self._runner.run(rest, images, result, concurrent)
 
+    @checked
     def save(
         self, path: str | os.PathLike[str], *, force: bool = False, native: bool = False
     ) -> Path:
