@@ -17,6 +17,7 @@ from types import FrameType
 
 import click
 
+from strzoo.cli.output import say
 from strzoo.errors import StrzooError, install_advice
 from strzoo.version import VERSION
 
@@ -114,6 +115,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     seen: list[int] = []
+    _open_closed_streams()
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
@@ -125,6 +127,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The work is done: an interrupt while the interpreter ends must not print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Schedulers and daemons may start a process without standard streams: Python has None there.
+
+    The null device also keeps their numbers from the files that are opened next.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def run(
@@ -150,7 +162,7 @@ def run(
     except click.UsageError as error:
         # A bare group raises its help as a usage error: that is for reading, not one line.
         if type(error).__name__ == "NoArgsIsHelpError":
-            click.echo(error.format_message(), err=True)
+            say(error.format_message(), err=True)
         else:
             _complain(error.format_message())
         return error.exit_code
@@ -186,9 +198,7 @@ def _explain(error: Exception, arguments: Sequence[str] | None) -> tuple[str, in
 def _complain(message: str) -> None:
     line = " ".join(message.split())
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed, or its disk full
-        click.echo(
-            f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True
-        )
+        say(f"strzoo: error: {line}" if line != "interrupted" else "strzoo: interrupted", err=True)
 
 
 def _report_stream(error: OSError) -> int:

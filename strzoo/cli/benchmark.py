@@ -16,7 +16,7 @@ from strzoo.cli.options import (
     split_list,
     verbosity_options,
 )
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_count
 from strzoo.errors import UsageError
@@ -113,7 +113,7 @@ def benchmark(
         return
     _print(made)
     if plot is not None:
-        click.echo(f"plot: {plot}")
+        say(f"plot: {plot}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -147,11 +147,11 @@ def _print(made: BenchmarkResult) -> None:
         simple_table(HEADER, rows, left=2, optional=_OPTIONAL),
         more="the latency of each run",
     )
-    click.echo("\n".join(made.verdicts))
-    click.echo(
+    say("\n".join(made.verdicts))
+    say(
         "dense ms: onnxruntime on the dense twin; ratio: that / p50; gain: this engine on the "
         "dense twin / p50; above 1 is faster"
     )
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     runs = made.timings[0].runs if made.timings else 0
-    click.echo(f"{made.machine}; {made.threads} threads; {versions}; medians of {runs} runs")
+    say(f"{made.machine}; {made.threads} threads; {versions}; medians of {runs} runs")

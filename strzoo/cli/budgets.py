@@ -14,7 +14,7 @@ from strzoo.cli.options import (
     settings_options,
     verbosity_options,
 )
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
 from strzoo.settings import Settings
 from strzoo.spelling import spell_change
@@ -60,7 +60,7 @@ def show(budget: str, as_json: bool) -> None:
         return
     made = report_budget(loaded)
     print_table(report_table(made), more=ONLY_IN_JSON)
-    click.echo("\n".join(rendering.summary(made)))
+    say("\n".join(rendering.summary(made)))
 
 
 @budgets.command()
@@ -81,7 +81,7 @@ def compare(first: str, second: str, plot: Path | None, force: bool, as_json: bo
         from strzoo.analysis.report_plot import plot_budgets
 
         plot_budgets([a, b], plot, force=force)
-        click.echo(f"wrote {plot}", err=True)
+        say(f"wrote {plot}", err=True)
     if as_json:
         rows = [
             {"layer": d.layer, "first": d.first, "second": d.second, "difference": d.difference}
@@ -137,4 +137,4 @@ def extract(
         return
     write_budget(made, output, force=force)
     if not quiet:
-        click.echo(f"wrote {output}: sparsity {made.sparsity:.2f} %", err=True)
+        say(f"wrote {output}: sparsity {made.sparsity:.2f} %", err=True)

@@ -6,7 +6,7 @@ import click
 
 from strzoo.cli.completion import complete_model
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.progress import spell_bytes
 from strzoo.downloads.cache import Cache
 from strzoo.downloads.download import default_format
@@ -48,7 +48,7 @@ def list_command(as_json: bool, settings: Settings) -> None:
     header = ("model", "format", "file", "sha256", "hash", "bytes")
     print_table(simple_table(header, rows, left=5, title=title))
     if compiled:
-        click.echo(f"compiled by the sparse engine: {len(compiled)} files, {spell_bytes(size)}")
+        say(f"compiled by the sparse engine: {len(compiled)} files, {spell_bytes(size)}")
 
 
 @cache.command()
@@ -63,13 +63,13 @@ def path(model: str | None, format: str | None, settings: Settings) -> None:
     if model is None:
         if format:
             raise UsageError("--format needs a model id")
-        click.echo(settings.cache_dir)
+        say(settings.cache_dir)
         return
     card = load_registry(settings).get(model)
     file = Cache(settings.cache_dir).path(card, format or default_format(card))
     if not file.is_file():
         raise StrzooError(f"{file} is not there; run `strzoo download {card.id}`")
-    click.echo(file)
+    say(file)
 
 
 @cache.command()
@@ -131,9 +131,9 @@ def prune_command(
         print_json({"schema": 1, "dry_run": dry_run, "removed": files})
         return
     for item in removed:
-        click.echo(item.path)
+        say(item.path)
     verb = "would free" if dry_run else "freed"
-    click.echo(f"{verb} {spell_bytes(sum(item.bytes for item in removed))}", err=True)
+    say(f"{verb} {spell_bytes(sum(item.bytes for item in removed))}", err=True)
 
 
 def _hash_kind(entry: CacheEntry) -> str:

@@ -17,7 +17,7 @@ from strzoo.cli.options import (
     settings_options,
     verbosity_options,
 )
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def compare(
         _print(made)
     for written in (plot, page):
         if written is not None and not quiet:
-            click.echo(f"wrote {written}", err=True)
+            say(f"wrote {written}", err=True)
 
 
 def _print(made: ModelComparison) -> None:
@@ -99,7 +99,7 @@ def _print(made: ModelComparison) -> None:
     same = ("first", "second", "same class %", "same of five %", "images")
     _show(same, answers, "answers on the bundled photographs", left=2)
     for note in made.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _show(

@@ -9,7 +9,7 @@ import click
 
 from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_steps
 from strzoo.engine.hardware import LEVELS
@@ -155,10 +155,10 @@ def compile_command(
     else:
         _print(made.report)
         if output is not None:
-            click.echo(f"file: {output}, {output.stat().st_size / 1e6:.1f} MB")
+            say(f"file: {output}, {output.stat().st_size / 1e6:.1f} MB")
     if not quiet:
         source = "found in the cache" if made.report.cached else "compiled"
-        click.echo(f"{source} in {made.report.seconds:.1f} s", err=True)
+        say(f"{source} in {made.report.seconds:.1f} s", err=True)
 
 
 def _print(report: CompileReport) -> None:
@@ -175,4 +175,4 @@ def _print(report: CompileReport) -> None:
     ]
     optional = ("kind", "weights", "runs as")
     print_table(simple_table(HEADER, rows, left=3, optional=optional))
-    click.echo("\n".join(report.summary()))
+    say("\n".join(report.summary()))

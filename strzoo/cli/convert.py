@@ -8,7 +8,7 @@ import click
 
 from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json
+from strzoo.cli.output import print_json, say
 from strzoo.cli.progress import spell_bytes
 from strzoo.settings import Settings
 
@@ -81,10 +81,10 @@ def convert(
         [made.format, *(["compact"] * compact), *(["fp16"] * half), f"({layout} layout)"]
     )
     checked = ", logits equal the source's" if made.verified else ""
-    click.echo(
+    say(
         f"{made.path}: {made.architecture}, {made.source_format} -> {form}, "
         f"sparsity {made.sparsity:.2f} %, {spell_bytes(made.bytes)} "
         f"(source {spell_bytes(made.source_bytes)}){checked}"
     )
     for note in made.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")

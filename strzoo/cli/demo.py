@@ -11,7 +11,7 @@ import click
 
 from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, verbosity_options
-from strzoo.cli.output import Table, live_console, print_json, print_table, simple_table
+from strzoo.cli.output import Table, live_console, print_json, print_table, say, simple_table
 
 if TYPE_CHECKING:
     from strzoo.demo import DemoResult
@@ -56,10 +56,10 @@ def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool
 
             live = stack.enter_context(Live(console=screen, transient=True, auto_refresh=False))
 
-        def say(text: str) -> None:
+        def tell(text: str) -> None:
             check_interrupts()
             if not quiet:
-                click.echo(f"[{time.monotonic() - start:5.1f} s] {text}", err=True)
+                say(f"[{time.monotonic() - start:5.1f} s] {text}", err=True)
 
         def watch(network: str, result: EpochResult) -> None:
             check_interrupts()
@@ -67,13 +67,13 @@ def demo(output: Path, epochs: int | None, seed: int, as_json: bool, quiet: bool
             if live is not None:
                 live.update(_history(network, seen[network]), refresh=True)
 
-        made = run_demo(output, config, seed=seed, on_step=say, on_epoch=watch)
+        made = run_demo(output, config, seed=seed, on_step=tell, on_epoch=watch)
     if as_json:
         print_json(_document(made))
     else:
         _print(made)
     if not quiet:
-        click.echo(f"done in {time.monotonic() - start:.1f} s", err=True)
+        say(f"done in {time.monotonic() - start:.1f} s", err=True)
 
 
 def _history(network: str, results: list[EpochResult], every: int = 1) -> Table:
@@ -91,7 +91,7 @@ def _print(made: DemoResult) -> None:
 
     print_table(_history("STR", list(made.history), every=5))
     print_table(report_table(made.report))
-    click.echo("\n".join(summary(made.report)))
+    say("\n".join(summary(made.report)))
     rows = [
         ("dense twin", "0.00", f"{made.dense_twin_top1:.2f}"),
         ("STR network", f"{made.sparsity:.2f}", f"{made.str_top1:.2f}"),
@@ -101,7 +101,7 @@ def _print(made: DemoResult) -> None:
     header = ("network", "sparsity %", "top-1 %")
     print_table(simple_table(header, rows, title="360 held-out digits"))
     for file in made.files:
-        click.echo(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
+        say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
 
 
 def _document(made: DemoResult) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from strzoo.cli.options import json_option, settings_options
-from strzoo.cli.output import print_json
+from strzoo.cli.output import print_json, say
 from strzoo.downloads.maintenance import list_compiled
 from strzoo.errors import StrzooError, install_advice
 from strzoo.settings import Settings
@@ -48,10 +48,10 @@ def doctor(as_json: bool, settings: Settings) -> None:
     else:
         width = max(len(name) for section in found.values() for name in section)
         for title, section in found.items():
-            click.echo(f"{title}")
+            say(f"{title}")
             for name, value in section.items():
-                click.echo(f"  {name:<{width}}  {value}")
-        click.echo(f"problems: {len(problems)}")
+                say(f"  {name:<{width}}  {value}")
+        say(f"problems: {len(problems)}")
     if problems:
         raise StrzooError("; ".join(problems))
 

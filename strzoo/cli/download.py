@@ -12,7 +12,7 @@ import click
 from strzoo.cli.completion import complete_model
 from strzoo.cli.interrupts import remembered_interrupts
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.progress import download_bar, spell_bytes
 from strzoo.downloads.cache import check_content
 from strzoo.downloads.download import Fetched, default_format, obtain
@@ -96,7 +96,7 @@ def download(
         except StrzooError as error:
             failed.append((card, format, error))
             if len(wanted) > 1:
-                click.echo(f"strzoo: error: {error}", err=True)
+                say(f"strzoo: error: {error}", err=True)
     if as_json:
         print_json({"schema": 1, "files": [describe(f) for f in fetched], "errors": [
             {"model": card.id, "format": format, "error": str(error), "exit_code": error.exit_code}
@@ -107,7 +107,7 @@ def download(
     if fetched and not quiet:
         size, seconds = sum(f.file.bytes for f in fetched), time.monotonic() - start
         files = "1 file" if len(fetched) == 1 else f"{len(fetched)} files"
-        click.echo(f"{files}, {spell_bytes(size)}, in {seconds:.1f} s", err=True)
+        say(f"{files}, {spell_bytes(size)}, in {seconds:.1f} s", err=True)
     if len(wanted) == len(failed) == 1:
         raise failed[0][2]
     if failed:

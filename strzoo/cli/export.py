@@ -9,7 +9,7 @@ import click
 
 from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.progress import spell_bytes
 from strzoo.cli.report import parse_size
 from strzoo.settings import Settings
@@ -145,13 +145,13 @@ def _print(made: OnnxExport) -> None:
             (made.output_name, "float32", made.output_shape),
         )
     ]
-    click.echo(
+    say(
         f"{made.path}: {made.model}, {made.precision}, opset {made.opset}, "
         f"{spell_bytes(made.bytes)}, sparsity {made.sparsity:.2f} % "
         f"(torch {made.source_sparsity:.2f} %)"
     )
-    click.echo(f"input {shapes[0]}, output {shapes[1]}")
-    click.echo(
+    say(f"input {shapes[0]}, output {shapes[1]}")
+    say(
         f"top-1 agreement with fp32 {made.top1_agreement:.2f} %, relative difference "
         f"{made.relative_difference:.3g} (allowed {made.tolerance:.3g}); report in "
         f"{made.report_path}"

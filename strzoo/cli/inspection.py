@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from strzoo.cli.options import force_option, verbosity_options
+from strzoo.cli.output import say
 from strzoo.cli.report import output_options, parse_size, show_report
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def inspect(
     made = inspect_onnx(file, input_size=size)
     show_report(made.report, made.to_dict(), style, output, force=force, quiet=quiet)
     if style == "table" and output is None:
-        click.echo("\n".join(_describe(made)))
+        say("\n".join(_describe(made)))
 
 
 def _describe(made: OnnxInspection) -> list[str]:

@@ -14,7 +14,7 @@ from strzoo.cli.options import (
     split_list,
     verbosity_options,
 )
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_count
 from strzoo.errors import UsageError
@@ -105,7 +105,7 @@ def matrices(
     title = made.model if made.source == "weights" else f"{made.model} ({made.source})"
     print_table(simple_table(HEADER, rows, title=title, optional=optional))
     inputs = f", inputs of {made.images} images" if made.images else ""
-    click.echo(
+    say(
         f"{made.path}: {len(made.layers)} layers as {', '.join(made.formats)}{inputs}, "
         f"{made.bytes / 1e6:.1f} MB"
     )

@@ -10,7 +10,7 @@ import click
 
 from strzoo.cli.completion import complete_model
 from strzoo.cli.options import json_option, settings_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.errors import UnknownNameError
 from strzoo.settings import Settings
 from strzoo.zoo.registry import ModelCard, get_card, load_registry
@@ -92,7 +92,7 @@ def info(model: str, as_json: bool, settings: Settings) -> None:
         rows.append((f"file: {format}", f"{file.address} ({state})"))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        click.echo(f"{name:<{width}}  {text}")
+        say(f"{name:<{width}}  {text}")
 
 
 def cached_formats(card: ModelCard, settings: Settings) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from strzoo.settings import Settings
+from strzoo.spelling import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,6 +76,13 @@ def settings_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
+class _Formatter(logging.Formatter):
+    """Messages may hold names from files of strangers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def verbosity_options(command: Command) -> Command:
     """Add -q and -v; logs go to stderr. The command gets `quiet`."""
 
@@ -84,7 +92,7 @@ def verbosity_options(command: Command) -> Command:
     def wrapped(*args: Any, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
         level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("strzoo: %(levelname)s: %(message)s"))
+        handler.setFormatter(_Formatter("strzoo: %(levelname)s: %(message)s"))
         logger = logging.getLogger("strzoo")
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -15,11 +15,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strzoo.cli.tables import Table, fit, records
+from strzoo.spelling import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _PIPE_WIDTH = 1_000_000  # a pipe has no width: nothing wraps there, and no column is left out
+
+
+def say(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, which may hold names from files of strangers, on stdout or stderr."""
+    click.echo(printable(str(text)), err=err, nl=nl)
 
 
 def print_json(document: Any) -> None:
@@ -67,7 +73,7 @@ def print_table(table: Table, *, more: str = "") -> None:
     On a terminal, stderr names the columns that were left out, and `more`: what only the JSON
     document has.
     """
-    width = screen_width()
+    width, table = screen_width(), table.printable()
     made, dropped = fit(table, width or _PIPE_WIDTH)
     if made is None:
         click.echo(records(table, width or _PIPE_WIDTH))

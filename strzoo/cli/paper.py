@@ -11,7 +11,7 @@ import click
 
 from strzoo.cli.completion import complete_table
 from strzoo.cli.options import force_option, json_option, plot_option
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.errors import UsageError
 from strzoo.zoo.paper import PaperRank, read_paper
 
@@ -80,7 +80,7 @@ def paper(
         from strzoo.analysis.paper_plot import plot_paper_table
 
         plot_paper_table(made, plot, force=force)
-        click.echo(f"wrote {plot}", err=True)
+        say(f"wrote {plot}", err=True)
     if as_json:
         print_json(made.to_dict())
         return
@@ -93,11 +93,11 @@ def paper(
         simple_table(header, rows, left=0, text=_TEXT, wrap=_WRAP, optional=_OPTIONAL, title=title)
     )
     for note in made.table.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     for line in made.lines:
         for difference in line.differences:
-            click.echo(f"differs: {line.result.method}, {line.result.sparsity:.2f} %: {difference}")
-    click.echo(f"source: {made.source}")
+            say(f"differs: {line.result.method}, {line.result.sparsity:.2f} %: {difference}")
+    say(f"source: {made.source}")
 
 
 def _draw_figure(
@@ -110,7 +110,7 @@ def _draw_figure(
     if plot is None:
         shown = "; ".join(f"{one.number}: {one.title}" for one in FIGURES.values())
         raise UsageError(f"--figure needs --plot FILE. The figures: {shown}")
-    click.echo(f"wrote {plot_paper_figure(figure, plot, runs=runs, force=force)}", err=True)
+    say(f"wrote {plot_paper_figure(figure, plot, runs=runs, force=force)}", err=True)
 
 
 def _list(as_json: bool, as_csv: bool) -> None:
@@ -124,8 +124,8 @@ def _list(as_json: bool, as_csv: bool) -> None:
         _print_csv(header, rows)
     else:
         print_table(simple_table(header, rows, left=0, text=_TEXT, wrap=_WRAP))
-        click.echo("strzoo paper TABLE shows one; strzoo budgets list shows the appendix's budgets")
-        click.echo(f"source: {found.source}")
+        say("strzoo paper TABLE shows one; strzoo budgets list shows the appendix's budgets")
+        say(f"source: {found.source}")
 
 
 def _cells(made: PaperComparison, *, with_runs: bool) -> tuple[tuple[str, ...], list[Any]]:
@@ -196,4 +196,4 @@ def _setting_cells(setting: PaperSetting, with_runs: bool) -> dict[str, str]:
 def _print_csv(header: tuple[str, ...], rows: list[Any]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    click.echo(text.getvalue(), nl=False)
+    say(text.getvalue(), nl=False)

@@ -17,7 +17,7 @@ from strzoo.cli.evaluate import (
     preprocessing_options,
 )
 from strzoo.cli.options import json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Limits, Settings
 
@@ -106,7 +106,7 @@ def predict(
         header = ("image", "class", "wnid", "probability %")
         print_table(simple_table(header, rows, left=3, wrap=("class",), optional=("wnid",)))
     if not quiet and (bad := sum(1 for p in made if p.error)):
-        click.echo(f"strzoo: WARNING: {bad} of {len(made)} images are unreadable", err=True)
+        say(f"strzoo: WARNING: {bad} of {len(made)} images are unreadable", err=True)
 
 
 def _read_input(limits: Limits) -> bytes:

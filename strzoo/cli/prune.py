@@ -9,7 +9,7 @@ import click
 
 from strzoo.cli.completion import complete_model
 from strzoo.cli.options import force_option, json_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.progress import spell_bytes
 from strzoo.cli.report import parse_size
 from strzoo.cli.steps import show_steps
@@ -109,17 +109,17 @@ def _print(made: PruneResult) -> None:
         for layer in made.layers
     ]
     print_table(simple_table(HEADER, rows, left=2))
-    click.echo(
+    say(
         f"{made.model}: {made.before_sparsity:.2f} % zeros before, {made.sparsity:.2f} % now "
         f"({made.method}, {made.images} images, statistics of {made.batchnorms} BatchNorms taken "
         f"again) in {made.seconds:.1f} s"
     )
     if made.before is not None and made.after is not None and made.lost is not None:
         low, high = made.after.interval
-        click.echo(
+        say(
             f"top-1 {made.before.top1:.2f} % before, {made.after.top1:.2f} % after "
             f"({spell_change(-made.lost)} points; 95 % interval {low:.2f} to {high:.2f} %, "
             f"{made.after.images:,} images)"
         )
     if made.file is not None:
-        click.echo(f"file: {made.file}, {spell_bytes(made.file.stat().st_size)}")
+        say(f"file: {made.file}, {spell_bytes(made.file.stat().st_size)}")

@@ -18,7 +18,7 @@ from strzoo.cli.options import (
     settings_options,
     verbosity_options,
 )
-from strzoo.cli.output import Table, print_json, print_table
+from strzoo.cli.output import Table, print_json, print_table, say
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 
@@ -118,7 +118,7 @@ def show_report(
         return
     if style == "table" and output is None:
         print_table(report_table(made), more=ONLY_IN_JSON)
-        click.echo("\n".join(rendering.summary(made)))
+        say("\n".join(rendering.summary(made)))
         return
     texts = {
         "json": lambda: json.dumps(document, indent=2) + "\n",
@@ -127,11 +127,11 @@ def show_report(
         "table": lambda: "\n".join([str(report_table(made)), *rendering.summary(made), ""]),
     }
     if output is None:
-        click.echo(texts[style](), nl=False)
+        say(texts[style](), nl=False)
         return
     write_text(output, texts[style](), force=force)
     if not quiet:
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}", err=True)
 
 
 @click.command()
@@ -186,5 +186,5 @@ def report(
         write_report_page(made, page, card=card, force=force)
     for written in (plot, page):
         if written is not None and not quiet:
-            click.echo(f"wrote {written}", err=True)
+            say(f"wrote {written}", err=True)
     show_report(made, made.to_dict(), style, output, force=force, quiet=quiet)

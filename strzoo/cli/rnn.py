@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from strzoo.cli.options import force_option, json_option, verbosity_options
-from strzoo.cli.output import print_json
+from strzoo.cli.output import print_json, say
 from strzoo.cli.rnn_training import print_rnn_report, train
 from strzoo.errors import UsageError
 
@@ -95,7 +95,7 @@ def evaluate(
             }
         )  # fmt: skip
         return
-    click.echo(
+    say(
         f"{model}: top-1 {top1:.2f} % of {len(sequences)} sequences of {dataset} ({split}), "
         f"{'int8' if int8 else 'fp32'}, {size:.2f} KB"
     )
@@ -174,7 +174,7 @@ def export(
         "" if made.relative_difference is None
         else f", equal to torch within {made.relative_difference:.1e} of the largest logit"
     )  # fmt: skip
-    click.echo(
+    say(
         f"{made.path}: {made.precision}, weights {made.kilobytes:.2f} KB, file "
         f"{made.bytes / 1000:.1f} kB{checked}"
     )
@@ -215,7 +215,7 @@ def convert(
     if as_json:
         print_json({"schema": 1, "path": str(destination), "form": form, "kilobytes": kilobytes})
         return
-    click.echo(f"{destination}: {form}, weights {kilobytes:.2f} KB")
+    say(f"{destination}: {form}, weights {kilobytes:.2f} KB")
 
 
 def _load(

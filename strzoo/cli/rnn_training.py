@@ -9,7 +9,7 @@ import click
 
 from strzoo.cli.completion import complete_change, complete_recipe
 from strzoo.cli.options import json_option, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,17 +79,17 @@ def run_recipe(config: RNNConfig, *, show: bool, dry_run: bool, as_json: bool, q
         if as_json:
             print_json(document)
             return
-        click.echo(dump_config(config), nl=False)
+        say(dump_config(config), nl=False)
         if report is not None:
-            click.echo(f"\nbefore training, in {config.epochs} epochs of {config.dataset}:")
+            say(f"\nbefore training, in {config.epochs} epochs of {config.dataset}:")
             print_rnn_report(report)
         elif dry_run:
-            click.echo(f"\nthe network follows from the data: give data= for {config.dataset}")
+            say(f"\nthe network follows from the data: give data= for {config.dataset}")
         return
     from strzoo.rnn.training import train_rnn
 
     def tell(epoch: RNNEpoch) -> None:
-        click.echo(
+        say(
             f"epoch {epoch.epoch}/{config.epochs} loss {epoch.loss:.4f} top-1 {epoch.top1:.2f} % "
             f"ranks {epoch.ranks.replace('_', ', ')} rate {epoch.learning_rate:.3g} "
             f"{epoch.seconds:.1f} s",
@@ -112,7 +112,7 @@ def print_rnn_report(made: RNNReport) -> None:
     header = ("matrix", "shape", "rank", "params", "nonzeros", "sparsity %", "MACs", "sparse MACs")
     optional = ("shape", "params", "nonzeros", "MACs")
     print_table(simple_table(header, rows, title=made.model, optional=optional))
-    click.echo(
+    say(
         f"{made.params:,} parameters, {made.nonzeros:,} left ({4 * made.nonzeros / 1024:.2f} KB "
         f"in fp32); MACs {made.macs_per_step:,} per step, {made.macs:,} for {made.steps} steps "
         f"(sparse {made.sparse_macs_per_step:,} and {made.sparse_macs:,})"
@@ -151,7 +151,7 @@ def _print_training(result: RNNTrainResult, as_json: bool, quiet: bool) -> None:
         header = ("rank of W", "rank of U", "top-1 %", "epoch", "file")
         print_table(simple_table(header, rows, left=0, title=str(result.folder)))
     if not quiet:
-        click.echo(
+        say(
             f"done: {len(result.history)} epochs, best {result.best.epoch.top1:.2f} %, last "
             f"{result.last.top1:.2f} %, files in {result.folder}",
             err=True,

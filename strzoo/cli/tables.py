@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from strzoo.spelling import printable
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -44,6 +46,12 @@ class Table:
         """Whether a column is aligned to the left."""
         name = self.header[index]
         return index < self.left or name in self.wrap or name in self.text
+
+    def printable(self) -> Table:
+        """The same with cells that may hold names from files of strangers."""
+        title = None if self.title is None else printable(self.title)
+        rows = [tuple(map(printable, row)) for row in self.rows]
+        return replace(self, header=tuple(map(printable, self.header)), rows=rows, title=title)
 
     def __rich__(self) -> RichTable:
         from rich import box

@@ -16,7 +16,7 @@ from strzoo.cli.options import (
     split_list,
     verbosity_options,
 )
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.steps import show_steps
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
@@ -143,7 +143,7 @@ def tradeoff(
         return
     _print(made)
     if plot is not None:
-        click.echo(f"plot: {plot}")
+        say(f"plot: {plot}")
 
 
 def _read_percents(text: str) -> list[float]:
@@ -172,11 +172,11 @@ def _print(made: TradeoffResult) -> None:
     title = f"{made.model}, {made.how}: top-1 on {made.images:,} images"
     print_table(simple_table(HEADER, rows, left=2, title=title))
     for note in made.notes:
-        click.echo(f"note: {note}")
-    click.echo(
+        say(f"note: {note}")
+    say(
         "ms for one batch, median; ratio: the given network on onnxruntime / this row, above 1 is "
         "faster; int8: onnxruntime"
     )
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
-    click.echo(f"{made.machine}; {made.threads} threads; batch {made.batch}; {versions}")
-    click.echo(f"recommendation: {made.recommendation.reason}")
+    say(f"{made.machine}; {made.threads} threads; batch {made.batch}; {versions}")
+    say(f"recommendation: {made.recommendation.reason}")

@@ -9,7 +9,7 @@ import click
 
 from strzoo.cli.completion import complete_change, complete_recipe
 from strzoo.cli.options import json_option, plot_option, settings_options, verbosity_options
-from strzoo.cli.output import print_json, print_table, simple_table
+from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 from strzoo.zoo.paper import describe_result
@@ -105,7 +105,7 @@ def train(
 
             plot_run(result.history, result.best or result.history[-1], plot)
             if not quiet:
-                click.echo(f"wrote {plot}", err=True)
+                say(f"wrote {plot}", err=True)
     if result.interrupted == "SIGINT":
         raise click.exceptions.Exit(INTERRUPTED)
 
@@ -168,7 +168,7 @@ def _show(config: TrainConfig, as_json: bool) -> None:
     if as_json:
         print_json({"schema": 1, "config": dataclasses.asdict(config)})
     else:
-        click.echo(dump_config(config), nl=False)
+        say(dump_config(config), nl=False)
 
 
 def _print_plan(made: TrainPlan, as_json: bool) -> None:
@@ -178,21 +178,21 @@ def _print_plan(made: TrainPlan, as_json: bool) -> None:
     _show(made.config, False)
     config = made.config
     sparse = sum(layer.method != "dense" for layer in made.layers)
-    click.echo(
+    say(
         f"\nmodel: {config.architecture}, {made.parameters:,} parameters, {len(made.layers)} "
         f"convolutions and linears, {sparse} of them {config.method if sparse else 'sparse'}"
     )
     if made.expected is not None:
-        click.echo(f"the paper: {describe_result(config.recipe)}")
+        say(f"the paper: {describe_result(config.recipe)}")
     if made.reproduced:
-        click.echo(f"as in the published code: {', '.join(made.reproduced)}")
-    click.echo(f"device: {made.device}, {made.precision}")
-    click.echo(f"data: {made.data}")
+        say(f"as in the published code: {', '.join(made.reproduced)}")
+    say(f"device: {made.device}, {made.precision}")
+    say(f"data: {made.data}")
     steps = f"not known, in {config.epochs} epochs"
     if made.steps is not None and made.total_steps is not None:
         steps = f"{made.steps:,} per epoch, {made.total_steps:,} in {config.epochs} epochs"
-    click.echo(f"steps: {steps}; {made.part} images at once in each process")
-    click.echo(f"learning rate: {made.learning_rate_rule}")
+    say(f"steps: {steps}; {made.part} images at once in each process")
+    say(f"learning rate: {made.learning_rate_rule}")
     rows = [
         (g.name, str(g.tensors), f"{g.parameters:,}", f"{g.weight_decay:g}") for g in made.groups
     ]
@@ -241,9 +241,9 @@ def _print_result(result: TrainResult, as_json: bool, quiet: bool) -> None:
     if quiet:
         return
     if result.finished:
-        click.echo(f"done: {len(result.history)} epochs, files in {result.folder}", err=True)
+        say(f"done: {len(result.history)} epochs, files in {result.folder}", err=True)
     else:
-        click.echo(
+        say(
             f"stopped by {result.interrupted}; go on with resume=auto output={result.folder}",
             err=True,
         )

@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import click
-
-from strzoo.cli.output import live_console, simple_table
+from strzoo.cli.output import live_console, say, simple_table
+from strzoo.spelling import printable
 from strzoo.training.results import EpochDone, Event, RunStarted, StepDone
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def show_training(config: TrainConfig, *, quiet: bool) -> Iterator[Callable[[Eve
         def show(event: Event) -> None:
             if isinstance(event, RunStarted):
                 for line in _opening(event):
-                    live.console.print(line)
+                    live.console.print(printable(line))
             live.update(view.draw(event), refresh=True)
 
         yield show
@@ -57,9 +56,9 @@ def _opening(event: RunStarted) -> list[str]:
 def _print_line(event: Event) -> None:
     if isinstance(event, RunStarted):
         for line in _opening(event):
-            click.echo(line, err=True)
+            say(line, err=True)
     elif isinstance(event, StepDone):
-        click.echo(
+        say(
             f"epoch {event.epoch} step {event.step}/{event.steps} loss {event.loss:.4f} "
             f"top-1 {event.top1:.2f} % rate {event.learning_rate:.3g} "
             f"{event.images_per_second:.1f} images/s",
@@ -67,7 +66,7 @@ def _print_line(event: Event) -> None:
         )
     else:
         r = event.record
-        click.echo(
+        say(
             f"epoch {r.epoch} done: top-1 {r.top1:.2f} % top-5 {r.top5:.2f} % loss {r.loss:.4f} "
             f"sparsity {r.sparsity:.2f} %{' (best)' if event.best else ''}",
             err=True,
