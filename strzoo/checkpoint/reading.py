@@ -30,7 +30,7 @@ from strzoo.checkpoint.recognise import (
     is_name_of,
     stated_spec,
 )
-from strzoo.checkpoint.record import Checkpoint, TrainedOn
+from strzoo.checkpoint.record import Checkpoint, TrainedOn, recall_data
 from strzoo.checkpoint.stored import Budget, Stored
 from strzoo.checkpoint.structure import check_structure, guess_source, stated_source
 from strzoo.errors import IntegrityError, UsageError
@@ -141,7 +141,8 @@ def build_checkpoint(
         path: the file the weights came from, for messages.
         architecture: expected architecture; by default whatever the weights are. A network of your
             own needs its "package.module:function", by which its checkpoint is built again.
-        trained_on: the data; by default what `metadata["strzoo"]` says.
+        trained_on: the data; by default what `metadata["strzoo"]` says, or a network's checkpoint
+            did.
 
     Returns:
         The weights with plain keys in our layout, complete and finite.
@@ -159,6 +160,7 @@ def build_checkpoint(
     _check_thresholds(network)
     state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
     metadata.setdefault("strzoo", declare(network))
+    trained_on = trained_on or recall_data(network)
     known = stated_source(network)
     named = architecture or known or guess_source(network)
     try:

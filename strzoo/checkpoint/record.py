@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from strzoo.checkpoint.recognise import THRESHOLD
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.errors import IntegrityError, UsageError
+from strzoo.models.heads import count_outputs
 from strzoo.models.spec import ModelSpec
 from strzoo.sparse.blocks import sparse_weight
 from strzoo.sparse.sparsify import sparsify_, to_dense_
+from strzoo.strict_json import build_record
 from strzoo.zoo.registry import Preprocessing
+
+_REMEMBERED = "strzoo_trained_on"  # attribute of networks: plain values, as they may be pickled
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,21 @@ class TrainedOn:
             found["preprocessing"]["mean"] = list(self.preprocessing.mean)
             found["preprocessing"]["std"] = list(self.preprocessing.std)
         return found
+
+
+def recall_data(network: nn.Module) -> TrainedOn | None:
+    """The data that a network from `Checkpoint.build_model` was trained on; None of others.
+
+    The names of the classes are left out where the network has got another classifier since.
+    """
+    found = getattr(network, _REMEMBERED, None)
+    if not isinstance(found, dict):
+        return None
+    fields = dict(found)
+    head = dict(network.named_modules()).get(str(fields.pop("head", "")))
+    made = build_record(TrainedOn, fields, _REMEMBERED)
+    kept = isinstance(head, nn.Conv2d | nn.Linear) and count_outputs(head) == len(made.class_names)
+    return made if kept else replace(made, class_names=())
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,6 +176,8 @@ class Checkpoint:
             tensor.data = tensor.detach().clone()
         if format == "dense":
             to_dense_(model)
+        if self.trained_on is not None:
+            setattr(model, _REMEMBERED, {**self.trained_on.as_dict(), "head": self.spec.head})
         return model.requires_grad_(True).eval()
 
     def _build_empty(self) -> nn.Module:

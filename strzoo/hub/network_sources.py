@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from strzoo.checkpoint import Checkpoint
+    from strzoo.checkpoint.record import TrainedOn
     from strzoo.downloads.cache import CachedFile
     from strzoo.models.libraries import Stated
     from strzoo.models.spec import ModelSpec
@@ -210,13 +211,27 @@ class ModuleSource(Source):
         except StrzooError:  # anybody's own
             return None
 
+    @cached_property
+    def _trained_on(self) -> TrainedOn | None:
+        """What the checkpoint said that the network was built from."""
+        from strzoo.checkpoint.record import recall_data
+
+        return recall_data(self.inner)
+
     @property
     def input_size(self) -> ImageSize:
-        return self._stated.input_size if self._stated else super().input_size
+        known = self._trained_on or self._stated
+        return known.input_size if known else super().input_size
 
     @property
     def stated_preprocessing(self) -> Preprocessing | None:
+        if self._trained_on is not None:
+            return self._trained_on.preprocessing
         return self._stated.preprocessing if self._stated else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._trained_on.class_names if self._trained_on else super().class_names
 
     described = "a network in memory"
 
