@@ -14,7 +14,7 @@ import strzoo
 from strzoo.analysis.counting import count_dense
 from strzoo.analysis.dense_counts import shipped_counts
 from strzoo.analysis.rendering import to_csv, to_markdown
-from strzoo.errors import StrzooError, VerificationError
+from strzoo.errors import StrzooError
 from strzoo.settings import Settings
 from tests.helpers.published import str_state, write_published
 
@@ -121,8 +121,47 @@ def test_a_layer_bypassed_by_the_forward_pass_is_noticed() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(super().forward(x))
 
-    with pytest.raises(VerificationError, match="fvcore counts 32 MACs, its shapes give 16"):
-        strzoo.report(nn.Sequential(Twice(4, 4)), input_size=(4,))
+    report = strzoo.report(nn.Sequential(Twice(4, 4)), input_size=(4,))
+    assert report.dense_macs == 32
+    assert report.notes == (
+        "0, a Twice, computes more than its own product: 32 MACs instead of 16",
+    )
+
+
+class _Mean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+class _Pool(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(x, 28)
+
+
+@pytest.mark.parametrize(
+    ("middle", "size", "expected"),
+    [
+        # 8 x 3 x 9 products for each of the pixels, the pool's inputs, and the linear layer.
+        *((pool, 28, 28 * 28 * 216 + 8 * 28 * 28 + 8 * 10)
+          for pool in (nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(28), _Mean(), _Pool())),
+        (nn.AvgPool2d(2), 28, 28 * 28 * 216 + 8 * 28 * 28 + 8 * 14 * 14 * 10),
+        (nn.MaxPool2d(2), 28, 28 * 28 * 216 + 8 * 14 * 14 * 10),
+        (nn.Upsample(scale_factor=2), 8, 8 * 8 * 216 + 8 * 16 * 16 * 10),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), 8, 8 * 8 * 216 + 8 * 16 * 16 * 10),
+        (nn.Conv2d(8, 8, 3, padding="same", groups=4), 8, 8 * 8 * (216 + 8 * 2 * 9 + 8 * 10)),
+        (nn.Conv2d(8, 8, 3, padding="valid"), 8, 8 * 8 * 216 + 6 * 6 * (8 * 8 * 9 + 8 * 10)),
+    ],
+)  # fmt: skip
+def test_a_network_costs_the_same_in_torch_and_in_onnx(
+    middle: nn.Module, size: int, expected: int, tmp_path: Path
+) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), middle, nn.Flatten(), nn.LazyLinear(10)
+    ).eval()
+    network(torch.zeros(1, 3, size, size))
+    assert strzoo.report(network, input_size=size).dense_macs == expected
+    made = strzoo.export_onnx(network, tmp_path / "network.onnx", input_size=size)
+    assert strzoo.report(made.path).dense_macs == expected
 
 
 def test_a_network_that_does_not_run_on_the_size_says_so() -> None:
