@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from strzoo.errors import StrzooError, UsageError, VerificationError
-from strzoo.onnx.weights import weighted_nodes
+from strzoo.onnx.weights import is_layer, weighted_nodes
 from strzoo.redirected_output import chatter_to
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _quantise(model: onnx.ModelProto, calibration: Tensor, reduce_range: bool) -
     with tempfile.TemporaryDirectory(prefix="strzoo-") as folder:
         path = Path(folder) / "quantised.onnx"
         quantize_static(
-            onnx.shape_inference.infer_shapes(model),
+            onnx.shape_inference.infer_shapes(_unshared(model)),
             str(path),
             _Reader(model.graph.input[0], calibration),
             quant_format=QuantFormat.QDQ,
@@ -104,6 +105,29 @@ def _quantise(model: onnx.ModelProto, calibration: Tensor, reduce_range: bool) -
     del converted.opset_import[:]
     converted.opset_import.extend(kept)
     return converted
+
+
+def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with weights of its own for each layer. onnxruntime rewrites weights in 8 bits, and
+    fails at those that it has rewritten for another layer."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken: Counter[str] = Counter()
+    for node in own.graph.node:
+        if not is_layer(node):
+            continue
+        for place, name in enumerate(node.input):
+            if name not in tensors:
+                continue
+            taken[name] += 1
+            if taken[name] > 1:
+                copied = own.graph.initializer.add()
+                copied.CopyFrom(tensors[name])
+                stem, dot, last = name.rpartition(".")  # named as `weighted_nodes` names the layer
+                new = f"#{taken[name]}"
+                copied.name = node.input[place] = f"{stem}{new}.{last}" if dot else last + new
+    return own
 
 
 class _Reader:
