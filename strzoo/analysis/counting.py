@@ -178,7 +178,7 @@ def _count_by_shapes(
         reason = " ".join(str(error).split())[:160]
         raise StrzooError(
             f"{type(model).__name__} does not run on one {size} input ({reason}); "
-            "pass the input size it takes"
+            "pass the input size it takes, (channels, height, width) if it has not three channels"
         ) from error
     finally:
         for handle in handles:

@@ -109,7 +109,8 @@ def stated_spec(own: Any, named: str | None) -> ModelSpec | None:
     if runs_code(stated) and named != stated:
         raise IntegrityError(
             f"it names the code {one_line(stated, 80)} as its network, which runs only if you name "
-            f"it as well: --architecture {one_line(stated, 80)} (architecture= from Python)"
+            f"it as well: --architecture {one_line(stated, 80)} (from Python, give what "
+            f"strzoo.load(file, architecture={one_line(stated, 80)!r}) returns)"
         )
     try:
         check_options(options, stated, foreign=not runs_code(stated))

@@ -170,9 +170,15 @@ class Runner:
         except StrzooError:
             raise
         except Exception as error:  # whatever the network's own code raises
+            cause = shorten_cause(error)
             raise UsageError(
                 f"{self.name} does not run on images of {crop}x{crop} pixels "
-                f"({shorten_cause(error)}); give its size with --crop"
+                f"({cause}); "
+                + (
+                    "images have three channels here"
+                    if "channels" in cause
+                    else "give its size with --crop"
+                )
             ) from error
         return int(shape[1])
 

@@ -15,7 +15,6 @@ import onnx
 import torch
 
 from strzoo.arguments import checked
-from strzoo.borders import shorten_cause
 from strzoo.data.calibration import Images, Samples, load_samples, random_samples
 from strzoo.data.preprocessing import fit_image_size
 from strzoo.errors import StrzooError, UsageError, VerificationError
@@ -24,7 +23,7 @@ from strzoo.files import atomic_path, check_destination, write_error
 from strzoo.hub.families import FamilySource
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import ImageSize, Source, check_image_size
-from strzoo.onnx.graphs import DEFAULT_OPSET, Deployed, build_graph
+from strzoo.onnx.graphs import DEFAULT_OPSET, Deployed, build_graph, run_once
 from strzoo.onnx.metadata import ModelMetadata, set_entries
 from strzoo.onnx.parity import (
     Agreement,
@@ -241,17 +240,7 @@ def _check_names(given: Sequence[str] | None, source: Source) -> tuple[str, ...]
 
 def _count_classes(reference: Deployed, real: Samples, names: Sequence[str]) -> int:
     """Number of outputs, from one run of torch, which also shows that the input size is fine."""
-    try:
-        with torch.inference_mode():
-            shape = reference(real.images[:1]).shape
-    except StrzooError:
-        raise
-    except Exception as error:  # the network's own code
-        size = "x".join(map(str, real.images.shape[1:]))
-        reason = shorten_cause(error)
-        raise StrzooError(
-            f"the network does not run on one {size} input ({reason}); pass the input size it takes"
-        ) from error
+    shape = run_once(reference, real.images[:1]).shape
     if names and len(names) != shape[1]:
         raise UsageError(f"{len(names)} class names were given for {shape[1]} classes")
     return shape[1]

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from strzoo.borders import shorten_cause
 from strzoo.errors import StrzooError, UsageError
 from strzoo.models.scores import find_scores, flatten_scores
 from strzoo.onnx.files import read_opset
@@ -90,9 +91,11 @@ def build_graph(
     check_opset(opset)
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}; it must be at least 1, or None for a dynamic one")
+    example = _example(model, input_size, batch or 2)
+    run_once(model, example)
     folded = copy.copy(model)
     folded._modules = {**model._modules, "network": _lay_out_plainly(_fold(model.network))}
-    graph = _export(folded, _example(model, input_size, batch or 2), opset, batch is None)
+    graph = _export(folded, example, opset, batch is None)
     _pool_globally(graph)
     _clean(graph)
     if _opset_of(graph) != opset:
@@ -209,6 +212,28 @@ def _name_batch(model: onnx.ModelProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if known and dim.dim_param == known:
                 dim.dim_param = BATCH
+
+
+def run_once(model: nn.Module, example: Tensor) -> Tensor:
+    """The class scores of some images: what a network says itself is clearer than what an exporter
+    makes of it.
+
+    Raises:
+        UsageError: its output is not class scores.
+        StrzooError: it does not run on such an image.
+    """
+    try:
+        with torch.inference_mode():
+            scores: Tensor = model(example)
+            return scores
+    except StrzooError:
+        raise
+    except Exception as error:  # whatever the network's own code raises
+        size = "x".join(map(str, example.shape[1:]))
+        raise StrzooError(
+            f"the network does not run on one {size} input ({shorten_cause(error)}); pass the "
+            "input size it takes, (channels, height, width) if it has not three channels"
+        ) from error
 
 
 def _export_error(example: Tensor, error: Exception) -> StrzooError:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from strzoo.arguments import show
@@ -114,6 +114,7 @@ def convertible_layers(model: nn.Module, method: str, skip: Skip) -> dict[str, n
     else:
         skipped = match_names(skip, candidates)
         chosen = {n: m for n, m in candidates.items() if n not in skipped}
+    _say_what_has_no_sparse_form(model, table)
     for name in [name for name in chosen if name in refused]:
         kind = type(chosen.pop(name)).__name__
         log.warning("%s (%s) is left dense: %s", name, kind, refused[name])
@@ -126,6 +127,20 @@ def convertible_layers(model: nn.Module, method: str, skip: Skip) -> dict[str, n
     return chosen
 
 
+def _say_what_has_no_sparse_form(
+    model: nn.Module, table: Mapping[type[nn.Module], type[SparseLayer]]
+) -> None:
+    names: dict[str, list[str]] = {}
+    for name, module in prunable_layers(model).items():
+        if not isinstance(module, (SparseLayer, *table)):
+            names.setdefault(type(module).__name__, []).append(name)
+    for kind, found in names.items():
+        log.warning(
+            "%s (%s) %s left dense: only Conv2d and Linear layers can be sparse",
+            some_of(found), kind, "is" if len(found) == 1 else "are",
+        )  # fmt: skip
+
+
 def _why_dense(
     module: nn.Module, table: Mapping[type[nn.Module], type[SparseLayer]], inside_attention: bool
 ) -> str | None:
@@ -134,7 +149,9 @@ def _why_dense(
     if inside_attention:
         return "the attention module around it reads its weight directly, past its forward"
     if torch_kind(kind) in table:
-        return None
+        weight = module.weight
+        complex_ = isinstance(weight, Tensor) and weight.is_complex()
+        return "its weights are complex numbers, which have no threshold" if complex_ else None
     base = next(known for known in table if isinstance(module, known))
     return (
         f"{kind.__module__}.{kind.__qualname__} is a subclass of torch's {base.__name__} and may "
