@@ -93,7 +93,8 @@ class Memory:
         self._mapped: torch.UntypedStorage | None = None
 
     def take(self, start: int, length: int) -> torch.UntypedStorage:
-        """`length` bytes from `start` on. They are the file's own: a change stays in memory.
+        """`length` bytes from `start` on. They are the file's own: a change of them stays in
+        memory, one of the file is seen here.
 
         Raises:
             ValueError: they are not inside.

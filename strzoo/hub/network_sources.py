@@ -68,10 +68,10 @@ class CheckpointSource(Source):
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        from strzoo.checkpoint import read_checkpoint
+        from strzoo.checkpoint import map_checkpoint
 
         assert self._file is not None
-        return read_checkpoint(
+        return map_checkpoint(
             self._file,
             architecture=self.settings.architecture or None,
             entry=self._entry,
@@ -155,9 +155,9 @@ class CardSource(CheckpointSource):
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        from strzoo.checkpoint import read_checkpoint
+        from strzoo.checkpoint import map_checkpoint
 
-        return read_checkpoint(
+        return map_checkpoint(
             self.path, architecture=self._card.architecture, limits=self.settings.limits
         )
 
