@@ -125,6 +125,33 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
         raise
 
 
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path can be given to a library that takes UTF-8 only. Linux allows any bytes."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def utf8_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A path of the file in UTF-8, within the block: `path`, or that of an open descriptor.
+
+    Raises:
+        StrzooError: the system has no paths of descriptors.
+        IntegrityError, OSError: as `open_file`.
+    """
+    if is_utf8(path):
+        yield os.fspath(path)
+        return
+    with open_file(path) as stream:
+        found = f"/dev/fd/{stream.fileno()}"
+        if not os.path.exists(found):
+            raise StrzooError(f"the path {os.fspath(path)} is not UTF-8; rename the file or folder")
+        yield found
+
+
 def check_regular(mode: int, path: str | os.PathLike[str]) -> None:
     """Raise an IntegrityError unless `mode` (of os.stat) is a regular file's."""
     if not stat.S_ISREG(mode):

@@ -59,7 +59,7 @@ def append_row(result: EvalResult, path: str | os.PathLike[str]) -> None:
         writer.writerow(_row(result))
         # One write in append mode: rows of processes that end together do not mix.
         with open(path, "ab", buffering=0) as stream:
-            stream.write(text.getvalue().encode("utf-8"))
+            stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise write_error(path, error) from error
 

@@ -7,9 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from strzoo.borders import is_utf8, read_file
 from strzoo.errors import IntegrityError
 from strzoo.files import refuse_foreign
-from strzoo.onnx.files import list_external
+from strzoo.onnx.files import list_external, read_onnx
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,7 +50,9 @@ def open_session(
 
     if not isinstance(model, bytes):
         refuse_foreign(model, "an ONNX model")
-        list_external(Path(model))  # refuses what lies outside its folder
+        external = list_external(Path(model))  # refuses what lies outside its folder
+        if not is_utf8(model):  # onnxruntime takes no such path
+            model = read_onnx(Path(model)).SerializeToString() if external else read_file(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # else warnings, and errors that it raises too, are printed
     if threads:

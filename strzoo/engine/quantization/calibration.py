@@ -62,9 +62,9 @@ def _identify(images: Any) -> str:
     digest = hashlib.sha256()
     if isinstance(images, str | os.PathLike):
         folder = user_path(images)
-        digest.update(str(folder.resolve()).encode())
+        digest.update(os.fsencode(folder.resolve()))
         for name in FolderTree(folder).images if folder.is_dir() else ():
-            digest.update(f"{name} {file_stamp(folder / name)}".encode())
+            digest.update(f"{name} {file_stamp(folder / name)}".encode("utf-8", "surrogateescape"))
     else:
         array = np.ascontiguousarray(getattr(images, "images", images))
         digest.update(f"{array.shape} {array.dtype}".encode())
