@@ -255,9 +255,11 @@ class BoundedStream(io.RawIOBase):
 def resolve_inside(folder: Path, name: str, what: str) -> Path:
     """The regular file `name` in `folder` or below, reached without links and without "..".
 
+    In a snapshot of Hugging Face's cache the file may be a link to a blob of its own model.
+
     Raises:
-        IntegrityError: the name is absolute or leads out, a part of it is a link, or it is no
-            regular file; `what` names who asks for it.
+        IntegrityError: the name is absolute or leads out, a part of it is another link, or it is
+            no regular file; `what` names who asks for it.
         StrzooError: there is no such file.
     """
     parts = Path(name.replace("\\", "/")).parts
@@ -268,6 +270,8 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
         path = path / part
         try:
             mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode) and _leads_to_blob(path):
+                mode = os.stat(path).st_mode
         except FileNotFoundError:
             raise StrzooError(f"{path} does not exist; {what} refers to it") from None
         except OSError as error:
@@ -279,3 +283,13 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
     except IntegrityError as error:
         raise IntegrityError(f"{what} refers to {error}") from error
     return path
+
+
+def _leads_to_blob(link: Path) -> bool:
+    """Whether a link in a snapshot leads to a blob of the same model in Hugging Face's cache:
+    `snapshots/REVISION/` and `blobs/` lie in one folder."""
+    target = Path(os.path.realpath(link))
+    return any(
+        folder.name == "snapshots" and target.parent == folder.parent / "blobs"
+        for folder in Path(os.path.realpath(link.parent)).parents
+    )

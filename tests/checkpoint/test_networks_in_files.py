@@ -17,6 +17,7 @@ import strzoo
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.hub.resolve import resolve
 from tests.helpers.foreign import prefixed, small_network
+from tests.helpers.hugging_face import store_as_snapshot
 
 State = dict[str, Tensor]
 STATE: State = dict(small_network().state_dict())
@@ -208,3 +209,20 @@ def test_weights_in_several_files_are_read_by_their_index_or_folder(
     index.write_text('{"weight_map": 3}')
     with pytest.raises(IntegrityError, match="weight_map"):
         strzoo.read_checkpoint(index)
+
+
+@pytest.mark.parametrize(("save", "stem"), PARTS)
+def test_weights_in_several_files_are_read_from_hugging_faces_cache(
+    save: Callable[[State, Path], object], stem: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").mkdir()
+    name = _write_parts(tmp_path / "plain", save, stem).name
+    snapshot = store_as_snapshot(tmp_path / "plain", tmp_path / "cache")
+    for path in (snapshot / name, snapshot):
+        _check(path, STATE, "weights from 2 files")
+    part = snapshot / f"{stem[0]}-1{stem[1]}"
+    outside = part.resolve().rename(tmp_path / "outside")
+    part.unlink()
+    part.symlink_to(outside)
+    with pytest.raises(IntegrityError, match="a link: only files beside it are read"):
+        strzoo.read_checkpoint(snapshot)
