@@ -80,6 +80,17 @@ def reading(path: str | os.PathLike[str], kind: str, *, hint: str = "") -> Itera
         raise _damaged(path, kind, place, error, hint) from error
 
 
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Integrity errors within the block begin with the file, where they do not name it."""
+    try:
+        yield
+    except IntegrityError as error:
+        if os.fspath(path) in str(error):
+            raise
+        raise type(error)(f"{os.fspath(path)}: {error}") from error
+
+
 def _damaged(
     path: str | os.PathLike[str], kind: str, place: Place, error: Exception, hint: str
 ) -> IntegrityError:

@@ -14,7 +14,7 @@ import onnx
 
 from strzoo.analysis.results import LayerReport, Report
 from strzoo.arguments import checked
-from strzoo.borders import reading
+from strzoo.borders import naming, reading
 from strzoo.errors import UsageError
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.resolve import Model, resolve
@@ -23,6 +23,7 @@ from strzoo.onnx.files import read_opset, real_inputs
 from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.operators import FREE, POOLS, find_holders, name_operator, normalises
 from strzoo.onnx.shapes import Shape, fix_input_size, infer_shapes, read_shape
+from strzoo.onnx.tensors import spell_kind
 from strzoo.onnx.weights import (
     BIAS_INPUT,
     CONVOLUTIONS,
@@ -102,7 +103,7 @@ def inspect_onnx(
     if not isinstance(source, OnnxSource):
         raise UsageError(f"{source.shown} is {source.described}, not an ONNX model")
     model = source.read()
-    with reading(source.shown, "a readable ONNX model"):
+    with naming(source.shown), reading(source.shown, "a readable ONNX model"):
         return _inspect(source, model, input_size)
 
 
@@ -158,7 +159,7 @@ def _batch(model: onnx.ModelProto) -> int:
 
 def _interface(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...]]:
     tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    kind = spell_kind(tensor.elem_type, f"the input or output {value.name[:60]!r}")
     return kind, tuple(
         d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
     )

@@ -18,6 +18,7 @@ from onnx import inliner, numpy_helper
 from strzoo.borders import open_file, read_file, reading, resolve_inside
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.files import refuse_foreign
+from strzoo.onnx.tensors import read_sparse
 from strzoo.settings import Limits
 
 _KIND = "a readable ONNX model"
@@ -276,31 +277,3 @@ def _make_dense(model: onnx.ModelProto, source: str, limits: Limits) -> onnx.Mod
         made.graph.initializer.append(numpy_helper.from_array(read_sparse(sparse, source), name))
     del made.graph.sparse_initializer[:]
     return made
-
-
-def read_sparse(sparse: onnx.SparseTensorProto, source: str) -> np.ndarray:
-    """The dense array of a sparse tensor.
-
-    Raises:
-        IntegrityError: an index lies outside its shape, or values and indices do not match.
-        StrzooError: its values are in another file.
-    """
-    name, shape = sparse.values.name, tuple(sparse.dims)
-    for part in (sparse.values, sparse.indices):
-        if part.data_location == part.EXTERNAL:
-            raise StrzooError(f"{source}: the values of {name[:60]!r} are in another file")
-    values = numpy_helper.to_array(sparse.values).reshape(-1)
-    indices = numpy_helper.to_array(sparse.indices).astype(np.int64)
-    if indices.ndim == 2 and indices.shape[1] == len(shape):
-        inside = bool(((indices >= 0) & (indices < np.array(shape))).all())
-        flat = np.ravel_multi_index(tuple(indices.T), shape) if inside and len(indices) else (
-            np.zeros(0, np.int64)
-        )  # fmt: skip
-    else:
-        flat = indices.reshape(-1)
-        inside = indices.ndim == 1 and bool(((flat >= 0) & (flat < math.prod(shape))).all())
-    if not inside or len(flat) != len(values):
-        raise IntegrityError(f"{source}: the indices of sparse tensor {name[:60]!r} do not fit it")
-    dense = np.zeros(math.prod(shape), values.dtype)
-    dense[flat] = values
-    return dense.reshape(shape)
