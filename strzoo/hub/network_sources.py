@@ -192,9 +192,20 @@ class ModuleSource(Source):
     def sha256(self) -> str:
         return hash_tensors(self.inner.state_dict())
 
-    @property
+    @cached_property
     def architecture(self) -> str:
-        return type(self.inner).__name__
+        """The name by which `create_model` builds it, else its class."""
+        from strzoo.checkpoint.structure import stated_source
+        from strzoo.models.spec import ModelSpec
+
+        if source := stated_source(self.inner):
+            return source
+        stated, name = self._stated, type(self.inner).__name__
+        if not isinstance(stated, ModelSpec) or type(stated.outline) is not type(self.inner):
+            return name
+        state = self.inner.state_dict()
+        fits = all(k in state and state[k].shape == s for k, s in stated.shapes().items())
+        return stated.architecture if fits else name
 
     @cached_property
     def _stated(self) -> Stated | ModelSpec | None:
