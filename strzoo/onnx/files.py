@@ -1,7 +1,8 @@
 """Reading ONNX files: damaged and foreign ones are refused in one line. Imports no torch.
 
-What is read is a plain model: functions inlined, sparse initializers made dense, weights of files
-beside it read in. All of it is bounded by `Limits`; no file outside the model's folder is opened.
+What is read is a plain model: functions inlined, sparse initializers made dense, nodes in order,
+weights of files beside it read in. All of it is bounded by `Limits`; no file outside the model's
+folder is opened, but for the blobs of a cache that it is in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from onnx import inliner, numpy_helper
 from strzoo.borders import open_file, read_file, reading, resolve_inside
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.files import refuse_foreign
+from strzoo.onnx.order import sort_nodes
 from strzoo.onnx.tensors import read_sparse
 from strzoo.settings import Limits
 
@@ -70,11 +72,11 @@ def parse_onnx(
 def check_model(
     model: onnx.ModelProto, source: str, limits: Limits | None = None
 ) -> onnx.ModelProto:
-    """`model` with functions inlined and sparse initializers made dense.
+    """`model` with functions inlined, sparse initializers made dense, and its nodes in order.
 
     Raises:
-        IntegrityError: it holds no graph, functions that call each other in a circle, or more
-            than the limits allow.
+        IntegrityError: it holds no graph, nodes or functions that need each other in a circle, or
+            more than the limits allow.
     """
     limits = limits or Limits.from_env()
     if not model.ir_version or not model.graph.node:
@@ -87,7 +89,7 @@ def check_model(
             model = inliner.inline_local_functions(model)
         if model.graph.sparse_initializer:
             model = _make_dense(model, source, limits)
-    return model
+        return sort_nodes(model, source)
 
 
 def list_external(path: Path) -> list[Path]:
