@@ -90,7 +90,7 @@ def compare(seed: int, options: argparse.Namespace) -> tuple[float, float, str, 
     left, total = count_filters(network)
     small = strzoo.remove_filters(network, multiple=4)
     size = held_out.images.shape[-1]
-    macs = [strzoo.report(n, input_size=size).dense_macs for n in (dense, small)]
+    macs = [strzoo.report(n, input_size=size).dense_macs or 0 for n in (dense, small)]
     accuracies = [measure_top1(n, held_out) for n in (dense, small)]
     speed = measure_speed([dense, small], held_out, options.rounds)
     return accuracies[0], accuracies[1], f"{left} of {total}", macs[1] / macs[0], speed

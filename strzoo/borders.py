@@ -80,6 +80,17 @@ def reading(path: str | os.PathLike[str], kind: str, *, hint: str = "") -> Itera
         raise _damaged(path, kind, place, error, hint) from error
 
 
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Integrity errors within the block begin with the file, where they do not name it."""
+    try:
+        yield
+    except IntegrityError as error:
+        if os.fspath(path) in str(error):
+            raise
+        raise type(error)(f"{os.fspath(path)}: {error}") from error
+
+
 def _damaged(
     path: str | os.PathLike[str], kind: str, place: Place, error: Exception, hint: str
 ) -> IntegrityError:
@@ -123,6 +134,33 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path can be given to a library that takes UTF-8 only. Linux allows any bytes."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def utf8_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A path of the file in UTF-8, within the block: `path`, or that of an open descriptor.
+
+    Raises:
+        StrzooError: the system has no paths of descriptors.
+        IntegrityError, OSError: as `open_file`.
+    """
+    if is_utf8(path):
+        yield os.fspath(path)
+        return
+    with open_file(path) as stream:
+        found = f"/dev/fd/{stream.fileno()}"
+        if not os.path.exists(found):
+            raise StrzooError(f"the path {os.fspath(path)} is not UTF-8; rename the file or folder")
+        yield found
 
 
 def check_regular(mode: int, path: str | os.PathLike[str]) -> None:
@@ -228,9 +266,11 @@ class BoundedStream(io.RawIOBase):
 def resolve_inside(folder: Path, name: str, what: str) -> Path:
     """The regular file `name` in `folder` or below, reached without links and without "..".
 
+    In a snapshot of Hugging Face's cache the file may be a link to a blob of its own model.
+
     Raises:
-        IntegrityError: the name is absolute or leads out, a part of it is a link, or it is no
-            regular file; `what` names who asks for it.
+        IntegrityError: the name is absolute or leads out, a part of it is another link, or it is
+            no regular file; `what` names who asks for it.
         StrzooError: there is no such file.
     """
     parts = Path(name.replace("\\", "/")).parts
@@ -241,6 +281,8 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
         path = path / part
         try:
             mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode) and _leads_to_blob(path):
+                mode = os.stat(path).st_mode
         except FileNotFoundError:
             raise StrzooError(f"{path} does not exist; {what} refers to it") from None
         except OSError as error:
@@ -257,3 +299,13 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
 def lines_of(text: str) -> list[str]:
     """The lines of a text; characters that only separate lines in print are part of them."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _leads_to_blob(link: Path) -> bool:
+    """Whether a link in a snapshot leads to a blob of the same model in Hugging Face's cache:
+    `snapshots/REVISION/` and `blobs/` lie in one folder."""
+    target = Path(os.path.realpath(link))
+    return any(
+        folder.name == "snapshots" and target.parent == folder.parent / "blobs"
+        for folder in Path(os.path.realpath(link.parent)).parents
+    )

@@ -162,3 +162,40 @@ def test_files_inside_the_folder_are_found_unless_they_are_links(tmp_path: Path)
         resolve_inside(tmp_path / "in", "deep", "m.onnx")
     with pytest.raises(StrzooError, match=r"m\.onnx refers to it"):
         resolve_inside(tmp_path / "in", "none", "m.onnx")
+
+
+def test_a_link_to_a_blob_is_followed_in_the_cache_of_the_same_model(tmp_path: Path) -> None:
+    cache, other = tmp_path / "models--a--b", tmp_path / "models--c--d"
+    for root in (cache, other):
+        (root / "blobs").mkdir(parents=True)
+        (root / "blobs/ab12").write_bytes(b"weights")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_bytes(b"secret")
+    (cache / "blobs/out").symlink_to(other / "blobs/ab12")
+    (cache / "blobs/folder").mkdir()
+    snapshot = cache / "snapshots/1/onnx"
+    snapshot.mkdir(parents=True)
+    (snapshot / "w").symlink_to("../../../blobs/ab12")
+    assert resolve_inside(snapshot, "w", "m.onnx").read_bytes() == b"weights"
+    assert resolve_inside(cache / "snapshots/1", "onnx/w", "m.onnx").read_bytes() == b"weights"
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert resolve_inside(tmp_path / "mine", "w", "m.onnx").read_bytes() == b"weights"
+    leading_out = {
+        "another model": "../../../../models--c--d/blobs/ab12",
+        "beside the blobs": "../../../refs/main",
+        "a blob that is a link": "../../../blobs/out",
+        "the blobs": "../../../blobs",
+    }
+    for name, target in leading_out.items():
+        (snapshot / name).symlink_to(target)
+        with pytest.raises(IntegrityError, match="a link: only files beside it are read"):
+            resolve_inside(snapshot, name, "m.onnx")
+    (snapshot / "none").symlink_to("../../../blobs/none")
+    with pytest.raises(StrzooError, match=r"none does not exist; m\.onnx refers to it"):
+        resolve_inside(snapshot, "none", "m.onnx")
+    (snapshot / "folder").symlink_to("../../../blobs/folder")
+    with pytest.raises(IntegrityError, match="is a folder, not a file"):
+        resolve_inside(snapshot, "folder", "m.onnx")
+    (snapshot.parent.parent / "loose").symlink_to("../blobs/ab12")
+    with pytest.raises(IntegrityError, match="a link"):
+        resolve_inside(snapshot.parent.parent, "loose", "m.onnx")

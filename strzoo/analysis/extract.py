@@ -30,7 +30,8 @@ def extract_budget(
     Args:
         target: what `strzoo.report` takes, or a `Report`. Networks are run once on an input of
             `input_size`.
-        name, architecture: for the budget; by default those of the report.
+        name, architecture: for the budget; by default those of the report. The architecture is
+            empty where nothing says it.
         method: what made the model sparse, for the budget.
         settings: cache folder and registries; from the environment by default.
 
@@ -53,7 +54,7 @@ def extract_budget(
     layers = {layer.name: layer.sparsity or 0.0 for layer in made.layers}
     return Budget(
         name=name or made.model,
-        architecture=architecture or made.architecture or made.model,
+        architecture=made.architecture if architecture is None else architecture,
         method=method,
         sparsity=sparsity,
         source=f"extracted by strzoo from {made.source}",

@@ -14,7 +14,7 @@ import onnx
 
 from strzoo.analysis.results import LayerReport, Report
 from strzoo.arguments import checked
-from strzoo.borders import reading
+from strzoo.borders import naming, reading
 from strzoo.errors import UsageError
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.resolve import Model, resolve
@@ -23,6 +23,7 @@ from strzoo.onnx.files import read_opset, real_inputs
 from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.operators import FREE, POOLS, find_holders, name_operator, normalises
 from strzoo.onnx.shapes import Shape, fix_input_size, infer_shapes, read_shape
+from strzoo.onnx.tensors import spell_kind
 from strzoo.onnx.weights import (
     BIAS_INPUT,
     CONVOLUTIONS,
@@ -102,7 +103,7 @@ def inspect_onnx(
     if not isinstance(source, OnnxSource):
         raise UsageError(f"{source.shown} is {source.described}, not an ONNX model")
     model = source.read()
-    with reading(source.shown, "a readable ONNX model"):
+    with naming(source.shown), reading(source.shown, "a readable ONNX model"):
         return _inspect(source, model, input_size)
 
 
@@ -115,7 +116,9 @@ def _inspect(
     batch = _batch(inferred)
     nodes = list(weighted_nodes(inferred))
     makers = {name: node for node in graph.node for name in node.output}
-    layers = tuple(_layer(node, _output(node, shapes, makers), shapes, batch) for node in nodes)
+    layers = tuple(
+        _layer(node, _output_of_one(node, shapes, makers, batch), shapes, batch) for node in nodes
+    )
     unsized = tuple(layer.name for layer in layers if not layer.output)
     counted = {n.node.output[0] for n in nodes}
     other, uncounted = _others(graph, shapes, batch, counted)
@@ -158,7 +161,7 @@ def _batch(model: onnx.ModelProto) -> int:
 
 def _interface(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...]]:
     tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    kind = spell_kind(tensor.elem_type, f"the input or output {value.name[:60]!r}")
     return kind, tuple(
         d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
     )
@@ -189,6 +192,21 @@ def _layer(
         macs,
         node.zero_blocks,
     )
+
+
+def _output_of_one(
+    node: WeightedNode,
+    shapes: Mapping[str, Shape],
+    makers: Mapping[str, onnx.NodeProto],
+    batch: int,
+) -> Shape:
+    """The shape of a layer's output, () where it is not known what of it belongs to one image: a
+    product of a transposed matrix, or of other rows than there are images."""
+    output = _output(node, shapes, makers)
+    if not output or node.type in CONVOLUTIONS or batch == 1:
+        return output
+    turned = any(a.name == "transA" and a.i for a in node.node.attribute)
+    return () if turned or math.prod(d or 0 for d in output[:-1]) % batch else output
 
 
 def _output(
@@ -270,7 +288,9 @@ def _notes(
     if not any(node.op_type == "BatchNormalization" for node in graph.node):
         notes.append("no BatchNorm in the file: if it was folded, params count its biases alone")
     if unsized:
-        notes.append(f"no totals of MACs, output size unknown: {', '.join(unsized[:5])}")
+        notes.append(
+            f"no totals of MACs, output size for one image unknown: {', '.join(unsized[:5])}"
+        )
     if any(a.type in (a.GRAPH, a.GRAPHS) for node in graph.node for a in node.attribute):
         notes.append("the branches of If, Loop and Scan nodes are not counted")
     if not layers:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from strzoo.borders import naming
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.network_sources import CardSource, CheckpointSource, ModuleSource
 from strzoo.hub.source import Source
@@ -55,7 +56,8 @@ def read_masks(source: Source) -> Masks | None:
     if isinstance(source, OnnxSource):
         from strzoo.onnx.weights import weighted_nodes
 
-        return {node.name: node.weight != 0 for node in weighted_nodes(source.read())}
+        with naming(source.shown):
+            return {node.name: node.weight != 0 for node in weighted_nodes(source.read())}
     return None
 
 

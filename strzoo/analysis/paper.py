@@ -164,6 +164,7 @@ def _compare(row: PaperResult, runs: Sequence[PaperRun]) -> PaperLine:
         report = report_budget(budget)
         assert report.nonzeros is not None
         assert report.sparsity is not None
+        assert report.dense_macs is not None
         params, flops = report.nonzeros, report.sparse_macs
         points = 0.0 if row.uniform is not None else _rounding(budget.layers.values())
         doubt = points / 100 * report.weights

@@ -35,7 +35,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
             _count(report.nonzeros),
             _percent(report.sparsity),
             "",
-            _macs(report, report.dense_macs),
+            _count(report.dense_macs),
             _count(report.sparse_macs),
         )
     )
@@ -50,9 +50,8 @@ def summary(report: Report) -> list[str]:
         f"params {_total(report, report.params)} (with normalisation and biases); weights "
         f"{_total(report, report.weights)}, "
         f"nonzero {_count(report.nonzeros)}, sparsity {_percent(report.sparsity)}",
-        f"MACs dense {_macs(report, report.dense_macs)}, sparse {_count(report.sparse_macs)}; "
-        f"FLOPs dense {_macs(report, 2 * report.dense_macs)}, sparse "
-        f"{_count(None if report.sparse_macs is None else 2 * report.sparse_macs)}",
+        f"MACs dense {_count(report.dense_macs)}, sparse {_count(report.sparse_macs)}; "
+        f"FLOPs dense {_flops(report.dense_macs)}, sparse {_flops(report.sparse_macs)}",
         f"input {size}; {CONVENTION}",
         f"sparsity from: {report.source}",
     ]
@@ -107,12 +106,12 @@ def _total(report: Report, value: int) -> str:
     return _count(None if report.incomplete else value)
 
 
-def _macs(report: Report, value: int) -> str:
-    return _total(report, value) if not report.unsized else _count(None)
-
-
 def _count(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
+
+
+def _flops(macs: int | None) -> str:
+    return _count(None if macs is None else 2 * macs)
 
 
 def _percent(value: float | None) -> str:

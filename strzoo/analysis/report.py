@@ -76,7 +76,8 @@ def report(
         made = _report_card(source, size or INPUT_SIZE)
         return replace(made, notes=(*made.notes, *_differences(source, made)))
     if isinstance(source, ModuleSource):
-        return _report_module(source.model, size or INPUT_SIZE)
+        made = _report_module(source.model, size or INPUT_SIZE)
+        return replace(made, architecture=source.architecture)
     if isinstance(source, OnnxSource):
         from strzoo.analysis.inspect_onnx import inspect_onnx
 
@@ -99,9 +100,12 @@ def report_budget(
         As `report`; nonzeros follow from the budget.
 
     Raises:
-        UnknownNameError: the budget's layers are not the architecture's.
+        UnknownNameError: the architecture is not known, or is code, or has other layers.
     """
-    counts = _architecture_counts(budget.architecture, 1000, input_size)
+    try:
+        counts = _architecture_counts(budget.architecture, 1000, input_size)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"budget {budget.name!r}: {error}") from error
     weights = {layer.name: layer.weights for layer in counts.layers}
     if odd := sorted(set(weights) ^ set(budget.layers)):
         where = "the budget lacks" if odd[0] in weights else f"{budget.architecture} has no layer"
@@ -203,9 +207,9 @@ def _architecture_counts(
     if shipped is not None and num_classes == 1000 and tuple(input_size) == INPUT_SIZE:
         return shipped
     from strzoo.analysis.counting import count_dense
-    from strzoo.models.create import create_model
+    from strzoo.models.create import create_stated
 
-    model = create_model(architecture, num_classes=num_classes)
+    model = create_stated(architecture, num_classes=num_classes)
     return count_dense(model, input_size, name=architecture)
 
 

@@ -96,9 +96,10 @@ class Report:
     `source` says where the sparsity comes from: "weights", "budget", or "architecture" when
     neither is at hand (then the sparse figures are None). `architecture` is a name that
     `create_model` takes, or the class of the network; empty where it is not known. `incomplete`
-    names what may hold weights and was not understood: the layers are then not all, the sparse
-    totals are None, the others are sums over the known layers and are not printed. `unsized`
-    names layers whose output size, and so whose MACs, could not be told: MACs have no totals then.
+    names what may hold weights and was not understood: the layers are then not all, sparsity
+    and MACs have no totals, the others are sums over the known layers and are not printed.
+    `unsized` names layers whose output size, and so whose MACs, could not be told: MACs have no
+    totals then.
     """
 
     model: str
@@ -144,7 +145,10 @@ class Report:
         return 100.0 * sum(layer.zero_blocks or 0 for layer in known) / blocks
 
     @property
-    def dense_macs(self) -> int:
+    def dense_macs(self) -> int | None:
+        """MACs with all weights; None where layers are missing or one has no known size."""
+        if self.incomplete or self.unsized:
+            return None
         return sum(layer.dense_macs for layer in self.layers) + sum(self.other_macs.values())
 
     @property
@@ -156,9 +160,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
-        sparse = self.sparse_macs
+        dense, sparse = self.dense_macs, self.sparse_macs
         whole = not self.incomplete
-        sized = whole and not self.unsized
         return {
             "schema": 1,
             "model": self.model,
@@ -172,9 +175,9 @@ class Report:
                 "nonzeros": self.nonzeros,
                 "sparsity": self.sparsity,
                 "block_sparsity": self.block_sparsity,
-                "dense_macs": self.dense_macs if sized else None,
+                "dense_macs": dense,
                 "sparse_macs": sparse,
-                "dense_flops": 2 * self.dense_macs if sized else None,
+                "dense_flops": None if dense is None else 2 * dense,
                 "sparse_flops": None if sparse is None else 2 * sparse,
             },
             "layers": [

@@ -41,6 +41,7 @@ from strzoo.hub.graph_sources import OnnxSource, PlanSource
 from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import Source
 from strzoo.onnx.files import read_onnx
+from strzoo.onnx.tensors import decode_tensor
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ def _fill_network(network: nn.Module) -> nn.Module:
 def _fill_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1:
-            array = numpy_helper.to_array(tensor)
+            array = decode_tensor(tensor)
             if array.dtype.kind in "fi":
                 tensor.CopyFrom(numpy_helper.from_array(_fill(array), tensor.name))
     return model

@@ -16,7 +16,7 @@ import numpy as np
 from strzoo.benchmarking.signal_stack import keep_signal_stack
 from strzoo.errors import StrzooError, UsageError, install_advice
 from strzoo.onnx.files import read_onnx
-from strzoo.onnx.sessions import SATURATING, open_session
+from strzoo.onnx.sessions import SATURATING, find_loadable, open_session
 from strzoo.settings import Limits
 
 # What follows a hyphen is the precision; without one it is fp32.
@@ -106,11 +106,12 @@ def _openvino(
     import openvino
 
     read_onnx(Path(path), weights=False)
+    given = find_loadable(Path(path))
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
     try:
         with keep_signal_stack():
             core = openvino.Core()
-            network = core.read_model(path)
+            network = core.read_model(given)
             network.reshape(list(images.shape))
             request = core.compile_model(network, "CPU", settings).create_infer_request()
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from strzoo.arguments import checked
 from strzoo.checkpoint.layouts import check_layout
-from strzoo.checkpoint.reading import read_checkpoint, read_tensors
+from strzoo.checkpoint.reading import map_checkpoint, read_tensors
 from strzoo.checkpoint.recognise import THRESHOLD
 from strzoo.checkpoint.record import Checkpoint
 from strzoo.errors import UsageError, VerificationError
@@ -93,7 +93,7 @@ def verify_conversion(
     """
     # The code of a network from elsewhere was named, and run, to read the source.
     own = source.spec.architecture if is_external(source.spec.architecture) else None
-    converted = read_checkpoint(path, architecture=own)
+    converted = map_checkpoint(path, architecture=own)
     other = converted.build_model() if layout == "strzoo" else _foreign(converted, path, layout)
     size = source.trained_on.input_size if source.trained_on else source.spec.input_size
     image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))

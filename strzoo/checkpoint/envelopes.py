@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from strzoo.checkpoint.masks import names_masks
 from strzoo.checkpoint.rebuilding import StandIn, StateDict
 from strzoo.checkpoint.stored import Stored, StoredTensor
 from strzoo.errors import IntegrityError, UsageError
@@ -46,7 +47,8 @@ class Weights:
         others: of further entries that hold weights.
         network: the class of the network that was saved whole, or "".
         attributes: of the mapping: torch's `_metadata`.
-        masks: by the keys of the state dict: which weights are left, where an entry beside it says.
+        masks: by the names of entries beside it, which weights are left, by the keys of `state`.
+        odd_masks: names of entries that may be masks, but of something else or of another time.
     """
 
     state: Mapping[Any, Any]
@@ -55,7 +57,8 @@ class Weights:
     others: tuple[str, ...] = ()
     network: str = ""
     attributes: Any = None
-    masks: Mapping[str, Any] = field(default_factory=dict)
+    masks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    odd_masks: tuple[str, ...] = ()
 
 
 def find_weights(document: Any, entry: str | None = None) -> Weights:
@@ -115,7 +118,7 @@ class _Search:
             others,
             place.value.kind.removeprefix(_SCRIPTED) if whole else "",
             place.value.attributes if isinstance(place.value, StateDict) else None,
-            self._find_masks(place.holders, state),
+            *self._find_masks(place, state),
         )
 
     def _several(self, document: Any) -> str:
@@ -126,18 +129,27 @@ class _Search:
         return f"; {len(able)} entries hold weights ({names}): convert --entry takes one of them"
 
     def _find_masks(
-        self, holders: Iterable[Mapping[Any, Any]], state: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Tensors of an entry that is called mask, each for the weight of its key."""
-        found: dict[str, Any] = {}
-        for name, value in (item for holder in holders for item in holder.items()):
-            if not isinstance(name, str) or "mask" not in name.lower() or value is state:
-                continue
-            for key, mask in (self.state(value) or {}).items():
-                weight = key if key in state else f"{key}.weight"
-                if weight in state and isinstance(mask, Stored | Tensor):
-                    found[weight] = mask
-        return found
+        self, place: _Place, state: Mapping[str, Any]
+    ) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+        """Entries with tensors for weights by their keys, whose names say that they are masks, and
+        the names of those that say so of something else."""
+        masks: dict[str, dict[str, Any]] = {}
+        odd = []
+        for depth, holder in enumerate(place.holders):
+            for name, value in holder.items():
+                if not isinstance(name, str) or "mask" not in name.lower() or value is state:
+                    continue
+                found = {}
+                for key, mask in (self.state(value) or {}).items():
+                    weight = key if key in state else f"{key}.weight"
+                    if weight in state and isinstance(mask, Stored | Tensor):
+                        found[weight] = mask
+                shown = spell_path((*place.path[:depth], name))
+                if found and names_masks(name):
+                    masks[shown] = found
+                elif any(_shape(state[weight]) == _shape(mask) for weight, mask in found.items()):
+                    odd.append(shown)
+        return masks, tuple(odd)
 
     def _take(self, document: Any, entry: str) -> _Place:
         holder = _entries(document) or {}
@@ -240,6 +252,15 @@ def _walk(network: StandIn) -> Iterator[tuple[str, Any]]:
                 yield f"{prefix}{name}", value
         children = [(f"{prefix}{k}.", v, depth + 1) for k, v in groups[-1].items()]
         pending += reversed(children)
+
+
+def spell_path(names: Iterable[str]) -> str:
+    """The names of entries inside each other, as messages give them."""
+    return " > ".join(repr(name[:40]) for name in names)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
 
 
 def _dict(value: Any) -> dict[Any, Any]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from strzoo.borders import open_file
 from strzoo.checkpoint.containers import Document, read_pickles, read_tar, read_zip
-from strzoo.checkpoint.envelopes import AVERAGED, Weights, find_weights
-from strzoo.checkpoint.masks import MASK, is_mask
+from strzoo.checkpoint.envelopes import AVERAGED, Weights, find_weights, spell_path
+from strzoo.checkpoint.masks import join_masks
 from strzoo.checkpoint.parts import list_parts
 from strzoo.checkpoint.safetensors_files import read_safetensors
 from strzoo.checkpoint.stored import Budget, QuantisedError, Stored
@@ -94,8 +94,10 @@ def read_raw(path: Path, entry: str | None, limits: Limits) -> Raw:
         own = _own_metadata(weights.attributes)
         metadata, budget = {**own, **weights.metadata}, Budget(document.size)
         raw = only_tensors(weights.state, metadata, budget)
-        if weights.masks:
-            raw = replace(raw, state={**_masks(weights.masks, budget), **raw.state})
+        masks, notes = join_masks(
+            _restore_masks(weights.masks, budget), weights.odd_masks, raw.state
+        )
+        raw = replace(raw, state={**masks, **raw.state}, notes=(*raw.notes, *notes))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except IntegrityError as error:
@@ -103,13 +105,22 @@ def read_raw(path: Path, entry: str | None, limits: Limits) -> Raw:
     return _describe(document, weights, replace(raw, advice=advice))
 
 
-def _masks(masks: Mapping[str, Any], budget: Budget) -> dict[str, Tensor]:
-    """Masks of an entry of their own, as torch.nn.utils.prune names them beside the weights."""
-    found = {
-        f"{key}{MASK}": value if isinstance(value, Tensor) else budget.restore(key, value)
-        for key, value in masks.items()
+def _restore_masks(
+    entries: Mapping[str, Mapping[str, Any]], budget: Budget
+) -> dict[str, dict[str, Tensor]]:
+    done: dict[int, Tensor] = {}  # entries may share their tensors
+
+    def restore(key: str, value: Any) -> Tensor:
+        if isinstance(value, Tensor):
+            return value
+        if id(value) not in done:
+            done[id(value)] = budget.restore(key, value)
+        return done[id(value)]
+
+    return {
+        name: {key: restore(key, value) for key, value in masks.items()}
+        for name, masks in entries.items()
     }
-    return {key: value for key, value in found.items() if is_mask(value)}
 
 
 def _read_parts(path: Path, limits: Limits) -> Raw:
@@ -145,9 +156,8 @@ def _describe(document: Document, weights: Weights, raw: Raw) -> Raw:
     notes = []
     published = weights.path == ("state_dict",) and "arch" in weights.metadata
     if weights.path and not published:
-        shown = " > ".join(repr(name[:40]) for name in weights.path)
         average = ", an average" if set(weights.path) & set(AVERAGED) else ""
-        notes.append(f"weights from entry {shown}{average}")
+        notes.append(f"weights from entry {spell_path(weights.path)}{average}")
     if weights.others:
         others = ", ".join(map(repr, weights.others))
         notes.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def read_checkpoint(
         limits: what the file may take; by default those of the environment.
 
     Returns:
-        The checked weights with plain keys in our layout, and what was stored beside them.
+        The checked weights with plain keys in our layout, and what was stored beside them. They do
+        not depend on the file any more.
 
     Raises:
         StrzooError: the file is missing or unreadable.
@@ -81,12 +83,29 @@ def read_checkpoint(
             to another architecture, has missing, unexpected or misshapen entries, or a value is
             not finite. The message names the first offender.
     """
+    made = map_checkpoint(path, architecture=architecture, entry=entry, limits=limits)
+    return replace(made, state_dict=_copy(made.state_dict))
+
+
+def map_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    entry: str | None = None,
+    limits: Limits | None = None,
+) -> Checkpoint:
+    """As `read_checkpoint`, but the tensors lie in the file as long as they live.
+
+    For what copies the numbers itself or is done with them at once. They are not for users: a file
+    that is written over changes them, and one that is cut ends the process.
+    """
     path = run_checkpoint(path)
+    limits = limits or Limits.from_env()
     # Also where networks are built without memory, on the device "meta".
     with reading(path, "a checkpoint", hint="fetch it again"), torch.device("cpu"):
-        raw = read_raw(path, entry, limits or Limits.from_env())
+        raw = read_raw(path, entry, limits)
         try:
-            made = _build(raw, path, architecture, limits or Limits.from_env())
+            made = _build(raw, path, architecture, limits)
         except IntegrityError as error:
             raise IntegrityError(f"{path}: {error}{raw.advice}") from error
     for note in made.notes:
@@ -98,7 +117,12 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict of a file as it is, keys and layout untouched. Errors as `read_checkpoint`."""
     path = run_checkpoint(path)
     with reading(path, "a checkpoint", hint="fetch it again"):
-        return dict(read_raw(path, None, Limits.from_env()).state)
+        return _copy(read_raw(path, None, Limits.from_env()).state)
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in memory of their own, not in that of the file."""
+    return {key: value.clone() for key, value in state.items()}
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -257,14 +281,14 @@ def _other_architecture(found: str, where: str, said: Any) -> IntegrityError:
 
 
 def _restore_all(value: Any, budget: Budget, depth: int, done: dict[int, Any]) -> Any:
-    """`value` with torch's tensors in place of their descriptions."""
+    """`value` with torch's tensors in place of their descriptions, in memory of their own."""
     if id(value) in done:
         return done[id(value)]
     if depth < 0:
         raise IntegrityError("it holds values nested too deeply")
     made: Any = value
     if isinstance(value, Stored):
-        made = budget.restore("a tensor", value)
+        made = budget.restore("a tensor", value).clone()
     elif isinstance(value, StandIn):
         raise IntegrityError(
             f"it holds a {value.kind[:80]}, where only tensors and plain values can be"

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from strzoo.borders import reading
+from strzoo.borders import reading, utf8_path
 from strzoo.checkpoint import compact
 from strzoo.errors import IntegrityError, required
 from strzoo.settings import Limits
@@ -26,7 +26,7 @@ def read_safetensors(path: Path, limits: Limits) -> tuple[dict[str, Tensor], dic
         from safetensors import safe_open
 
     with reading(path, "a safetensors file", hint="fetch it again") as place:
-        with safe_open(path, framework="pt") as stream:
+        with utf8_path(path) as name, safe_open(name, framework="pt") as stream:
             header = stream.metadata() or {}
             state = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         place.at = "its header"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import struct
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from strzoo.borders import open_file
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
 
@@ -93,7 +95,8 @@ class Memory:
         self._mapped: torch.UntypedStorage | None = None
 
     def take(self, start: int, length: int) -> torch.UntypedStorage:
-        """`length` bytes from `start` on. They are the file's own: a change stays in memory.
+        """`length` bytes from `start` on. They are the file's own: a change of them stays in
+        memory, one of the file is seen here.
 
         Raises:
             ValueError: they are not inside.
@@ -109,7 +112,10 @@ class Memory:
         if self.content is not None:
             flat = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
         else:  # a private map: what is written to it stays in memory
-            flat = torch.from_file(self.path, size=self.size, dtype=torch.uint8)
+            # Not torch.from_file: it takes no name that is not UTF-8.
+            with open_file(self.path) as stream:
+                mapped = mmap.mmap(stream.fileno(), self.size, access=mmap.ACCESS_COPY)
+            flat = torch.frombuffer(mapped, dtype=torch.uint8)
         return flat.untyped_storage()
 
 

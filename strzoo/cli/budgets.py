@@ -16,6 +16,7 @@ from strzoo.cli.options import (
 )
 from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
+from strzoo.errors import UnknownNameError
 from strzoo.settings import Settings
 from strzoo.spelling import spell_change
 from strzoo.zoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
@@ -58,7 +59,13 @@ def show(budget: str, as_json: bool) -> None:
     if as_json:
         print_json(to_document(loaded))
         return
-    made = report_budget(loaded)
+    try:
+        made = report_budget(loaded)
+    except UnknownNameError as error:  # of somebody's own network
+        table = [(layer, f"{percent:.2f}") for layer, percent in loaded.layers.items()]
+        print_table(simple_table(("layer", "sparsity %"), table, left=1))
+        click.echo(f"sparsity: {loaded.sparsity:.2f} %\nnote: no MACs: {error}")
+        return
     print_table(report_table(made), more=ONLY_IN_JSON)
     say("\n".join(rendering.summary(made)))
 

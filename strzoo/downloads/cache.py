@@ -68,9 +68,9 @@ class CachedFile:
 
 def check_content(path: Path, card: ModelCard, format: str) -> None:
     """Raise `IntegrityError` unless the file loads safely and is what the card describes."""
-    from strzoo.checkpoint import check_published, read_checkpoint
+    from strzoo.checkpoint import check_published, map_checkpoint
 
-    check_published(read_checkpoint(path), card, format)
+    check_published(map_checkpoint(path), card, format)
 
 
 class Cache:

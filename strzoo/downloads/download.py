@@ -280,9 +280,9 @@ def identify_content(
     Raises:
         IntegrityError: none, or not `wanted`.
     """
-    from strzoo.checkpoint import identify, read_checkpoint
+    from strzoo.checkpoint import identify, map_checkpoint
 
-    checkpoint = read_checkpoint(path)
+    checkpoint = map_checkpoint(path)
     if wanted is None:
         return identify(checkpoint, registry)
     if checkpoint.format not in wanted.files:

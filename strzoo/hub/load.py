@@ -79,9 +79,9 @@ def load(
         return create_model(card.architecture, num_classes=classes, layer=layer, **options).eval()
     if pretrained is True:
         return _with_classes(source.build_network(format), source, num_classes)
-    from strzoo.checkpoint import read_checkpoint
+    from strzoo.checkpoint import map_checkpoint
 
-    checkpoint = read_checkpoint(pretrained, architecture=card.architecture)
+    checkpoint = map_checkpoint(pretrained, architecture=card.architecture)
     return _with_classes(checkpoint.build_model(format or "dense"), source, num_classes)
 
 

@@ -69,10 +69,10 @@ class CheckpointSource(Source):
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        from strzoo.checkpoint import read_checkpoint
+        from strzoo.checkpoint import map_checkpoint
 
         assert self._file is not None
-        return read_checkpoint(
+        return map_checkpoint(
             self._file,
             architecture=self.settings.architecture or None,
             entry=self._entry,
@@ -156,9 +156,9 @@ class CardSource(CheckpointSource):
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        from strzoo.checkpoint import read_checkpoint
+        from strzoo.checkpoint import map_checkpoint
 
-        return read_checkpoint(
+        return map_checkpoint(
             self.path, architecture=self._card.architecture, limits=self.settings.limits
         )
 
@@ -193,9 +193,20 @@ class ModuleSource(Source):
     def sha256(self) -> str:
         return hash_tensors(self.inner.state_dict())
 
-    @property
+    @cached_property
     def architecture(self) -> str:
-        return type(self.inner).__name__
+        """The name by which `create_model` builds it, else its class."""
+        from strzoo.checkpoint.structure import stated_source
+        from strzoo.models.spec import ModelSpec
+
+        if source := stated_source(self.inner):
+            return source
+        stated, name = self._stated, type(self.inner).__name__
+        if not isinstance(stated, ModelSpec) or type(stated.outline) is not type(self.inner):
+            return name
+        state = self.inner.state_dict()
+        fits = all(k in state and state[k].shape == s for k, s in stated.shapes().items())
+        return stated.architecture if fits else name
 
     @cached_property
     def _stated(self) -> Stated | ModelSpec | None:

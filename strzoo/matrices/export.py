@@ -168,7 +168,7 @@ def _write_layer(
         k=columns,
         n=math.prod(product.positions) if geometry.output_size else 0,
         nonzeros=matrix.nonzeros,
-        sparsity=100.0 * (1 - matrix.nonzeros / (rows * columns)),
+        sparsity=100.0 * (1 - matrix.nonzeros / (rows * columns)) if rows * columns else 0.0,
         files=files,
         activations=activations if saved and (folder / activations).exists() else None,
     )

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
-from strzoo.borders import reading
+from strzoo.borders import naming, reading
 from strzoo.data.calibration import Images, load_samples
 from strzoo.errors import UsageError
 from strzoo.hub.graph_sources import OnnxSource
@@ -22,6 +21,7 @@ from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.operators import find_holders
 from strzoo.onnx.sessions import open_session
 from strzoo.onnx.shapes import Shape, fix_input_size, infer_shapes
+from strzoo.onnx.tensors import read_attributes
 from strzoo.onnx.weights import CONVOLUTIONS, WeightedNode, weighted_nodes
 
 _FLOATS: dict[int, type] = {
@@ -44,17 +44,19 @@ def read_graph(
     """
     assert isinstance(source, OnnxSource)
     model = source.read()
-    with reading(source.shown, "a readable ONNX model"):
+    with naming(source.shown), reading(source.shown, "a readable ONNX model"):
         model = expand_fused(fix_input_size(model, size))
         inferred, shapes = infer_shapes(expand_fused(model, shapes_only=True), source.shown)
         nodes = list(weighted_nodes(inferred))
     products, kept, skipped = [], [], []
     for node in nodes:
-        rows = _rows(node)
-        if rows is None:
-            skipped.append(node.name)
-            continue
-        products.append(_product(node, rows, shapes))
+        with naming(source.shown), reading(source.shown, "a readable ONNX model") as place:
+            place.at = node.name
+            rows = _rows(node)
+            if rows is None:
+                skipped.append(node.name)
+                continue
+            products.append(_product(node, rows, shapes))
         kept.append(node)
     skipped += find_holders(inferred.graph, {node.node.output[0] for node in nodes})
     inputs = real_inputs(model)
@@ -95,6 +97,8 @@ def _product(node: WeightedNode, rows: NDArray[np.float32], shapes: Mapping[str,
         dilation = tuple(_attribute(node.node, "dilations", ones))
         padding, groups = _padding(node.node, len(ones)), int(_attribute(node.node, "group", 1))
         positions = outputs[1:]
+        if groups < 1 or len(rows) % groups:
+            raise ValueError(f"{groups} groups of {len(rows)} filters")
     else:
         shape = tuple(rows.shape)
     geometry = Geometry(
@@ -120,8 +124,7 @@ def _padding(node: onnx.NodeProto, axes: int) -> tuple[int, ...] | str:
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    found = [a for a in node.attribute if a.name == name]
-    return helper.get_attribute_value(found[0]) if found else default
+    return read_attributes(node).get(name, default)
 
 
 def _known(shape: Shape) -> tuple[int, ...]:

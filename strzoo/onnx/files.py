@@ -1,7 +1,8 @@
 """Reading ONNX files: damaged and foreign ones are refused in one line. Imports no torch.
 
-What is read is a plain model: functions inlined, sparse initializers made dense, weights of files
-beside it read in. All of it is bounded by `Limits`; no file outside the model's folder is opened.
+What is read is a plain model: functions inlined, sparse initializers made dense, nodes in order,
+weights of files beside it read in. All of it is bounded by `Limits`; no file outside the model's
+folder is opened, but for the blobs of a cache that it is in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from onnx import inliner, numpy_helper
 from strzoo.borders import open_file, read_file, reading, resolve_inside
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.files import refuse_foreign
+from strzoo.onnx.order import sort_nodes
+from strzoo.onnx.tensors import read_sparse
 from strzoo.settings import Limits
 
 _KIND = "a readable ONNX model"
@@ -69,11 +72,11 @@ def parse_onnx(
 def check_model(
     model: onnx.ModelProto, source: str, limits: Limits | None = None
 ) -> onnx.ModelProto:
-    """`model` with functions inlined and sparse initializers made dense.
+    """`model` with functions inlined, sparse initializers made dense, and its nodes in order.
 
     Raises:
-        IntegrityError: it holds no graph, functions that call each other in a circle, or more
-            than the limits allow.
+        IntegrityError: it holds no graph, nodes or functions that need each other in a circle, or
+            more than the limits allow.
     """
     limits = limits or Limits.from_env()
     if not model.ir_version or not model.graph.node:
@@ -86,7 +89,7 @@ def check_model(
             model = inliner.inline_local_functions(model)
         if model.graph.sparse_initializer:
             model = _make_dense(model, source, limits)
-    return model
+        return sort_nodes(model, source)
 
 
 def list_external(path: Path) -> list[Path]:
@@ -276,31 +279,3 @@ def _make_dense(model: onnx.ModelProto, source: str, limits: Limits) -> onnx.Mod
         made.graph.initializer.append(numpy_helper.from_array(read_sparse(sparse, source), name))
     del made.graph.sparse_initializer[:]
     return made
-
-
-def read_sparse(sparse: onnx.SparseTensorProto, source: str) -> np.ndarray:
-    """The dense array of a sparse tensor.
-
-    Raises:
-        IntegrityError: an index lies outside its shape, or values and indices do not match.
-        StrzooError: its values are in another file.
-    """
-    name, shape = sparse.values.name, tuple(sparse.dims)
-    for part in (sparse.values, sparse.indices):
-        if part.data_location == part.EXTERNAL:
-            raise StrzooError(f"{source}: the values of {name[:60]!r} are in another file")
-    values = numpy_helper.to_array(sparse.values).reshape(-1)
-    indices = numpy_helper.to_array(sparse.indices).astype(np.int64)
-    if indices.ndim == 2 and indices.shape[1] == len(shape):
-        inside = bool(((indices >= 0) & (indices < np.array(shape))).all())
-        flat = np.ravel_multi_index(tuple(indices.T), shape) if inside and len(indices) else (
-            np.zeros(0, np.int64)
-        )  # fmt: skip
-    else:
-        flat = indices.reshape(-1)
-        inside = indices.ndim == 1 and bool(((flat >= 0) & (flat < math.prod(shape))).all())
-    if not inside or len(flat) != len(values):
-        raise IntegrityError(f"{source}: the indices of sparse tensor {name[:60]!r} do not fit it")
-    dense = np.zeros(math.prod(shape), values.dtype)
-    dense[flat] = values
-    return dense.reshape(shape)

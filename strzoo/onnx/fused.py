@@ -8,12 +8,12 @@ have them; what they compute is that of a few standard nodes (onnxruntime's Cont
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import onnx
 from onnx import helper
 
 from strzoo.onnx.files import read_opset
+from strzoo.onnx.tensors import read_attributes
 from strzoo.onnx.weights import STANDARD_DOMAINS
 
 DOMAIN = "com.microsoft"
@@ -48,10 +48,6 @@ def expand_fused(model: onnx.ModelProto, *, shapes_only: bool = False) -> onnx.M
     return made
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
 def _plain(
     kind: str, node: onnx.NodeProto, inputs: Sequence[str], output: str, keys: Sequence[str]
 ) -> onnx.NodeProto:
@@ -63,7 +59,7 @@ def _plain(
 
 def _activate(node: onnx.NodeProto, source: str, opset: int) -> Nodes | None:
     """The activation of a fused node from `source` to its output; None if it is unknown."""
-    values = _attributes(node)
+    values = read_attributes(node)
     kind = values.get("activation", b"").decode("utf-8", "replace")
     params = list(values.get("activation_params", ())) or [
         values[f"activation_{n}"] for n in ("alpha", "beta", "gamma") if f"activation_{n}" in values
@@ -90,7 +86,7 @@ _WINDOW = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", 
 
 def _convolution(node: onnx.NodeProto, opset: int, last: bool = False) -> Nodes | None:
     """FusedConv, NhwcConv and NhwcFusedConv: Conv, plus a further input, then the activation."""
-    has_activation = "activation" in _attributes(node)
+    has_activation = "activation" in read_attributes(node)
     added = node.input[3] if len(node.input) > 3 else ""
     nodes: Nodes = []
     source, output = node.input[0], node.output[0]
@@ -123,7 +119,7 @@ def _gemm(node: onnx.NodeProto, opset: int) -> Nodes | None:
 
 def _matmul(node: onnx.NodeProto, opset: int) -> Nodes | None:
     """FusedMatMul without transposes of batches and without a factor."""
-    values = _attributes(node)
+    values = read_attributes(node)
     plain = values.get("alpha", 1.0) == 1.0 and not any(
         values.get(key) for key in ("transA", "transB", "transBatchA", "transBatchB")
     )
@@ -160,7 +156,7 @@ def _concat(node: onnx.NodeProto, opset: int) -> Nodes:
 
 def _window(kind: str, node: onnx.NodeProto, inputs: Sequence[str], opset: int) -> Nodes:
     """A quantised pool or convolution, with the channels last if it says so."""
-    values = _attributes(node)
+    values = read_attributes(node)
     keys: tuple[str, ...] = () if kind == "GlobalAveragePool" else _WINDOW
     if kind == "AveragePool":
         keys = tuple(key for key in _WINDOW if key != "group")

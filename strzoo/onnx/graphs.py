@@ -10,13 +10,13 @@ from typing import Any
 
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from strzoo.borders import shorten_cause
 from strzoo.errors import StrzooError, UsageError
 from strzoo.models.scores import find_scores, flatten_scores
 from strzoo.onnx.files import read_opset
+from strzoo.onnx.tensors import decode_tensor
 from strzoo.redirected_output import chatter_to
 from strzoo.zoo.registry import Preprocessing
 
@@ -296,7 +296,7 @@ def _pool_globally(model: onnx.ModelProto) -> None:
         nodes.append(node)
         if node.op_type != "ReduceMean" or node.input[0] not in images or len(node.input) != 2:
             continue
-        axes = numpy_helper.to_array(tensors[node.input[1]]) if node.input[1] in tensors else ()
+        axes = decode_tensor(tensors[node.input[1]]) if node.input[1] in tensors else ()
         if sorted(int(axis) % 4 for axis in axes) != [2, 3]:
             continue
         keeps = {a.name: a.i for a in node.attribute}.get("keepdims", 1)

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from strzoo.errors import UsageError
+from strzoo.onnx.tensors import decode_tensor, spell_kind
 from strzoo.onnx.weights import WeightedNode, weighted_nodes
 
 FLOATS = (
@@ -147,7 +148,7 @@ def _list(model: onnx.ModelProto) -> str:
     shown = []
     for value in list(model.graph.output)[:_MOST_SHOWN]:
         tensor = value.type.tensor_type
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        kind = spell_kind(tensor.elem_type, f"the output {value.name[:60]!r}")
         dims = [str(d.dim_value or d.dim_param[:20] or "?") for d in tensor.shape.dim]
         shown.append(f"{value.name[:60]} ({kind} [{', '.join(dims)}])")
     left = len(model.graph.output) - len(shown)
@@ -319,5 +320,5 @@ def _bias(model: onnx.ModelProto, layer: WeightedNode, count: int) -> np.ndarray
             names += [name for name in node.input if name != layer.node.output[0]]
     for name in names:
         if name in tensors:
-            return onnx.numpy_helper.to_array(tensors[name]).astype(np.float64).reshape(-1)
+            return decode_tensor(tensors[name]).astype(np.float64).reshape(-1)
     return None

@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from strzoo.borders import is_utf8
 from strzoo.data.calibration import Samples
 from strzoo.errors import VerificationError
 from strzoo.onnx.files import read_opset
@@ -40,8 +41,9 @@ def check_file(path: Path, opset: int, output_shape: tuple[int | None, ...]) -> 
             output shape are not as expected.
     """
     try:
-        onnx.checker.check_model(str(path))
-        model = expand_fused(onnx.load(str(path)), shapes_only=True)
+        # By its path, as what is given in memory has to be smaller than 2 GB.
+        onnx.checker.check_model(str(path) if is_utf8(path) else onnx.load(path))
+        model = expand_fused(onnx.load(path), shapes_only=True)
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())[:200]

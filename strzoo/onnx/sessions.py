@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from strzoo.borders import is_utf8, read_file, reading
 from strzoo.errors import IntegrityError
 from strzoo.files import refuse_foreign
-from strzoo.onnx.files import list_external
+from strzoo.onnx.files import list_external, read_onnx
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -21,6 +23,7 @@ _HALF = b"strzoo.precision\x12\x04fp16"
 # saturate there. With this entry onnxruntime sums them exactly, so that a file gives the same
 # numbers on every processor.
 _EXACT = {"session.x64quantprecision": "1"}
+_LARGEST_CONTENT = 2_000_000_000  # bytes; protobuf writes less than 2 GiB
 # What onnxruntime does by default: for timing it as a user would run it.
 SATURATING = {"session.x64quantprecision": "0"}
 
@@ -47,9 +50,10 @@ def open_session(
     """
     import onnxruntime
 
+    given = model
     if not isinstance(model, bytes):
         refuse_foreign(model, "an ONNX model")
-        list_external(Path(model))  # refuses what lies outside its folder
+        given = find_loadable(Path(model))  # refuses what lies outside its folder
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # else warnings, and errors that it raises too, are printed
     if threads:
@@ -58,7 +62,7 @@ def open_session(
         options.add_session_config_entry(key, value)
     try:
         return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
+            given,
             options,
             providers=list(providers),
             enable_fallback=0,  # it prints, then tries the same again
@@ -68,6 +72,21 @@ def open_session(
         reason = " ".join(str(error).split())[:200]
         name = "the model" if isinstance(model, bytes) else model
         raise IntegrityError(f"onnxruntime cannot load {name}: {reason}") from error
+
+
+def find_loadable(path: Path) -> str | bytes:
+    """What another library can load: the path, or the content, as some take no name that is not
+    UTF-8, and some do not follow the links of a cache to the weights. Errors as `list_external`."""
+    external = list_external(path)
+    size = sum(file.stat().st_size for file in (path, *external))
+    linked = any(file.is_symlink() for file in external)
+    if is_utf8(path) and not (linked and size < _LARGEST_CONTENT):
+        return os.fspath(path)
+    if not external:
+        return read_file(path)
+    with reading(path, "a model of less than 2 GB"):
+        content: bytes = read_onnx(path).SerializeToString()
+        return content
 
 
 def is_half_transformer(model: str | Path | bytes) -> bool:

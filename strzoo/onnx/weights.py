@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from strzoo.errors import IntegrityError, StrzooError
-from strzoo.onnx.files import read_sparse
+from strzoo.errors import IntegrityError
+from strzoo.onnx.tensors import decode_tensor, read_sparse
 from strzoo.settings import Limits
 
 # Those of com.microsoft are what onnxruntime writes into files that it has optimised: the same
@@ -145,7 +144,7 @@ class Constants:
 
     def _find(self, name: str, depth: int) -> Found | None:
         if name in self._tensors:
-            array = _decode(self._tensors[name])
+            array = decode_tensor(self._tensors[name])
             return array, array, name
         node = self._nodes.get(name)
         if node is None or node.domain not in (*STANDARD_DOMAINS, _MICROSOFT):
@@ -247,16 +246,10 @@ def weight_input(node: onnx.NodeProto) -> str:
     return node.input[position] if len(node.input) > position else ""
 
 
-def _decode(tensor: onnx.TensorProto) -> NDArray[Any]:
-    if tensor.data_location == tensor.EXTERNAL:
-        raise StrzooError(f"the weights {tensor.name[:60]!r} are in another file: give its path")
-    return np.asarray(numpy_helper.to_array(tensor))
-
-
 def _read_constant(node: onnx.NodeProto) -> NDArray[Any] | None:
     for attribute in node.attribute:
         if attribute.name == "value":
-            return _decode(attribute.t)
+            return decode_tensor(attribute.t)
         if attribute.name == "sparse_value":
             sparse = attribute.sparse_tensor
             Limits.from_env().check("elements", math.prod(sparse.dims), f"constant {node.name!r}")

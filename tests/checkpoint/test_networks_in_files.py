@@ -17,6 +17,7 @@ import strzoo
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.hub.resolve import resolve
 from tests.helpers.foreign import prefixed, small_network
+from tests.helpers.hugging_face import store_as_snapshot
 
 State = dict[str, Tensor]
 STATE: State = dict(small_network().state_dict())
@@ -86,6 +87,7 @@ def test_the_trained_network_is_found_and_what_is_beside_it_said(form: str, tmp_
     _check(tmp_path / "a.pth", STATE, *notes)
 
 
+ONES: State = {key: torch.ones_like(mask) for key, mask in MASKS.items()}
 MASKINGS: dict[str, Any] = {
     "an entry by keys": {"state_dict": prefixed("module.", STATE),
                          "masks": prefixed("module.", MASKS)},
@@ -100,6 +102,45 @@ MASKINGS: dict[str, Any] = {
 def test_masks_beside_the_weights_are_multiplied_in(form: str, tmp_path: Path) -> None:
     torch.save(MASKINGS[form], tmp_path / "a.pth")
     _check(tmp_path / "a.pth", MASKED, f"{len(MASKS)} pruning masks multiplied in")
+
+
+@pytest.mark.parametrize(
+    "name", ["old_masks", "initial_mask", "mask_grads", "MaskHead", "ema_masks", "attention_mask"]
+)
+def test_masks_of_another_name_are_left_out_and_said(name: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": STATE, "masks": MASKS, name: ONES}, tmp_path / "a.pth")
+    _check(tmp_path / "a.pth", MASKED, f"'{name}' not applied")
+    zeros = {key: torch.zeros_like(mask) for key, mask in MASKS.items()}
+    torch.save({"state_dict": STATE, name: zeros}, tmp_path / "a.pth")
+    _check(tmp_path / "a.pth", STATE, f"'{name}' not applied")
+
+
+@pytest.mark.parametrize("name", ["mask", "pruning_masks", "weightMask", "mask_state_dict"])
+def test_masks_that_disagree_are_refused_by_their_names(name: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": STATE, name: MASKS}, tmp_path / "a.pth")
+    _check(tmp_path / "a.pth", MASKED)
+    torch.save({"state_dict": STATE, "masks": MASKS, name: MASKS}, tmp_path / "a.pth")
+    _check(tmp_path / "a.pth", MASKED)
+    torch.save({"state_dict": STATE, "masks": MASKS, name: ONES}, tmp_path / "a.pth")
+    with pytest.raises(IntegrityError, match=f"'{name}' and 'masks' hold different pruning masks"):
+        strzoo.read_checkpoint(tmp_path / "a.pth")
+
+
+def test_masks_of_a_file_and_of_an_entry_in_it_must_agree(tmp_path: Path) -> None:
+    inner = {"state_dict": STATE, "masks": MASKS}
+    torch.save({"model": inner, "masks": ONES}, tmp_path / "a.pth")
+    with pytest.raises(IntegrityError, match="'model' > 'masks' and 'masks' hold different"):
+        strzoo.read_checkpoint(tmp_path / "a.pth")
+    own = {**STATE, **{f"{key}_mask": mask for key, mask in MASKS.items()}}
+    torch.save({"state_dict": own, "masks": ONES}, tmp_path / "a.pth")
+    with pytest.raises(IntegrityError, match="'masks' and the state dict hold different"):
+        strzoo.read_checkpoint(tmp_path / "a.pth")
+
+
+def test_masks_that_are_not_of_zeros_and_ones_are_said(tmp_path: Path) -> None:
+    soft = {key: mask * 0.5 for key, mask in MASKS.items()}
+    torch.save({"state_dict": STATE, "masks": soft}, tmp_path / "a.pth")
+    _check(tmp_path / "a.pth", STATE, "'masks' holds other numbers than 0 and 1: not applied")
 
 
 @pytest.mark.parametrize(
@@ -168,3 +209,20 @@ def test_weights_in_several_files_are_read_by_their_index_or_folder(
     index.write_text('{"weight_map": 3}')
     with pytest.raises(IntegrityError, match="weight_map"):
         strzoo.read_checkpoint(index)
+
+
+@pytest.mark.parametrize(("save", "stem"), PARTS)
+def test_weights_in_several_files_are_read_from_hugging_faces_cache(
+    save: Callable[[State, Path], object], stem: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").mkdir()
+    name = _write_parts(tmp_path / "plain", save, stem).name
+    snapshot = store_as_snapshot(tmp_path / "plain", tmp_path / "cache")
+    for path in (snapshot / name, snapshot):
+        _check(path, STATE, "weights from 2 files")
+    part = snapshot / f"{stem[0]}-1{stem[1]}"
+    outside = part.resolve().rename(tmp_path / "outside")
+    part.unlink()
+    part.symlink_to(outside)
+    with pytest.raises(IntegrityError, match="a link: only files beside it are read"):
+        strzoo.read_checkpoint(snapshot)

@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 import strzoo
 from strzoo.cli import COMMANDS
+from strzoo.errors import UnknownNameError
 from tests.conftest import CliResult
 from tests.helpers.published import dense_state, write_published
 
@@ -128,6 +130,40 @@ def test_budgets_are_listed_shown_compared_and_extracted(
     assert strzoo.load_budget(path).sparsity == pytest.approx(75.28, abs=0.01)
     again = cli("budgets", "extract", str_file, "--name", "mine")
     assert json.loads(path.read_text()) == again.json
+
+
+def test_what_budgets_extract_writes_budgets_show_reads(cli: Cli, tmp_path: Path) -> None:
+    network = strzoo.create_model("resnet20", num_classes=10)
+    ours = strzoo.export_onnx(network, tmp_path / "ours.onnx").path
+    model = onnx.load(ours)
+    assert {e.key: e.value for e in model.metadata_props}["strzoo.architecture"] == "resnet20"
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    shown = {}
+    for name, architecture in (("ours", "resnet20"), ("foreign", "")):
+        budget = tmp_path / f"{name}.json"
+        assert cli("budgets", "extract", tmp_path / f"{name}.onnx", "-o", budget).code == 0
+        assert strzoo.load_budget(budget).architecture == architecture
+        shown[name] = cli("budgets", "show", budget)
+        assert shown[name].code == 0
+        assert "layer3.2.conv2" in shown[name].out
+    assert "no MACs: " in shown["foreign"].out
+    assert "no MACs: " not in shown["ours"].out
+
+
+def test_code_that_a_budget_names_is_not_run(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "harmful.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    budget = strzoo.Budget("b", "harmful:build", "str", 50.0, "", {"fc": 50.0})
+    path = strzoo.write_budget(budget, tmp_path / "b.json")
+    shown = cli("budgets", "show", path)
+    assert shown.code == 0
+    assert "names the code harmful:build" in shown.out
+    with pytest.raises(UnknownNameError, match="names the code harmful:build"):
+        strzoo.report_budget(strzoo.load_budget(path))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_doctor_reports_versions_devices_cache_and_disk(cli: Cli, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_failed_verification_leaves_no_file(
     str_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = strzoo.build_checkpoint(str_state("mobilenetv1", 75.28, seed=9))
-    monkeypatch.setattr("strzoo.checkpoint.convert.read_checkpoint", lambda *_, **__: other)
+    monkeypatch.setattr("strzoo.checkpoint.convert.map_checkpoint", lambda *_, **__: other)
     with pytest.raises(VerificationError, match="logits differ"):
         convert(str_file, tmp_path / "dense.pth", verify=True)
     assert list(tmp_path.iterdir()) == []

@@ -263,3 +263,15 @@ def test_a_network_in_memory_is_known_as_its_file_is(tmp_path: Path) -> None:
     assert resolve(timm.create_model("test_vit")).preprocessing.mean == (0.5, 0.5, 0.5)
     for own in (nn.Conv2d(3, 4, 3), nn.Identity()):
         assert resolve(own).input_size == (3, 224, 224)
+
+
+def test_a_network_in_memory_is_called_what_create_model_calls_it() -> None:
+    ours = strzoo.create_model("resnet20", num_classes=7, layer="str")
+    assert resolve(ours).architecture == "resnet20"
+    assert resolve(nn.DataParallel(ours)).architecture == "resnet20"
+    assert resolve(strzoo.create_model("torchvision:resnet18")).architecture == (
+        "torchvision:resnet18"
+    )
+    ours.layer1[0].conv1 = nn.Conv2d(16, 16, 1)  # another network of the same class
+    assert resolve(ours).architecture == "CifarResNet"
+    assert resolve(nn.Sequential(nn.Conv2d(3, 4, 3))).architecture == "Sequential"

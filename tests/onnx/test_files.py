@@ -22,6 +22,7 @@ from strzoo.onnx.files import parse_onnx, read_onnx
 from strzoo.onnx.fused import expand_fused
 from strzoo.onnx.sessions import open_session
 from strzoo.onnx.weights import weighted_nodes
+from tests.helpers.hugging_face import store_as_snapshot
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((8, 3, 3, 3)).astype(np.float32)
@@ -152,6 +153,17 @@ def test_weights_beside_the_file_are_read_by_every_reader(tmp_path: Path) -> Non
         assert strzoo.inspect_onnx(path).report.nonzeros == 216 - ZEROS
         expected = open_session(path).run(None, {"x": IMAGES})[0]
         np.testing.assert_allclose(strzoo.compile(path, cache=False)(IMAGES), expected, atol=1e-5)
+
+
+def test_weights_of_a_model_in_hugging_faces_cache_are_read(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "w.bin").write_bytes(WEIGHT.tobytes())
+    expected = open_session(external(plain / "m.onnx", "w.bin")).run(None, {"x": IMAGES})[0]
+    path = store_as_snapshot(plain, tmp_path / "cache") / "m.onnx"
+    assert strzoo.inspect_onnx(path).report.nonzeros == 216 - ZEROS
+    np.testing.assert_array_equal(open_session(path).run(None, {"x": IMAGES})[0], expected)
+    np.testing.assert_allclose(strzoo.compile(path, cache=False)(IMAGES), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_macs_have_no_totals_where_a_layer_has_no_size(tmp_path: Path) -> None:
     report = strzoo.inspect_onnx(path).report
     totals = report.to_dict()["totals"]
     assert report.unsized == ("fc",)
+    assert report.dense_macs is None
     assert (totals["weights"], totals["nonzeros"]) == (192, 192)
     assert {totals[name] for name in ("dense_macs", "sparse_macs", "dense_flops")} == {None}
     assert any("no totals of MACs" in note for note in report.notes)
@@ -131,3 +132,41 @@ def test_what_nothing_can_run_is_not_compiled_and_not_left_out_in_silence(
         ("my.vendor.SuperConv",),
     )
     assert "left out, no matrix product that is known: my.vendor.SuperConv" in caplog.text
+
+
+def _product(node: onnx.NodeProto, shape: list[Any], output: list[Any], w: np.ndarray) -> Any:
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
+        [numpy_helper.from_array(w, "w")],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17)]
+    return strzoo.report(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+
+
+@pytest.mark.parametrize(
+    ("node", "shape", "output"),
+    [
+        (helper.make_node("MatMul", ["w", "x"], ["y"]), ["N", 48, 5], ["N", 10, 5]),
+        (helper.make_node("MatMul", ["w", "x"], ["y"]), [48, 5], [10, 5]),
+        (helper.make_node("Gemm", ["w", "x"], ["y"], transB=1), [7, 48], [10, 7]),
+        # The weights of each column of x, or of each row: which of them are images is not said.
+        (helper.make_node("Gemm", ["x", "w"], ["y"], transA=1, transB=1), [48, 3], [3, 10]),
+        (helper.make_node("Gemm", ["x", "w"], ["y"], transA=1, transB=1), [48, 96], [96, 10]),
+    ],
+)
+def test_a_product_that_cannot_be_counted_for_one_image_leaves_no_totals(
+    node: onnx.NodeProto, shape: list[Any], output: list[Any]
+) -> None:
+    report = _product(node, shape, output, W)
+    assert report.dense_macs is None
+    assert report.sparse_macs is None
+    assert report.to_dict()["totals"]["dense_macs"] is None
+    assert any(note.startswith("no totals") for note in report.notes)
+
+
+def test_a_transposed_product_of_one_image_is_counted() -> None:
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transA=1)
+    report = _product(node, [1, 3], [3, 10], W[:1, :10])
+    assert report.dense_macs == 3 * 10  # three rows of one number each, by ten weights

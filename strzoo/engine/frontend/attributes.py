@@ -9,6 +9,7 @@ import onnx
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.graph import AveragePool, Pads, Window
 from strzoo.engine.ir.windows import count_averaged, find_overhang, pad_same, spread
+from strzoo.onnx import tensors
 
 Attributes = dict[str, Any]
 _LARGEST_RATIO, _LARGEST_SIDE = 4, 256  # of a window to its map
@@ -17,9 +18,9 @@ Pair = tuple[int, int]
 
 def read_attributes(node: onnx.NodeProto) -> Attributes:
     """Attribute values by name; texts as str."""
-    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     return {
-        k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in values.items()
+        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for name, value in tensors.read_attributes(node).items()
     }
 
 

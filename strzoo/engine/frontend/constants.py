@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from strzoo.engine.frontend.attributes import read_attributes
 from strzoo.engine.frontend.folding import CAST, COMPUTING, MOVING, check_size
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.parts import MANY as BATCH  # the batch where it may be any number
-from strzoo.errors import UsageError
-from strzoo.onnx.files import read_sparse
+from strzoo.onnx.tensors import decode_tensor, read_sparse
 from strzoo.settings import Limits
 
 _VALUES = ("value_float", "value_floats", "value_int", "value_ints")
@@ -38,7 +36,7 @@ class Constants:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._arrays:
-            self._arrays[name] = decode(self._tensors[name])
+            self._arrays[name] = decode_tensor(self._tensors[name])
         return self._arrays[name]
 
     def __setitem__(self, name: str, array: np.ndarray) -> None:
@@ -84,23 +82,10 @@ class Constants:
         return np.where(array == BATCH, self._batch, array)
 
 
-def decode(tensor: onnx.TensorProto) -> np.ndarray:
-    """The array in `tensor`.
-
-    Raises:
-        UsageError: it is in an external file that has not been read.
-    """
-    if tensor.data_location == tensor.EXTERNAL and not tensor.raw_data:
-        raise UsageError(
-            f"the weights {tensor.name!r} are in another file: give the path, not the model"
-        )
-    return np.asarray(numpy_helper.to_array(tensor))
-
-
 def _read_constant(node: onnx.NodeProto) -> np.ndarray:
     for attribute in node.attribute:
         if attribute.name == "value":
-            return decode(attribute.t)
+            return decode_tensor(attribute.t)
         if attribute.name == "sparse_value":
             check_size(attribute.sparse_tensor.dims, np.dtype(np.float32), "a sparse constant")
             return read_sparse(attribute.sparse_tensor, "the model")

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from strzoo.onnx.tensors import decode_tensor
+
 _OTHERS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 _KINDS = ("to", "dtype", "output_dtype", "stash_type")  # attributes that name a type
 
@@ -57,5 +59,5 @@ def _unify_graph(graph: onnx.GraphProto) -> None:
 
 def _unify_tensor(tensor: onnx.TensorProto) -> None:
     if _is_other(tensor.data_type) and tensor.data_location != tensor.EXTERNAL:
-        array = numpy_helper.to_array(tensor).astype(np.float32)
+        array = decode_tensor(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

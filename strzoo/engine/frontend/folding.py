@@ -16,6 +16,7 @@ import onnx
 
 from strzoo.engine.frontend.attributes import Attributes
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.onnx.tensors import decode_tensor
 from strzoo.settings import Limits
 
 Inputs = Sequence[Any]  # arrays, and None for inputs that are left out
@@ -141,7 +142,7 @@ def _expand(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
 
 def _constant_of_shape(attributes: Attributes, inputs: Inputs, opset: int) -> np.ndarray:
     tensor = attributes.get("value")
-    value = np.zeros(1, np.float32) if tensor is None else onnx.numpy_helper.to_array(tensor)
+    value = np.zeros(1, np.float32) if tensor is None else decode_tensor(tensor)
     shape = [] if inputs[0].size == 0 else _integers(inputs[0])
     check_size(shape, value.dtype, "a ConstantOfShape")
     return np.full(shape, value.reshape(-1)[0], value.dtype)

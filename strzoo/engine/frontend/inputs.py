@@ -13,6 +13,7 @@ from strzoo.engine.ir.graph import Shape
 from strzoo.engine.ir.parts import Port
 from strzoo.errors import UsageError
 from strzoo.onnx.files import real_inputs
+from strzoo.onnx.tensors import check_kind, spell_kind
 from strzoo.settings import Limits
 
 Dims = tuple[int | None, ...]
@@ -86,6 +87,7 @@ def read_port(value: onnx.ValueInfoProto) -> Port:
         return Port(value.name, "object", ())
     if tensor.elem_type == onnx.TensorProto.STRING:
         return Port(value.name, "object", _dims(value))
+    check_kind(tensor.elem_type, f"the input or output {value.name[:60]!r}")
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     return Port(value.name, kind.name, _dims(value))
 
@@ -103,7 +105,7 @@ def check_images(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
             "without built-in preprocessing"
         )
     if tensor.elem_type != onnx.TensorProto.FLOAT:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        kind = spell_kind(tensor.elem_type, f"the input {value.name[:60]!r}")
         raise UsageError(f"input {value.name!r} takes {kind}; the sparse engine takes float32")
     dims = _dims(value)
     if len(dims) == 4 and dims[1] is None:

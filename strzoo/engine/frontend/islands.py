@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from strzoo.engine.frontend.inputs import read_inputs, read_port
 from strzoo.engine.frontend.problems import Whole
 from strzoo.engine.frontend.reading import Left, Reading
-from strzoo.engine.frontend.types import fill_batch, holds_batch, list_reads, open_batch
+from strzoo.engine.frontend.types import fill_batch, holds_batch, open_batch
 from strzoo.engine.ir.parts import Division, Feed, Island, Problem
 from strzoo.errors import UsageError
+from strzoo.onnx.order import list_reads
 
 
 def cut_out(reading: Reading, lefts: Sequence[Left], outputs: Sequence[str]) -> Island:

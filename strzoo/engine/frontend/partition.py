@@ -11,10 +11,10 @@ from strzoo.engine.frontend.inputs import read_port
 from strzoo.engine.frontend.islands import cut_out
 from strzoo.engine.frontend.problems import Whole
 from strzoo.engine.frontend.reading import Left, Made, Reading
-from strzoo.engine.frontend.types import list_reads
 from strzoo.engine.ir.graph import Convolution, Graph, Layer, Linear
 from strzoo.engine.ir.parts import Division, Feed, Island, Port, Problem, Section
 from strzoo.engine.ir.places import only_moves
+from strzoo.onnx.order import list_reads
 
 # What a hand-over between the engine and onnxruntime costs, and what a multiplication saves, by
 # measurements on x86-64: a section that saves less than it costs is left to onnxruntime.

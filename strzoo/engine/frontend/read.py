@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from strzoo.borders import naming
 from strzoo.engine.frontend.floats import unify_floats
 from strzoo.engine.frontend.inputs import check_images, check_outputs
 from strzoo.engine.frontend.islands import keep_whole
@@ -121,7 +122,8 @@ def _prepare(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         if not values:
             raise UsageError(f"{name} has no {kind}, so there is nothing to compile")
     check_outputs(model)
-    return expand_fused(unify_floats(model))
+    with naming(name):
+        return expand_fused(unify_floats(model))
 
 
 def _read(

@@ -26,7 +26,6 @@ from strzoo.engine.frontend.types import (
     PROBE,
     count_macs,
     infer_types,
-    list_reads,
     read_dims,
     tensor_type,
 )
@@ -34,6 +33,7 @@ from strzoo.engine.ir.graph import Layer
 from strzoo.engine.ir.parts import Problem
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.onnx.files import read_opset
+from strzoo.onnx.order import list_reads
 
 Rule = Callable[[GraphBuilder, onnx.NodeProto], None]
 

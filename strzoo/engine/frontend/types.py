@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -106,17 +106,3 @@ def open_batch(kind: onnx.TypeProto) -> onnx.TypeProto:
         if dim.dim_value % PROBE == 0:
             dim.Clear()
     return made
-
-
-def list_reads(node: onnx.NodeProto) -> Iterator[str]:
-    """The values that a node reads, also those that graphs within it take from outside."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-        for graph in graphs:
-            inner = {value.name for value in graph.input}
-            inner |= {tensor.name for tensor in graph.initializer}
-            inner |= {name for each in graph.node for name in each.output}
-            for each in graph.node:
-                yield from (name for name in list_reads(each) if name not in inner)
-            yield from (value.name for value in graph.output if value.name not in inner)

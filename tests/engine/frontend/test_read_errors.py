@@ -153,7 +153,7 @@ def test_weights_that_do_not_fit_are_an_integrity_error() -> None:
     assert "'w' is used before it is made" in refusal(lost, IntegrityError)
     short = build("y = Conv (x, w)", output=MAP, w=np.ones((4, 4, 1, 1), np.float32))
     short.graph.initializer[0].raw_data = b"123"
-    assert "Conv 'y' is malformed" in refusal(short, IntegrityError)
+    assert "the tensor 'w' is damaged" in refusal(short, IntegrityError)
     few = build("y = Conv (x)", output=MAP)
     assert "Conv 'y' is malformed" in refusal(few, IntegrityError)
 
