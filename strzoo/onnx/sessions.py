@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,6 +17,8 @@ from strzoo.onnx.files import list_external, read_onnx
 if TYPE_CHECKING:
     import onnxruntime
 
+log = logging.getLogger(__name__)
+
 CPU_PROVIDER = "CPUExecutionProvider"
 # The metadata entry of fp16 exports as ONNX files hold it: a key, then a text of four bytes.
 _HALF = b"strzoo.precision\x12\x04fp16"
@@ -24,6 +27,8 @@ _HALF = b"strzoo.precision\x12\x04fp16"
 # numbers on every processor.
 _EXACT = {"session.x64quantprecision": "1"}
 _LARGEST_CONTENT = 2_000_000_000  # bytes; protobuf writes less than 2 GiB
+# Of the error by which it refuses weights in 8 bits that several layers share, with that entry.
+_REPLACED = "Attempt to replace the existing tensor"
 # What onnxruntime does by default: for timing it as a user would run it.
 SATURATING = {"session.x64quantprecision": "0"}
 
@@ -54,13 +59,14 @@ def open_session(
     if not isinstance(model, bytes):
         refuse_foreign(model, "an ONNX model")
         given = find_loadable(Path(model))  # refuses what lies outside its folder
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # else warnings, and errors that it raises too, are printed
-    if threads:
-        options.intra_op_num_threads = threads
-    for key, value in {**_EXACT, **(entries or {})}.items():
-        options.add_session_config_entry(key, value)
-    try:
+
+    def start(entries: Mapping[str, str]) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # else warnings, and errors that it raises, are printed
+        if threads:
+            options.intra_op_num_threads = threads
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
         return onnxruntime.InferenceSession(
             given,
             options,
@@ -68,6 +74,20 @@ def open_session(
             enable_fallback=0,  # it prints, then tries the same again
             disabled_optimizers=["NchwcTransformer"] if is_half_transformer(model) else None,
         )
+
+    wanted = {**_EXACT, **(entries or {})}
+    try:
+        try:
+            return start(wanted)
+        except Exception as error:
+            if _REPLACED not in str(error):
+                raise
+            log.warning(
+                "%s: layers share weights in 8 bits, whose sums onnxruntime (1.32) cannot make "
+                "exact; without VNNI they may saturate",
+                "the model" if isinstance(model, bytes) else model,
+            )
+            return start(wanted | SATURATING)
     except Exception as error:  # onnxruntime's exceptions share no documented base class
         reason = " ".join(str(error).split())[:200]
         name = "the model" if isinstance(model, bytes) else model

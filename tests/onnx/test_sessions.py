@@ -85,3 +85,33 @@ def test_a_reduced_range_is_for_int8(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="for int8 weights, not for fp16"):
         strzoo.export_onnx(_Sum(), tmp_path / "a.onnx", precision="fp16", reduce_range=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_whose_layers_share_weights_in_8_bits_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As files of others have them; strzoo's own have a weight for each layer."""
+    from strzoo.onnx import precision
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = self.last(self.layer(self.layer(x).relu()).relu().mean((2, 3)))
+            return scores
+
+    network = Twice().eval()
+    whole = strzoo.export_onnx(network, tmp_path / "whole.onnx", input_size=16)
+    monkeypatch.setattr(precision, "_unshared", lambda model: model)
+    graph = precision.convert_precision(onnx.load(whole.path), "int8", torch.rand(8, 3, 16, 16))
+    onnx.save(graph, tmp_path / "shared.onnx")
+    x = np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
+    with caplog.at_level("WARNING", "strzoo"):
+        session = open_session(tmp_path / "shared.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert "layers share weights in 8 bits" in caplog.text
