@@ -76,10 +76,12 @@ def train(
             raise UsageError("--plot draws sparsity and thresholds; FastGRNN learns ranks")
         _train_rnn(recipe, changes, show=show, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
-    from strzoo.training.parsing import apply_overrides
-    from strzoo.training.recipes import load_recipe
+    from strzoo.training.parsing import apply_overrides, find_changed
+    from strzoo.training.recipes import check_code, load_recipe
 
     config = apply_overrides(load_recipe(recipe), changes)
+    if not show:
+        check_code(recipe, config, map(find_changed, changes))
     if show:
         _show(config, as_json)
         return

@@ -93,8 +93,8 @@ def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"{pair!r} is not key=value")
-        name, dot, argument = key.strip().partition(".")
-        name = find_key(name if dot and name in ARGUMENTS else key.strip())
+        argument = key.strip().partition(".")[2]
+        name = find_changed(pair)
         if name in ARGUMENTS:
             before = given.get(name, getattr(config, name))
             given[name] = _add_argument(name, argument, text.strip(), before)
@@ -131,6 +131,13 @@ def find_key(key: Any) -> str:
     )
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "strzoo train --keys lists them"
     raise UsageError(f"unknown key {one_line(repr(key), 80)}; {hint}")
+
+
+def find_changed(pair: str) -> str:
+    """The key that `key=value`, or `key.argument=value`, changes; errors as `find_key`."""
+    key = pair.partition("=")[0].strip()
+    name, dot, _ = key.partition(".")
+    return find_key(name if dot and name in ARGUMENTS else key)
 
 
 def dump_config(config: TrainConfig) -> str:

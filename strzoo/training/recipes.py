@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from strzoo.arguments import checked
-from strzoo.errors import IntegrityError, UsageError
+from strzoo.errors import IntegrityError, UsageError, one_line
+from strzoo.models.external_names import is_external, runs_code
 from strzoo.settings import user_path
 from strzoo.training.config import TrainConfig
 from strzoo.training.parsing import build_config, read_mapping
@@ -26,6 +27,7 @@ from strzoo.zoo.paper import describe_result
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 _ORDER = ("resnet50", "mobilenetv1", "cifar10", "digits", "finetune")
 EXTENDS = "extends"
+_CODE = {"architecture", "loss", "optimizer", "policy"}  # keys that may name code of any package
 _DEPTH = 8  # files that extend each other
 
 
@@ -65,6 +67,30 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> TrainConfig:
     """
     text = os.fspath(name_or_path)
     return _load_file(user_path(text)) if _is_path(text) else _load_shipped(text)
+
+
+def check_code(recipe: str | os.PathLike[str], config: TrainConfig, given: Iterable[str]) -> None:
+    """Refuse code that only a recipe's file names: files of strangers run none.
+
+    Args:
+        recipe: as for `load_recipe`.
+        config: that of the recipe, with the caller's changes.
+        given: keys that the caller has given.
+
+    Raises:
+        IntegrityError: a network, loss, optimizer or policy of a package is in the file alone.
+    """
+    if not _is_path(os.fspath(recipe)):
+        return
+    for key in sorted(_CODE - set(given)):
+        value = getattr(config, key)
+        if value is None or not (runs_code(value) if is_external(value) else "." in value):
+            continue
+        text = one_line(str(value), 80)
+        raise IntegrityError(
+            f"{recipe} names the code {text} as its {key}, which runs only if you name it as well: "
+            f"{key}={text} (in Python, pass the TrainConfig of strzoo.load_recipe)"
+        )
 
 
 def _load_shipped(text: str) -> TrainConfig:

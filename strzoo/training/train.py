@@ -22,7 +22,7 @@ from strzoo.training.folder import RunFolder
 from strzoo.training.loop import Stopped, Trainer
 from strzoo.training.objective import build_teacher
 from strzoo.training.random_state import preserved_randomness, seed_all
-from strzoo.training.recipes import load_recipe
+from strzoo.training.recipes import check_code, load_recipe
 from strzoo.training.resolving import resolve_config
 from strzoo.training.results import EpochRecord, Event, RunStarted, TrainResult, choose_best
 from strzoo.training.signals import stop_requests
@@ -58,7 +58,8 @@ def train(
             finite; the last checkpoint stays.
     """
     if not isinstance(config, TrainConfig):
-        config = load_recipe(config)
+        recipe, config = config, load_recipe(config)
+        check_code(recipe, config, ())
     config = resolve_config(config, settings)
     device = find_device(config.device)
     precision = choose_precision(config.precision, device)
