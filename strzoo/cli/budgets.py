@@ -64,7 +64,7 @@ def show(budget: str, as_json: bool) -> None:
     except UnknownNameError as error:  # of somebody's own network
         table = [(layer, f"{percent:.2f}") for layer, percent in loaded.layers.items()]
         print_table(simple_table(("layer", "sparsity %"), table, left=1))
-        click.echo(f"sparsity: {loaded.sparsity:.2f} %\nnote: no MACs: {error}")
+        say(f"sparsity: {loaded.sparsity:.2f} %\nnote: no MACs: {error}")
         return
     print_table(report_table(made), more=ONLY_IN_JSON)
     say("\n".join(rendering.summary(made)))

@@ -129,9 +129,15 @@ class _Functions:
         return self.build.fdiv(x, self.build.fadd(self.one, self.intrinsic("fabs", x)))
 
     def softplus(self, x: ir.Value) -> ir.Value:
+        """max(x, 0) + log(1 + p) with p = exp(-|x|). What rounding 1 + p to w has lost of a small p
+        is given back: log(w) * p / (w - 1)."""
         build = self.build
         power = self.exp(self.negative(self.intrinsic("fabs", x)))
-        return build.fadd(self.e.largest(x, self.zero), self.log(build.fadd(self.one, power)))
+        whole = build.fadd(self.one, power)
+        kept = build.fsub(whole, self.one)
+        exact = build.fmul(self.log(whole), build.fdiv(power, kept))
+        lost = build.fcmp_ordered("==", kept, self.zero)
+        return build.fadd(self.e.largest(x, self.zero), build.select(lost, power, exact))
 
     def mish(self, x: ir.Value) -> ir.Value:
         """With n = exp(x) * (exp(x) + 2), x * n / (n + 2)."""

@@ -65,3 +65,13 @@ def test_functions_are_those_of_float64(size: tuple[int, int], convolved: bool) 
         # Relative to the result or, where that is small, to what it was computed of.
         size_ = np.maximum(np.maximum(np.abs(expected), np.abs(given)), 0.5)
         assert (error / size_).max() < 6e-7, kind
+
+
+def test_softplus_is_exact_where_it_is_small() -> None:
+    """A logarithm of it would show an error that is small beside 1 alone."""
+    x = np.linspace(-80, 4, 16 * 64, dtype=np.float32).reshape(1, 16, 8, 8)
+    shape = "float[N, 16, 8, 8]"
+    model = build("y = Softplus (x)", image=f"{shape} x", output=f"{shape} y", opset=20)
+    made: Any = strzoo.compile(model.SerializeToString(), 1, islands="none", cache=False)
+    expected = np.log1p(np.exp(x.astype(np.float64)))
+    assert np.abs(made(x).reshape(x.shape) / expected - 1).max() < 1e-6
