@@ -153,6 +153,10 @@ def benchmark(
             _prepare(source, Path(folder) / str(index), input_size, engines)
             for index, source in enumerate(sources)
         ]
+        for source, subject in zip(sources, subjects, strict=True):
+            left = [engine for engine in engines if subject.take(engine, twin=False) is None]
+            if left:
+                log.warning("%s is %s: not for %s", source.shown, source.described, ", ".join(left))
         total = len(batches) * runs
         for index, batch in enumerate(batches):
             timings += _time_batch(

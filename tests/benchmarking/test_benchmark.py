@@ -144,9 +144,17 @@ def test_missing_engines_and_bad_arguments_are_named(
 
 
 def test_a_plot_is_drawn_with_matplotlib_and_its_absence_is_named(
-    resnet20_onnx: strzoo.OnnxExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resnet20_onnx: strzoo.OnnxExport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    made = strzoo.benchmark(resnet20_onnx.path, engines=["onnxruntime"], runs=2, memory=False)
+    with caplog.at_level("WARNING", "strzoo"):
+        made = strzoo.benchmark(
+            resnet20_onnx.path, engines=["torch", "onnxruntime"], runs=2, memory=False
+        )
+    assert f"{resnet20_onnx.path} is an ONNX file: not for torch" in caplog.text
+    assert {timing.engine for timing in made.timings} == {"onnxruntime"}
     with pytest.raises(UsageError, match=r"must end in one of \.png, \.svg, \.pdf"):
         plot_benchmark(made, tmp_path / "a.gif")
     with monkeypatch.context() as patch:
