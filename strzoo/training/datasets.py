@@ -29,7 +29,7 @@ class DataSets:
 
     `image_shape` is what the network sees of an image: channels, height, width. `preprocessing`
     is that of validation, None for images that come as tensors. `class_names` are those of the
-    outputs, () if they are not known.
+    outputs, () if they are not known. `image_type` is the type of the images' numbers.
     """
 
     train: Loader
@@ -38,6 +38,7 @@ class DataSets:
     image_shape: tuple[int, ...]
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] = ()
+    image_type: torch.dtype = torch.float32
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -65,6 +66,13 @@ def open_datasets(config: TrainConfig, device: torch.device, processes: int = 1)
     if opened is not None:
         return opened(config, device)
     return _open_folder(config, device, processes)
+
+
+def image_shape(config: TrainConfig) -> tuple[int, int, int]:
+    """Channels, height and width of the images that `config` names; no data is looked at."""
+    small = {"digits": 8, "cifar10": 32, "cifar100": 32}
+    side = small.get(config.dataset) or config.preprocessing().crop
+    return 3, side, side
 
 
 def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:

@@ -1,0 +1,172 @@
+"""Networks are tried before a run writes anything: what cannot be trained is said before it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import strzoo
+from strzoo.errors import StrzooError
+from strzoo.training.fit import FitConfig
+from strzoo.training.trial import untouched
+from tests.training.test_datasets import write_folder
+
+NETWORKS = """
+from collections import namedtuple
+
+import torch
+from torch import nn
+
+Outputs = namedtuple("Outputs", ["logits", "extra"])
+
+
+class Net(nn.Module):
+    def __init__(self, classes, form, channels=3):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.head, self.extra, self.form = nn.Linear(8, classes), nn.Linear(8, classes), form
+
+    def forward(self, x):
+        y = self.body(x).mean((2, 3))
+        return self.form(self, self.head(y), self.extra(y))
+
+
+def pair(num_classes): return Net(num_classes, lambda net, y, z: (y, None))
+def mapping(num_classes): return Net(num_classes, lambda net, y, z: {"logits": y, "extra": z})
+def named(num_classes): return Net(num_classes, lambda n, y, z: Outputs(y, z) if n.training else y)
+def maps(num_classes): return Net(num_classes, lambda net, y, z: y[:, :, None, None])
+def half(num_classes): return Net(num_classes, lambda net, y, z: y).half()
+def double(num_classes): return Net(num_classes, lambda net, y, z: y).double()
+def two(num_classes): return Net(num_classes, lambda net, y, z: (y, z) if net.training else y)
+def spread(num_classes): return Net(num_classes, lambda net, y, z: y[:, :, None].expand(-1, -1, 4))
+def grey(num_classes): return Net(num_classes, lambda net, y, z: y, channels=1)
+def cut(num_classes): return Net(num_classes, lambda net, y, z: y.detach())
+def more(num_classes): return Net(num_classes, lambda net, y, z: torch.cat([y, z], 1))
+def words(num_classes): return Net(num_classes, lambda net, y, z: "many")
+def broken(num_classes): return Net(num_classes, lambda net, y, z: y @ y)
+"""
+
+
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, with networks of one's own and images of two classes."""
+    (tmp_path / "odd_networks.py").write_text(NETWORKS)
+    write_folder(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    yield tmp_path
+    sys.modules.pop("odd_networks", None)
+
+
+def words(name: str, *more: str) -> list[str]:
+    return ["train", "finetune", f"model=odd_networks:{name}", "data=data", "output=run",
+            "image_size=12", "epochs=1", "warmup_epochs=0", "batch_size=8", "workers=0",
+            "tensorboard=false", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["pair", "mapping", "named", "maps", "half", "double"])
+def test_scores_that_a_network_hands_out_its_own_way_are_trained_and_evaluated(
+    name: str, networks: Path, cli: Callable[..., Any]
+) -> None:
+    assert cli(*words(name), "--dry-run").code == 0
+    assert not (networks / "run").exists()
+    found = cli(*words(name))
+    assert found.code == 0, found.err
+    noted = "the class scores alone are trained" in found.err
+    assert noted == (name in ("pair", "mapping", "named"))
+    assert ("are trained in float32" in found.err) == (name in ("half", "double"))
+    begun, ended = (
+        strzoo.read_checkpoint(networks / "run" / file, architecture=f"odd_networks:{name}")
+        for file in ("initial.pth", "last.pth")
+    )
+    assert not torch.equal(begun.state_dict["head.weight"], ended.state_dict["head.weight"])
+    # The trial has left BatchNorm as it was made: mean 0, no batch counted; then 24 / 8 batches.
+    assert not begun.state_dict["body.1.running_mean"].any()
+    assert [int(c.state_dict["body.1.num_batches_tracked"]) for c in (begun, ended)] == [0, 3]
+    found = cli("evaluate", "run", "--data", "data", "--workers", "0", "--json",
+                "--architecture", f"odd_networks:{name}")  # fmt: skip
+    assert (found.code, found.json["images"]) == (0, 10), found.err
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("two", [], r"in training mode returns a tuple of 2 with tensors \(2, 2\), \(2, 2\)"),
+        (
+            "spread",
+            [],
+            r"gives float32 of shape \(1, 2, 4\); expected floats of shape \(N, classes",
+        ),
+        ("grey", [], "the first convolution of the network, body.0, takes one channel: build it"),
+        ("cut", [], "logits that depend on nothing that is trained"),
+        ("more", [], "gives scores of 4 classes, the data has 2; let its last layer have 2"),
+        ("words", [], "the network returns a str; expected a tensor of floats"),
+        ("broken", [], r"does not run on an image of shape \(3, 12, 12\) and type torch.float32"),
+        ("pair", ["image_size=100000"], "a crop of 100000 pixels needs 10,000,000,000 pixels"),
+        ("pair", ["image_size=2"], r"does not run on an image of shape \(3, 2, 2\)"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_the_run_has_a_folder(
+    name: str, changes: list[str], message: str, networks: Path, cli: Callable[..., Any]
+) -> None:
+    for more in (["--dry-run"], []):
+        found = cli(*words(name, *changes), *more)
+        assert found.code == 2, found.err
+        assert "defect" not in found.err
+        assert re.search(message, found.err), found.err
+        assert not (networks / "run").exists()
+
+
+def test_a_folder_with_other_files_stays_when_a_run_is_refused(
+    networks: Path, cli: Callable[..., Any]
+) -> None:
+    (networks / "run").mkdir()
+    assert cli(*words("cut")).code == 2
+    assert (networks / "run").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda net, y: (y, y) if net.training else y, "in training mode returns a tuple of 2"),
+        (lambda net, y: y.detach(), "depend on nothing that is trained"),
+        (lambda net, y: (y, y), "the network returns a tuple of 2"),
+    ],
+)
+def test_fit_refuses_the_same_outputs_and_leaves_the_network_as_it_was(
+    form: Callable[..., Any], message: str
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(3, 10)
+
+        def forward(self, images: torch.Tensor) -> Any:
+            return form(self, self.head(self.norm(images).mean((2, 3))))
+
+    model = Net()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(StrzooError, match=message):
+        strzoo.fit(model, strzoo.load_digits("test"), FitConfig(epochs=1, warmup_epochs=0))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert model.training
+
+
+def test_a_trial_leaves_modes_buffers_and_random_numbers() -> None:
+    model: Any = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5))
+    model[1].eval()
+    state = torch.random.get_rng_state()
+    with untouched(model):
+        model.train()
+        model(torch.randn(8, 4))
+        model[0].running_mean = torch.full((4,), 7.0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == [True, True, False]
+    assert (int(model[0].num_batches_tracked), float(model[0].running_mean.sum())) == (0, 0.0)
