@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from strzoo.devices import autocast, choose_precision
 from strzoo.distributed import Group
 from strzoo.sparse.fused_threshold import FusedThresholds
-from strzoo.training.answers import read_logits
+from strzoo.training.answers import answer
 from strzoo.training.config import TrainConfig
 
 
@@ -95,4 +95,4 @@ def build_accelerator(
     elif device.type == "cuda" and wrapped is None:  # DDP sends each gradient as it comes
         call = _fuse_thresholds(model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    return Accelerator(device, precision, lambda images: read_logits(call(images)), wrapped, scaler)
+    return Accelerator(device, precision, lambda images: answer(call, images), wrapped, scaler)

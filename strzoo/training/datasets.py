@@ -30,6 +30,8 @@ class DataSets:
     `image_shape` is what the network sees of an image: channels, height, width. `preprocessing`
     is that of validation, None for images that come as tensors. `class_names` are those of the
     outputs, () if they are not known. `image_type` is the type of the images' numbers.
+    `smallest` is how many images the smallest batch has, and what to change if these are too few,
+    where the batches are the user's own.
     """
 
     train: Loader
@@ -39,6 +41,7 @@ class DataSets:
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] = ()
     image_type: torch.dtype = torch.float32
+    smallest: tuple[int, str] | None = None
 
     @property
     def trained_on(self) -> TrainedOn:

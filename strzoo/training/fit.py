@@ -156,7 +156,14 @@ def fit(
         trainer = Trainer(
             replace(settings, batch_size=images.batch, num_classes=images.classes),
             Network(model),
-            DataSets(images.loader, None, name, images.shape, image_type=images.type),
+            DataSets(
+                images.loader,
+                None,
+                name,
+                images.shape,
+                image_type=images.type,
+                smallest=images.smallest,
+            ),
             device=device,
             schedule=config.schedule,
             on_event=report,

@@ -37,13 +37,15 @@ _Item = TypeVar("_Item")
 @dataclass(frozen=True)
 class FitImages:
     """The images to train on: their loader, shape and type of one of them, images of a step, which
-    a loader of batches decides, and classes that the network tells apart."""
+    a loader of batches decides, classes that the network tells apart, and `smallest` of `DataSets`.
+    """
 
     loader: Loader
     shape: tuple[int, ...]
     type: torch.dtype
     batch: int
     classes: int
+    smallest: tuple[int, str] | None = None
 
 
 def open_fit_data(
@@ -83,7 +85,10 @@ def open_fit_data(
         batches = BatchesLoader(data)
         images = batches.first
         batches.classes = classes = count_outputs(model, images[:1].to(device))
-        return FitImages(batches, tuple(images.shape[1:]), images.dtype, len(images), classes)
+        return FitImages(
+            batches, tuple(images.shape[1:]), images.dtype, len(images), classes,
+            (batches.smallest, "set drop_last=True in the loader, or another batch_size"),
+        )  # fmt: skip
     raise UsageError(f"a {type(data).__name__} is no data to train on; give {_TAKES}")
 
 
@@ -151,6 +156,7 @@ class BatchesLoader:
         if not self._count:
             raise UsageError("there are no images to train on")
         self.first, _ = _check_batch(next(_reading(batches, self._name)), self._name)
+        self.smallest = min(len(self.first), _count_last(batches))
 
     def __len__(self) -> int:
         return self._count * len(self.first)
@@ -163,6 +169,21 @@ class BatchesLoader:
             images, labels = _check_batch(batch, self._name)
             _check_labels(labels, self.classes)
             yield images, labels
+
+
+def _count_last(batches: Iterable[Any]) -> int:
+    """Images of the last batch, as far as a loader tells it without making it."""
+    unknown = 2  # as many as no layer minds
+    if isinstance(batches, list | tuple):
+        images, _ = _check_batch(batches[-1], f"the {type(batches).__name__}")
+        return len(images)
+    if not isinstance(batches, DataLoader) or batches.batch_size is None or batches.drop_last:
+        return unknown
+    try:
+        count = len(batches.sampler)  # type: ignore[arg-type]
+        return count % batches.batch_size or batches.batch_size
+    except TypeError:
+        return unknown
 
 
 def _reading(items: Iterable[_Item], name: str) -> Generator[_Item, None, None]:

@@ -103,11 +103,13 @@ class Trainer:
         self.accelerator = build_accelerator(model, config, device, self.group)
         pixels = self.sampler.micro_batch * math.prod(data.image_shape[1:])
         self.threads = choose_threads(config.threads, pixels)
+        few, advice = data.smallest or (self.sampler.smallest_part, self.sampler.advice)
+        few = min(few, 2)  # which every network that trains can normalise
         with cpu_threads(self.threads):
             self.notes = try_network(
-                network, blank_images(2, data.image_shape, device, data.image_type),
+                network, blank_images(few, data.image_shape, device, data.image_type),
                 classes=config.num_classes, context=self.accelerator.autocast,
-                processes=self.group.world,
+                processes=self.group.world, advice=advice,
             )  # fmt: skip
         self.state = TrainState(
             config, model, optimizer, self.accelerator.scaler, Metric(device),

@@ -30,6 +30,7 @@ from strzoo.training.datasets import image_shape, open_datasets
 from strzoo.training.pruning import PruneRates
 from strzoo.training.random_state import preserved_randomness, seed_all
 from strzoo.training.resolving import resolve_config
+from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import gmp_rate
 from strzoo.training.trial import blank_images, try_network
 from strzoo.zoo.paper import PaperResult, find_paper_result
@@ -129,7 +130,7 @@ def plan(
     valued = config.target_sparsity is not None or config.start_from is not None
     place = torch.device("cpu" if valued or is_external(config.architecture) else "meta")
     shape = image_shape(config)
-    network = _build(config, place, shape, settings)
+    network = _build(config, place, shape, sampler, settings)
     model = network.model
     groups = tuple(
         GroupPlan(
@@ -172,7 +173,11 @@ def plan(
 
 
 def _build(
-    config: TrainConfig, place: torch.device, shape: tuple[int, ...], settings: Settings | None
+    config: TrainConfig,
+    place: torch.device,
+    shape: tuple[int, ...],
+    sampler: BatchSampler,
+    settings: Settings | None,
 ) -> Network:
     """The network, tried on blank images as a run tries it."""
     with preserved_randomness(), place:
@@ -183,12 +188,13 @@ def _build(
     precision = config.precision.replace("tf32", "fp32")
     try:
         try_network(
-            network, blank_images(2, shape, place), classes=config.num_classes,
+            network, blank_images(min(2, sampler.smallest_part), shape, place),
+            classes=config.num_classes, advice=sampler.advice,
             context=contextlib.nullcontext if meta else lambda: autocast(place, precision),
         )  # fmt: skip
     except UsageError:
         if meta:  # code that looks at values does not run without them
-            return _build(config, torch.device("cpu"), shape, settings)
+            return _build(config, torch.device("cpu"), shape, sampler, settings)
         raise
     return network
 

@@ -18,7 +18,7 @@ from strzoo.data.images import check_crop
 from strzoo.devices import is_out_of_memory
 from strzoo.errors import StrzooError, UsageError
 from strzoo.sparse.selection import CONVOLUTIONS, prunable_layers
-from strzoo.training.answers import NAME, read_logits
+from strzoo.training.answers import NAME, is_too_few, read_logits, too_few
 from strzoo.training.builders import Network
 from strzoo.training.random_state import preserved_randomness
 
@@ -68,16 +68,18 @@ def try_network(
     classes: int,
     context: Context = contextlib.nullcontext,
     processes: int = 1,
+    advice: str = "give it two images or more",
 ) -> tuple[str, ...]:
     """Run the network in evaluation mode, on one image, and in training mode, on all; it is left as
     it was.
 
     Args:
         network: on the device of the images.
-        images: blank ones.
+        images: blank ones, as many as the smallest part of a step has.
         classes: that it has to tell apart.
         context: to run it in, for its precision.
         processes: that train together.
+        advice: what to change if they are too few.
 
     Returns:
         Notes worth reading.
@@ -100,7 +102,7 @@ def try_network(
         network.train()
         kept: list[Any] = []
         with torch.enable_grad(), context():
-            logits = _run(model, images, " in training mode", kept.append)
+            logits = _run(model, images, " in training mode", advice, kept.append)
         if logits.shape != (len(images), classes):
             raise UsageError(
                 f"{NAME} gives {tuple(logits.shape)} for {len(images)} images in training mode, "
@@ -145,6 +147,7 @@ def _run(
     model: nn.Module,
     images: Tensor,
     mode: str,
+    advice: str = "",
     keep: Callable[[Any], object] = lambda output: None,
 ) -> Tensor:
     shape = tuple(images.shape[1:])
@@ -154,6 +157,8 @@ def _run(
     except StrzooError:
         raise
     except Exception as error:  # a network of one's own raises what it likes
+        if is_too_few(error):
+            raise too_few(images, advice) from error
         _check_channels(model, images, error)
         text = f"{what} of shape {shape} and type {images.dtype}{mode}"
         raise _explain(error, text, _hint(model, images)) from error

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import strzoo
 from strzoo.errors import StrzooError
@@ -23,6 +24,7 @@ from collections import namedtuple
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 Outputs = namedtuple("Outputs", ["logits", "extra"])
 
@@ -170,3 +172,68 @@ def test_a_trial_leaves_modes_buffers_and_random_numbers() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [module.training for module in model.modules()] == [True, True, False]
     assert (int(model[0].num_batches_tracked), float(model[0].running_mean.sum())) == (0, 0.0)
+
+
+class Pixels(nn.Module):
+    """BatchNorm of single pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(images)
+        return found
+
+
+def test_a_part_of_one_image_is_refused_where_batchnorm_needs_two_and_taken_elsewhere(
+    networks: Path, cli: Callable[..., Any]
+) -> None:
+    # 12 x 12 pixels become one; 24 images in a step of 8 each, or of 5 with 4 left.
+    one = ("image_size=3", "batch_size=8")
+    for changes, message in (
+        (["batch_size=1"], "of 1 image .* set batch_size=2 or more"),
+        (["accumulate=8"], "set batch_size=16 or more, or accumulate=4"),
+        (["batch_size=23", "keep_last_batch=true"], "set keep_last_batch=false, or another"),
+        (["batch_size=20", "accumulate=10", "keep_last_batch=true"], None),
+        (["batch_size=9", "accumulate=3", "keep_last_batch=true"], None),
+        (["batch_size=21", "accumulate=3", "keep_last_batch=true"], None),
+        (["batch_size=17", "accumulate=1", "keep_last_batch=true"], None),
+        (["batch_size=16", "accumulate=4", "keep_last_batch=false"], None),
+    ):
+        found = cli(*words("maps", *one, *changes), "--dry-run")
+        assert found.code == (2 if message else 0), (changes, found.err)
+        assert message is None or re.search(message, found.err), found.err
+    # Larger maps have more than one pixel of an image.
+    assert cli(*words("maps", "batch_size=1")).code == 0
+
+
+def test_fit_says_it_before_the_first_step_as_far_as_a_loader_tells() -> None:
+    data = strzoo.load_digits("test")
+    images, labels = data.images[:16], data.labels[:16]
+    pairs = TensorDataset(images, labels)
+    model, config = Pixels(), FitConfig(epochs=1, batch_size=1, warmup_epochs=0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    loader = DataLoader(pairs, batch_size=5)
+    batches = list(zip(images.split(5), labels.split(5), strict=True))
+    for given, message in (
+        ((images, labels), "set batch_size=2 or more"),
+        (loader, "of 1 image of shape .* set drop_last=True in the loader"),
+        (batches, "set drop_last=True in the loader"),
+    ):
+        with pytest.raises(StrzooError, match=message):
+            strzoo.fit(model, given, config)
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    strzoo.fit(model, DataLoader(pairs, batch_size=5, drop_last=True), config)
+
+    class Own:
+        def __len__(self) -> int:
+            return 4
+
+        def __iter__(self) -> Any:
+            return iter(batches)
+
+    with pytest.raises(StrzooError, match="leave smaller batches out"):
+        strzoo.fit(model, Own(), config)
