@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from strzoo.arguments import checked
+from strzoo.checkpoint import build_checkpoint
 from strzoo.devices import autocast, choose_precision, find_device
 from strzoo.distributed import Group, read_launcher
 from strzoo.errors import UsageError
@@ -196,6 +197,8 @@ def _build(
         if meta:  # code that looks at values does not run without them
             return _build(config, torch.device("cpu"), shape, sampler, settings)
         raise
+    if not meta:
+        build_checkpoint(network.model)  # refuses what no checkpoint can hold
     return network
 
 

@@ -237,3 +237,39 @@ def test_fit_says_it_before_the_first_step_as_far_as_a_loader_tells() -> None:
 
     with pytest.raises(StrzooError, match="leave smaller batches out"):
         strzoo.fit(model, Own(), config)
+
+
+SHARED = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.a = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+        self.b = nn.Conv2d(8, 8, 3, padding=1)
+        self.c, self.head = self.b, nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.c(self.b(self.a(x)).relu()).mean((2, 3)))
+
+
+def build(num_classes): return nn.DataParallel(Net(num_classes))
+"""
+
+
+def test_a_wrapped_network_with_a_shared_layer_trains_resumes_and_is_evaluated(
+    networks: Path, cli: Callable[..., Any]
+) -> None:
+    (networks / "odd_networks.py").write_text(SHARED)
+    more = ["target_sparsity=0.5"]
+    assert cli(*words("build", *more), "--dry-run").code == 0
+    assert cli(*words("build", *more)).code == 0
+    assert cli(*words("build", *more), "epochs=2", "resume=auto").code == 0
+    found = cli("evaluate", "run", "--data", "data", "--workers", "0", "--json",
+                "--architecture", "odd_networks:build")  # fmt: skip
+    assert (found.code, found.json["images"]) == (0, 10), found.err
+    # 3 x 8 x 9, 8 x 8 x 9 and 8 x 2 weights, the shared layer counted once.
+    read = strzoo.read_checkpoint(networks / "run" / "best_str.pth",
+                                  architecture="odd_networks:build")  # fmt: skip
+    assert read.sparsity() == pytest.approx(50, abs=100 / 808)
