@@ -151,15 +151,20 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
             f"{len(kept):,} images in {found.location}, {len(held):,} more held out",
             (3, side, side), preprocessing, names,
         )  # fmt: skip
-    held_out = find_samples(config.validation or data, config.num_classes)
+    held_out = find_samples(
+        config.validation or data, config.num_classes, class_names=found.class_names
+    )
     if not held_out.imagenet and held_out.class_names != found.class_names:
         odd = sorted(set(held_out.class_names) ^ set(found.class_names))
         raise UsageError(
             f"{held_out.location} and {found.location} have different classes: {', '.join(odd[:3])}"
         )
+    where = held_out.location
+    if held_out.subset is not None and held_out.class_names:
+        where += f" of {len(held_out.subset)} of {config.num_classes} classes"
     return DataSets(
         train, FileLoader(held_out, preprocessing, config, device, processes),
-        f"{len(found):,} images in {found.location}, {len(held_out):,} in {held_out.location}",
+        f"{len(found):,} images in {found.location}, {len(held_out):,} in {where}",
         (3, side, side), preprocessing, names,
     )  # fmt: skip
 

@@ -297,7 +297,7 @@ def test_what_is_no_checkpoint_is_refused(content: bytes, named: str, tmp_path: 
 def test_a_safetensors_file_whose_header_is_as_long_as_a_pickle_begins_is_read(
     protocol: int, tmp_path: Path
 ) -> None:
-    model = strzoo.create_model("resnet20")
+    model: Any = strzoo.create_model("resnet20")
     file = strzoo.save_checkpoint(model, tmp_path / "a.safetensors")
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +151,28 @@ def test_faults_of_a_folder_are_told_before_anything_is_trained(tmp_path: Path) 
     (data / "train" / "dark" / "0.png").write_bytes(b"\x89PNG cut off")
     with pytest.raises(BrokenImageError, match=r"cannot read .*dark/0\.png: .* resume=auto"):
         strzoo.train(config)
+
+
+def test_validation_images_without_one_of_the_classes_are_matched_by_the_training_names(
+    tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    data = write_folder(tmp_path / "data")
+    shutil.copytree(data / "train" / "dark", data / "train" / "amber")
+    config = dataclasses.replace(
+        FOLDER, data=str(data), output=str(tmp_path / "run"), num_classes=3, batch_size=12
+    )
+    found = open_datasets(config, CPU)
+    assert found.description.endswith("val of 2 of 3 classes")
+    assert found.validation is not None
+    (_, labels), *_ = found.validation.batches(range(10), 10)
+    # The classes are amber, bright and dark.
+    assert labels.tolist() == 5 * [1] + 5 * [2]
+    strzoo.train(config)
+    evaluated = cli("evaluate", tmp_path / "run", "--data", data / "val", "--workers", 0, "--json")
+    assert (evaluated.code, evaluated.json["images"]) == (0, 10), evaluated.err
+    shutil.move(data / "val" / "dark", data / "val" / "dusk")
+    with pytest.raises(UsageError, match=r"dusk is none of the model's 3 classes \(amber, bright"):
+        open_datasets(config, CPU)
 
 
 def test_an_unwritable_run_folder_is_refused_at_once(tmp_path: Path) -> None:
