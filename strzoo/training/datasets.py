@@ -144,7 +144,9 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
     train = FileLoader(found, preprocessing, config, device, processes)
     side, names = preprocessing.crop, _class_names(found, config.num_classes)
     if config.validation is None and not has_validation(data):
-        parts = split_by_class(found.labels[:, 0], config.validation_share, config.seed)
+        parts = split_by_class(
+            found.labels[:, 0], config.validation_share, config.seed, found.class_names
+        )
         kept, held = (PartLoader(train, part) for part in parts)
         return DataSets(
             kept, held if len(held) else None,
