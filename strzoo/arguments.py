@@ -45,7 +45,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         UsageError: an argument is of the wrong type.
         TypeError: as Python does, for a wrong number of arguments or an unknown name.
     """
-    signature = inspect.signature(function)
+    signature, called = inspect.signature(function), function.__name__
+    if called == "__init__":  # people call the class
+        called = function.__qualname__.split(".")[-2]
     rules = {
         name: _Rule(parameter.annotation)
         for name, parameter in signature.parameters.items()
@@ -60,7 +62,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)  # says it with the function's name
         for name, value in bound.arguments.items():
             if name in rules and value is not signature.parameters[name].default:
-                bound.arguments[name] = rules[name].take(value, f"{function.__name__}: {name}")
+                bound.arguments[name] = rules[name].take(value, f"{called}: {name}")
         return function(*bound.args, **bound.kwargs)
 
     return wrapper

@@ -81,7 +81,7 @@ def _divide(source: Source, folder: Path, place: Path) -> TradeoffData:
     """A folder of class folders as one with `train` and `val`, which hold links."""
     classes = _count_classes(source)
     found = find_training_samples(folder, classes)
-    kept, held = split_by_class(found.labels[:, 0], _SHARE, seed=0)
+    kept, held = split_by_class(found.labels[:, 0], _SHARE, seed=0, class_names=found.class_names)
     root = Path(found.location)
     for split, chosen in (("train", kept), ("val", held)):
         for index in chosen:

@@ -48,6 +48,9 @@ def sniff(path: Path) -> str:
         head = stream.read(512)
     if size == 0:
         raise IntegrityError(f"{path} is empty; fetch it again")
+    # First, as the length of its header may begin like a pickle.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if path.name.endswith(INDEX_SUFFIX) and head.lstrip().startswith(b"{"):
@@ -57,8 +60,6 @@ def sniff(path: Path) -> str:
     refuse_foreign(path, "a checkpoint")
     if head[257:262] == b"ustar":
         return "tar"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        return "safetensors"
     raise IntegrityError(
         f"{path} is not a checkpoint: it starts with {head[:8]!r}; expected a torch .pth "
         "(zip, pickle or tar) or a safetensors file"

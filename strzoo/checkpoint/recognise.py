@@ -229,6 +229,9 @@ def check_state(
             if layer not in (layers[0], layers[-1], *dense_layers)
             or layer + THRESHOLD in thresholds
         }
+        for name, layer in spec.aliases().items():
+            if layer + THRESHOLD in wanted:
+                wanted.add(name + THRESHOLD)
     missing = [key for key in _ordered(wanted, expected) if key not in state]
     unexpected = [key for key in state if key not in wanted]
     problems = [_first("missing", missing), _first("unexpected", unexpected)]

@@ -139,10 +139,11 @@ class Checkpoint:
 
     def thresholds(self) -> dict[str, float]:
         """The threshold g(s) of each STR layer by name (the mean of several); {} if dense."""
+        others = self.spec.aliases()  # a layer in several places has one threshold
         return {
-            key.removesuffix(THRESHOLD): float(value.sigmoid().mean())
+            name: float(value.sigmoid().mean())
             for key, value in self.state_dict.items()
-            if key.endswith(THRESHOLD)
+            if key.endswith(THRESHOLD) and (name := key.removesuffix(THRESHOLD)) not in others
         }
 
     def sparsity(self) -> float:

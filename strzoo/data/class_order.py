@@ -41,13 +41,17 @@ def imagenet_order() -> ClassOrder:
     return ClassOrder(index_by_wnid(), names, "class folders by wnid", imagenet=True)
 
 
-def order_folders(folders: Sequence[str], num_classes: int, where: str) -> ClassOrder:
+def order_folders(
+    folders: Sequence[str], num_classes: int, where: str, class_names: Sequence[str] = ()
+) -> ClassOrder:
     """The order that class folders have under a network of `num_classes` outputs.
 
     Args:
         folders: their names, sorted.
         num_classes: outputs. Under 1000, folders of wnids or of numbers are ImageNet's classes.
         where: the data, for messages.
+        class_names: of the outputs, if they are known: folders that all have such names are these
+            classes.
 
     Raises:
         UsageError: the folders are not the network's classes, or numbers whose order is not plain.
@@ -59,6 +63,8 @@ def order_folders(folders: Sequence[str], num_classes: int, where: str) -> Class
                 f"ImageNet classes ({', '.join(foreign[:3])})"
             )
         return imagenet_order()
+    if class_names and all(class_names.count(name) == 1 for name in folders):
+        return _order_by_name(folders, class_names)
     if all(name.isascii() and name.isdigit() and len(name) < 10 for name in folders):
         return _order_numbers(folders, num_classes, where)
     if len(folders) == num_classes:
@@ -68,10 +74,29 @@ def order_folders(folders: Sequence[str], num_classes: int, where: str) -> Class
             "folders of the model's own classes",
             notes=_doubt(folders),
         )
+    if class_names:
+        odd = [name for name in folders if name not in class_names]
+        raise UsageError(
+            f"{where} has {len(folders)} class folders, and {_few(odd)} is none of the model's "
+            f"{num_classes} classes ({_few(class_names)}): rename it as the class it is, or leave "
+            "it out"
+        )
     raise UsageError(
         f"{where} has {len(folders)} class folders ({_few(folders)}), the model has {num_classes} "
         f"classes, and the folders are neither wnids nor numbers below {num_classes}: they cannot "
         "be matched"
+    )
+
+
+def _order_by_name(folders: Sequence[str], class_names: Sequence[str]) -> ClassOrder:
+    """Folders that have the names of the outputs, all or some."""
+    missing = [name for name in class_names if name not in folders]
+    note = f"there are no images of {len(missing)} of {len(class_names)} classes: {_few(missing)}"
+    return ClassOrder(
+        {name: i for i, name in enumerate(class_names)},
+        tuple(class_names),
+        "folders of the model's own classes",
+        notes=(note,) if missing else (),
     )
 
 

@@ -48,6 +48,7 @@ def find_samples(
     data: str | os.PathLike[str],
     num_classes: int,
     *,
+    class_names: Sequence[str] = (),
     labels: str | os.PathLike[str] | None = None,
     real: str | os.PathLike[str] | None = None,
     split: str | None = None,
@@ -59,6 +60,8 @@ def find_samples(
         data: a folder, a plain tar archive or a parquet file.
         num_classes: outputs of the network. ImageNet labels need 1000; another number means the
             folders are the network's own classes, in name order.
+        class_names: of the outputs, if they are known; folders of these names are these classes,
+            whether all of them are there or not.
         labels: the label file of a flat folder; by default it is looked for in and beside it.
         real: a ReaL file, whose labels replace the data set's. Images without a ReaL label are
             left out, as in its paper.
@@ -76,7 +79,8 @@ def find_samples(
     if not path.exists():
         raise UsageError(f"{path} does not exist; --data is a folder, a tar or a parquet file")
     place = user_path(labels) if labels else None
-    samples = _recognise(path, num_classes, place, real is not None, split, limits)
+    names = tuple(class_names) if len(class_names) == num_classes else ()
+    samples = _recognise(path, num_classes, names, place, real is not None, split, limits)
     if split is None and find_split(Path(samples.location).name) == "train":
         note = f"by its name {samples.location} holds training images"
         samples = replace(samples, notes=(*samples.notes, note))
@@ -101,6 +105,7 @@ def find_samples(
 def _recognise(
     path: Path,
     num_classes: int,
+    names: Sequence[str],
     labels: Path | None,
     real: bool,
     split: str | None,
@@ -108,7 +113,7 @@ def _recognise(
 ) -> Samples:
     if not path.is_dir():
         check_regular(path.stat().st_mode, path)
-        return _from_file(path, num_classes, labels, real, split, limits)
+        return _from_file(path, num_classes, names, labels, real, split, limits)
     if cifar.is_cifar(path):
         return _from_cifar(path, split, limits)
     if shards := list_shards(path, ".parquet"):
@@ -119,18 +124,19 @@ def _recognise(
     folder = _find_folder(path, split)
     if folder == path and (path / _VAL_TAR).is_file():
         return _from_tree(TarTree(path / _VAL_TAR, limits), [path, path.parent], num_classes,
-                          labels, real)  # fmt: skip
+                          names, labels, real)  # fmt: skip
     tars = [] if folder != path else list_shards(path, ".tar")
     if tars and webdataset.is_webdataset(path / tars[0], limits):
         found, files = choose_split(tars, split, path)
         return webdataset.read_webdataset([path / f for f in files], split=found, limits=limits)
     places = [folder, *list(folder.parents)[: len(folder.parts) - len(path.parts)], path.parent]
-    return _from_tree(FolderTree(folder, limits), places, num_classes, labels, real)
+    return _from_tree(FolderTree(folder, limits), places, num_classes, names, labels, real)
 
 
 def _from_file(
     path: Path,
     num_classes: int,
+    names: Sequence[str],
     labels: Path | None,
     real: bool,
     split: str | None,
@@ -146,7 +152,7 @@ def _from_file(
         return parquet.read_shards([path], num_classes, limits=limits)
     if webdataset.is_webdataset(path, limits):
         return webdataset.read_webdataset([path], limits=limits)
-    return _from_tree(TarTree(path, limits), [path.parent], num_classes, labels, real)
+    return _from_tree(TarTree(path, limits), [path.parent], num_classes, names, labels, real)
 
 
 def _from_cifar(path: Path, split: str | None, limits: Limits) -> Samples:
@@ -202,7 +208,12 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _from_tree(
-    tree: Tree, places: Sequence[Path], num_classes: int, labels: Path | None, real: bool
+    tree: Tree,
+    places: Sequence[Path],
+    num_classes: int,
+    names: Sequence[str],
+    labels: Path | None,
+    real: bool,
 ) -> Samples:
     images = tree.images
     if not images:
@@ -218,8 +229,9 @@ def _from_tree(
     inside = [name for name in images if name.count("/") > depth]
     if depth == 0 and isinstance(tree, FolderTree) and len(tops) < len(tree.folders) == num_classes:
         tops = list(tree.folders)  # classes without images are classes
-    if labels is None and tops and len(inside) == len(images) and not _one_flat(tops, num_classes):
-        return samples_from_folders(tree, tops, depth, num_classes, archive)
+    flat = _one_flat(tops, num_classes) and not set(tops) <= set(names)
+    if labels is None and tops and len(inside) == len(images) and not flat:
+        return samples_from_folders(tree, tops, depth, num_classes, archive, names)
     return _from_flat(tree, places, labels, real, archive, num_classes)
 
 
@@ -229,7 +241,12 @@ def _one_flat(tops: Sequence[str], num_classes: int) -> bool:
 
 
 def samples_from_folders(
-    tree: Tree, tops: Sequence[str], depth: int, num_classes: int, archive: str = ""
+    tree: Tree,
+    tops: Sequence[str],
+    depth: int,
+    num_classes: int,
+    archive: str = "",
+    class_names: Sequence[str] = (),
 ) -> Samples:
     """The images in class folders.
 
@@ -239,12 +256,13 @@ def samples_from_folders(
         depth: of these folders below the tree's root.
         num_classes: outputs of the network.
         archive: what holds the tree, to be added to the layout's name.
+        class_names: of the outputs, if they are known.
 
     Raises:
         UsageError: the folders are not the network's classes.
     """
     try:
-        order = order_folders(tops, num_classes, tree.location)
+        order = order_folders(tops, num_classes, tree.location, class_names)
     except UsageError as error:
         raise UsageError(f"{error}; {_ACCEPTED}") from error
     labels = [order.index[name.split("/")[depth]] for name in tree.images]

@@ -68,10 +68,7 @@ def _list_classes(
     if folder is None and _holds_classes(path):
         folder = path
     if folder is None:
-        raise UsageError(
-            f"{path} has no training images: expected {path / 'train'} with a folder per class, or "
-            "a folder per class"
-        )
+        raise UsageError(_why_none(path))
     tree = FolderTree(folder, limits)
     classes = tree.folders
     filled = {name.split("/")[0] for name in tree.images}
@@ -84,18 +81,53 @@ def _list_classes(
             f"{folder / empty[0]} has no images ({len(empty)} of {len(classes)} class folders are "
             "empty): fill it, or remove it and set num_classes"
         )
+    if len(classes) == 1:
+        raise UsageError(_only_one(folder, classes[0]))
     return tree, classes
+
+
+def _why_none(path: Path) -> str:
+    """Why a folder holds no classes to train on, and what is expected."""
+    expected = f"expected {path / 'train'} with a folder per class, or a folder per class"
+    if not path.exists():
+        return f"{path} does not exist; {expected}"
+    inner = _folders(path)
+    filled = [folder for folder in inner if any(map(is_image, _list(folder)))]
+    if len(filled) == 1 and not _is_split(filled[0].name):
+        return _only_one(path, filled[0].name)
+    for folder in inner:
+        for deeper in _folders(folder):
+            if not filled and any(map(is_image, _list(deeper))):
+                return (
+                    f"the images in {path} lie one folder deeper than those of classes, as in "
+                    f"{deeper}: give {folder} if its folders are the classes, or move the images up"
+                )
+    if any(map(is_image, _list(path))):
+        return f"{path} has images outside class folders; {expected}"
+    return f"{path} has no training images: {expected}"
+
+
+def _only_one(folder: Path, name: str) -> str:
+    return (
+        f"{folder} has only one class, {name}, and training tells classes apart: put a folder of "
+        "images for each other class beside it"
+    )
 
 
 def _holds_classes(path: Path) -> bool:
     """Whether a folder holds folders of images, one for each class, and no folders of splits."""
     if not path.is_dir():
         return False
-    inner = [path / name for name in _list(path) if not is_junk(name)]
-    inner = [folder for folder in inner if folder.is_dir()]
+    inner = _folders(path)
     if len(inner) < 2 or any(_is_split(folder.name) for folder in inner):
         return False
     return any(any(map(is_image, _list(folder))) for folder in inner)
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders in a folder, by name; none if it is no folder."""
+    inner = [path / name for name in sorted(_list(path)) if not is_junk(name)]
+    return [folder for folder in inner if folder.is_dir()]
 
 
 def has_validation(data: str | os.PathLike[str]) -> bool:
@@ -126,7 +158,7 @@ def _is_split(name: str) -> bool:
 
 
 def split_by_class(
-    labels: np.ndarray, share: float, seed: int
+    labels: np.ndarray, share: float, seed: int, class_names: Sequence[str] = ()
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Sample numbers to train on and to hold out: of each class the same share, at random.
 
@@ -134,6 +166,7 @@ def split_by_class(
         labels: int64 [N].
         share: of each class that is held out, rounded, and at least one image if it is not 0.
         seed: of the choice.
+        class_names: of the labels, for messages.
 
     Raises:
         UsageError: a class has too few images to hold any out.
@@ -144,8 +177,10 @@ def split_by_class(
             members = np.flatnonzero(labels == label)
             count = max(1, round(share * len(members)))
             if count >= len(members):
+                name = class_names[label] if label < len(class_names) else label
+                images = "image" if len(members) == 1 else "images"
                 raise UsageError(
-                    f"class {label} has {len(members)} images, too few to hold "
+                    f"class {name} has {len(members)} {images}, too few to hold "
                     f"{100 * share:g} % out; give validation=FOLDER, or validation_share=0"
                 )
             random = np.random.default_rng((seed, int(label)))

@@ -144,7 +144,7 @@ def evaluate(
         classes = runner.count_classes()
         find = partial(
             find_samples, data, labels=labels, real=real, split=split,
-            limits=source.settings.limits,
+            class_names=runner.class_names, limits=source.settings.limits,
         )  # fmt: skip
         try:
             samples = find(classes)

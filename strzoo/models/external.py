@@ -39,6 +39,7 @@ from strzoo.models.libraries import (
     torchvision_builder,
     torchvision_weights,
 )
+from strzoo.sparse.unwrap import make_plain_
 
 FORMS = "timm:NAME, torchvision:NAME or package.module:function"
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -105,7 +106,9 @@ def _build(name: str, *, num_classes: int, conv: Any = None, **options: Any) -> 
 def _call(
     name: str, num_classes: int, options: Mapping[str, Any], weights: Mapping[str, Any] = EMPTY
 ) -> nn.Module:
-    """The network that the library or function makes of these arguments.
+    """The network that the library or function makes of these arguments, without wrappers and with
+    plain weights: compiled, weight-normalised and the like are what training and checkpoints take
+    apart.
 
     Args:
         name: of the network.
@@ -114,7 +117,8 @@ def _call(
         weights: further arguments that ask for pretrained weights.
 
     Raises:
-        UsageError: the library has no such network, or it does not take these arguments.
+        UsageError: the library has no such network, it does not take these arguments, or layers of
+            what it gives hide their weights.
         StrzooError: the library is not installed, or the code cannot be imported.
     """
     library, _, rest = name.partition(":")
@@ -139,6 +143,10 @@ def _call(
             raise fetching or _failure(name, options, error) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} gives {type(model).__name__}, not a torch.nn.Module")
+    try:
+        model = make_plain_(model)  # as checkpoints hold it
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
     return model
 
 

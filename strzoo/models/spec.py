@@ -87,6 +87,15 @@ class ModelSpec:
         """Names of the convolutions and linear layers, in order."""
         return tuple(prunable_layers(_outline(self)))
 
+    def aliases(self) -> Mapping[str, str]:
+        """Further names of convolutions and linear layers that stand in several places of the
+        network, and the name that `layers` has: the state dict has entries by all of them."""
+        network = _outline(self)
+        names = {id(layer): name for name, layer in prunable_layers(network).items()}
+        found = network.named_modules(remove_duplicate=False)
+        several = {name: names[id(layer)] for name, layer in found if id(layer) in names}
+        return {name: first for name, first in several.items() if name != first}
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values: architecture, num_classes and the options side by side; those of a network
         from elsewhere under `options`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from strzoo.arguments import show
 from strzoo.errors import UsageError
 from strzoo.sparse.blocks import block_norms, count_blocks, spread
 from strzoo.sparse.soft_threshold import is_traced
@@ -152,6 +154,8 @@ def find_bound(weight: Tensor, prune_rate: float, *, truncate: bool = False) -> 
 
 def check_prune_rate(rate: float) -> float:
     """`rate` as a float in [0, 1], or a UsageError."""
+    if not isinstance(rate, Real) or isinstance(rate, bool):  # NumPy's numbers too are Real
+        raise UsageError(f"prune rate {show(rate)} is no number; 0.9 drops 90 % of the weights")
     if not 0 <= rate <= 1:
         raise UsageError(f"prune rate {rate} is outside [0, 1]; 0.9 drops 90 % of the weights")
     return float(rate)

@@ -97,7 +97,17 @@ def plain_network(model: nn.Module) -> nn.Module:
 
 def copy_plain(model: nn.Module) -> nn.Module:
     """A copy of `model` without wrappers and with plain weights, in evaluation mode."""
-    network = copy_network(model).eval()
+    return make_plain_(copy_network(model).eval())
+
+
+def make_plain_(model: nn.Module) -> nn.Module:
+    """The network in `model`, without wrappers around it or within, its weights plain, in place.
+
+    Raises:
+        UsageError: layers hide their weights, or a parametrization of torch cannot be removed.
+    """
+    network = unwrap(model)
+    check_layers(network)
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if (inner := unwrap(child)) is not child:
@@ -163,12 +173,22 @@ def fold_parametrizations_(
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
+                _forget_loading(module, hook)
             else:
                 prune.remove(module, hook._tensor_name)
         if parametrize.is_parametrized(module):
             for name in _groups(module):
                 _fold(module, name)
     return model
+
+
+def _forget_loading(module: nn.Module, norm: SpectralNorm) -> None:
+    """Take away the hook that asks for the parts of a spectral norm when a state dict is loaded,
+    which torch, having wrapped it, does not find again."""
+    hooks = module._load_state_dict_pre_hooks
+    for key, wrapped in list(hooks.items()):
+        if getattr(getattr(wrapped, "hook", wrapped), "fn", None) is norm:
+            del hooks[key]
 
 
 def _groups(module: nn.Module) -> list[str]:

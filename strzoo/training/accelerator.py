@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from strzoo.devices import autocast, choose_precision
 from strzoo.distributed import Group
 from strzoo.sparse.fused_threshold import FusedThresholds
+from strzoo.training.answers import answer
 from strzoo.training.config import TrainConfig
 
 
@@ -23,8 +24,8 @@ class Accelerator:
     """How a network is called for training.
 
     `precision` is never "auto". `call` maps images [B, 3, H, W] to logits [B, C]: the network,
-    wrapped and compiled as asked. `wrapped` exchanges gradients between processes, if there are
-    several. `scaler` scales the loss of fp16.
+    wrapped and compiled as asked, and its outputs read. `wrapped` exchanges gradients between
+    processes, if there are several. `scaler` scales the loss of fp16.
     """
 
     device: torch.device
@@ -45,16 +46,15 @@ class Accelerator:
         return context
 
 
-def _fuse_thresholds(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def _fuse_thresholds(model: nn.Module) -> Callable[[Tensor], Any]:
     """The network with all its soft thresholds in one kernel, if they fit together."""
     fused = FusedThresholds.build(model)
     if fused is None:
         return model
 
-    def call(images: Tensor) -> Tensor:
+    def call(images: Tensor) -> Any:
         with fused.applied():
-            logits: Tensor = model(images)
-        return logits
+            return model(images)
 
     return call
 
@@ -95,4 +95,4 @@ def build_accelerator(
     elif device.type == "cuda" and wrapped is None:  # DDP sends each gradient as it comes
         call = _fuse_thresholds(model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    return Accelerator(device, precision, call, wrapped, scaler)
+    return Accelerator(device, precision, lambda images: answer(call, images), wrapped, scaler)

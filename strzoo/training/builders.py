@@ -126,6 +126,8 @@ def build_network(
             rates = resolve_rates(model, source, single_precision=single, settings=settings)
             if config.method == "dnw":
                 apply_rates(model, rates)
+    model, cast = _in_single_precision(model)
+    notes = (*notes, *cast)
     if config.sync_batchnorm and group is not None and group.world > 1:
         model = share_statistics(model, device)
     model = model.to(device)
@@ -139,6 +141,19 @@ def build_network(
     if config.checkpoint_activations:
         _checkpoint_activations(model)
     return Network(model, rates, mask, frozen, notes)
+
+
+def _in_single_precision(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with float32 weights, which the optimizer's small steps need and checkpoints
+    hold, and a note if its code makes others."""
+    kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"}
+    if not kinds:
+        return model, ()
+    note = (
+        f"its weights of {' and '.join(sorted(kinds))} are trained in float32; precision=bf16 or "
+        "fp16 says what it computes in"
+    )
+    return model.float(), (note,)
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

@@ -29,7 +29,9 @@ class DataSets:
 
     `image_shape` is what the network sees of an image: channels, height, width. `preprocessing`
     is that of validation, None for images that come as tensors. `class_names` are those of the
-    outputs, () if they are not known.
+    outputs, () if they are not known. `image_type` is the type of the images' numbers.
+    `smallest` is how many images the smallest batch has, and what to change if these are too few,
+    where the batches are the user's own.
     """
 
     train: Loader
@@ -38,6 +40,8 @@ class DataSets:
     image_shape: tuple[int, ...]
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] = ()
+    image_type: torch.dtype = torch.float32
+    smallest: tuple[int, str] | None = None
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -65,6 +69,13 @@ def open_datasets(config: TrainConfig, device: torch.device, processes: int = 1)
     if opened is not None:
         return opened(config, device)
     return _open_folder(config, device, processes)
+
+
+def image_shape(config: TrainConfig) -> tuple[int, int, int]:
+    """Channels, height and width of the images that `config` names; no data is looked at."""
+    small = {"digits": 8, "cifar10": 32, "cifar100": 32}
+    side = small.get(config.dataset) or config.preprocessing().crop
+    return 3, side, side
 
 
 def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
@@ -133,22 +144,29 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
     train = FileLoader(found, preprocessing, config, device, processes)
     side, names = preprocessing.crop, _class_names(found, config.num_classes)
     if config.validation is None and not has_validation(data):
-        parts = split_by_class(found.labels[:, 0], config.validation_share, config.seed)
+        parts = split_by_class(
+            found.labels[:, 0], config.validation_share, config.seed, found.class_names
+        )
         kept, held = (PartLoader(train, part) for part in parts)
         return DataSets(
             kept, held if len(held) else None,
             f"{len(kept):,} images in {found.location}, {len(held):,} more held out",
             (3, side, side), preprocessing, names,
         )  # fmt: skip
-    held_out = find_samples(config.validation or data, config.num_classes)
+    held_out = find_samples(
+        config.validation or data, config.num_classes, class_names=found.class_names
+    )
     if not held_out.imagenet and held_out.class_names != found.class_names:
         odd = sorted(set(held_out.class_names) ^ set(found.class_names))
         raise UsageError(
             f"{held_out.location} and {found.location} have different classes: {', '.join(odd[:3])}"
         )
+    where = held_out.location
+    if held_out.subset is not None and held_out.class_names:
+        where += f" of {len(held_out.subset)} of {config.num_classes} classes"
     return DataSets(
         train, FileLoader(held_out, preprocessing, config, device, processes),
-        f"{len(found):,} images in {found.location}, {len(held_out):,} in {held_out.location}",
+        f"{len(found):,} images in {found.location}, {len(held_out):,} in {where}",
         (3, side, side), preprocessing, names,
     )  # fmt: skip
 

@@ -111,7 +111,8 @@ def fit(
     The same seed, data and machine give the same weights; the global random state is untouched.
 
     Args:
-        model: maps images [N, 3, H, W] to logits [N, classes].
+        model: maps images [N, 3, H, W] to logits [N, classes], or to what holds such, as a dict
+            with `logits`. It is tried on blank images first, and left as it was.
         data: the training images: a folder (of class folders, or with such a folder `train` in
             it), whose images are resized, cropped and normalised as ImageNet's; an `ImageSet`; a
             pair of tensors, float [N, 3, H, W] and class numbers [N]; a torch `Dataset` of such
@@ -150,11 +151,19 @@ def fit(
     settings = config.to_train_config()
     with preserved_randomness():
         seed_all(config.seed)
-        images, shape, batch = open_fit_data(model, data, settings, device)
+        images = open_fit_data(model, data, settings, device)
+        name = f"{len(images.loader)} images"
         trainer = Trainer(
-            replace(settings, batch_size=batch),
+            replace(settings, batch_size=images.batch, num_classes=images.classes),
             Network(model),
-            DataSets(images, None, f"{len(images)} images", shape),
+            DataSets(
+                images.loader,
+                None,
+                name,
+                images.shape,
+                image_type=images.type,
+                smallest=images.smallest,
+            ),
             device=device,
             schedule=config.schedule,
             on_event=report,

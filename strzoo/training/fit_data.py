@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,6 +20,7 @@ from strzoo.errors import StrzooError, UsageError
 from strzoo.settings import user_path
 from strzoo.training.config import TrainConfig
 from strzoo.training.loaders import Batches, FileLoader, Loader, MemoryLoader
+from strzoo.training.trial import blank_images, count_outputs
 
 FitData: TypeAlias = (
     "ImageSet | tuple[Tensor, Tensor] | str | os.PathLike[str] | Dataset[Any]"
@@ -32,9 +34,23 @@ _IMAGES = "give float tensors [N, 3, H, W], normalised"
 _Item = TypeVar("_Item")
 
 
+@dataclass(frozen=True)
+class FitImages:
+    """The images to train on: their loader, shape and type of one of them, images of a step, which
+    a loader of batches decides, classes that the network tells apart, and `smallest` of `DataSets`.
+    """
+
+    loader: Loader
+    shape: tuple[int, ...]
+    type: torch.dtype
+    batch: int
+    classes: int
+    smallest: tuple[int, str] | None = None
+
+
 def open_fit_data(
     model: nn.Module, data: FitData, config: TrainConfig, device: torch.device
-) -> tuple[Loader, tuple[int, ...], int]:
+) -> FitImages:
     """The images that `data` means, checked against the network.
 
     Args:
@@ -42,10 +58,6 @@ def open_fit_data(
         data: what `fit` takes.
         config: batch size, image size, augmentation and workers.
         device: of the network.
-
-    Returns:
-        The loader, the shape of one image, and the images of a step, which a loader of batches
-        decides.
 
     Raises:
         UsageError: it is nothing of that kind, or does not fit the network.
@@ -60,34 +72,40 @@ def open_fit_data(
         images, labels = _check_batch(data, "the data")
         if not len(labels):
             raise UsageError("there are no images to train on")
-        _check_labels(labels, _count_outputs(model, images[:1], device))
+        classes = count_outputs(model, images[:1].to(device))
+        _check_labels(labels, classes)
         loader = MemoryLoader(images, labels, config, device)
-        return loader, tuple(images.shape[1:]), config.batch_size
+        return FitImages(loader, tuple(images.shape[1:]), images.dtype, config.batch_size, classes)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         dataset = DatasetLoader(data, config.workers or 0)
         images, _ = next(dataset.batches([0], 1))
-        dataset.classes = _count_outputs(model, images, device)
-        return dataset, tuple(images.shape[1:]), config.batch_size
+        dataset.classes = classes = count_outputs(model, images.to(device))
+        return FitImages(dataset, tuple(images.shape[1:]), images.dtype, config.batch_size, classes)
     if isinstance(data, Iterable) and not isinstance(data, Tensor | dict):
         batches = BatchesLoader(data)
         images = batches.first
-        batches.classes = _count_outputs(model, images[:1], device)
-        return batches, tuple(images.shape[1:]), len(images)
+        batches.classes = classes = count_outputs(model, images[:1].to(device))
+        return FitImages(
+            batches, tuple(images.shape[1:]), images.dtype, len(images), classes,
+            (batches.smallest, "set drop_last=True in the loader, or another batch_size"),
+        )  # fmt: skip
     raise UsageError(f"a {type(data).__name__} is no data to train on; give {_TAKES}")
 
 
 def _open_folder(
     model: nn.Module, path: Path, config: TrainConfig, device: torch.device
-) -> tuple[Loader, tuple[int, ...], int]:
+) -> FitImages:
     """`path`/train/CLASS/image, or `path`/CLASS/image, or any layout that evaluation knows."""
     if not path.exists():
         raise StrzooError(f"{path} does not exist; give {_TAKES}")
     preprocessing = config.preprocessing()
     shape = (3, preprocessing.crop, preprocessing.crop)
-    classes = _count_outputs(model, torch.zeros(1, *shape), device)
+    blank = blank_images(1, shape, device)
+    classes = count_outputs(model, blank)
     inner = (path / "train").is_dir()
     samples = find_training_samples(path, classes) if inner else find_samples(path, classes)
-    return FileLoader(samples, preprocessing, config, device), shape, config.batch_size
+    loader = FileLoader(samples, preprocessing, config, device)
+    return FitImages(loader, shape, blank.dtype, config.batch_size, classes)
 
 
 class DatasetLoader:
@@ -138,6 +156,7 @@ class BatchesLoader:
         if not self._count:
             raise UsageError("there are no images to train on")
         self.first, _ = _check_batch(next(_reading(batches, self._name)), self._name)
+        self.smallest = min(len(self.first), _count_last(batches))
 
     def __len__(self) -> int:
         return self._count * len(self.first)
@@ -150,6 +169,21 @@ class BatchesLoader:
             images, labels = _check_batch(batch, self._name)
             _check_labels(labels, self.classes)
             yield images, labels
+
+
+def _count_last(batches: Iterable[Any]) -> int:
+    """Images of the last batch, as far as a loader tells it without making it."""
+    unknown = 2  # as many as no layer minds
+    if isinstance(batches, list | tuple):
+        images, _ = _check_batch(batches[-1], f"the {type(batches).__name__}")
+        return len(images)
+    if not isinstance(batches, DataLoader) or batches.batch_size is None or batches.drop_last:
+        return unknown
+    try:
+        count = len(batches.sampler)  # type: ignore[arg-type]
+        return count % batches.batch_size or batches.batch_size
+    except TypeError:
+        return unknown
 
 
 def _reading(items: Iterable[_Item], name: str) -> Generator[_Item, None, None]:
@@ -192,27 +226,3 @@ def _check_labels(labels: Tensor, classes: int | None) -> None:
             f"there are labels from {int(labels.min())} to {int(labels.max())}, the network has "
             f"{classes} outputs: 0 to {classes - 1}"
         )
-
-
-@torch.no_grad()
-def _count_outputs(model: nn.Module, images: Tensor, device: torch.device) -> int:
-    """Outputs of the network for one image.
-
-    Raises:
-        UsageError: it does not run on such an image, or gives no logits.
-    """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        logits = model.eval()(images.to(device))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UsageError(
-            f"the network does not run on an image of shape {tuple(images.shape[1:])} and type "
-            f"{images.dtype}: {' '.join(str(error).split())[:160]}"
-        ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(f"the network gives {shape} for one image, not logits [1, classes]")
-    return int(logits.shape[1])

@@ -52,12 +52,14 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Make the folder and keep other trainings out of it while the context lasts.
 
-        Where the file system cannot lock, nothing is kept out.
+        Where the file system cannot lock, nothing is kept out. A folder that was made here and
+        holds nothing at the end is taken away again: a run that was refused leaves none.
 
         Raises:
             UsageError: the folder holds a run that is not to be resumed.
             StrzooError: another training uses it; it cannot be made or written.
         """
+        new = not self.path.exists()
         self._make()
         lock = FileLock(self.path / LOCK)
         try:
@@ -76,6 +78,10 @@ class RunFolder:
             self._refuse_other_run()
             yield
         finally:
+            with contextlib.suppress(OSError):
+                if new and os.listdir(self.path) in ([], [LOCK]):
+                    (self.path / LOCK).unlink(missing_ok=True)
+                    self.path.rmdir()
             with contextlib.suppress(OSError):
                 lock.release()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from strzoo.data.loading import explained_deaths
-from strzoo.devices import choose_threads
+from strzoo.devices import choose_threads, cpu_threads
 from strzoo.distributed import Group
 from strzoo.errors import IntegrityError, StrzooError
 from strzoo.training.accelerator import build_accelerator
@@ -47,6 +47,7 @@ from strzoo.training.schedules import LearningRate
 from strzoo.training.signals import StopRequest
 from strzoo.training.sparsity_target import project_sparsity
 from strzoo.training.state import TrainState
+from strzoo.training.trial import blank_images, try_network
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 class Trainer:
-    """Trains a network on a data set: `strzoo.train` and `strzoo.fit` both run on it.
+    """Trains a network on a data set: `strzoo.train` and `strzoo.fit` both run on it. The network
+    is tried on blank images when it is made; `notes` say what that showed.
 
     Args:
         config: everything but the network and the data.
@@ -101,6 +103,14 @@ class Trainer:
         self.accelerator = build_accelerator(model, config, device, self.group)
         pixels = self.sampler.micro_batch * math.prod(data.image_shape[1:])
         self.threads = choose_threads(config.threads, pixels)
+        few, advice = data.smallest or (self.sampler.smallest_part, self.sampler.advice)
+        few = min(few, 2)  # which every network that trains can normalise
+        with cpu_threads(self.threads):
+            self.notes = try_network(
+                network, blank_images(few, data.image_shape, device, data.image_type),
+                classes=config.num_classes, context=self.accelerator.autocast,
+                processes=self.group.world, advice=advice,
+            )  # fmt: skip
         self.state = TrainState(
             config, model, optimizer, self.accelerator.scaler, Metric(device),
             self.sampler.images, self.threads, average, controller, network.mask,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from strzoo.data.loading import shard
 from strzoo.distributed import Group
+from strzoo.training.answers import read_logits
 from strzoo.training.loaders import Loader
 
 TOP = 5
@@ -79,7 +80,7 @@ def validate(
     share them. Leaves the model in evaluation mode.
 
     Args:
-        model: maps [B, 3, H, W] to logits [B, C].
+        model: maps [B, 3, H, W] to logits [B, C], or to what holds them.
         loader: the validation images.
         batch_size: images at once.
         device: where the model is.
@@ -101,6 +102,6 @@ def validate(
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with autocast():
-                logits = model(images).float()
+                logits = read_logits(model(images)).float()
             metric.add(logits, labels, nn.functional.cross_entropy(logits, labels))
     return metric.compute(group)

@@ -15,6 +15,7 @@ from strzoo.errors import IntegrityError, UsageError, one_line
 from strzoo.hub.resolve import Model, resolve
 from strzoo.models.external_names import is_external
 from strzoo.settings import Settings
+from strzoo.training.answers import read_logits
 from strzoo.training.config import TrainConfig
 from strzoo.training.dotted import call_dotted
 
@@ -86,7 +87,7 @@ class Teacher:
     """A trained network that answers for the images of a step.
 
     Args:
-        network: maps images to logits; in evaluation mode, on the device.
+        network: maps images to logits, or to what holds them; in evaluation mode, on the device.
         precision: it computes in.
     """
 
@@ -97,8 +98,7 @@ class Teacher:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, C] of images [B, 3, H, W]."""
         with autocast(images.device, self._precision):
-            logits: Tensor = self.network(images)
-        return logits
+            return read_logits(self.network(images))
 
 
 def build_teacher(
@@ -139,7 +139,9 @@ def build_teacher(
     teacher = Teacher(network.to(device), precision)
     try:
         found = tuple(teacher(torch.zeros(1, *shape, device=device)).shape)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except UsageError as error:
+        raise UsageError(f"teacher={source.name}: {error}") from error
+    except Exception as error:  # a network of one's own raises what it likes
         raise UsageError(
             f"teacher={source.name} does not run on images of {'x'.join(map(str, shape))} "
             f"({one_line(str(error), 120)})"

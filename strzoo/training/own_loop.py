@@ -18,13 +18,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from strzoo.arguments import checked
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.sparse.selection import magnitude_layers, str_layers
 from strzoo.sparse.unwrap import unwrap
 from strzoo.training.layer_state import measure_layers, total_sparsity
 from strzoo.training.pruning import PruneRates, Source, resolve_rates
 from strzoo.training.schedules import gmp_rate
-from strzoo.training.sparsity_target import ControlStep, SparsityController, TargetSparsity
+from strzoo.training.sparsity_target import (
+    ControlStep,
+    SparsityController,
+    TargetSparsity,
+    check_progress,
+)
 
 
 class SparsityTarget:
@@ -47,6 +53,7 @@ class SparsityTarget:
             many of the weights.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -104,7 +111,7 @@ class SparsityTarget:
             state: of the same target, of a training that was not longer.
 
         Raises:
-            IntegrityError: it is of another schedule or a longer training.
+            IntegrityError: it is no such state, or of another schedule or a longer training.
         """
         self._controller.load_state_dict(state)
         self.steps = state["step"]
@@ -128,6 +135,7 @@ class PruningSchedule:
         StrzooError: the budget cannot be read.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -174,11 +182,12 @@ class PruningSchedule:
             state: of a training of as many steps.
 
         Raises:
-            IntegrityError: it is of a training of another length.
+            IntegrityError: it is no such state, or of a training of another length.
         """
-        if state.get("total_steps") != self.total_steps:
+        check_progress(state, ("step", "total_steps"), "pruning schedule")
+        if state["total_steps"] != self.total_steps:
             raise IntegrityError(
-                f"the pruning schedule was saved for {state.get('total_steps')} steps, this "
+                f"the pruning schedule was saved for {state['total_steps']} steps, this "
                 f"training has {self.total_steps}"
             )
         self.steps = state["step"]
@@ -194,6 +203,7 @@ class PruningSchedule:
             layer.set_prune_rate(rate)
 
 
+@checked
 def control_sparsity(
     model: nn.Module, target: Any, total_steps: int, **options: Any
 ) -> SparsityTarget | PruningSchedule:

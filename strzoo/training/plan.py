@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import torch
 
 from strzoo.arguments import checked
-from strzoo.devices import choose_precision, find_device
+from strzoo.checkpoint import build_checkpoint
+from strzoo.devices import autocast, choose_precision, find_device
 from strzoo.distributed import Group, read_launcher
 from strzoo.errors import UsageError
 from strzoo.models.external_names import is_external
 from strzoo.settings import Settings, user_path
 from strzoo.sparse.selection import prunable_layers, sparse_layers
 from strzoo.training.builders import (
+    Network,
     build_controller,
     build_network,
     build_optimizer,
@@ -24,11 +27,13 @@ from strzoo.training.builders import (
     build_target,
 )
 from strzoo.training.config import TrainConfig
-from strzoo.training.datasets import open_datasets
+from strzoo.training.datasets import image_shape, open_datasets
 from strzoo.training.pruning import PruneRates
 from strzoo.training.random_state import preserved_randomness, seed_all
 from strzoo.training.resolving import resolve_config
+from strzoo.training.sampler import BatchSampler
 from strzoo.training.schedules import gmp_rate
+from strzoo.training.trial import blank_images, try_network
 from strzoo.zoo.paper import PaperResult, find_paper_result
 
 # Training images of the data sets whose files are not given.
@@ -125,10 +130,8 @@ def plan(
     # Without a target and pretrained weights nothing depends on values: none are made.
     valued = config.target_sparsity is not None or config.start_from is not None
     place = torch.device("cpu" if valued or is_external(config.architecture) else "meta")
-    with preserved_randomness(), place:
-        seed_all(config.seed)
-        random = replace(config, pretrained=False)  # nothing is fetched
-        network = build_network(random, place, group=Group(0, 1), settings=settings)
+    shape = image_shape(config)
+    network = _build(config, place, shape, sampler, settings)
     model = network.model
     groups = tuple(
         GroupPlan(
@@ -168,6 +171,35 @@ def plan(
         reproduced=config.reproduced,
         expected=find_paper_result(config.recipe),
     )
+
+
+def _build(
+    config: TrainConfig,
+    place: torch.device,
+    shape: tuple[int, ...],
+    sampler: BatchSampler,
+    settings: Settings | None,
+) -> Network:
+    """The network, tried on blank images as a run tries it."""
+    with preserved_randomness(), place:
+        seed_all(config.seed)
+        random = replace(config, pretrained=False)  # nothing is fetched
+        network = build_network(random, place, group=Group(0, 1), settings=settings)
+    meta = place.type == "meta"
+    precision = config.precision.replace("tf32", "fp32")
+    try:
+        try_network(
+            network, blank_images(min(2, sampler.smallest_part), shape, place),
+            classes=config.num_classes, advice=sampler.advice,
+            context=contextlib.nullcontext if meta else lambda: autocast(place, precision),
+        )  # fmt: skip
+    except UsageError:
+        if meta:  # code that looks at values does not run without them
+            return _build(config, torch.device("cpu"), shape, sampler, settings)
+        raise
+    if not meta:
+        build_checkpoint(network.model)  # refuses what no checkpoint can hold
+    return network
 
 
 def describe_rule(config: TrainConfig) -> str:

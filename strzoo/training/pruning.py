@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from strzoo.arguments import show
 from strzoo.checkpoint import Checkpoint
 from strzoo.errors import UsageError
 from strzoo.hub.resolve import is_file, resolve
@@ -78,6 +79,12 @@ def _rates(
         return "the given rates", source
     if isinstance(source, Checkpoint):
         return f"checkpoint {source.path or source.architecture}", measure_rates(source, single)
+    known = isinstance(source, int | float | str | os.PathLike) and not isinstance(source, bool)
+    if not known:
+        raise UsageError(
+            f"prune rates are {show(source)}; expected a rate (0.9), rates by layer, a Budget, a "
+            "Checkpoint, or the name or file of one"
+        )
     if isinstance(source, int | float):
         return f"uniform {100 * source:g} %", float(source)
     text = os.fspath(source)

@@ -27,7 +27,7 @@ class BatchSampler:
 
     Raises:
         UsageError: there are fewer images than one batch, the batch cannot be shared out equally,
-            or the last one leaves a process less than two images, which BatchNorm needs.
+            or the last one leaves a process without images.
     """
 
     images: int
@@ -50,11 +50,10 @@ class BatchSampler:
                 f"{self.processes} processes in accumulate={self.accumulate} parts; make it a "
                 f"multiple of {parts}"
             )
-        if self._last and self._last < 2 * self.processes:
+        if self._last and self._last < self.processes:
             raise UsageError(
                 f"the last batch of an epoch has {self._last} images for {self.processes} "
-                "processes, and BatchNorm needs two in each; set keep_last_batch=false, or another "
-                "batch_size"
+                "processes; set keep_last_batch=false, or another batch_size"
             )
 
     @property
@@ -80,6 +79,23 @@ class BatchSampler:
     def micro_batch(self) -> int:
         """Images that one process computes at once."""
         return self.batch_size // (self.processes * self.accumulate)
+
+    @property
+    def smallest_part(self) -> int:
+        """The fewest images that a process ever computes at once."""
+        shares = [self.micro_batch]
+        if self._last:
+            shares += [self._last // self.processes, -(-self._last // self.processes)]
+        return min(share % self.micro_batch or self.micro_batch for share in shares)
+
+    @property
+    def advice(self) -> str:
+        """What to change where one image at once is too few."""
+        if self.micro_batch > 1:
+            return "set keep_last_batch=false, or another batch_size"
+        parts = self.processes * self.accumulate
+        fewer = f", or accumulate={self.accumulate // 2}" if self.accumulate > 1 else ""
+        return f"set batch_size={2 * parts} or more{fewer}"
 
     def indices(self, epoch: int, rank: int = 0, start: int = 0) -> list[int]:
         """The images of one process in one epoch, step by step.

@@ -10,14 +10,15 @@ docs/target-sparsity.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from strzoo.errors import IntegrityError, UsageError
+from strzoo.arguments import show
+from strzoo.errors import IntegrityError, UsageError, one_line
 from strzoo.training.threshold_projection import Projected, ThresholdProjection
 
 # A decision reads a sample of the weights several times, which costs too much in every step of a
@@ -183,7 +184,8 @@ class SparsityController:
         Raises:
             IntegrityError: it belongs to another schedule or a longer training.
         """
-        mine, steps = asdict(self.schedule), state.get("total_steps", 0)
+        check_progress(state, ("schedule", "total_steps", "initial", "step"), "sparsity target")
+        mine, steps = asdict(self.schedule), state["total_steps"]
         if state.get("schedule") != mine or steps > self.total_steps:
             raise IntegrityError(
                 f"the sparsity controller was saved with schedule {state.get('schedule')} of "
@@ -191,8 +193,38 @@ class SparsityController:
                 "target, and no fewer epochs"
             )
         self._planned_steps = steps
-        self._initial = state["initial"]
+        initial = state["initial"]
+        self._initial = None if initial is None else float(initial)
         self._step = state["step"]
+
+
+def check_progress(state: Any, names: Collection[str], kind: str) -> None:
+    """Raise an IntegrityError unless `state` is what a control of that kind has saved.
+
+    Args:
+        state: what is loaded.
+        names: of its entries.
+        kind: of the control, for messages.
+    """
+    advice = "give what its own state_dict() returned"
+    if not isinstance(state, Mapping):
+        raise IntegrityError(f"the state of the {kind} is {show(state)}, no mapping; {advice}")
+    if set(state) != set(names):
+        entries = one_line(", ".join(map(str, state)) or "nothing", 120)
+        raise IntegrityError(
+            f"the state of the {kind} holds {entries}, not {', '.join(names)}; {advice}"
+        )
+    for name, least in (("step", 0), ("total_steps", 1)):
+        if type(state[name]) is not int or state[name] < least:
+            raise IntegrityError(
+                f"the state of the {kind} has {name}={show(state[name])}, which is no whole number "
+                f"of at least {least}; {advice}"
+            )
+    initial = state.get("initial")
+    if initial is not None and not (isinstance(initial, int | float) and 0 <= initial <= 1):
+        raise IntegrityError(
+            f"the state of the {kind} has initial={show(initial)}, which is no fraction; {advice}"
+        )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from strzoo.arguments import checked
+from strzoo.checkpoint import build_checkpoint
 from strzoo.devices import choose_precision, cpu_threads, find_device, float32_mode
 from strzoo.distributed import Group, join_group
 from strzoo.settings import Settings
@@ -105,11 +106,14 @@ def _run(
         config, network, data, device=device, group=group, teacher=teacher, folder=folder,
         on_event=report,
     )  # fmt: skip
+    notes += trainer.notes
     state = trainer.state
     if document is not None and resumed is not None:
         notes += state.load_state_dict(document, group, resumed)
     del document
     interrupted = None
+    # Refuses what no checkpoint can hold, before the folder does.
+    group.lead(lambda: build_checkpoint(network.model, trained_on=data.trained_on) and None)
     with cpu_threads(trainer.threads), warnings_of_first(group), stop_requests() as stop:
         if group.rank == 0:
             folder.begin(config, device, group.world)

@@ -293,6 +293,22 @@ def test_what_is_no_checkpoint_is_refused(content: bytes, named: str, tmp_path: 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_safetensors_file_whose_header_is_as_long_as_a_pickle_begins_is_read(
+    protocol: int, tmp_path: Path
+) -> None:
+    model: Any = strzoo.create_model("resnet20")
+    file = strzoo.save_checkpoint(model, tmp_path / "a.safetensors")
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    # Spaces after the header are allowed; pickles begin with 0x80 and their protocol.
+    longer = int.from_bytes(bytes([0x80, protocol, 1]), "little")
+    header = content[8 : 8 + length].ljust(longer)
+    file.write_bytes(longer.to_bytes(8, "little") + header + content[8 + length :])
+    assert file.read_bytes()[:2] == bytes([0x80, protocol])
+    assert torch.equal(strzoo.read_checkpoint(file).state_dict["fc.weight"], model.fc.weight)
+
+
 def test_a_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StrzooError, match="does not exist"):
         strzoo.read_checkpoint(tmp_path / "none.pth")

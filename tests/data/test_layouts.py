@@ -89,6 +89,35 @@ def test_folders_of_the_models_own_classes_are_in_name_order(tmp_path: Path) -> 
     assert labels(find_samples(imagenette, 1000)) == list(range(90, 100))
 
 
+def test_folders_with_the_names_of_the_outputs_are_these_classes_whichever_are_there(
+    tmp_path: Path,
+) -> None:
+    names = ("ape", "lion", "zebra")
+    for present, expected in (("lion", [1]), ("ape zebra", [0, 2]), ("ape lion zebra", [0, 1, 2])):
+        folder = write(tmp_path / present, [f"{name}/1.png" for name in present.split()])
+        samples = find_samples(folder, 3, class_names=names)
+        assert (samples.class_names, labels(samples)) == (names, expected)
+        assert samples.subset == (None if len(expected) == 3 else tuple(expected))
+        missing = [name for name in names if name not in present]
+        assert [note.partition("classes: ")[2] for note in samples.notes] == (
+            [", ".join(missing)] if missing else []
+        )
+    # Another order than that of the text, and numbers that are names, not outputs.
+    both = tmp_path / "ape zebra"
+    assert labels(find_samples(both, 3, class_names=("zebra", "lion", "ape"))) == [2, 0]
+    numbers = write(tmp_path / "numbers", ["1/1.png", "2/1.png"])
+    assert labels(find_samples(numbers, 3, class_names=("1", "2", "3"))) == [0, 1]
+    # Names that say nothing of the folders leave the order as it is.
+    assert labels(find_samples(tmp_path / "ape lion zebra", 3, class_names=("x", "y", "z"))) == [
+        0, 1, 2,
+    ]  # fmt: skip
+    write(both, ["horse/1.png"])
+    with pytest.raises(
+        UsageError, match=r"horse is none of the model's 4 classes \(ape, cat, lion"
+    ):
+        find_samples(both, 4, class_names=("ape", "cat", "lion", "zebra"))
+
+
 def _devkit_archive(path: Path) -> None:
     content = "".join(f"{n}\n" for n in DEVKIT).encode()
     with tarfile.open(path, "w:gz") as archive:

@@ -175,3 +175,116 @@ def test_a_network_that_grows_beyond_measure_is_stopped_while_it_is_built(
     monkeypatch.setattr(external, "_MOST_TENSORS", 40)
     with pytest.raises(UsageError, match="too many weights"):
         strzoo.create_model("timm:vit_tiny_patch16_224", img_size=32, depth=8)
+
+
+WRAPPED = """
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.third, self.head = self.second, nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.third(self.second(self.first(x)).relu()).relu().mean((2, 3)))
+
+
+def shared(num_classes=4): return Net(num_classes)
+def compiled(num_classes=4): return torch.compile(Net(num_classes), backend="eager")
+def parallel(num_classes=4): return nn.DataParallel(Net(num_classes))
+def scripted(num_classes=4):
+    with warnings.catch_warnings():  # torch.jit is deprecated
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(Net(num_classes), torch.zeros(1, 3, 8, 8))
+
+
+def inner(num_classes=4):
+    net = Net(num_classes)
+    net.head = nn.DataParallel(net.head)
+    return net
+
+
+def weight_norm(num_classes=4):
+    net = Net(num_classes)
+    parametrizations.weight_norm(net.first)
+    return net
+
+
+def old_norm(num_classes=4):
+    net = Net(num_classes)
+    torch.nn.utils.spectral_norm(net.head)
+    return net
+
+
+def masked(num_classes=4):
+    net = Net(num_classes)
+    prune.random_unstructured(net.first, "weight", amount=0.5)
+    return net
+"""
+
+
+@pytest.fixture
+def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module of networks that are wrapped, normalised or have a layer in two places."""
+    (tmp_path / "wrapped_networks.py").write_text(WRAPPED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    import wrapped_networks  # type: ignore[import-not-found]
+
+    yield wrapped_networks
+    sys.modules.pop("wrapped_networks", None)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "str"])
+@pytest.mark.parametrize(
+    "name",
+    ["shared", "compiled", "parallel", "inner", "weight_norm", "old_norm", "masked"],
+)
+def test_a_wrapped_or_normalised_network_is_kept_and_read_by_the_function_that_makes_it(
+    name: str, sparse: bool, wrapped: Any, tmp_path: Path
+) -> None:
+    source = f"wrapped_networks:{name}"
+    torch.manual_seed(0)
+    model = getattr(wrapped, name)(5).eval()
+    if sparse:
+        strzoo.sparsify_(model, s_init=-3.0)
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = model(images)
+        for file in ("a.pth", "a.safetensors"):
+            strzoo.save_checkpoint(model, tmp_path / file, architecture=source)
+            loaded = strzoo.load(tmp_path / file, architecture=source)
+            assert torch.allclose(loaded(images), expected, atol=1e-6)
+        # The file of other training code, with the names of the network as it is.
+        if not sparse:
+            torch.save(model.state_dict(), tmp_path / "b.pth")
+            loaded = strzoo.load(tmp_path / "b.pth", architecture=source)
+            assert torch.allclose(loaded(images), expected, atol=1e-6)
+    read = strzoo.read_checkpoint(tmp_path / "a.pth", architecture=source)
+    # A layer in two places is one layer: 3 x 8 x 9, 8 x 8 x 9 and 8 x 5 weights.
+    sizes = {layer: weight.numel() for layer, weight in read.effective_weights().items()}
+    assert sizes == {"first": 216, "second": 576, "head": 40}
+    assert list(read.thresholds()) == (["first", "second", "head"] if sparse else [])
+
+
+def test_a_threshold_that_only_one_place_of_a_shared_layer_has_is_missed(
+    wrapped: Any, tmp_path: Path
+) -> None:
+    model = strzoo.sparsify_(wrapped.shared(5), s_init=-3.0)
+    file = strzoo.save_checkpoint(model, tmp_path / "a.pth", architecture="wrapped_networks:shared")
+    document = torch.load(file)
+    del document["state_dict"]["module.third.sparseThreshold"]
+    torch.save(document, file)
+    with pytest.raises(IntegrityError, match=r"missing: third\.sparseThreshold"):
+        strzoo.read_checkpoint(file, architecture="wrapped_networks:shared")
+
+
+def test_a_function_that_gives_torchscript_says_to_give_the_network(wrapped: Any) -> None:
+    with pytest.raises(UsageError, match=r"wrapped_networks:scripted: .* is TorchScript, whose"):
+        strzoo.create_model("wrapped_networks:scripted")

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +137,9 @@ def test_faults_of_a_folder_are_told_before_anything_is_trained(tmp_path: Path) 
         return str(caught.value)
 
     assert "needs data=FOLDER" in complaint(data=None)
-    assert f"{tmp_path} has no training images: expected" in complaint(data=str(tmp_path))
+    (tmp_path / "bare").mkdir()
+    bare = complaint(data=str(tmp_path / "bare"))
+    assert f"{tmp_path / 'bare'} has no training images: expected" in bare
     assert "8 images are too few for one batch: batch_size=16" in complaint(batch_size=16)
     assert "has 2 class folders, the model has 5 classes; set num_classes=2" in complaint(
         num_classes=5
@@ -149,6 +153,61 @@ def test_faults_of_a_folder_are_told_before_anything_is_trained(tmp_path: Path) 
     (data / "train" / "dark" / "0.png").write_bytes(b"\x89PNG cut off")
     with pytest.raises(BrokenImageError, match=r"cannot read .*dark/0\.png: .* resume=auto"):
         strzoo.train(config)
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "message"),
+    [
+        (["a/1.png", "a/2.png"], "", "has only one class, a, and training tells classes apart"),
+        (["train/a/1.png", "val/a/1.png"], "", "train has only one class, a,"),
+        (["a/sub/1.png"], "", "lie one folder deeper .* as in .*a/sub: give .*a if its folders"),
+        (["a/x/1.png", "b/y/1.png"], "", "lie one folder deeper .* or move the images up"),
+        (
+            ["1.png", "2.png"],
+            "",
+            "has images outside class folders; expected .*train with a folder",
+        ),
+        (["notes.txt"], "", "has no training images: expected"),
+        (["a/1.png"], "none", "none does not exist; expected"),
+        (
+            ["a/1.png", "a/2.png", "a/3.png", "b/1.png"],
+            "",
+            "class b has 1 image, too few to hold 10",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_says_what_is_wrong_with_it(
+    files: list[str], data: str, message: str, tmp_path: Path
+) -> None:
+    for name in files:
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file) if file.suffix == ".png" else file.write_text("")
+    config = dataclasses.replace(FOLDER, num_classes=0, data=str(tmp_path / "data" / data))
+    with pytest.raises(UsageError, match=message):
+        open_datasets(dataclasses.replace(config, num_classes=2), CPU)
+
+
+def test_validation_images_without_one_of_the_classes_are_matched_by_the_training_names(
+    tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    data = write_folder(tmp_path / "data")
+    shutil.copytree(data / "train" / "dark", data / "train" / "amber")
+    config = dataclasses.replace(
+        FOLDER, data=str(data), output=str(tmp_path / "run"), num_classes=3, batch_size=12
+    )
+    found = open_datasets(config, CPU)
+    assert found.description.endswith("val of 2 of 3 classes")
+    assert found.validation is not None
+    (_, labels), *_ = found.validation.batches(range(10), 10)
+    # The classes are amber, bright and dark.
+    assert labels.tolist() == 5 * [1] + 5 * [2]
+    strzoo.train(config)
+    evaluated = cli("evaluate", tmp_path / "run", "--data", data / "val", "--workers", 0, "--json")
+    assert (evaluated.code, evaluated.json["images"]) == (0, 10), evaluated.err
+    shutil.move(data / "val" / "dark", data / "val" / "dusk")
+    with pytest.raises(UsageError, match=r"dusk is none of the model's 3 classes \(amber, bright"):
+        open_datasets(config, CPU)
 
 
 def test_an_unwritable_run_folder_is_refused_at_once(tmp_path: Path) -> None:

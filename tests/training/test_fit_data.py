@@ -62,7 +62,7 @@ def test_a_loader_decides_on_its_batches_and_every_one_is_a_step() -> None:
             return self.inner(images)
 
     strzoo.fit(Counting(), DataLoader(PAIRS, batch_size=100, shuffle=True), CONFIG)
-    assert seen == [100, 100, 100, 60]
+    assert seen == [2, 100, 100, 100, 60]  # two blank images try the network
 
 
 def test_a_path_is_a_folder_of_images_and_never_its_characters(tmp_path: Path) -> None:
@@ -74,8 +74,9 @@ def test_a_path_is_a_folder_of_images_and_never_its_characters(tmp_path: Path) -
     for given in (data, str(data), data / "train"):
         images.clear()
         strzoo.fit(model, given, config)
-        # One to count the outputs; 24 images in three batches.
-        assert images == [(1, 3, 16, 16), *3 * [(8, 3, 16, 16)]]
+        # To count the outputs; to try both modes; 24 images in three batches.
+        tried = [(1, 3, 16, 16), (1, 3, 16, 16), (2, 3, 16, 16)]
+        assert images == [*tried, *3 * [(8, 3, 16, 16)]]
     for missing in (tmp_path / "none", str(tmp_path / "none"), "/a/path/longer/than/one/batch" * 9):
         with pytest.raises(StrzooError, match="does not exist; give a folder, an ImageSet"):
             strzoo.fit(model, missing, config)

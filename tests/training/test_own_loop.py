@@ -123,13 +123,57 @@ def test_a_pruned_network_is_saved_as_it_computes(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_controlled_is_refused() -> None:
+    make: Any = strzoo
+    control: Any = control_sparsity
     for made, message in (
-        (lambda: strzoo.SparsityTarget(network("gmp"), 0.8, 10), "no STR layers"),
-        (lambda: strzoo.SparsityTarget(network(), 1.5, 10), r"outside \(0, 1\)"),
-        (lambda: strzoo.PruningSchedule(network(), 0.8, 10), "no DNW or GMP layers"),
-        (lambda: strzoo.PruningSchedule(network("gmp"), 0.8, 10, start=0.9), "the start first"),
-        (lambda: strzoo.PruningSchedule(network("gmp"), 0.8, 0), "no schedule"),
-        (lambda: control_sparsity(nn.Linear(2, 2), 0.8, 10), "no sparse layers"),
+        (lambda: make.SparsityTarget(network("gmp"), 0.8, 10), "no STR layers"),
+        (lambda: make.SparsityTarget(network(), 1.5, 10), r"outside \(0, 1\)"),
+        (lambda: make.PruningSchedule(network(), 0.8, 10), "no DNW or GMP layers"),
+        (lambda: make.PruningSchedule(network("gmp"), 0.8, 10, start=0.9), "the start first"),
+        (lambda: make.PruningSchedule(network("gmp"), 0.8, 0), "no schedule"),
+        (lambda: control(nn.Linear(2, 2), 0.8, 10), "no sparse layers"),
+        (lambda: make.SparsityTarget(network(), 0.8, "10"), "SparsityTarget: total_steps is '10'"),
+        (lambda: make.SparsityTarget(network(), "0.9", 10), "target is '0.9'; expected a number"),
+        (lambda: make.SparsityTarget(network(), 0.8, 10.5), "10.5; expected a whole number"),
+        (lambda: make.SparsityTarget(None, 0.8, 10), "model is None; expected a Module"),
+        (lambda: make.SparsityTarget(network(), 0.8, 10, interval=2.5), "interval is 2.5"),
+        (lambda: make.PruningSchedule(network("gmp"), 0.8, 10.5), "PruningSchedule: total_steps"),
+        (lambda: make.PruningSchedule(network("gmp"), None, 10), "prune rates are None; expected"),
+        (lambda: make.PruningSchedule(network("gmp"), [0.5], 10), "prune rates are the list"),
+        (lambda: make.PruningSchedule(network("gmp"), True, 10), "prune rates are True"),
+        (
+            lambda: make.PruningSchedule(network("gmp"), {"0": "x", "3": 0, "6": 0}, 10),
+            "prune rate 'x' is no number",
+        ),
+        (lambda: control("model", 0.8, 10), "control_sparsity: model is 'model'"),
     ):
         with pytest.raises(UsageError, match=message):
             made()
+
+
+def test_only_the_state_of_the_same_control_is_gone_on_from() -> None:
+    target = strzoo.SparsityTarget(network(), 0.8, 10)
+    schedule = strzoo.PruningSchedule(network("gmp"), 0.8, 10)
+    right = {"step": 3, "total_steps": 10}
+    own = {**target.state_dict(), "step": 3}
+    cases: tuple[tuple[Any, Any, str], ...] = (
+        (target, None, "state of the sparsity target is None, no mapping; give what its own"),
+        (schedule, [1], r"state of the pruning schedule is the list \[1\], no mapping"),
+        (schedule, {}, "holds nothing, not step, total_steps"),
+        (schedule, {"total_steps": 10}, "holds total_steps, not step, total_steps"),
+        (schedule, own, "holds schedule, total_steps, initial, step, not step, total_steps"),
+        (target, right, "holds step, total_steps, not schedule, total_steps, initial, step"),
+        (schedule, {**right, "step": "3"}, "has step='3', which is no whole number of at least 0"),
+        (schedule, {**right, "step": -1}, "has step=-1"),
+        (schedule, {**right, "total_steps": 9}, "was saved for 9 steps, this training has 10"),
+        (target, {**own, "total_steps": None}, "has total_steps=None"),
+        (target, {**own, "initial": "x"}, "has initial='x', which is no fraction"),
+        (target, {**own, "schedule": 3}, "was saved with schedule 3 of 10 steps"),
+    )
+    for control, state, message in cases:
+        with pytest.raises(IntegrityError, match=message):
+            control.load_state_dict(state)
+        assert control.steps == 0
+    target.load_state_dict(own)
+    schedule.load_state_dict(right)
+    assert (target.steps, schedule.steps) == (3, 3)

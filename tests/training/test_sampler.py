@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from strzoo.errors import UsageError
@@ -43,6 +43,20 @@ def test_epochs_and_seeds_differ_and_come_back() -> None:
     assert sampler.indices(0) == BatchSampler(100, 10).indices(0)
     assert sampler.indices(0) != sampler.indices(1)
     assert sampler.indices(0) != BatchSampler(100, 10, seed=1).indices(0)
+
+
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 3), st.integers(0, 40), st.booleans())
+def test_the_smallest_part_is_that_of_the_images_that_are_handed_out(
+    part: int, accumulate: int, processes: int, left: int, keep: bool
+) -> None:
+    batch = part * accumulate * processes
+    assume(not keep or not 0 < left % batch < processes)
+    sampler = BatchSampler(batch + left, batch, 0, processes, accumulate, keep)
+    sizes = []
+    for rank in range(processes):
+        indices = sampler.indices(0, rank)
+        sizes += [len(indices[i : i + part]) for i in range(0, len(indices), part)]
+    assert sampler.smallest_part == min(sizes)
 
 
 def test_too_few_images_or_a_batch_that_cannot_be_shared_are_refused() -> None:
