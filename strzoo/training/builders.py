@@ -54,14 +54,15 @@ class Network:
         """Set the prune rates of this moment (GMP; DNW's never change).
 
         Args:
-            config: prune_start and prune_end.
+            config: prune_start, prune_end and the epochs.
             epoch: epochs done, a fraction in mid-epoch.
             model: a copy of the network to set them in instead.
         """
         if self.rates is not None and config.method == "gmp":
+            start, end = config.prune_span
             apply_gmp_rates(
-                model or self.model, self.rates, epoch=epoch, start=config.prune_start,
-                end=config.prune_end, per_epoch=config.is_on("prune_per_epoch"),
+                model or self.model, self.rates, epoch=epoch, start=start, end=end,
+                per_epoch=config.is_on("prune_per_epoch"),
             )  # fmt: skip
 
 

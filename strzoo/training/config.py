@@ -95,6 +95,7 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
             raise UsageError(
                 f"target_sparsity is for method=str; method={self.method} takes "
                 + ("prune_rate or budget" if prunes else "neither target nor budget")
+                + "; leave it out, or set target_sparsity=none"
             )
         if prunes and (self.prune_rate is None) == (self.budget is None):
             raise UsageError(
@@ -112,10 +113,11 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
                 f"block={self.block} is for method=str, dnw and gmp, with one threshold for each "
                 f"layer or filter, not method={self.method} with threshold={self.threshold}"
             )
-        if self.method == "gmp" and not self.prune_start < self.prune_end <= self.epochs:
+        start, end = self.prune_span
+        if self.method == "gmp" and not start < end <= self.epochs:
             raise UsageError(
-                f"prune_start={self.prune_start:g} and prune_end={self.prune_end:g} must be in "
-                f"order and within the {self.epochs} epochs"
+                f"prune_start={start:g} and prune_end={end:g} must be in order and within the "
+                f"{self.epochs} epochs; prune_start=none prune_end=none takes them from the epochs"
             )
 
     def _check_schedule(self) -> None:
@@ -154,6 +156,14 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
         """Whether a key that may be left to `reproduce` (true, false or none) is on."""
         value: bool | None = getattr(self, name)
         return self.reproduce == "original" if value is None else value
+
+    @property
+    def prune_span(self) -> tuple[float, float]:
+        """Epochs at which GMP's rates begin to rise and are reached: those that are set, else the
+        same parts of the training as in the paper, 20 and 79 of 100."""
+        start = self.epochs * 20 / 100 if self.prune_start is None else self.prune_start
+        end = self.epochs * 79 / 100 if self.prune_end is None else self.prune_end
+        return start, end
 
     @property
     def has_head_bias(self) -> bool:

@@ -61,8 +61,12 @@ class SparsityKeys:
         "GMP: the rate changes with the epoch, of prune_end - prune_start + 1",
         open_to=REPRODUCE,
     )
-    prune_start: float = key(20.0, "GMP: epoch at which pruning starts", within=NOT_NEGATIVE)
-    prune_end: float = key(79.0, "GMP: epoch at which the final rate is reached")
+    prune_start: float | None = key(
+        None, "GMP: epoch at which pruning starts; none: 0.2 of the epochs", within=NOT_NEGATIVE
+    )
+    prune_end: float | None = key(
+        None, "GMP: epoch at which the final rate is reached; none: 0.79 of the epochs"
+    )
     keep_dense: tuple[str, ...] = key(
         (), "layers left dense: first, last, or glob patterns", resuming=FIXED
     )

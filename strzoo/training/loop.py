@@ -327,7 +327,7 @@ class Trainer:
         if self.state.controller is not None:
             return self.state.controller.holding
         ended = self.state.epoch + (0 if self.config.is_on("prune_per_epoch") else 1)
-        return self.config.method != "gmp" or ended >= self.config.prune_end
+        return self.config.method != "gmp" or ended >= self.config.prune_span[1]
 
     def _check_stop(self) -> None:
         if self.group.world == 1 and self._stop.name is not None:

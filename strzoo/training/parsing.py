@@ -37,6 +37,14 @@ _ALIASES = {
 }
 _SYNONYMS = {"model": "architecture"}
 _ALTERNATIVES = (("prune_rate", "budget"),)
+# Keys that other methods refuse.
+_OF_METHODS = {
+    "target_sparsity": ("str",),
+    "prune_rate": ("dnw", "gmp"),
+    "budget": ("dnw", "gmp"),
+    "keep_dense": ("str", "dnw", "gmp"),
+    "block": ("str", "dnw", "gmp"),
+}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}  # fmt: skip
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -76,14 +84,15 @@ def build_config(values: Mapping[str, Any], base: TrainConfig | None = None) -> 
     if known.get(REPRODUCE) is False:  # YAML's reading of the word
         known[REPRODUCE] = "false"
     converted = {name: _typed(name, value) for name, value in known.items()}
-    return dataclasses.replace(base or TrainConfig(), **converted)
+    base = base or TrainConfig()
+    return dataclasses.replace(base, **{**_forget_method(converted, base), **converted})
 
 
 def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
     """`config` with `key=value` texts applied, the last of a repeated key winning.
 
     A tuple is written `30,60`; `none` clears a value that may be absent. Of two keys that exclude
-    each other, the one given clears the other.
+    each other, the one given clears the other; another method clears those of the one before.
 
     Raises:
         UsageError: as `build_config`, or a text has no `=`.
@@ -103,7 +112,17 @@ def apply_overrides(config: TrainConfig, pairs: Iterable[str]) -> TrainConfig:
     for one, other in (*_ALTERNATIVES, *(pair[::-1] for pair in _ALTERNATIVES)):
         if given.get(one) is not None:
             given.setdefault(other, None)
-    return dataclasses.replace(config, **given)
+    return dataclasses.replace(config, **{**_forget_method(given, config), **given})
+
+
+def _forget_method(given: Mapping[str, Any], base: TrainConfig) -> dict[str, Any]:
+    """The keys of `base` that belong to its method, back at their defaults, where another one is
+    given: a recipe's target sparsity says nothing about GMP."""
+    method = given.get("method", base.method)
+    if method == base.method:
+        return {}
+    plain = TrainConfig()
+    return {name: getattr(plain, name) for name, of in _OF_METHODS.items() if method not in of}
 
 
 def _add_argument(name: str, argument: str, text: str, before: Arguments) -> Arguments:

@@ -252,9 +252,7 @@ def expect_sparsity(
         final = (layer.prune_rate or 0.0) / 100
         if config.method == "gmp":
             per_epoch = config.is_on("prune_per_epoch")
-            final = gmp_rate(
-                final, epoch, config.prune_start, config.prune_end, per_epoch=per_epoch
-            )
+            final = gmp_rate(final, epoch, *config.prune_span, per_epoch=per_epoch)
         zeros += final * layer.weights
     return 100 * zeros / sum(layer.weights for layer in layers)
 

@@ -26,7 +26,7 @@ def resolve_config(config: TrainConfig, settings: Settings | None = None) -> Tra
 
     Args:
         config: architecture, model_args, num_classes and the keys about the size and preprocessing
-            of images may be open.
+            of images may be open, prune_start and prune_end with GMP.
         settings: where pretrained weights come from; from the environment by default.
 
     Returns:
@@ -49,6 +49,9 @@ def resolve_config(config: TrainConfig, settings: Settings | None = None) -> Tra
             config = replace(config, model_args=tuple(begun.spec.options.items()))
     if config.num_classes == 0:
         config = replace(config, num_classes=_count_classes(config, begun))
+    if config.method == "gmp":
+        start, end = config.prune_span
+        config = replace(config, prune_start=start, prune_end=end)
     stated = _stated(config, begun) if config.dataset == "folder" else None
     return config if stated is None else replace(config, **_open_keys(config, stated))
 

@@ -128,7 +128,7 @@ COMMON = {
     "learning_rate": 0.256, "momentum": 0.875, "schedule": "cosine", "warmup_epochs": 5,
     "label_smoothing": 0.1, "threshold_decay": None, "nesterov": False, "fan": "fan_in",
     "dataset": "folder", "augmentation": "resized_crop_flip", "image_size": 224,
-    "prune_start": 20, "prune_end": 79,
+    "prune_span": (20, 79),
 }  # fmt: skip
 DENSE_DECAY = 2**-15  # 3.0517578125e-5, which the configurations of DNW and GMP round
 
@@ -302,3 +302,36 @@ def test_a_plan_has_a_threshold_for_each_layer_filter_or_weight_that_is_not_kept
     assert groups["thresholds"].parameters == thresholds
     assert groups["thresholds"].weight_decay == 0.25
     assert made.moments[-1].sparsity == 90
+
+
+@pytest.mark.parametrize("method", ["gmp", "dnw"])
+def test_fine_tuning_by_another_method_takes_its_rate_and_the_epochs_there_are(
+    method: str, tmp_path: Path
+) -> None:
+    words = ["architecture=resnet20", "num_classes=10", "dataset=digits", "augmentation=none"]
+    recipe = load_recipe("finetune")
+    config = apply_overrides(recipe, [*words, f"method={method}", "prune_rate=0.8"])
+    assert (config.target_sparsity, config.epochs) == (None, 10)
+    expected = dict.fromkeys(range(11), 80.0)
+    if method == "gmp":  # 20 and 79 of 100 epochs; the cube of arXiv:1710.01878 between
+        assert config.prune_span == (2, 7.9)
+        expected = {
+            epoch: 80 * (1 - (1 - min(max((epoch - 2) / 5.9, 0), 1)) ** 3) for epoch in range(11)
+        }
+        made = strzoo.plan(config).config
+        assert (made.prune_start, made.prune_end) == (2, 7.9)
+        longer = apply_overrides(config, ["epochs=30", "prune_end=12"])
+        assert longer.prune_span == (6, 12)
+    moments = strzoo.plan(config).moments
+    assert {m.epoch: m.sparsity for m in moments} == pytest.approx(expected)
+    # A file that extends the recipe means the same.
+    (tmp_path / "own.yaml").write_text(
+        f"extends: finetune\nmethod: {method}\nprune_rate: 0.8\narchitecture: resnet20\n"
+    )
+    assert load_recipe(tmp_path / "own.yaml").target_sparsity is None
+    with pytest.raises(UsageError, match=r"target_sparsity is for .* or set target_sparsity=none"):
+        apply_overrides(recipe, [f"method={method}", "prune_rate=0.8", "target_sparsity=0.9"])
+    # Back to STR nothing of the other method is left.
+    assert apply_overrides(config, ["method=str"]).prune_rate is None
+    dense = apply_overrides(load_recipe("resnet50_gmp"), ["method=dense"])
+    assert (dense.budget, dense.keep_dense) == (None, ())

@@ -142,8 +142,8 @@ def independent(config: TrainConfig, parameters: dict[str, Tensor]) -> Original:
         parameters, config.method, config.prune_rate or 0.0,
         learning_rate=config.learning_rate, weight_decay=config.weight_decay,
         decay_bn=config.is_on("decay_normalisation"), epochs=config.epochs,
-        warmup=int(config.warmup_epochs), prune_start=int(config.prune_start),
-        prune_end=int(config.prune_end), exponential=config.schedule == "exponential",
+        warmup=int(config.warmup_epochs), prune_start=int(config.prune_span[0]),
+        prune_end=int(config.prune_span[1]), exponential=config.schedule == "exponential",
     )  # fmt: skip
 
 
