@@ -127,7 +127,7 @@ def build_network(
             rates = resolve_rates(model, source, single_precision=single, settings=settings)
             if config.method == "dnw":
                 apply_rates(model, rates)
-    model, cast = _in_single_precision(model)
+    model, cast = _in_usual_precision(model)
     notes = (*notes, *cast)
     if config.sync_batchnorm and group is not None and group.world > 1:
         model = share_statistics(model, device)
@@ -144,17 +144,23 @@ def build_network(
     return Network(model, rates, mask, frozen, notes)
 
 
-def _in_single_precision(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network with float32 weights, which the optimizer's small steps need and checkpoints
-    hold, and a note if its code makes others."""
-    kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"}
+def _in_usual_precision(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with weights of torch's default type, float32, which the optimizer's small steps
+    need and the images have, and a note if its code makes others."""
+    wanted = torch.get_default_dtype()
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} - {wanted}
     if not kinds:
         return model, ()
+    found, single = sorted(map(_name_type, kinds)), _name_type(wanted)
     note = (
-        f"its weights of {' and '.join(sorted(kinds))} are trained in float32; precision=bf16 or "
-        "fp16 says what it computes in"
+        f"its weights of {' and '.join(found)} are trained in {single}; precision=bf16 or fp16 "
+        "says what it computes in"
     )
-    return model.float(), (note,)
+    return model.to(wanted), (note,)
+
+
+def _name_type(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

@@ -91,6 +91,7 @@ def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
         f"{len(train)} digits, {len(held_out)} held out",
         tuple(data.images.shape[1:]),
         class_names=tuple("0123456789"),
+        image_type=data.images.dtype,
     )
 
 

@@ -189,7 +189,10 @@ def _build(
     precision = config.precision.replace("tf32", "fp32")
     try:
         try_network(
-            network, blank_images(min(2, sampler.smallest_part), shape, place),
+            network,
+            blank_images(
+                min(2, sampler.smallest_part), shape, place, torch.get_default_dtype()
+            ),
             classes=config.num_classes, advice=sampler.advice,
             context=contextlib.nullcontext if meta else lambda: autocast(place, precision),
         )  # fmt: skip
