@@ -168,6 +168,7 @@ def fit(
             schedule=config.schedule,
             on_event=report,
         )
+        trainer.try_out()
         with cpu_threads(trainer.threads):
             trainer.run()
     model.eval()

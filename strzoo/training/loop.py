@@ -59,8 +59,7 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 class Trainer:
-    """Trains a network on a data set: `strzoo.train` and `strzoo.fit` both run on it. The network
-    is tried on blank images when it is made; `notes` say what that showed.
+    """Trains a network on a data set: `strzoo.train` and `strzoo.fit` both run on it.
 
     Args:
         config: everything but the network and the data.
@@ -103,14 +102,6 @@ class Trainer:
         self.accelerator = build_accelerator(model, config, device, self.group)
         pixels = self.sampler.micro_batch * math.prod(data.image_shape[1:])
         self.threads = choose_threads(config.threads, pixels)
-        few, advice = data.smallest or (self.sampler.smallest_part, self.sampler.advice)
-        few = min(few, 2)  # which every network that trains can normalise
-        with cpu_threads(self.threads):
-            self.notes = try_network(
-                network, blank_images(few, data.image_shape, device, data.image_type),
-                classes=config.num_classes, context=self.accelerator.autocast,
-                processes=self.group.world, advice=advice,
-            )  # fmt: skip
         self.state = TrainState(
             config, model, optimizer, self.accelerator.scaler, Metric(device),
             self.sampler.images, self.threads, average, controller, network.mask,
@@ -122,6 +113,20 @@ class Trainer:
         self._on_event = on_event
         self.check_every = _CHECK_EVERY[device.type]
         seed_all(config.seed + self.group.rank)  # dropout and the like differ between processes
+
+    def try_out(self) -> tuple[str, ...]:
+        """Try the network on blank images, before anything is trained or written: notes on it.
+
+        Raises: as `try_network`.
+        """
+        few, advice = self.data.smallest or (self.sampler.smallest_part, self.sampler.advice)
+        few = min(few, 2)  # which every network that trains can normalise
+        images = blank_images(few, self.data.image_shape, self.device, self.data.image_type)
+        with cpu_threads(self.threads):
+            return try_network(
+                self.network, images, classes=self.config.num_classes,
+                context=self.accelerator.autocast, processes=self.group.world, advice=advice,
+            )  # fmt: skip
 
     @property
     def position(self) -> int:

@@ -106,7 +106,7 @@ def _run(
         config, network, data, device=device, group=group, teacher=teacher, folder=folder,
         on_event=report,
     )  # fmt: skip
-    notes += trainer.notes
+    notes += trainer.try_out()
     state = trainer.state
     if document is not None and resumed is not None:
         notes += state.load_state_dict(document, group, resumed)
