@@ -73,7 +73,7 @@ def test_a_failed_check_ends_with_exit_code_6_and_no_file(
 ) -> None:
     done = cli("export", checkpoint, "-o", tmp_path / "a.onnx", "--tolerance", "0")
     assert done.code == 6
-    assert "more than the tolerance 0; nothing was written" in done.error
+    assert "more than the tolerance 0 (--tolerance, tolerance=); nothing was written" in done.error
     assert list(tmp_path.iterdir()) == []
 
 
