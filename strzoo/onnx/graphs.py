@@ -91,11 +91,9 @@ def build_graph(
     check_opset(opset)
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}; it must be at least 1, or None for a dynamic one")
-    example = _example(model, input_size, batch or 2)
-    run_once(model, example)
     folded = copy.copy(model)
     folded._modules = {**model._modules, "network": _lay_out_plainly(_fold(model.network))}
-    graph = _export(folded, example, opset, batch is None)
+    graph = _export(folded, _example(model, input_size, batch or 2), opset, batch is None)
     _pool_globally(graph)
     _clean(graph)
     if _opset_of(graph) != opset:

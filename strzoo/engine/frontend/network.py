@@ -149,8 +149,10 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
     Raises:
         StrzooError and its subclasses: as `strzoo.export_onnx`.
     """
+    import torch
+
     from strzoo.export.export_onnx import describe
-    from strzoo.onnx.graphs import Deployed, build_graph
+    from strzoo.onnx.graphs import Deployed, build_graph, run_once
     from strzoo.onnx.metadata import set_entries
     from strzoo.onnx.weights import weighted_nodes, zero_percent
 
@@ -161,6 +163,7 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
         on_step(note)
     on_step("exporting it")
     deployed = Deployed(network, softmax=False, preprocessing=None).eval()
+    run_once(deployed, torch.zeros(1, *image_size))
     proto = build_graph(deployed, image_size)
     sparsity = zero_percent(list(weighted_nodes(proto)))
     set_entries(

@@ -203,10 +203,8 @@ class _Rewriting:
     def _convolution(self, layer: Convolution) -> None:
         numbers = [self._numbers[name] for name in layer.inputs]
         residual = numbers[1] if len(numbers) > 1 else None
-        given = self._graph.input
-        alone = sum(given in each.inputs for each in self._graph.layers) == 1
-        folded = None
-        if layer.inputs == (given,) and alone and given not in self._graph.outputs:
+        given, folded = self._graph.input, None
+        if layer.inputs == (given,) and self._has_one_reader(given):
             folded = fold_squares(layer, self._shapes[given])
         if folded is None:
             inputs = tuple(self._in(name, quads=True) for name in layer.inputs)
@@ -216,6 +214,10 @@ class _Rewriting:
         fixed = quantize_convolution(layer, numbers[0], self._numbers[layer.output], residual)
         self._layers.append(replace(fixed, inputs=inputs))
         self._own.add(layer.output)
+
+    def _has_one_reader(self, name: str) -> bool:
+        readers = sum(name in layer.inputs for layer in self._graph.layers)
+        return readers == 1 and name not in self._graph.outputs
 
     def _in(self, name: str, *, quads: bool) -> str:
         """The value in 8 bits, or in fp32."""
