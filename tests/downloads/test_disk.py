@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import random
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -167,16 +169,16 @@ def test_a_file_size_limit_is_an_error_and_not_a_shorter_file(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a user without rights")
-def test_a_read_only_cache_serves_what_it_has_and_says_what_it_cannot_take(tmp_path):
-    with serving() as stub:
-        tmp_path.chmod(0o555)
-        for parent in tmp_path.parents[:3]:
-            parent.chmod(0o755)
-        code, _, err = finish(start_child(stub, tmp_path, powerless=True))
+def test_a_read_only_cache_serves_what_it_has_and_says_what_it_cannot_take():
+    # Not below pytest's own folder, which no other user may enter.
+    with serving() as stub, tempfile.TemporaryDirectory() as folder:
+        cache_dir = Path(folder)
+        cache_dir.chmod(0o555)
+        code, _, err = finish(start_child(stub, cache_dir, powerless=True))
         assert code == 1
         assert "permission denied; choose a folder you may write to" in err
-        (tmp_path / FILENAME).write_bytes(stub.payload)
-        code, out, err = finish(start_child(stub, tmp_path, powerless=True))
+        (cache_dir / FILENAME).write_bytes(stub.payload)
+        code, out, err = finish(start_child(stub, cache_dir, powerless=True))
     assert code == 0, err
     assert json.loads(out) == {"source": "cache", "sha256": sha256(stub.payload)}
     assert stub.requests == []
