@@ -24,7 +24,7 @@ from llvmlite import ir
 from strzoo.engine.codegen import operands as op
 from strzoo.engine.codegen.builder import KERNEL, Emitter, number, vector_type
 from strzoo.engine.codegen.patches import IN_PLACE, PatchForm, PatchPacker
-from strzoo.engine.codegen.quads import QUAD, QUAD_LANES, splat_zero
+from strzoo.engine.codegen.quads import QUAD, QUAD_LANES, set_starts, set_words, splat_zero
 from strzoo.engine.codegen.rows import rows_function
 from strzoo.engine.codegen.tiles import PIECES, tile_start, tiled, tiled_extent
 
@@ -111,12 +111,14 @@ class ConvolutionKernel:
             ),
             # Where the entries of each row (sparse) or of each block (dense) start.
             op.Ends("ends", "<i4", lambda v: v["blocks"] * (v["rows"] if sparse else 1) + 1),
+            # Of 8 bits: which row of its set of words each list of entries is for.
+            op.Table("slots", "u1", lambda v: self.quads * v["blocks"] * v["rows"]),
             # How many times four of them are taken at once, at most.
             op.Table("fours", "<u2", lambda v: v["blocks"] * v["rows"] if self.fixed else 0),
             # Sparse: for each weight, vectors from the block's first plane. Dense: see `_offsets`.
             op.Table("entries", "<u2" if sparse else "u1", self._count_entries),
             op.Table("weights", item, lambda v: self._count_entries(v) if sparse else 0),
-            op.Table("bias", item, lambda v: v["rows"]),
+            op.Table("bias", item, self._count_rows),
             # What the sums of each row are multiplied by.
             op.Table("scales", "<f4", lambda v: v["rows"] * self.quads),
             # The least and the largest result of each row.
@@ -129,6 +131,17 @@ class ConvolutionKernel:
             op.Real("high"),
             op.Fixed("partial", op.SCRATCH, lambda v: v["rows"] * tile if self.blocked else 0),
         )
+
+    def _count_rows(self, v: op.Values) -> int:
+        """Rows, after a check that the lists of each set are for each of its rows."""
+        if self.quads:
+            starts = set_starts(v.table("part_rows"), set_words(self.lanes, self.tile))
+            slots = v.table("slots").reshape(v["blocks"], v["rows"])
+            starts = QUAD * np.repeat(starts, QUAD)
+            whole = starts.size == v["rows"]
+            if not whole or (np.sort(slots + starts, axis=1) != np.arange(v["rows"])).any():
+                raise ValueError("rows of a set that have no list of entries, or two")
+        return v["rows"]
 
     def _count_floats(self, v: op.Values) -> int:
         """Floats of an output plane."""
@@ -200,6 +213,9 @@ class ConvolutionKernel:
         return function
 
 
+Span = tuple[ir.Value, ir.Value]  # of parts in 8 bits, else of rows
+
+
 class _Driver:
     """Walks over the given units (parts of the rows of each tile) and blocks."""
 
@@ -218,25 +234,28 @@ class _Driver:
             # Threads that share a tile compute different parts of its rows.
             low = e.largest_integer(e.build.sub(first, start), number(0))
             high = e.smallest_integer(e.build.sub(last, start), parts)
-            row, end = (e.load_i32(part_rows, e.mul(bound, 4)) for bound in (low, high))
+            span = (low, high)
+            if not kernel.quads:
+                row, end = (e.load_i32(part_rows, e.mul(bound, 4)) for bound in span)
+                span = (row, end)
             if kernel.last == kernel.tile:
-                self._tile(kernel.tile, tile, row, end)
+                self._tile(kernel.tile, tile, span)
             else:
                 e.either(
                     e.build.icmp_signed("<", tile, final),
-                    lambda: self._tile(kernel.tile, tile, row, end),
-                    lambda: self._tile(kernel.last, tile, row, end),
+                    lambda: self._tile(kernel.tile, tile, span),
+                    lambda: self._tile(kernel.last, tile, span),
                 )
         e.finish()
 
-    def _tile(self, size: int, tile: ir.Value, row: ir.Value, end: ir.Value) -> None:
+    def _tile(self, size: int, tile: ir.Value, span: Span) -> None:
         e, kernel = self.emit, self.kernel
-        with e.when(e.build.icmp_signed("<", row, end)):
+        with e.when(e.build.icmp_signed("<", *span)):
             packer = None
             if kernel.patch.size:
                 packer = PatchPacker(e, kernel.patch)
                 packer.aim(tile)
-            self._blocks(size, tile, row, end, packer)
+            self._blocks(size, tile, span, packer)
 
     def _fill(self) -> ir.Value:
         """What a patch holds outside the map."""
@@ -246,25 +265,22 @@ class _Driver:
         words = splat_zero(e, self.kernel.source_zero)
         return e.build.bitcast(words, vector_type(e.lanes))
 
-    def _blocks(
-        self, size: int, tile: ir.Value, row: ir.Value, end: ir.Value, packer: PatchPacker | None
-    ) -> None:
+    def _blocks(self, size: int, tile: ir.Value, span: Span, packer: PatchPacker | None) -> None:
         e = self.emit
         if not self.kernel.blocked:
-            self._block(size, tile, row, end, packer, number(0), first=True, last=True)
+            self._block(size, tile, span, packer, number(0), first=True, last=True)
             return
-        self._block(size, tile, row, end, packer, number(0), first=True, last=False)
+        self._block(size, tile, span, packer, number(0), first=True, last=False)
         final = e.build.sub(e.field("blocks"), number(1))
         with e.loop(1, final) as block:
-            self._block(size, tile, row, end, packer, block, first=False, last=False)
-        self._block(size, tile, row, end, packer, final, first=False, last=True)
+            self._block(size, tile, span, packer, block, first=False, last=False)
+        self._block(size, tile, span, packer, final, first=False, last=True)
 
     def _block(
         self,
         size: int,
         tile: ir.Value,
-        row: ir.Value,
-        end: ir.Value,
+        span: Span,
         packer: PatchPacker | None,
         block: ir.Value,
         *,
@@ -288,29 +304,32 @@ class _Driver:
         if not kernel.fixed:
             fours = e.address("scales")
         order = e.add(e.field("order"), e.mul(skipped, 1 if kernel.quads else 4))
+        slots = e.at(e.address("slots"), skipped)
         target = e.add(e.field("target"), tile_start(e, "target", tile))
         residual = e.add(e.field("residual"), tile_start(e, "residual", tile))
         mask = e.add(e.field("mask"), e.mul(tile, 4 * kernel.lanes * kernel.tile))
-        e.build.call(
-            function,
-            [
-                e.at(e.base("ends"), ends),
-                e.address("entries"),
-                e.address("bias"),
-                source,
-                e.at(e.base("target"), target),
-                e.at(e.base("residual"), residual if kernel.residual else number(0)),
-                e.at(e.base("mask"), mask if kernel.masked else number(0)),
-                e.base("partial"),
-                e.address("weights"),
-                fours,
-                e.address("row_bounds"),
-                e.at(e.base("order"), order),
-                e.field("target_plane"),
-                e.field("residual_plane"),
-                row,
-                end,
-                e.real_field("low"),
-                e.real_field("high"),
-            ],
-        )
+        arguments = [
+            e.at(e.base("ends"), ends),
+            e.address("entries"),
+            e.address("bias"),
+            source,
+            e.at(e.base("target"), target),
+            e.at(e.base("residual"), residual if kernel.residual else number(0)),
+            e.at(e.base("mask"), mask if kernel.masked else number(0)),
+            e.base("partial"),
+            e.address("weights"),
+            fours,
+            slots if kernel.quads else e.address("row_bounds"),
+            e.at(e.base("order"), order),
+            e.field("target_plane"),
+            e.field("residual_plane"),
+            e.real_field("low"),
+            e.real_field("high"),
+        ]
+        if not kernel.quads:
+            e.build.call(function, [*arguments, *span])
+            return
+        bounds = e.address("part_rows")
+        with e.loop(*span) as part:  # where sets of words start and end
+            row, end = (e.load_i32(bounds, e.add(e.mul(part, 4), 4 * k)) for k in (0, 1))
+            e.build.call(function, [*arguments, row, end])

@@ -3,7 +3,8 @@
     acc[j] += dot(w, x[offset + place(j)])      of four input channels, 8 bits each (vpdpbusd)
 
 A vector holds a word of every block, so patches, tiles and offsets are those of fp32. The rows of a
-word are computed one after the other; their sums become numbers of 8 bits together.
+set of words are computed in the order of their weights, so that the processor guesses where loops
+end; their sums, kept in memory, become numbers of 8 bits word by word.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
 from llvmlite import ir
 
 from strzoo.engine.codegen.builder import F32, I8, I16, I32, I64, Emitter, number, vector_type
@@ -31,7 +33,25 @@ _INSTRUCTIONS = {
         "llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
 }  # fmt: skip
 QUAD_LANES = tuple(_INSTRUCTIONS)
+_SET_BYTES = 16 * 1024  # of the sums of a set, which stay in the first cache
+_SET_WORDS = 64  # whose rows a byte can number
 _CURRENT_ROUNDING = 4
+
+
+def set_words(lanes: int, tile: int) -> int:
+    """Words of a set, for tiles of `tile` vectors."""
+    return max(1, min(_SET_WORDS, _SET_BYTES // (QUAD * 4 * lanes * tile)))
+
+
+def set_starts(part_rows: np.ndarray, words: int) -> np.ndarray:
+    """For each word, in the order of the parts, the first of its set: sets of `words` words follow
+    each other from the start of each part on.
+
+    Args:
+        part_rows: [parts + 1], words.
+    """
+    first = np.repeat(part_rows[:-1], np.diff(part_rows)).astype(np.int64)
+    return first + (np.arange(len(first)) - first) // words * words
 
 
 def dot(e: Emitter, total: ir.Value, x: ir.Value, w: ir.Value) -> ir.Value:
@@ -101,8 +121,9 @@ class QuadRows:
     """Writes the function of `rows.rows_function` for a kernel in 8 bits, whose rows are words.
 
     Args:
-        args: of the function, by name; `fours` are the scales, `low` and `high` what a residual is
-            multiplied by and what is added.
+        args: of the function, by name; `fours` are the scales, `limits` the slots, `low` and `high`
+            what a residual is multiplied by and what is added. `row` and `end` are those of a part
+            of the rows, in words.
     """
 
     def __init__(
@@ -122,21 +143,26 @@ class QuadRows:
         self.words = vector_type(emitter.lanes, I32)
 
     def write(self) -> None:
-        e = self.emit
-        stage = e.build.alloca(ir.ArrayType(self.words, QUAD * self.tile), name="stage")
+        e, size = self.emit, set_words(self.emit.lanes, self.kernel.tile)
+        stage = e.build.alloca(ir.ArrayType(self.words, QUAD * size * self.tile), name="stage")
         stage.align = self.step
         staged = e.build.bitcast(stage, I8.as_pointer())
-        with e.loop(self.args["row"], self.args["end"]) as index:
-            group = e.load_i32(self.args["order"], e.mul(index, 4))
-            with e.loop(0, number(QUAD)) as k:
-                row = e.add(e.mul(group, QUAD), k)
-                sums = self._sums(e.add(e.mul(index, QUAD), k), row)
-                width = self.step * self.tile
-                place = e.at(staged, e.mul(k, width)) if self.last else self._partial(row)
+        width = self.step * self.tile
+        with e.loop(self.args["row"], self.args["end"], size) as first:
+            stop = e.smallest_integer(e.add(first, size), self.args["end"])
+            order = e.at(self.args["order"], e.mul(first, 4))
+            with e.loop(e.mul(first, QUAD), e.mul(stop, QUAD)) as place:
+                slot = e.build.zext(e.load(self.args["limits"], I8, place, align=1), I64)
+                word = e.load_i32(order, e.build.and_(slot, number(-QUAD)))
+                row = e.add(e.mul(word, QUAD), e.build.and_(slot, number(QUAD - 1)))
+                sums = self._sums(place, row)
+                there = e.at(staged, e.mul(slot, width)) if self.last else self._partial(row)
                 for j, value in enumerate(sums):
-                    e.store(value, place, self.step * j)
+                    e.store(value, there, self.step * j)
             if self.last:
-                self._end(staged, group)
+                with e.loop(0, e.build.sub(stop, first)) as index:
+                    word = e.load_i32(order, e.mul(index, 4))
+                    self._end(e.at(staged, e.mul(index, QUAD * width)), word)
         e.finish()
 
     def _partial(self, row: ir.Value) -> ir.Value:
@@ -180,8 +206,8 @@ class QuadRows:
         ]
 
     def _end(self, staged: ir.Value, group: ir.Value) -> None:
-        """The results of four rows whose sums are in memory: vector by vector, so that a few
-        registers are enough, and what is read for one serves all four."""
+        """The results of the four rows of a word: vector by vector, so that a few registers are
+        enough, and what is read for one serves all four."""
         e, kernel, args = self.emit, self.kernel, self.args
         floats = vector_type(e.lanes, F32)
         factors = e.at(args["fours"], e.mul(group, 4 * QUAD))

@@ -26,12 +26,12 @@ AHEAD_TILE = 7  # vectors; wider tiles need no prefetching
 AHEAD = 512  # bytes to prefetch: tables are read once per tile, often from a far cache
 REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
 # (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, fours,
-# bounds of the rows, order of the rows, output plane, residual plane, first row, end of the rows,
-# low, high)
-ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 12 + [I64] * 4 + [F32] * 2)
+# bounds of the rows, order of the rows, output plane, residual plane, low, high, first row, end of
+# the rows)
+ROWS = ir.FunctionType(ir.VoidType(), [BYTES] * 12 + [I64] * 2 + [F32] * 2 + [I64] * 2)
 _NAMES = (
     *("ends", "table", "bias", "x", "out", "residual", "mask", "partial", "weights", "fours"),
-    *("limits", "order", "plane", "residual_plane", "row", "end", "low", "high"),
+    *("limits", "order", "plane", "residual_plane", "low", "high", "row", "end"),
 )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from strzoo.engine.codegen.convolution import ConvolutionKernel
 from strzoo.engine.codegen.patches import IN_PLACE
+from strzoo.engine.codegen.quads import set_words
 from strzoo.engine.codegen.windows import DepthwiseKernel
 from strzoo.engine.ir.fixed import FixedConvolution
 from strzoo.engine.ir.graph import Convolution
@@ -20,6 +21,7 @@ from strzoo.engine.lowering.context import (
     planes_of,
     window_fields,
 )
+from strzoo.engine.lowering.quad_weights import find_quad_nonzeros, quad_table
 from strzoo.engine.lowering.weights import (
     PARTS,
     DenseTable,
@@ -28,8 +30,6 @@ from strzoo.engine.lowering.weights import (
     SparseTable,
     dense_table,
     find_nonzeros,
-    find_quad_nonzeros,
-    quad_table,
     sparse_table,
 )
 
@@ -106,7 +106,8 @@ class ConvolutionLowering:
     def _quads(self, layer: QuadConvolution, tiling: Tiling) -> None:
         nonzeros = find_quad_nonzeros(layer, self.taps, self.offsets)
         vector, blocks = 4 * self.context.lanes, tiling.channel_blocks
-        table = quad_table(nonzeros, blocks, self.plane, vector, self._shares)
+        words = set_words(self.context.lanes, self.tile)
+        table = quad_table(nonzeros, blocks, self.plane, vector, words, self._shares)
         self._add(tiling, table, nonzeros.rows, 0, 1)
 
     def _sparse(self, tiling: Tiling, nonzeros: Nonzeros, first: int) -> None:
@@ -135,7 +136,7 @@ class ConvolutionLowering:
         partial = rows * self.tile * context.lanes * 4 if blocked else 0
         largest = int(np.diff(table.block_planes).max())
         _, slab = context.reserve(partial, self.plane * largest if self.form.size else 0)
-        weights = order = fours = 0
+        weights = order = fours = slots = 0
         twice = False
         if isinstance(table, SparseTable):
             long = len(table.weights) >= LONG * rows * tiling.channel_blocks
@@ -143,6 +144,7 @@ class ConvolutionLowering:
             weights = context.constants.add(table.weights, spare=64)
             order = context.constants.add(table.order)
             fours = context.constants.add(table.fours) if target.fixed else 0
+            slots = context.constants.add(table.slots) if target.quads else 0
         skipped = first * target.plane
         residual = {"residual": 0, "residual_plane": 0, "residual_tile": 0}
         if self.residual is not None:
@@ -188,6 +190,7 @@ class ConvolutionLowering:
                 "ends": context.constants.add(table.ends),
                 "entries": context.constants.add(table.entries, spare=64),
                 "weights": weights,
+                "slots": slots,
                 "fours": fours,
                 "order": order,
                 "bias": bias,

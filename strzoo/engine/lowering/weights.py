@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,6 @@ from strzoo.engine.codegen.rows import REACH
 from strzoo.engine.ir.fixed import FixedConvolution, split_weights
 from strzoo.engine.ir.fours import FOUR, form_fours
 from strzoo.engine.ir.graph import Convolution
-from strzoo.engine.ir.quads import QUAD, QuadConvolution, count_quads
 from strzoo.engine.layout.taps import Taps
 
 PARTS = 32  # into which the rows of a layer are divided for threads, at most
@@ -123,6 +122,7 @@ class SparseTable:
         part_rows: int32 [parts + 1]: rows that threads can share out.
         block_planes: int32 [blocks + 1].
         order: int32 [blocks * rows]: the rows as they are computed.
+        slots: uint8 [blocks * rows], in 8 bits; see `quad_weights`.
     """
 
     ends: np.ndarray
@@ -132,6 +132,7 @@ class SparseTable:
     part_rows: np.ndarray
     block_planes: np.ndarray
     order: np.ndarray
+    slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
 
 
 def sparse_table(
@@ -142,7 +143,7 @@ def sparse_table(
     Args:
         plane: bytes between planes, `vector` bytes of a vector.
     """
-    block_planes, block, offset = _cut_blocks(nonzeros, blocks, plane, vector)
+    block_planes, block, offset = cut_blocks(nonzeros, blocks, plane, vector)
     rows = nonzeros.rows
     parts, part = shares.cut(nonzeros.per_row)
     key = block * rows + nonzeros.row
@@ -175,57 +176,7 @@ def sparse_table(
     )
 
 
-def find_quad_nonzeros(layer: QuadConvolution, taps: Taps, offsets: np.ndarray) -> Nonzeros:
-    """Those in 8 bits: a weight is the word of four input channels, and a plane holds as many. Rows
-    are filled up to a multiple of four."""
-    out, channels = layer.weight.shape[:2]
-    words = np.zeros((out, QUAD * count_quads(channels), len(offsets)), np.int8)
-    words[:, :channels] = layer.weight.reshape(out, channels, -1)
-    # [out, quads, taps] of the four bytes of a word
-    parts = words.reshape(out, -1, QUAD, len(offsets)).transpose(0, 1, 3, 2)
-    weight = np.ascontiguousarray(parts).view("<i4")[..., 0]
-    row, quad, tap = np.nonzero(weight)
-    phases = len(taps.phases)
-    return Nonzeros(
-        QUAD * count_quads(out),
-        count_quads(channels) * phases,
-        phases,
-        row,
-        quad * phases + np.asarray(taps.phase)[tap],
-        offsets[tap],
-        weight[row, quad, tap],
-    )
-
-
-def quad_table(
-    nonzeros: Nonzeros, blocks: int, plane: int, vector: int, shares: Shares = Shares()
-) -> SparseTable:
-    """As `sparse_table`, for rows that are computed in words of four: `order` and `part_rows` count
-    words, `ends` rows."""
-    block_planes, block, offset = _cut_blocks(nonzeros, blocks, plane, vector)
-    rows, groups = nonzeros.rows, nonzeros.rows // QUAD
-    counts = np.bincount(block * rows + nonzeros.row, minlength=blocks * rows)
-    parts, part = shares.cut(nonzeros.per_row.reshape(groups, QUAD).sum(1), PART_ROWS // QUAD)
-    order = np.stack(
-        [np.lexsort((work, part)) for work in counts.reshape(blocks, groups, QUAD).sum(2)]
-    )
-    each = (order[:, :, None] * QUAD + np.arange(QUAD)).reshape(blocks, rows)
-    lists = np.ravel(each + rows * np.arange(blocks)[:, None])
-    place = np.empty_like(lists)
-    place[lists] = np.arange(len(lists))
-    sorted_ = np.argsort(place[block * rows + nonzeros.row], kind="stable")
-    return SparseTable(
-        np.concatenate(([0], np.cumsum(counts[lists]))).astype(np.int32),
-        np.zeros(0, np.uint16),
-        offset[sorted_].astype(np.uint16),
-        nonzeros.weight[sorted_],
-        parts,
-        block_planes.astype(np.int32),
-        order.reshape(-1).astype(np.int32),
-    )
-
-
-def _cut_blocks(
+def cut_blocks(
     nonzeros: Nonzeros, blocks: int, plane: int, vector: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first plane of each block of input channels, and the block of each weight and the vectors

@@ -31,6 +31,7 @@ from strzoo.engine.ir.graph import (
     Softmax,
     Window,
 )
+from strzoo.engine.ir.quads import DequantizeQuads, QuadConvolution, QuantizeQuads
 from strzoo.engine.layout.tiling import Tiling
 from strzoo.engine.lowering.instructions import number_rows
 from strzoo.engine.lowering.plan import Plan
@@ -80,7 +81,15 @@ DENSE = make(
     Convolution("a", ("x",), "a", np.ones((4, 3, 3, 3), "f4"), zeros(4), Window((3, 3), pads=PADS)),
     a=Tiling(1, 1, 4),
 )
-PLANS = {"head": HEAD, "body": BODY, "dense": DENSE}
+QUADS = make(
+    QuantizeQuads("q", ("x",), "q", scale=1.0, zero=0),
+    QuadConvolution(
+        "a", ("q",), "a", corner(8, 3, 1, 1).astype("i1"), np.zeros(8, "i4"), Window((1, 1)),
+        scales=zeros(8),
+    ),
+    DequantizeQuads("y", ("a",), "y", scale=1.0, zero=0),
+)  # fmt: skip
+PLANS = {"head": HEAD, "body": BODY, "dense": DENSE, "quads": QUADS}
 
 
 def find(plan: Plan, kind: type, nth: int = 0) -> int:
@@ -234,6 +243,12 @@ def test_tables_go_up_to_the_end_of_the_constants(
         ("dense", ConvolutionKernel, 0, "entries", 0, 1 << 20, "<i4"),  # the number of inputs
         ("dense", ConvolutionKernel, 0, "entries", 16, -64, "<i4"),  # the first offset
         ("dense", ConvolutionKernel, 0, "entries", 16, 1 << 28, "<i4"),
+        ("quads", ConvolutionKernel, 0, "slots", 0, 1, "u1"),  # a row twice
+        ("quads", ConvolutionKernel, 0, "slots", 7, 8, "u1"),  # a word behind the last one
+        ("quads", ConvolutionKernel, 0, "slots", 3, 255, "u1"),
+        ("quads", ConvolutionKernel, 0, "part_rows", 1, 1, "<i4"),  # not all rows
+        ("quads", ConvolutionKernel, 0, "part_rows", 0, 1, "<i4"),
+        ("quads", ConvolutionKernel, 0, "order", 1, 2, "<i4"),
     ],
 )
 def test_entries_of_tables_that_lead_elsewhere_are_refused(
