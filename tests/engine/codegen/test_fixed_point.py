@@ -29,6 +29,7 @@ from strzoo.engine.storage.plan_checks import check_plan
 from tests.engine.runtime.test_run import run_engine
 from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.plans import make_plan
+from tests.helpers.engine.spelled import RUNNABLE
 
 pytestmark = pytest.mark.skipif(
     not host_hardware().fixed, reason="no instruction for fixed point here"
@@ -104,11 +105,10 @@ class Network:
         np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-6)
 
 
-WIDTHS = [lanes for lanes in (4, 8, 16) if lanes <= host_hardware().lanes]
-LANES = pytest.mark.parametrize("lanes", sorted({WIDTHS[0], WIDTHS[-1]}))
+LANES = pytest.mark.parametrize("lanes", sorted({RUNNABLE[0], RUNNABLE[-1]}))
 
 
-@pytest.mark.parametrize("lanes", WIDTHS)
+@pytest.mark.parametrize("lanes", RUNNABLE)
 @pytest.mark.parametrize(
     ("size", "rows"), [((32, 64), True), ((96, 96), True), ((7, 9), False), ((33, 65), False)]
 )
@@ -135,7 +135,7 @@ def test_images_are_brought_into_fixed_point(lanes: int, size: tuple[int, int], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", WIDTHS)
+@pytest.mark.parametrize("lanes", RUNNABLE)
 @pytest.mark.parametrize(("size", "threads"), [((14, 14), 1), ((20, 11), 3)])
 def test_convolutions_of_windows_of_1_3_and_5_pixels(
     lanes: int, size: tuple[int, int], threads: int
@@ -202,7 +202,7 @@ def test_blocks_of_input_channels_and_both_sets_of_sums() -> None:
     network = Network(64, 7, 7)
     name = network.convolution(40, 3, pads=SAME, density=0.4)
     last = network.convolution(40, 1, name, density=0.7)
-    network.check(WIDTHS[-1], 2, {name: Tiling(1, 4), last: Tiling(1, 2)})
+    network.check(RUNNABLE[-1], 2, {name: Tiling(1, 4), last: Tiling(1, 2)})
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -213,7 +213,7 @@ def test_maps_go_into_fixed_point_and_back_between_layers(threads: int) -> None:
     network.add(Dequantize, network.last, scale=scale)
     network.add(Quantize, network.last, scale=scale * 1.7)
     network.convolution(5, 3, pads=SAME)
-    network.check(WIDTHS[-1], threads)
+    network.check(RUNNABLE[-1], threads)
 
 
 def test_sums_beyond_16_bits_saturate() -> None:
@@ -227,7 +227,7 @@ def test_sums_beyond_16_bits_saturate() -> None:
     network.add(Dequantize, network.last, scale=np.ones(2))
     graph = Graph("x", network.last, network.shapes, tuple(network.layers), "a test")
     images = np.ones((1, 8, 4, 4), np.float32)  # 3,333 to 10,000 each
-    found = run_engine(graph, images, lanes=WIDTHS[-1], group=1, threads=1)
+    found = run_engine(graph, images, lanes=RUNNABLE[-1], group=1, threads=1)
     assert (found[0, 0] == 32767).all()
     assert (found[0, 1] == -32768).all()
 

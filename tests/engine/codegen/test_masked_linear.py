@@ -10,32 +10,36 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from strzoo.engine.codegen.masked_linear import MASKED_LANES, READ, MaskedLinearKernel
-from strzoo.engine.hardware import LEVELS, host_hardware, level_flags
+from strzoo.engine.hardware import LEVELS, level_flags
 from strzoo.engine.ir.masks import LARGEST_SUM, largest_sums, padded
 from tests.engine.codegen.test_fixed_point import compile_for
 from tests.helpers.engine.kernels import Arena, int32, normal, read, run_kernel
+from tests.helpers.engine.spelled import RUNNABLE, spelled_out
 
 SCALE = 0.25
 
 
-@pytest.mark.parametrize("lanes", MASKED_LANES)
+@pytest.mark.parametrize(("lanes", "features"), [(8, ""), (16, ""), (16, "+avx512vbmi2")])
 @pytest.mark.parametrize("inputs", [128, 75, 4, 2500])  # filled up, without vectors, two segments
-def test_a_masked_linear_layer_spreads_its_weights_over_the_inputs(inputs: int, lanes: int) -> None:
+def test_a_masked_linear_layer_spreads_its_weights_over_the_inputs(
+    inputs: int, lanes: int, features: str
+) -> None:
     rows = 5
     x, bias = normal(1, inputs), normal(2, rows)
     used = np.random.default_rng(3).random((rows, inputs)) < 0.4
     used[2], used[3] = False, True
     weight = (1000 * normal(0, rows, inputs) * used).astype(np.int16)
     used = weight != 0
-    found = run_masked(lanes, weight, x, bias)
     # Each feature is rounded to a 32766th of the largest.
     rounded = np.abs(weight).sum(1) * np.abs(x).max() / 32766 * SCALE
-    assert (np.abs(found - (weight.astype(np.float64) @ x * SCALE + bias)) <= rounded + 1e-3).all()
     # Features that are whole 14-bit numbers, the largest among them, make exact sums.
     whole = np.random.default_rng(5).integers(-16383, 16384, inputs).astype(np.float32)
     whole[0] = 16383
     exact = weight.astype(np.int64) @ whole.astype(np.int64) * SCALE + bias.astype(np.float64)
-    np.testing.assert_allclose(run_masked(lanes, weight, whole, bias), exact, rtol=1e-5)
+    with spelled_out(features):
+        found = run_masked(lanes, weight, x, bias)
+        np.testing.assert_allclose(run_masked(lanes, weight, whole, bias), exact, rtol=1e-5)
+    assert (np.abs(found - (weight.astype(np.float64) @ x * SCALE + bias)) <= rounded + 1e-3).all()
 
 
 def test_the_largest_sums_of_a_masked_linear_layer_fit() -> None:
@@ -64,7 +68,7 @@ def test_a_masked_linear_layer_makes_nan_of_what_is_not_finite(value: float) -> 
 
 def run_masked(lanes: int, weight: np.ndarray, x: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """The results of the kernel, of weights that are int16 units of `SCALE`."""
-    if host_hardware().lanes not in MASKED_LANES or not host_hardware().fixed:
+    if lanes not in RUNNABLE:
         pytest.skip("no such kernel here")
     rows, inputs = weight.shape
     used = np.pad(weight != 0, ((0, 0), (0, padded(inputs) - inputs)))

@@ -30,6 +30,7 @@ from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.models import build, images, run_onnxruntime
 from tests.helpers.engine.networks import load_model
+from tests.helpers.engine.spelled import RUNNABLE
 from tests.helpers.fuzzing import QUIETLY
 
 pytestmark = pytest.mark.skipif(
@@ -75,7 +76,7 @@ def decibels(found: np.ndarray, expected: np.ndarray) -> float:
 @settings(max_examples=6, **QUIETLY)
 @given(
     graph=graphs(),
-    lanes=st.sampled_from([lanes for lanes in (4, 8, 16) if lanes <= host_hardware().lanes]),
+    lanes=st.sampled_from(RUNNABLE),
     threads=st.sampled_from([1, 3]),
     seed=st.integers(0, 2**32 - 1),
 )

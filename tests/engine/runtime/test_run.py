@@ -18,6 +18,7 @@ from strzoo.engine.storage.plan_checks import check_plan
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.plans import make_plan
 from tests.helpers.engine.reference import run_graph
+from tests.helpers.engine.spelled import spelled_out
 from tests.helpers.fuzzing import QUIETLY
 
 pytest.importorskip("llvmlite")
@@ -44,11 +45,11 @@ def run_engine(graph, images, *, lanes, group, threads, tilings=None):
     hardware = Hardware(lanes, registers, identity=host_hardware().identity)
     plan = make_plan(graph, hardware, min(group, lanes), tilings, threads)
     check_plan(plan, hardware)
-    program = Program(plan, Code(plan.kernels, hardware))
     result = np.full((len(images), *plan.output_shape), np.nan, np.float32)
-    with pytest.MonkeyPatch.context() as patch:
+    with spelled_out() as patch:
         # What a kernel reads without having written it first shows in the result.
         patch.setattr(runtime, "aligned", poisoned)
+        program = Program(plan, Code(plan.kernels, hardware))
         Runner(threads).run(program, images, result)
     return result
 

@@ -11,12 +11,13 @@ import numpy as np
 from strzoo.engine.codegen.operands import HEAD, Kernel
 from strzoo.engine.hardware import host_hardware
 from strzoo.engine.lowering.instructions import ConstantPool, Instruction
-from strzoo.engine.storage.machine_code import MachineCode, compile_kernels
+from strzoo.engine.storage import machine_code
 
 LANES = 4
 VECTOR = 4 * LANES  # bytes
 _FUNCTION = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 3)
-_known: dict[Kernel, MachineCode] = {}
+# By kernel, and by what it may have been told of the processor.
+_known: dict[tuple[Kernel, tuple[str, str]], machine_code.MachineCode] = {}
 
 
 class Arena:
@@ -66,9 +67,10 @@ def run_kernel(
     for name, value in operands.items():
         values[name] = pool.add(value, spare=64) if isinstance(value, np.ndarray) else value
     row, constants, floats = Instruction("", kernel, values).row, pool.block(), arena.floats()
-    if kernel not in _known:
-        _known[kernel] = compile_kernels([kernel], host_hardware())
-    function = _FUNCTION(_known[kernel].addresses[kernel.name])
+    key = kernel, machine_code._host()
+    if key not in _known:
+        _known[key] = machine_code.compile_kernels([kernel], host_hardware())
+    function = _FUNCTION(_known[key].addresses[kernel.name])
     areas = [row, floats, constants, np.full(scratch, 0xFF, np.uint8)]
     addresses = [area.ctypes.data for area in areas]
     addresses += [0 if array is None else array.ctypes.data for array in (given, result)]
