@@ -33,7 +33,7 @@ _INSTRUCTIONS = {
         "llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
 }  # fmt: skip
 QUAD_LANES = tuple(_INSTRUCTIONS)
-_SET_BYTES = 16 * 1024  # of the sums of a set, which stay in the first cache
+_SET_BYTES = 8 * 1024  # of the sums of a set, which stay in the first cache
 _SET_WORDS = 64  # whose rows a byte can number
 _CURRENT_ROUNDING = 4
 
@@ -181,6 +181,8 @@ class QuadRows:
             partial = self._partial(row)
             values = [e.load(partial, self.words, self.step * j) for j in range(self.tile)]
         whole = e.add(start, e.build.and_(e.build.sub(stop, start), number(-FOUR)))
+        sets = 2 if self.kernel.twice else 1
+        values += [ir.Constant(self.words, [0] * e.lanes)] * (self.tile * (sets - 1))
         with e.carrying(start, whole, values, FOUR) as (position, sums, following):
             entry = e.mul(position, 2)
             if self.tile <= _AHEAD_TILE:
@@ -189,8 +191,12 @@ class QuadRows:
             packed = e.load(table, I64, entry, align=2)
             for k in range(FOUR):
                 vector = e.build.and_(e.build.lshr(packed, number(16 * k)), number(0xFFFF))
-                sums = self._added(e.add(position, k), vector, sums)
+                part = slice(k % sets * self.tile, (k % sets + 1) * self.tile)
+                sums[part] = self._added(e.add(position, k), vector, sums[part])
             following += sums
+        if self.kernel.twice:
+            both = zip(following[: self.tile], following[self.tile :], strict=True)
+            following = [e.build.add(a, b) for a, b in both]
         with e.carrying(whole, stop, following) as (position, sums, following):
             vector = e.build.zext(e.load(table, I16, e.mul(position, 2), align=2), I64)
             following += self._added(position, vector, sums)

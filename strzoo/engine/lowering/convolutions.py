@@ -140,7 +140,7 @@ class ConvolutionLowering:
         twice = False
         if isinstance(table, SparseTable):
             long = len(table.weights) >= LONG * rows * tiling.channel_blocks
-            twice = long and self.tile <= NARROW and not (target.fixed or target.quads)
+            twice = long and self.tile <= NARROW and not target.fixed
             weights = context.constants.add(table.weights, spare=64)
             order = context.constants.add(table.order)
             fours = context.constants.add(table.fours) if target.fixed else 0

@@ -65,7 +65,7 @@ def make_graph(seed: int) -> Graph:
     convolve("side", "pool", out=13, kernel=1, zero=128)
     convolve("deep", "pool", out=18, kernel=3, pads=SAME)
     convolve("sum", "deep", "side", out=13, kernel=3, pads=SAME)
-    convolve("last", "sum", out=7, kernel=3, strides=(2, 2), pads=SAME, zero=128)
+    convolve("last", "sum", out=7, kernel=5, strides=(2, 2), pads=(2, 2, 2, 2), zero=128)
     add(DequantizeQuads, "y", "last", scale=1.0, zero=128)
     return Graph("x", "y", shapes, tuple(layers), "a test")
 
@@ -78,6 +78,11 @@ def test_convolutions_are_exact(lanes: int) -> None:
     expected = run_fixed_graph(graph, images)
     assert len(np.unique(expected)) > 50  # few saturate
     tilings = {"sum": Tiling(4, 3), "deep": Tiling(4, 1)}  # one has blocks of input channels
+    hardware = Hardware(lanes, 32 if lanes == 16 else 16)
+    kernels = make_plan(graph, hardware, 1, tilings, 2).kernels
+    layers = [kernel for kernel in kernels if isinstance(kernel, ConvolutionKernel)]
+    for each in ("twice", "blocked", "residual"):
+        assert {getattr(kernel, each) for kernel in layers} == {True, False}
     found = run_engine(graph, images, lanes=lanes, group=1, threads=2, tilings=tilings)
     np.testing.assert_array_equal(found, expected)
 
