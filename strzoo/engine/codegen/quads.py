@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 QUAD = 4
 FOUR = 4  # weights at a time
-_AHEAD_TILE, _AHEAD = 7, 512  # as in `rows`
 # By lanes: the dot product, float to the nearest integer, and the two packings of the vector's
 # 128-bit parts, which saturate.
 _INSTRUCTIONS = {
@@ -185,9 +184,6 @@ class QuadRows:
         values += [ir.Constant(self.words, [0] * e.lanes)] * (self.tile * (sets - 1))
         with e.carrying(start, whole, values, FOUR) as (position, sums, following):
             entry = e.mul(position, 2)
-            if self.tile <= _AHEAD_TILE:
-                e.prefetch(e.at(table, e.add(entry, _AHEAD)))
-                e.prefetch(e.at(self.args["weights"], e.add(e.mul(position, 4), 2 * _AHEAD)))
             packed = e.load(table, I64, entry, align=2)
             for k in range(FOUR):
                 vector = e.build.and_(e.build.lshr(packed, number(16 * k)), number(0xFFFF))

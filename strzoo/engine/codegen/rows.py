@@ -22,8 +22,6 @@ from strzoo.engine.ir.fours import FOUR
 if TYPE_CHECKING:
     from strzoo.engine.codegen.convolution import ConvolutionKernel
 
-AHEAD_TILE = 7  # vectors; wider tiles need no prefetching
-AHEAD = 512  # bytes to prefetch: tables are read once per tile, often from a far cache
 REACH = 1 << 16  # vectors of a block of input channels that an entry of 16 bits can name
 # (ends, offsets or entries, bias, input, output, residual, mask, partial sums, weights, fours,
 # bounds of the rows, order of the rows, output plane, residual plane, low, high, first row, end of
@@ -122,10 +120,6 @@ class _Rows:
         initial = values + [e.constant(0.0)] * (self.tile * (sets - 1))
         with e.carrying(start, whole, initial, FOUR) as (position, sums, following):
             place = e.mul(position, 2)
-            if self.tile <= AHEAD_TILE:
-                e.prefetch(e.at(table, e.add(place, AHEAD)))
-                ahead = e.add(e.mul(position, self.item), self.item // 2 * AHEAD)
-                e.prefetch(e.at(self.args["weights"], ahead))
             packed = e.load(table, I64, place, align=2)
             weights = e.spread(self.args["weights"], e.mul(position, self.item), FOUR)
             sources: list[ir.Value] = []
