@@ -7,12 +7,14 @@ import numpy as np
 from strzoo.engine.codegen.fixed_packing import ROW as FIXED_ROW
 from strzoo.engine.codegen.fixed_packing import FixedPackKernel
 from strzoo.engine.codegen.packing import ROW, PackKernel, UnpackKernel, row_starts
-from strzoo.engine.codegen.permuting import PERMUTED, PermuteKernel
+from strzoo.engine.codegen.permuting import PermuteKernel, can_permute
 from strzoo.engine.ir.graph import AveragePool, Convolution, MaxPool
 from strzoo.engine.layout.buffers import Buffer, Layout
 from strzoo.engine.lowering.context import LoweringContext, pieces_of, planes_of
 
-MOST_PERMUTED = 12  # vectors of the source for one of the target; more take longer than pixels
+# Vectors of the source for each number of a vector of the target: more take longer than copying
+# numbers one by one.
+MOST_PERMUTED = 0.45
 _PIXELWISE = ("source_image", "places", "mask")  # operands of copies pixel by pixel alone
 
 
@@ -94,7 +96,8 @@ def pack_planes(
         "mask": context.constants.add(mask) if masked else 0,
         "fill": target.root.fill,
     }
-    if target.fixed and scale is None and _permute(context, layer, fields, table, mask):
+    near = origin == "arena" and scale is None
+    if near and target.fixed and _permute(context, layer, fields, table, mask):
         return
     if target.fixed or scale is not None:
         del fields["source_image"]
@@ -110,6 +113,8 @@ def pack_planes(
         context.add(layer, FixedPackKernel(context.lanes, kind, origin, masked, rows), fields)
         return
     rows = bool(mask.all()) and has_rows(table, layout, ROW)
+    if near and not rows and _permute(context, layer, fields, table, mask):
+        return
     filled = target.root.fill != 0 and not rows
     kernel = PackKernel(context.lanes, context.images, origin, masked, filled, rows)
     context.add(layer, kernel, fields)
@@ -136,46 +141,42 @@ def _permute(
     table: np.ndarray,
     mask: np.ndarray,
 ) -> bool:
-    """Add a copy within fixed point by whole vectors, if that is possible and faster.
+    """Add a copy by whole vectors, if that is possible and faster.
 
     Args:
         fields: of the copy pixel by pixel.
         table: bytes from the start of the source's plane, [phases, numbers of a plane].
-        mask: zero where there is no pixel.
+        mask: of the numbers' size, zero where there is no pixel.
     """
-    vector = 2 * PERMUTED
-    if 4 * context.lanes != vector:
+    item, vector = mask.itemsize, 4 * context.lanes
+    count = vector // item
+    aligned = fields["source"] % vector == fields["source_plane"] % vector == 0
+    if context.images != 1 or not aligned or not can_permute(context.lanes, fixed=item == 2):
         return False
-    place = table.reshape(-1, PERMUTED)
-    counted = mask.reshape(-1, PERMUTED) != 0
-    target, lane = np.nonzero(counted)
+    place = table.reshape(-1, count)
+    target, lane = np.nonzero(mask.reshape(-1, count))
     source = place[target, lane] // vector
     # An entry for each vector of the target and vector of the source that it takes numbers from.
     pairs, entry = np.unique(np.stack((target, source), 1), axis=0, return_inverse=True)
-    if len(pairs) > MOST_PERMUTED * len(place):
+    if len(pairs) > MOST_PERMUTED * count * len(place):
         return False
-    entry = entry.reshape(-1)
-    numbers = np.zeros((len(pairs), PERMUTED), np.int16)
-    used = np.zeros((len(pairs), PERMUTED), bool)
-    numbers[entry, lane] = place[target, lane] % vector // 2
-    used[entry, lane] = True
-    both = np.concatenate((numbers, used), 1)
-    patterns, pattern = np.unique(both, axis=0, return_inverse=True)
+    kind = np.dtype(f"<i{item}")
+    numbers = np.zeros((len(pairs), count), kind)
+    numbers[entry.reshape(-1), lane] = place[target, lane] % vector // item + np.iinfo(kind).min
+    patterns, pattern = np.unique(numbers, axis=0, return_inverse=True)
     add = context.constants.add
-    bits = np.packbits(patterns[:, PERMUTED:] != 0, axis=1, bitorder="little")
     ends = np.searchsorted(pairs[:, 0], np.arange(len(place) + 1))
     kept = {name: value for name, value in fields.items() if name not in _PIXELWISE}
     context.add(
         layer,
-        PermuteKernel(context.lanes),
+        PermuteKernel(context.lanes, item == 2),
         {
             **kept,
             "ends": add(ends.astype(np.int32)),
             "sources": add((pairs[:, 1] * vector).astype(np.int32)),
             "patterns": add(pattern.reshape(-1).astype(np.int32)),
             "pattern_count": len(patterns),
-            "numbers": add(np.ascontiguousarray(patterns[:, :PERMUTED], np.int16)),
-            "counted": add(bits.view(np.uint32).reshape(-1)),
+            "numbers": add(patterns),
         },
     )
     return True

@@ -30,7 +30,7 @@ from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.models import build, images, run_onnxruntime
 from tests.helpers.engine.networks import load_model
-from tests.helpers.engine.spelled import RUNNABLE
+from tests.helpers.engine.spelled import RUNNABLE, spelled_out
 from tests.helpers.fuzzing import QUIETLY
 
 pytestmark = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def test_random_graphs_compute_in_int16_what_integers_compute(
     shape = graph.shapes[graph.input]
     x = np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32)
     graph = simplify(graph)
-    with pytest.MonkeyPatch.context() as patch:
+    with spelled_out() as patch:
         patch.setattr(fixing, "CONVERTED", 0.0)  # wherever it can be, even where it does not pay
         hardware = Hardware(lanes, 32 if lanes == 16 else 16, identity=host_hardware().identity)
         # Images that were not looked at may saturate sums on the way, which the reference does not.

@@ -29,7 +29,7 @@ from tests.engine.runtime.test_run import run_engine
 from tests.helpers.engine.fixed import run_fixed_graph
 from tests.helpers.engine.graphs import graphs
 from tests.helpers.engine.networks import export, make_network
-from tests.helpers.engine.spelled import LANES, needs_lanes
+from tests.helpers.engine.spelled import LANES, needs_lanes, spelled_out
 from tests.helpers.fuzzing import QUIETLY
 
 needs_quads = pytest.mark.skipif(not host_hardware().quads, reason="no dot products of 8 bits here")
@@ -58,7 +58,7 @@ def test_random_graphs_compute_in_int8_what_integers_compute(
     shape = graph.shapes[graph.input]
     x = np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32)
     graph = simplify(graph)
-    with pytest.MonkeyPatch.context() as patch:
+    with spelled_out() as patch:
         # Wherever it can be, even where it does not pay.
         patch.setattr(fixing, "CONVERTED", 0.0)
         patch.setattr(quads, "_cycles", lambda *_: 0.0)
@@ -111,7 +111,7 @@ def test_layers_that_lose_too_much_stay_in_fp32(shared: Settings) -> None:
     assert report.snr > 60  # weights of the classifier have 16 bits
 
 
-def test_processors_without_spelled_out_are_told(shared: Settings) -> None:
+def test_processors_without_dot_products_are_told(shared: Settings) -> None:
     with pytest.raises(UsageError, match="int8 needs dot products of 8 bits"):
         strzoo.compile(
             nn.Conv2d(4, 4, 1), 1, precision="int8", size=(4, 8, 8), cpu="x86-64-v3",

@@ -19,7 +19,7 @@ from strzoo.engine.quantization.quads import fix_quads
 from strzoo.engine.quantization.squares import fold_squares
 from tests.engine.runtime.test_run import run_engine
 from tests.helpers.engine.fixed import run_fixed_graph
-from tests.helpers.engine.spelled import LANES, needs_lanes
+from tests.helpers.engine.spelled import LANES, needs_lanes, spelled_out
 
 
 def make_layer(
@@ -97,7 +97,7 @@ def test_a_folded_stem_runs(channels: int, size: int, readers: int, lanes: int) 
         shapes["z"] = infer_shape(side, [shapes["x"], shapes["y"]])
     graph = Graph("x", layers[-1].output, shapes, tuple(layers), "a test")
     x = np.random.default_rng(2).standard_normal((4, *shapes["x"])).astype(np.float32)
-    with pytest.MonkeyPatch.context() as patch:
+    with spelled_out() as patch:
         patch.setattr(fixing, "CONVERTED", 0.0)  # even where it does not pay
         patch.setattr(quads, "_cycles", lambda *_: 0.0)
         identity = host_hardware().identity

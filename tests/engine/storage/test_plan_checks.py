@@ -19,6 +19,7 @@ from strzoo.engine.codegen.global_pool import GlobalPoolKernel
 from strzoo.engine.codegen.linear import LinearKernel
 from strzoo.engine.codegen.operands import row_operands
 from strzoo.engine.codegen.packing import PackKernel, UnpackKernel
+from strzoo.engine.codegen.permuting import PermuteKernel
 from strzoo.engine.codegen.windows import DepthwiseKernel, PoolKernel
 from strzoo.engine.hardware import Hardware
 from strzoo.engine.ir.graph import (
@@ -89,7 +90,16 @@ QUADS = make(
     ),
     DequantizeQuads("y", ("a",), "y", scale=1.0, zero=0),
 )  # fmt: skip
-PLANS = {"head": HEAD, "body": BODY, "dense": DENSE, "quads": QUADS}
+# A window in steps of two over 14x14 pixels: they are copied by whole vectors.
+COPY = make_plan(
+    chain(
+        Convolution("a", ("x",), "a", corner(3, 3, 1, 1), zeros(3), Window((1, 1))),
+        Convolution("b", ("a",), "b", corner(3, 3, 3, 3), zeros(3), Window((3, 3), (2, 2), PADS)),
+        shape=(3, 14, 14),
+    ),
+    HARDWARE,
+)
+PLANS = {"head": HEAD, "body": BODY, "dense": DENSE, "quads": QUADS, "copy": COPY}
 
 
 def find(plan: Plan, kind: type, nth: int = 0) -> int:
@@ -249,6 +259,11 @@ def test_tables_go_up_to_the_end_of_the_constants(
         ("quads", ConvolutionKernel, 0, "part_rows", 1, 1, "<i4"),  # not all rows
         ("quads", ConvolutionKernel, 0, "part_rows", 0, 1, "<i4"),
         ("quads", ConvolutionKernel, 0, "order", 1, 2, "<i4"),
+        ("copy", PermuteKernel, 0, "sources", 2, 1 << 28, "<i4"),
+        ("copy", PermuteKernel, 0, "sources", 0, -64, "<i4"),
+        ("copy", PermuteKernel, 0, "patterns", 1, 1 << 20, "<i4"),
+        ("copy", PermuteKernel, 0, "patterns", 0, -1, "<i4"),
+        ("copy", PermuteKernel, 0, "ends", 1, 1 << 20, "<i4"),
     ],
 )
 def test_entries_of_tables_that_lead_elsewhere_are_refused(

@@ -59,7 +59,7 @@ def _spell(text: str, have: set[str]) -> str:
         empty = r'call (<[^>]+>) +asm +"", *"=v,0" *\((<[^>]+>) (%\S+)\)'
         text = re.sub(empty, r"bitcast \2 \3 to \1", text)
     for half, kind, count, result in _HALF_NAMES.values():
-        if f"@{half}(" in text and f'@"{half}"' not in text:
+        if f"@{half}(" in text and not re.search(rf'^declare .*@"?{half}"?\(', text, re.MULTILINE):
             text += f"declare {result} @{half}({', '.join([kind] * count)})\n"
     return text
 
@@ -124,7 +124,7 @@ def _dot(lanes: int) -> Callable[[str], str]:
 
 def _expand(name: str) -> str:
     """The first numbers where the mask has ones, in turn, and those of `rest` elsewhere."""
-    lines, value, place = _in_memory("%x"), "%rest", "0"
+    lines, value, place = _in_memory("%x", "<32 x i16>"), "%rest", "0"
     for lane in range(32):
         lines += [
             f"  %b{lane} = extractelement <32 x i1> %mask, i32 {lane}",
@@ -142,26 +142,31 @@ def _expand(name: str) -> str:
     return _function("<32 x i16>", name, arguments, lines)
 
 
-def _permute(name: str) -> str:
-    """The numbers at the given places, of which five bits count."""
-    lines, value = _in_memory("%x"), "%x"
-    for lane in range(32):
-        lines += [
-            f"  %p{lane}a = extractelement <32 x i16> %places, i32 {lane}",
-            f"  %p{lane} = and i16 %p{lane}a, 31",
-            f"  %at{lane} = getelementptr i16, ptr %memory, i16 %p{lane}",
-            f"  %n{lane} = load i16, ptr %at{lane}, align 2",
-            f"  %v{lane} = insertelement <32 x i16> {value}, i16 %n{lane}, i32 {lane}",
-        ]
-        value = f"%v{lane}"
-    lines.append(f"  %r = bitcast <32 x i16> {value} to <32 x i16>")
-    return _function("<32 x i16>", name, ["<32 x i16> %x", "<32 x i16> %places"], lines)
+def _permute(lanes: int, number: str, place: str) -> Callable[[str], str]:
+    """The numbers at the given places, of which the lowest bits count."""
+
+    def define(name: str) -> str:
+        kind, places = f"<{lanes} x {number}>", f"<{lanes} x {place}>"
+        lines, value = _in_memory("%x", kind), "%x"
+        for lane in range(lanes):
+            lines += [
+                f"  %p{lane}a = extractelement {places} %places, i32 {lane}",
+                f"  %p{lane} = and {place} %p{lane}a, {lanes - 1}",
+                f"  %at{lane} = getelementptr {number}, ptr %memory, {place} %p{lane}",
+                f"  %n{lane} = load {number}, ptr %at{lane}",
+                f"  %v{lane} = insertelement {kind} {value}, {number} %n{lane}, i32 {lane}",
+            ]
+            value = f"%v{lane}"
+        lines.append(f"  %r = bitcast {kind} {value} to {kind}")
+        return _function(kind, name, [f"{kind} %x", f"{places} %places"], lines)
+
+    return define
 
 
-def _in_memory(value: str) -> list[str]:
+def _in_memory(value: str, kind: str) -> list[str]:
     return [
-        "  %memory = alloca <32 x i16>, align 64",
-        f"  store <32 x i16> {value}, ptr %memory, align 64",
+        f"  %memory = alloca {kind}, align 64",
+        f"  store {kind} {value}, ptr %memory, align 64",
     ]
 
 
@@ -198,5 +203,6 @@ _SPELLINGS: dict[str, tuple[set[str], Callable[[str], str]]] = {
     "llvm.x86.avx512.vpdpbusd.512": ({"avx512vnni"}, _dot(16)),
     "llvm.x86.avx512.vpdpbusd.256": ({"avx512vnni", "avxvnni"}, _dot(8)),
     "llvm.x86.avx512.mask.expand.v32i16": ({"avx512vbmi2"}, _expand),
-    "llvm.x86.avx512.permvar.hi.512": ({"avx512bw"}, _permute),
+    "llvm.x86.avx512.permvar.hi.512": ({"avx512bw"}, _permute(32, "i16", "i16")),
+    "llvm.x86.avx512.permvar.sf.512": ({"avx512f"}, _permute(16, "float", "i32")),
 }
