@@ -71,12 +71,15 @@ def report(
     if isinstance(source, FamilySource):
         found: Report = source.report(input_size)
         return found
-    size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
+    channels = 3
+    if isinstance(source, ModuleSource):
+        channels = source.input_size[0]
+    size = (channels, input_size, input_size) if isinstance(input_size, int) else input_size
     if isinstance(source, CardSource):
         made = _report_card(source, size or INPUT_SIZE)
         return replace(made, notes=(*made.notes, *_differences(source, made)))
     if isinstance(source, ModuleSource):
-        made = _report_module(source.model, size or INPUT_SIZE)
+        made = _report_module(source.model, size or (channels, *INPUT_SIZE[1:]))
         return replace(made, architecture=source.architecture)
     if isinstance(source, OnnxSource):
         from strzoo.analysis.inspect_onnx import inspect_onnx

@@ -195,12 +195,13 @@ def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
 
 
 def normalise(pixels: Tensor, steps: Preprocessing, *, channels_last: bool = True) -> Tensor:
-    """uint8 [B, H, W, 3] as float32 [B, 3, H, W]: scaled to [0, 1], minus mean, over deviation.
+    """uint8 [B, H, W, 3] as float32 [B, 3, H, W]: scaled to [0, 1], minus mean, over deviation; in
+    grey, [B, 1, H, W], where the steps have one mean.
 
     The operations and their order are those of torchvision's ToTensor and Normalize, so the
     values are the same to the bit. The memory stays channels-last unless that is not wanted.
     """
-    values = pixels.permute(0, 3, 1, 2).to(torch.float32)
+    values = fit_pixels(pixels, steps).permute(0, 3, 1, 2).to(torch.float32)
     if not channels_last:
         values = values.contiguous()
     return (
@@ -210,11 +211,21 @@ def normalise(pixels: Tensor, steps: Preprocessing, *, channels_last: bool = Tru
     )
 
 
+def fit_pixels(pixels: Tensor, steps: Preprocessing) -> Tensor:
+    """uint8 [B, H, W, 3], or as grey images [B, H, W, 1] where the steps have one mean: by the
+    weights of PIL's mode "L", rounded as there, so that grey pixels keep their value."""
+    if len(steps.mean) != 1:
+        return pixels
+    red, green, blue = pixels.to(torch.int32).unbind(3)
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return grey.to(torch.uint8)[..., None]
+
+
 @lru_cache(maxsize=64)
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One number a channel [1, 3, 1, 1], copied to a device once: it waits for the copy."""
+    """One number a channel [1, C, 1, 1], copied to a device once: it waits for the copy."""
     with torch.inference_mode(False):  # so that training can use it too
-        return torch.tensor(values, device=device).view(1, 3, 1, 1)
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def decode_on_device(batch: Batch, steps: Preprocessing, device: torch.device) -> Batch:

@@ -20,6 +20,7 @@ SMALL = replace(IMAGENET, resize=32, crop=32)
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # PIL's
+CHANNELS = (1, 3)  # of images: grey, RGB
 _SMALLEST_RESIZED = 64  # smaller inputs are filled by the image as it is
 
 
@@ -27,7 +28,8 @@ def check_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
     """`preprocessing`, after checking that it can be done.
 
     Raises:
-        UsageError: PIL has no such interpolation, or a size or deviation is not positive.
+        UsageError: PIL has no such interpolation, a size or deviation is not positive, or means and
+            deviations are neither those of one channel nor of three.
     """
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise UsageError(
@@ -37,6 +39,12 @@ def check_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
     if preprocessing.resize < 1 or preprocessing.crop < 1:
         raise UsageError(
             f"resize {preprocessing.resize} and crop {preprocessing.crop} must be at least 1"
+        )
+    counts = len(preprocessing.mean), len(preprocessing.std)
+    if counts[0] != counts[1] or counts[0] not in CHANNELS:
+        raise UsageError(
+            f"mean {preprocessing.mean} and std {preprocessing.std} need three numbers each, or "
+            "one for grey images"
         )
     if min(preprocessing.std) <= 0:
         raise UsageError(f"standard deviations {preprocessing.std} must be positive")
@@ -57,10 +65,22 @@ def fit_preprocessing(preprocessing: Preprocessing, side: int | None) -> Preproc
     return replace(preprocessing, resize=resize, crop=side)
 
 
+def fit_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """`preprocessing` for images of `channels`: grey ones have the average of three channels' means
+    and of their deviations; the numbers of one channel are those of all three."""
+    mean, std = preprocessing.mean, preprocessing.std
+    if channels not in CHANNELS or len(mean) == channels:
+        return preprocessing
+    if channels == 1:
+        return replace(preprocessing, mean=(_average(mean),), std=(_average(std),))
+    return replace(preprocessing, mean=mean * channels, std=std * channels)
+
+
 def fit_image_size(preprocessing: Preprocessing, size: tuple[int, int, int]) -> Preprocessing:
-    """`preprocessing` for images of `size` (channels, height, width); as it is for images that are
-    not square, which it cannot crop."""
-    return fit_preprocessing(preprocessing, size[1] if size[1] == size[2] else None)
+    """`preprocessing` for images of `size` (channels, height, width); only the channels of images
+    that are not square, which it cannot crop."""
+    side = size[1] if size[1] == size[2] else None
+    return fit_channels(fit_preprocessing(preprocessing, side), size[0])
 
 
 def override_preprocessing(preprocessing: Preprocessing, **changes: Any) -> Preprocessing:
@@ -75,7 +95,8 @@ def override_preprocessing(preprocessing: Preprocessing, **changes: Any) -> Prep
 
 
 def build_transforms(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
-    """torchvision transforms: a PIL image in, normalised float32 [3, crop, crop] out.
+    """torchvision transforms: a PIL image in, normalised float32 [3, crop, crop] out, or [1, crop,
+    crop] for grey images.
 
     Bilinear (or the named) resize of the short side, centre crop, scale to [0, 1], normalise.
 
@@ -96,8 +117,13 @@ def build_transforms(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
                 preprocessing.resize, interpolation=modes[preprocessing.interpolation]
             ),
             transforms.CenterCrop(preprocessing.crop),
+            *([transforms.Grayscale()] if len(preprocessing.mean) == 1 else []),
             transforms.ToTensor(),
             transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
     return compose
+
+
+def _average(values: tuple[float, ...]) -> float:
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)

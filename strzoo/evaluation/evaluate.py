@@ -20,7 +20,7 @@ from strzoo.data.batches import describe, read_batch
 from strzoo.data.imageset import ImageSet
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import DECODERS, default_workers
-from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD
+from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, fit_channels
 from strzoo.data.samples import single_labels
 from strzoo.distributed import join_group
 from strzoo.errors import UsageError
@@ -157,6 +157,7 @@ def evaluate(
             usual = replace(
                 runner.preprocessing, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD
             )
+            usual = fit_channels(usual, len(runner.preprocessing.mean))
             runner = replace(runner, preprocessing=usual)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
         loop = LoopOptions(

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strzoo.data.preprocessing import IMAGENET, check_preprocessing, fit_preprocessing
+from strzoo.data.preprocessing import (
+    CHANNELS,
+    IMAGENET,
+    check_preprocessing,
+    fit_channels,
+    fit_preprocessing,
+)
 from strzoo.engine.hardware import environment_threads
 from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.outputs import LOGITS, SOFTMAX, WITH_BACKGROUND, OutputReader
@@ -84,10 +90,10 @@ def _make_runner(
             "double or uint8 of four dimensions"
         )
     precision, dtype = _TYPES[value.type]
-    last = dtype == np.uint8 or value.shape[3] == 3
+    last = dtype == np.uint8 or (value.shape[3] in CHANNELS and value.shape[1] not in CHANNELS)
     height, width, channels = (value.shape[i] for i in ((1, 2, 3) if last else (2, 3, 1)))
-    if isinstance(channels, int) and channels != 3:
-        raise UsageError(f"{path}: its images have {channels} channels; 3 are expected")
+    if isinstance(channels, int) and channels not in CHANNELS:
+        raise UsageError(f"{path}: its images have {channels} channels; 1 or 3 are expected")
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise UsageError(f"{path}: its images are {height}x{width}; square ones are expected")
     batch = [size for size in value.shape if isinstance(size, int)]
@@ -95,6 +101,8 @@ def _make_runner(
     metadata, stated = source.metadata, source.stated_preprocessing
     side = height if isinstance(height, int) else None
     preprocessing = options.preprocessing or fit_preprocessing(stated or IMAGENET, side)
+    if isinstance(channels, int):
+        preprocessing = fit_channels(preprocessing, channels)
 
     def forward(inputs: Tensor) -> Tensor:
         array = inputs.numpy()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from strzoo.borders import shorten_cause
 from strzoo.data.images import check_crop
-from strzoo.data.loading import explained_deaths, normalise
+from strzoo.data.loading import explained_deaths, fit_pixels, normalise
 from strzoo.data.preprocessing import check_preprocessing
 from strzoo.devices import is_out_of_memory
 from strzoo.errors import StrzooError, UsageError
@@ -109,7 +109,7 @@ class Runner:
     def prepare(self, pixels: Tensor) -> Tensor:
         """The network's input from uint8 [B, H, W, 3] on the device."""
         if self.takes_bytes:
-            return pixels
+            return fit_pixels(pixels, self.preprocessing)
         return normalise(pixels, self.preprocessing, channels_last=self.channels_last)
 
     def run(self, inputs: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class Runner:
                 f"{self.name} does not run on images of {crop}x{crop} pixels "
                 f"({cause}); "
                 + (
-                    "images have three channels here"
+                    "image files have three channels, or one as grey images"
                     if "channels" in cause
                     else "give its size with --crop"
                 )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from strzoo.data.preprocessing import IMAGENET, check_preprocessing, fit_preprocessing
+from strzoo.data.preprocessing import (
+    CHANNELS,
+    IMAGENET,
+    check_preprocessing,
+    fit_channels,
+    fit_preprocessing,
+)
 from strzoo.engine.hardware import environment_threads
 from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.onnx_runner import read_outputs
@@ -21,7 +27,7 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
 
     Raises:
         UsageError: an option is not for this engine, another device than the CPU, or images that
-            are not square RGB ones.
+            are not square.
         StrzooError and its subclasses: as `strzoo.compile`.
     """
     from strzoo.engine.compile import compile
@@ -46,14 +52,15 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
     )
     metadata = read_metadata(compiled.metadata, source.name)
     shape = compiled.input_shape
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+    if len(shape) != 3 or shape[0] not in CHANNELS or shape[1] != shape[2]:
         found = "x".join(str(side or "?") for side in shape) or "something else"
         raise UsageError(
-            f"{source.name} takes {found}, not images; square ones of 3 channels are expected"
+            f"{source.name} takes {found}, not images; square ones of 1 or 3 channels are expected"
         )
-    height = shape[1]
+    channels, height, _ = shape
     stated = source.stated_preprocessing or metadata.preprocessing
     preprocessing = given or fit_preprocessing(stated or IMAGENET, height)
+    preprocessing = check_preprocessing(fit_channels(preprocessing, channels))
 
     if reader is None:
         activation = SOFTMAX if metadata.probabilities else LOGITS if metadata.model else None
@@ -70,7 +77,7 @@ def open_sparse(source: Source, options: RunnerOptions) -> Runner:
         reader=reader,
         device=torch.device("cpu"),
         precision="fp32 (sparse engine)",
-        preprocessing=check_preprocessing(preprocessing),
+        preprocessing=preprocessing,
         weights_sha256=compiled.source_sha256 if answer is None else whole.sha256,
         card=source.card,
         channels_last=False,

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strzoo.data.preprocessing import check_preprocessing
+from strzoo.data.preprocessing import check_preprocessing, fit_channels
 from strzoo.devices import find_device, float32_mode
 from strzoo.errors import UsageError
 from strzoo.evaluation.outputs import OutputReader
 from strzoo.evaluation.runner import Runner, RunnerOptions
 from strzoo.hub.network_sources import ModuleSource
 from strzoo.hub.source import Source
+from strzoo.sparse.selection import takes_grey
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,6 +61,8 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
             return run(inputs)
 
     given, stated = options.preprocessing, source.stated_preprocessing
+    channels = 1 if takes_grey(network) else source.input_size[0]
+    preprocessing = check_preprocessing(fit_channels(given or source.preprocessing, channels))
     try:
         with torch.inference_mode(), float32_mode(place, precision):
             yield Runner(
@@ -68,7 +71,7 @@ def open_torch(source: Source, options: RunnerOptions) -> Iterator[Runner]:
                 reader=OutputReader(source.name, background=options.background, notes=source.notes),
                 device=place,
                 precision=precision,
-                preprocessing=check_preprocessing(given or source.preprocessing),
+                preprocessing=preprocessing,
                 weights_sha256=source.sha256,
                 card=source.card,
                 channels_last=options.channels_last,

@@ -139,7 +139,8 @@ def export_onnx(
         raise UsageError(
             f"{source.shown} is {source.described} already; give an id or a checkpoint"
         )
-    network, size = source.build_dense(), check_image_size(input_size) or source.input_size
+    network, usual = source.build_dense(), source.input_size
+    size = check_image_size(input_size, usual[0]) or usual
     for note in source.notes:
         on_step(note)
     steps = source.preprocessing

@@ -59,7 +59,9 @@ class _MetadataSource(Source):
 
     @property
     def input_size(self) -> ImageSize:
-        return (3, *(self.metadata.input_size or IMAGENET_SIZE[1:]))
+        stated = self.metadata.preprocessing
+        channels = len(stated.mean) if stated else IMAGENET_SIZE[0]
+        return (channels, *(self.metadata.input_size or IMAGENET_SIZE[1:]))
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -168,7 +168,8 @@ class CardSource(CheckpointSource):
 
     @property
     def input_size(self) -> ImageSize:
-        return 3, self._card.preprocessing.crop, self._card.preprocessing.crop
+        steps = self._card.preprocessing
+        return len(steps.mean), steps.crop, steps.crop
 
     def build_network(self, format: str | None = None) -> nn.Module:
         return self.checkpoint.build_model(format or self._format or "dense")
@@ -231,8 +232,12 @@ class ModuleSource(Source):
 
     @property
     def input_size(self) -> ImageSize:
-        known = self._trained_on or self._stated
-        return known.input_size if known else super().input_size
+        if self._trained_on is not None:
+            return self._trained_on.input_size
+        from strzoo.sparse.selection import takes_grey
+
+        channels, height, width = self._stated.input_size if self._stated else super().input_size
+        return 1 if takes_grey(self.inner) else channels, height, width
 
     @property
     def stated_preprocessing(self) -> Preprocessing | None:

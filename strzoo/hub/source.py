@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strzoo.data.imagenet_classes import list_classes
-from strzoo.data.preprocessing import IMAGENET, SMALL, fit_preprocessing
+from strzoo.data.preprocessing import IMAGENET, SMALL, fit_channels, fit_preprocessing
 from strzoo.errors import UsageError
 from strzoo.settings import Settings
 from strzoo.zoo.registry import ModelCard, Preprocessing
@@ -132,8 +132,8 @@ class Source:
         return network.to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
 
 
-def check_image_size(size: tuple[int, ...] | int | None) -> ImageSize | None:
-    """`size` as channels, height, width: a side, height and width (of three channels), or all.
+def check_image_size(size: tuple[int, ...] | int | None, channels: int = 3) -> ImageSize | None:
+    """`size` as channels, height, width: a side, height and width (of `channels`), or all.
 
     Raises:
         UsageError: it is none of these, or not positive.
@@ -141,7 +141,7 @@ def check_image_size(size: tuple[int, ...] | int | None) -> ImageSize | None:
     if size is None:
         return None
     sizes = (size, size) if isinstance(size, int) else tuple(size)
-    sizes = (3, *sizes) if len(sizes) == 2 else sizes
+    sizes = (channels, *sizes) if len(sizes) == 2 else sizes
     if len(sizes) != 3 or min(sizes) < 1:
         raise UsageError(
             f"input size {size} is not a side, (height, width) or (channels, height, width)"
@@ -152,5 +152,6 @@ def check_image_size(size: tuple[int, ...] | int | None) -> ImageSize | None:
 
 def usual_preprocessing(size: ImageSize) -> Preprocessing:
     """ImageNet's preprocessing for a network that takes images of `size`."""
-    side = size[1]
-    return fit_preprocessing(SMALL if side < _SMALL_SIDE else IMAGENET, side)
+    channels, side, _ = size
+    usual = fit_preprocessing(SMALL if side < _SMALL_SIDE else IMAGENET, side)
+    return fit_channels(usual, channels)

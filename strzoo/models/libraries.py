@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from strzoo.data.preprocessing import IMAGENET, check_preprocessing
+from strzoo.data.preprocessing import CHANNELS, IMAGENET, check_preprocessing, fit_channels
 from strzoo.errors import NetworkError, OfflineError, StrzooError, UsageError, one_line
 from strzoo.models.architecture import ImageSize, import_library
 from strzoo.zoo.registry import Preprocessing
@@ -102,14 +102,15 @@ def _read_torchvision(weights: Any) -> Stated:
 
 
 def _stated(size: tuple[int, ...], steps: Preprocessing, classes: int) -> Stated:
-    """Preprocessing is given where ours can do it: three channels, an interpolation of PIL's."""
+    """Preprocessing is given where ours can do it: one or three channels, an interpolation of
+    PIL's."""
     channels, height, width = size
-    usable: Preprocessing | None = steps
+    usable: Preprocessing | None = fit_channels(steps, channels)
     try:
         check_preprocessing(steps)
     except UsageError:
         usable = None
-    if len(steps.mean) != 3 or channels != 3:
+    if channels not in CHANNELS:
         usable = None
     return Stated((channels, height, width), usable, classes)
 

@@ -108,8 +108,8 @@ def read_metadata(entries: Mapping[str, str], where: str) -> ModelMetadata:
         try:
             value: dict[str, Any] = json.loads(text)
             mean, std = (tuple(float(x) for x in value[key]) for key in ("mean", "std"))
-            if len(mean) != 3 or len(std) != 3:
-                raise ValueError("mean and std need 3 values")
+            if len(mean) not in (1, 3) or len(std) != len(mean):
+                raise ValueError("mean and std need 3 values, or 1")
             preprocessing = Preprocessing(
                 int(value["resize"]), int(value["crop"]), str(value["interpolation"]), mean, std
             )

@@ -114,7 +114,9 @@ def prune(
     source = resolve(model, settings=settings)
     network = source.build_dense()
     checkpoint = _check_output(source, network, output, force=force)
-    calibration = load_calibration(source, data, images, check_image_size(input_size))
+    calibration = load_calibration(
+        source, data, images, check_image_size(input_size, source.input_size[0])
+    )
     channels, height, width = calibration.shape[1:]
     size: ImageSize = (channels, height, width)
     steps = fit_image_size(source.preprocessing, size)

@@ -47,6 +47,13 @@ def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in model.named_modules() if isinstance(m, PRUNABLE)}
 
 
+def takes_grey(model: nn.Module) -> bool:
+    """Whether a network is for images of one channel: its first convolution is, and none is for
+    three."""
+    found = [m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return found[:1] == [1] and 3 not in found
+
+
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     """The sparse layers of `model` by name, in network order."""
     return {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from strzoo.arguments import check_fields
+from strzoo.data.preprocessing import CHANNELS
 from strzoo.errors import UsageError
 from strzoo.models.external_names import is_external
 from strzoo.training.config_data import DataKeys
@@ -84,8 +85,17 @@ class TrainConfig(RunKeys, DataKeys, StepKeys, SparsityKeys, NetworkKeys):
             raise UsageError(f"crop_area={self.crop_area} is more than the whole image, 1")
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if value is not None and len(value) != 3:
-                raise UsageError(f"{name}={value} is not three numbers, one for each channel")
+            if value is not None and len(value) not in CHANNELS:
+                raise UsageError(
+                    f"{name}={value} is not three numbers, one for each channel, or one for grey "
+                    "images"
+                )
+        if (self.mean is None) != (self.std is None) and len(self.mean or self.std or ()) == 1:
+            raise UsageError("for grey images give both, mean and std, a number each")
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise UsageError(
+                f"mean={self.mean} and std={self.std} are of other numbers of channels"
+            )
         if self.std is not None and min(self.std) <= 0:
             raise UsageError(f"std={self.std} must be positive")
 

@@ -75,7 +75,9 @@ class DataKeys:
         choices=INTERPOLATIONS,
     )  # fmt: skip
     mean: tuple[float, ...] | None = key(
-        None, "of the channels, subtracted; none: as image_size, else ImageNet's (or CIFAR's)"
+        None,
+        "of the channels, subtracted; one number for grey images; none: as image_size, else "
+        "ImageNet's (or CIFAR's)",
     )
     std: tuple[float, ...] | None = key(None, "of the channels, divided by; none: as mean")
     workers: int | None = key(
@@ -91,6 +93,6 @@ class DataKeys:
             round(side / share),
             side,
             self.interpolation or usual.interpolation,
-            (mean[0], mean[1], mean[2]),
-            (std[0], std[1], std[2]),
+            tuple(mean),
+            tuple(std),
         )

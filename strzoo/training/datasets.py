@@ -74,8 +74,9 @@ def open_datasets(config: TrainConfig, device: torch.device, processes: int = 1)
 def image_shape(config: TrainConfig) -> tuple[int, int, int]:
     """Channels, height and width of the images that `config` names; no data is looked at."""
     small = {"digits": 8, "cifar10": 32, "cifar100": 32}
-    side = small.get(config.dataset) or config.preprocessing().crop
-    return 3, side, side
+    steps = config.preprocessing()
+    side = small.get(config.dataset) or steps.crop
+    return 3 if config.dataset == "digits" else len(steps.mean), side, side
 
 
 def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
@@ -125,7 +126,7 @@ def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
         loaders[0],
         loaders[1],
         f"{samples.layout.split(',')[0]} in {path}",
-        (3, 32, 32),
+        (len(preprocessing.mean), 32, 32),
         preprocessing,
         samples.class_names,
     )
@@ -134,7 +135,7 @@ def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
 def _normalise_planes(
     images: Tensor, *, preprocessing: Preprocessing, channels_last: bool
 ) -> Tensor:
-    """uint8 [B, 3, H, W] as `normalise` gives it."""
+    """uint8 [B, 3, H, W] as `normalise` gives them."""
     return normalise(images.permute(0, 2, 3, 1), preprocessing, channels_last=channels_last)
 
 
@@ -143,7 +144,8 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
     found = find_training_samples(data, config.num_classes)
     preprocessing = config.preprocessing()
     train = FileLoader(found, preprocessing, config, device, processes)
-    side, names = preprocessing.crop, _class_names(found, config.num_classes)
+    names = _class_names(found, config.num_classes)
+    shape = (len(preprocessing.mean), preprocessing.crop, preprocessing.crop)
     if config.validation is None and not has_validation(data):
         parts = split_by_class(
             found.labels[:, 0], config.validation_share, config.seed, found.class_names
@@ -152,7 +154,7 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
         return DataSets(
             kept, held if len(held) else None,
             f"{len(kept):,} images in {found.location}, {len(held):,} more held out",
-            (3, side, side), preprocessing, names,
+            shape, preprocessing, names,
         )  # fmt: skip
     held_out = find_samples(
         config.validation or data, config.num_classes, class_names=found.class_names
@@ -168,7 +170,7 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
     return DataSets(
         train, FileLoader(held_out, preprocessing, config, device, processes),
         f"{len(found):,} images in {found.location}, {len(held_out):,} in {where}",
-        (3, side, side), preprocessing, names,
+        shape, preprocessing, names,
     )  # fmt: skip
 
 

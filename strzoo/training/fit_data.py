@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from strzoo.arguments import check_path
 from strzoo.data.imageset import ImageSet
 from strzoo.data.layouts import find_samples
+from strzoo.data.preprocessing import fit_channels
 from strzoo.data.training_images import find_training_samples
 from strzoo.errors import StrzooError, UsageError
 from strzoo.settings import user_path
+from strzoo.sparse.selection import takes_grey
 from strzoo.training.config import TrainConfig
 from strzoo.training.loaders import Batches, FileLoader, Loader, MemoryLoader
 from strzoo.training.trial import blank_images, count_outputs
@@ -99,7 +101,9 @@ def _open_folder(
     if not path.exists():
         raise StrzooError(f"{path} does not exist; give {_TAKES}")
     preprocessing = config.preprocessing()
-    shape = (3, preprocessing.crop, preprocessing.crop)
+    if takes_grey(model):
+        preprocessing = fit_channels(preprocessing, 1)
+    shape = (len(preprocessing.mean), preprocessing.crop, preprocessing.crop)
     blank = blank_images(1, shape, device)
     classes = count_outputs(model, blank)
     inner = (path / "train").is_dir()

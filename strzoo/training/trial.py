@@ -179,9 +179,11 @@ def _check_channels(model: nn.Module, images: Tensor, error: Exception) -> None:
     if first is None or images.dim() != 4 or first[1].in_channels == images.shape[1]:
         return
     given, wanted = _spell(images.shape[1]), _spell(first[1].in_channels)
+    grey = first[1].in_channels == 1
     raise UsageError(
-        f"the images have {given} (image files always three, grey ones too), and the first "
-        f"convolution of {NAME}, {first[0]}, takes {wanted}: build it for {given}"
+        f"the images have {given}, and the first convolution of {NAME}, {first[0]}, takes "
+        f"{wanted}: build it for {given}"
+        + (", or set mean and std to one number each, for grey images from files" if grey else "")
     ) from error
 
 

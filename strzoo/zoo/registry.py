@@ -76,13 +76,16 @@ class Erratum:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The evaluation preprocessing: resize the short side, crop the centre, normalise."""
+    """The evaluation preprocessing: resize the short side, crop the centre, normalise.
+
+    `mean` and `std` have a number for each channel: three for colour images, one for grey ones.
+    """
 
     resize: int
     crop: int
     interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ class ModelCard:
             )
         if not self.files:
             raise IntegrityError("a model needs at least one file")
+        counts = len(self.preprocessing.mean), len(self.preprocessing.std)
+        if counts not in ((1, 1), (3, 3)):
+            raise IntegrityError("preprocessing: mean and std need three numbers each, or one")
         for known, given, what in (
             (FORMATS, self.files, "format"),
             (("params", "sparsity", "top1", "flops"), self.errata, "erratum"),

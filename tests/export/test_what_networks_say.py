@@ -24,8 +24,8 @@ class Pair(nn.Module):
         return scores, scores
 
 
-def one_channel() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+def two_channels() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def one_channel() -> nn.Module:
     [
         (Pair, "returns a tuple of 2 with tensors"),
         (lambda: nn.Conv2d(3, 10, 3), "expected floats of shape"),
-        (one_channel, r"\(channels, height, width\) if it has not three channels"),
+        (two_channels, r"\(channels, height, width\) if it has not three channels"),
     ],
 )
 def test_the_same_is_said_by_export_and_compile(
@@ -50,11 +50,12 @@ def test_the_same_is_said_by_export_and_compile(
         assert "GraphModule" not in str(error.value)
 
 
-def test_a_network_of_one_channel_is_told_that_images_have_three(tmp_path: Path) -> None:
+def test_a_network_of_two_channels_is_told_what_images_have(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (20, 20)).save(tmp_path / name / "0.png")
-    with pytest.raises(StrzooError, match="images have three channels here"):
-        evaluate(one_channel().eval(), tmp_path, workers=0)
-    pixels = torch.zeros(2, 1, 16, 16)
-    assert evaluate(one_channel().eval(), [(pixels, torch.tensor([0, 1]))]).images == 2
+    network = two_channels().eval()
+    with pytest.raises(StrzooError, match="image files have three channels, or one as grey"):
+        evaluate(network, tmp_path, workers=0)
+    pixels = torch.zeros(2, 2, 16, 16)
+    assert evaluate(network, [(pixels, torch.tensor([0, 1]))]).images == 2

@@ -151,7 +151,7 @@ def _spoil(document: dict[str, Any], change: str) -> Any:
         ("wrong type", "sparsity: expected float"),
         ("boolean", "num_classes: expected int, got true"),
         ("duplicate id", "duplicate id 'resnet50_dense'"),
-        ("short mean", "mean: expected 3 values, got 2"),
+        ("short mean", "mean and std need three numbers each, or one"),
         ("id and architecture differ", "does not begin with resnet18_dense"),
         ("bad id", "'ResNet50' is not a model id"),
         ("no files", "at least one file"),

@@ -157,7 +157,7 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
     from strzoo.onnx.weights import weighted_nodes, zero_percent
 
     on_step("loading the network")
-    image_size = check_image_size(size) or source.input_size
+    image_size = check_image_size(size, source.input_size[0]) or source.input_size
     network = source.build_dense()
     for note in source.notes:
         on_step(note)
