@@ -31,6 +31,12 @@ def check_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
         UsageError: PIL has no such interpolation, a size or deviation is not positive, or means and
             deviations are neither those of one channel nor of three.
     """
+    # Lists, and a number alone, are welcome too.
+    mean, std = (
+        (value,) if isinstance(value, int | float) else tuple(value)
+        for value in (preprocessing.mean, preprocessing.std)
+    )
+    preprocessing = replace(preprocessing, mean=mean, std=std)
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise UsageError(
             f"interpolation {preprocessing.interpolation!r} is not one of "
@@ -40,14 +46,12 @@ def check_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
         raise UsageError(
             f"resize {preprocessing.resize} and crop {preprocessing.crop} must be at least 1"
         )
-    counts = len(preprocessing.mean), len(preprocessing.std)
-    if counts[0] != counts[1] or counts[0] not in CHANNELS:
+    if len(mean) != len(std) or len(mean) not in CHANNELS:
         raise UsageError(
-            f"mean {preprocessing.mean} and std {preprocessing.std} need three numbers each, or "
-            "one for grey images"
+            f"mean {mean} and std {std} need three numbers each, or one for grey images"
         )
-    if min(preprocessing.std) <= 0:
-        raise UsageError(f"standard deviations {preprocessing.std} must be positive")
+    if min(std) <= 0:
+        raise UsageError(f"standard deviations {std} must be positive")
     return preprocessing
 
 

@@ -46,6 +46,12 @@ class Hardware:
         """Vectors of sums that a sparse row can hold: one register is the weight's."""
         return 28 if self.registers >= 32 else 14
 
+    @property
+    def permutes(self) -> bool:
+        """Whether an instruction brings the 32-bit numbers of a vector into any order, as AVX2 and
+        AVX-512 have it."""
+        return self.fixed and self.lanes > 4 and not self.identity.startswith(("aarch64", "arm64"))
+
     def dense_rows(self, tile: int) -> int:
         """Rows that a dense kernel computes at once: their sums, one vector of input per sum of a
         row and a weight must fit the registers; 1 if no two rows do."""

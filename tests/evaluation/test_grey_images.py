@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ from torch import Tensor, nn
 
 import strzoo
 from strzoo.data.loading import normalise
-from strzoo.data.preprocessing import IMAGENET, build_transforms, fit_channels, fit_preprocessing
+from strzoo.data.preprocessing import (
+    IMAGENET,
+    build_transforms,
+    check_preprocessing,
+    fit_channels,
+    fit_preprocessing,
+)
 from strzoo.errors import UsageError
 from strzoo.zoo.registry import Preprocessing
 from tests.conftest import CliResult
@@ -113,6 +120,7 @@ def test_means_fit_the_channels() -> None:
     assert fit_channels(GREY, 3).mean == (0.25, 0.25, 0.25)
     assert fit_channels(fit_channels(GREY, 3), 1) == GREY
     assert fit_channels(IMAGENET, 12) == IMAGENET
+    assert check_preprocessing(replace(GREY, mean=0.25, std=[0.5])) == GREY  # type: ignore[arg-type]
     two = Preprocessing(8, 8, "nearest", (0.1, 0.2), (1.0, 1.0))
     with pytest.raises(UsageError, match="three numbers each, or one for grey images"):
         strzoo.evaluate(grey_network(), [], preprocessing=two)

@@ -151,7 +151,8 @@ def _permute(
     item, vector = mask.itemsize, 4 * context.lanes
     count = vector // item
     aligned = fields["source"] % vector == fields["source_plane"] % vector == 0
-    if context.images != 1 or not aligned or not can_permute(context.lanes, fixed=item == 2):
+    possible = context.hardware.permutes and can_permute(context.lanes, fixed=item == 2)
+    if context.images != 1 or not aligned or not possible:
         return False
     place = table.reshape(-1, count)
     target, lane = np.nonzero(mask.reshape(-1, count))

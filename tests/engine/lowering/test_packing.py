@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from tests.helpers.engine.plans import make_plan
 from tests.helpers.engine.reference import run_graph
 from tests.helpers.engine.spelled import RUNNABLE
 
+HARDWARE = {lanes: Hardware(lanes, 32 if lanes == 16 else 16) for lanes in (4, 8, 16)}
 CHANNELS = 7  # not a multiple of the planes that are copied at once
 
 
@@ -50,8 +53,10 @@ def test_pixels_are_copied_by_whole_vectors(
     if lanes not in RUNNABLE:
         pytest.skip("no such vectors here")
     graph = strided(side, kernel)
-    plan = make_plan(graph, Hardware(lanes, 32 if lanes == 16 else 16))
+    plan = make_plan(graph, HARDWARE[lanes])
     if kernel == 3:
+        without = dataclasses.replace(HARDWARE[lanes], fixed=False)  # AVX alone
+        assert not any(isinstance(k, PermuteKernel) for k in make_plan(graph, without).kernels)
         assert any(isinstance(each, PermuteKernel) for each in plan.kernels) == permuted
     images = np.random.default_rng(0).standard_normal((3, CHANNELS, side, side)).astype(np.float32)
     found = run_engine(graph, images, lanes=lanes, group=1, threads=2)
