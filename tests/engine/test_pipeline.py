@@ -311,7 +311,7 @@ def test_bad_arguments_and_models_are_named(tmp_path: Path, shared: Settings) ->
             strzoo.compile(nothing, settings=shared)
     vector = build("y = Relu (x)", output="float[N, 5] y", image="float[N, 5] x")
     onnx.save(vector, str(tmp_path / "a.onnx"))
-    with pytest.raises(UsageError, match="takes 5, not images; square ones of 3 channels"):
+    with pytest.raises(UsageError, match="takes 5, not images; square ones of 1 or 3 channels"):
         strzoo.predict(
             tmp_path / "a.onnx", np.zeros((8, 8, 3), np.uint8), engine="sparse", settings=shared
         )
