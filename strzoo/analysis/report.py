@@ -71,9 +71,7 @@ def report(
     if isinstance(source, FamilySource):
         found: Report = source.report(input_size)
         return found
-    channels = 3
-    if isinstance(source, ModuleSource):
-        channels = source.input_size[0]
+    channels = source.input_size[0] if isinstance(source, ModuleSource) else INPUT_SIZE[0]
     size = (channels, input_size, input_size) if isinstance(input_size, int) else input_size
     if isinstance(source, CardSource):
         made = _report_card(source, size or INPUT_SIZE)

@@ -13,7 +13,7 @@ import numpy as np
 from strzoo.arguments import check_path, show
 from strzoo.data.images import INTERPOLATIONS, BrokenImageError, check_resized, decode, resized_size
 from strzoo.data.imageset import ImageSet
-from strzoo.data.preprocessing import check_preprocessing, fit_preprocessing
+from strzoo.data.preprocessing import CHANNELS, check_preprocessing, fit_channels, fit_preprocessing
 from strzoo.data.trees import IMAGE_SUFFIXES, FolderTree
 from strzoo.errors import UsageError
 from strzoo.settings import user_path
@@ -132,9 +132,8 @@ def random_samples(
 def normalise(pixels: np.ndarray, steps: Preprocessing) -> np.ndarray:
     """uint8 [N, H, W, C] as fp32 [N, C, H, W], scaled to [0, 1], minus mean, over deviation."""
     values = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(255)
+    steps = fit_channels(steps, values.shape[1])
     mean, std = np.asarray(steps.mean, np.float32), np.asarray(steps.std, np.float32)
-    if values.shape[1] != len(mean):
-        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
     return np.ascontiguousarray((values - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1))
 
 
@@ -192,7 +191,7 @@ def _read_pixels(
         BrokenImageError: an image cannot be read; it is named.
     """
     channels, height, width = input_size
-    if channels not in (1, 3):
+    if channels not in CHANNELS:
         raise UsageError(
             f"photographs have 1 or 3 channels, the network takes {channels}: give a tensor"
         )
@@ -209,8 +208,8 @@ def _read_pixels(
             size = check_resized(image.size, (max(width, sides[0]), max(height, sides[1])))
         except BrokenImageError as error:
             raise BrokenImageError(f"cannot read {tree.location}/{name}: {error}") from error
-        image = image if channels == 3 else image.convert("L")
         image = image.resize(size, INTERPOLATIONS[steps.interpolation])
+        image = image if channels == 3 else image.convert("L")  # as evaluation does, at last
         for position, kept in zip(sorted(crops, key=lambda c: abs(c - 0.5)), windows, strict=True):
             left = round((size[0] - width) * position)
             top = round((size[1] - height) * position)

@@ -214,7 +214,7 @@ def normalise(pixels: Tensor, steps: Preprocessing, *, channels_last: bool = Tru
 def fit_pixels(pixels: Tensor, steps: Preprocessing) -> Tensor:
     """uint8 [B, H, W, 3], or as grey images [B, H, W, 1] where the steps have one mean: by the
     weights of PIL's mode "L", rounded as there, so that grey pixels keep their value."""
-    if len(steps.mean) != 1:
+    if steps.channels != 1:
         return pixels
     red, green, blue = pixels.to(torch.int32).unbind(3)
     grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16

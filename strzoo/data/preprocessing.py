@@ -31,12 +31,6 @@ def check_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
         UsageError: PIL has no such interpolation, a size or deviation is not positive, or means and
             deviations are neither those of one channel nor of three.
     """
-    # Lists, and a number alone, are welcome too.
-    mean, std = (
-        (value,) if isinstance(value, int | float) else tuple(value)
-        for value in (preprocessing.mean, preprocessing.std)
-    )
-    preprocessing = replace(preprocessing, mean=mean, std=std)
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise UsageError(
             f"interpolation {preprocessing.interpolation!r} is not one of "
@@ -46,6 +40,7 @@ def check_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
         raise UsageError(
             f"resize {preprocessing.resize} and crop {preprocessing.crop} must be at least 1"
         )
+    mean, std = preprocessing.mean, preprocessing.std
     if len(mean) != len(std) or len(mean) not in CHANNELS:
         raise UsageError(
             f"mean {mean} and std {std} need three numbers each, or one for grey images"
@@ -73,7 +68,7 @@ def fit_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
     """`preprocessing` for images of `channels`: grey ones have the average of three channels' means
     and of their deviations; the numbers of one channel are those of all three."""
     mean, std = preprocessing.mean, preprocessing.std
-    if channels not in CHANNELS or len(mean) == channels:
+    if channels not in CHANNELS or channels == preprocessing.channels:
         return preprocessing
     if channels == 1:
         return replace(preprocessing, mean=(_average(mean),), std=(_average(std),))
@@ -121,7 +116,7 @@ def build_transforms(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
                 preprocessing.resize, interpolation=modes[preprocessing.interpolation]
             ),
             transforms.CenterCrop(preprocessing.crop),
-            *([transforms.Grayscale()] if len(preprocessing.mean) == 1 else []),
+            *([transforms.Grayscale()] if preprocessing.channels == 1 else []),
             transforms.ToTensor(),
             transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]

@@ -157,7 +157,7 @@ def evaluate(
             usual = replace(
                 runner.preprocessing, resize=32, crop=32, mean=CIFAR_MEAN, std=CIFAR_STD
             )
-            usual = fit_channels(usual, len(runner.preprocessing.mean))
+            usual = fit_channels(usual, runner.preprocessing.channels)
             runner = replace(runner, preprocessing=usual)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
         loop = LoopOptions(

@@ -144,8 +144,8 @@ def export_onnx(
     for note in source.notes:
         on_step(note)
     steps = source.preprocessing
-    if preprocessing and size[0] != len(steps.mean):
-        raise UsageError(f"built-in preprocessing is for {len(steps.mean)} channels")
+    if preprocessing and size[0] != steps.channels:
+        raise UsageError(f"built-in preprocessing is for {steps.channels} channels")
     reference = Deployed(
         network, softmax=softmax, preprocessing=steps if preprocessing else None
     ).eval()

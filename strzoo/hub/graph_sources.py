@@ -60,7 +60,7 @@ class _MetadataSource(Source):
     @property
     def input_size(self) -> ImageSize:
         stated = self.metadata.preprocessing
-        channels = len(stated.mean) if stated else IMAGENET_SIZE[0]
+        channels = stated.channels if stated else IMAGENET_SIZE[0]
         return (channels, *(self.metadata.input_size or IMAGENET_SIZE[1:]))
 
     @property

@@ -169,7 +169,7 @@ class CardSource(CheckpointSource):
     @property
     def input_size(self) -> ImageSize:
         steps = self._card.preprocessing
-        return len(steps.mean), steps.crop, steps.crop
+        return steps.channels, steps.crop, steps.crop
 
     def build_network(self, format: str | None = None) -> nn.Module:
         return self.checkpoint.build_model(format or self._format or "dense")

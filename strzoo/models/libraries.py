@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -105,13 +106,10 @@ def _stated(size: tuple[int, ...], steps: Preprocessing, classes: int) -> Stated
     """Preprocessing is given where ours can do it: one or three channels, an interpolation of
     PIL's."""
     channels, height, width = size
-    usable: Preprocessing | None = fit_channels(steps, channels)
-    try:
-        check_preprocessing(steps)
-    except UsageError:
-        usable = None
-    if channels not in CHANNELS:
-        usable = None
+    usable: Preprocessing | None = None
+    if channels in CHANNELS:
+        with contextlib.suppress(UsageError):
+            usable = check_preprocessing(fit_channels(steps, channels))
     return Stated((channels, height, width), usable, classes)
 
 

@@ -93,6 +93,6 @@ class DataKeys:
             round(side / share),
             side,
             self.interpolation or usual.interpolation,
-            tuple(mean),
-            tuple(std),
+            mean,
+            std,
         )

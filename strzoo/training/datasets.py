@@ -76,7 +76,7 @@ def image_shape(config: TrainConfig) -> tuple[int, int, int]:
     small = {"digits": 8, "cifar10": 32, "cifar100": 32}
     steps = config.preprocessing()
     side = small.get(config.dataset) or steps.crop
-    return 3 if config.dataset == "digits" else len(steps.mean), side, side
+    return 3 if config.dataset == "digits" else steps.channels, side, side
 
 
 def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
@@ -126,7 +126,7 @@ def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
         loaders[0],
         loaders[1],
         f"{samples.layout.split(',')[0]} in {path}",
-        (len(preprocessing.mean), 32, 32),
+        (preprocessing.channels, 32, 32),
         preprocessing,
         samples.class_names,
     )
@@ -145,7 +145,7 @@ def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> D
     preprocessing = config.preprocessing()
     train = FileLoader(found, preprocessing, config, device, processes)
     names = _class_names(found, config.num_classes)
-    shape = (len(preprocessing.mean), preprocessing.crop, preprocessing.crop)
+    shape = (preprocessing.channels, preprocessing.crop, preprocessing.crop)
     if config.validation is None and not has_validation(data):
         parts = split_by_class(
             found.labels[:, 0], config.validation_share, config.seed, found.class_names

@@ -115,10 +115,9 @@ def fit(
             with `logits`. It is tried on blank images first, and left as it was.
         data: the training images: a folder (of class folders, or with such a folder `train` in
             it), whose images are resized, cropped and normalised as ImageNet's (grey ones for a
-            network of one channel); an `ImageSet`; a
-            pair of tensors, float [N, 3, H, W] and class numbers [N]; a torch `Dataset` of such
-            images and numbers; or a `DataLoader` or another iterable of batches with a length,
-            which then decides on batch size and order.
+            network of one channel); an `ImageSet`; a pair of tensors, float [N, 3, H, W] and class
+            numbers [N]; a torch `Dataset` of such images and numbers; or a `DataLoader` or another
+            iterable of batches with a length, which then decides on batch size and order.
         config: hyperparameters.
         on_epoch: called after each epoch.
 

@@ -103,7 +103,7 @@ def _open_folder(
     preprocessing = config.preprocessing()
     if takes_grey(model):
         preprocessing = fit_channels(preprocessing, 1)
-    shape = (len(preprocessing.mean), preprocessing.crop, preprocessing.crop)
+    shape = (preprocessing.channels, preprocessing.crop, preprocessing.crop)
     blank = blank_images(1, shape, device)
     classes = count_outputs(model, blank)
     inner = (path / "train").is_dir()

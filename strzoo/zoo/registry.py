@@ -79,6 +79,7 @@ class Preprocessing:
     """The evaluation preprocessing: resize the short side, crop the centre, normalise.
 
     `mean` and `std` have a number for each channel: three for colour images, one for grey ones.
+    Lists, and a number alone, become tuples.
     """
 
     resize: int
@@ -86,6 +87,17 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            numbers = (value,) if isinstance(value, int | float) else tuple(value)
+            object.__setattr__(self, name, numbers)
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the network sees."""
+        return len(self.mean)
 
 
 @dataclass(frozen=True)

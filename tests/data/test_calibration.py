@@ -15,7 +15,7 @@ from PIL import Image
 from strzoo.data.calibration import PHOTOGRAPHS, load_arrays, load_samples
 from strzoo.data.imageset import ImageSet
 from strzoo.data.loading import normalise
-from strzoo.data.preprocessing import IMAGENET, build_transforms
+from strzoo.data.preprocessing import IMAGENET, build_transforms, fit_channels
 from strzoo.errors import UsageError
 
 STEPS = replace(IMAGENET, resize=36, crop=32)
@@ -33,11 +33,14 @@ def test_values_are_those_of_evaluation_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize(("side", "resize"), [(32, 32), (63, 63), (64, 82), (100, 129), (224, 288)])
-def test_photographs_of_any_size_are_those_that_evaluation_sees(side: int, resize: int) -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+def test_photographs_of_any_size_are_those_that_evaluation_sees(
+    channels: int, side: int, resize: int
+) -> None:
     """Small sizes are filled by the whole image, larger ones keep the ratio, here 288 / 224."""
     steps = replace(IMAGENET, resize=288, crop=224, interpolation="bicubic")
-    seen = build_transforms(replace(steps, resize=resize, crop=side))
-    _, values = load_arrays("photographs", (3, side, side), steps)
+    seen = build_transforms(fit_channels(replace(steps, resize=resize, crop=side), channels))
+    _, values = load_arrays("photographs", (channels, side, side), steps)
     files = sorted(PHOTOGRAPHS.glob("*.jpg"))
     assert len(files) == 3
     for file, found in zip(files, values[:3], strict=True):

@@ -29,6 +29,7 @@ from strzoo.engine.codegen.rows import rows_function
 from strzoo.engine.codegen.tiles import PIECES, tile_start, tiled, tiled_extent
 
 MOST_BLOCKS = 1024
+Span = tuple[ir.Value, ir.Value]  # of parts in 8 bits, else of rows
 
 
 @dataclass(frozen=True)
@@ -211,9 +212,6 @@ class ConvolutionKernel:
         function = ir.Function(module, KERNEL, self.name)
         _Driver(self, Emitter(function, self.lanes, self, fixed=self.fixed)).write()
         return function
-
-
-Span = tuple[ir.Value, ir.Value]  # of parts in 8 bits, else of rows
 
 
 class _Driver:

@@ -82,7 +82,8 @@ def pack_planes(
         for image in range(layout.images):
             table[phase, there + image] = here
             mask[phase, there + image] = np.iinfo(mask.dtype).max
-    masked = target.must_be_clean and not mask.all()
+    whole = bool(mask.all())
+    masked = target.must_be_clean and not whole
     fields = {
         **source,
         **planes_of("target", target),
@@ -96,8 +97,10 @@ def pack_planes(
         "mask": context.constants.add(mask) if masked else 0,
         "fill": target.root.fill,
     }
-    near = origin == "arena" and scale is None
-    if near and target.fixed and _permute(context, layer, fields, table, mask):
+    converted = scale is not None
+    rows = whole and not (target.fixed or converted) and has_rows(table, layout, ROW)
+    within = origin == "arena" and not (converted or rows)
+    if within and _permute(context, layer, fields, table, mask):
         return
     if target.fixed or scale is not None:
         del fields["source_image"]
@@ -107,13 +110,10 @@ def pack_planes(
             fields["scales"] = context.constants.add(scale.astype(np.float32))
         else:
             fields["scales"] = 0
-        rows = kind == "quantize" and bool(mask.all()) and has_rows(table, layout, FIXED_ROW)
+        rows = kind == "quantize" and whole and has_rows(table, layout, FIXED_ROW)
         size = 0 if rows else layout.tile * layout.lanes * 4
         (fields["gathered"],) = context.reserve(size)
         context.add(layer, FixedPackKernel(context.lanes, kind, origin, masked, rows), fields)
-        return
-    rows = bool(mask.all()) and has_rows(table, layout, ROW)
-    if near and not rows and _permute(context, layer, fields, table, mask):
         return
     filled = target.root.fill != 0 and not rows
     kernel = PackKernel(context.lanes, context.images, origin, masked, filled, rows)
