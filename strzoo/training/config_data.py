@@ -77,7 +77,7 @@ class DataKeys:
     mean: tuple[float, ...] | None = key(
         None,
         "of the channels, subtracted; one number for grey images; none: as image_size, else "
-        "ImageNet's (or CIFAR's)",
+        "ImageNet's (or CIFAR's), their average for a network of one channel",
     )
     std: tuple[float, ...] | None = key(None, "of the channels, divided by; none: as mean")
     workers: int | None = key(

@@ -13,7 +13,7 @@ from strzoo.data.cifar import ArraySource, is_cifar, read_cifar
 from strzoo.data.digits import load_digits
 from strzoo.data.layouts import find_samples
 from strzoo.data.loading import normalise
-from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, SMALL
+from strzoo.data.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET, SMALL, fit_channels
 from strzoo.data.samples import Samples
 from strzoo.data.training_images import find_training_samples, has_validation, split_by_class
 from strzoo.errors import UsageError
@@ -50,13 +50,16 @@ class DataSets:
         return TrainedOn((channels, height, width), self.preprocessing, self.class_names)
 
 
-def open_datasets(config: TrainConfig, device: torch.device, processes: int = 1) -> DataSets:
+def open_datasets(
+    config: TrainConfig, device: torch.device, processes: int = 1, *, grey: bool = False
+) -> DataSets:
     """The data sets that `config` names.
 
     Args:
         config: dataset, data, validation, and how the images are prepared.
         device: of the network.
         processes: of this machine, which share its cores.
+        grey: the network takes one channel.
 
     Raises:
         UsageError: there is no such data, a class is empty, or the number of classes is not the
@@ -67,36 +70,46 @@ def open_datasets(config: TrainConfig, device: torch.device, processes: int = 1)
         config.dataset
     )
     if opened is not None:
-        return opened(config, device)
-    return _open_folder(config, device, processes)
+        return opened(config, device, grey)
+    return _open_folder(config, device, processes, grey)
 
 
-def image_shape(config: TrainConfig) -> tuple[int, int, int]:
+def image_shape(config: TrainConfig, *, grey: bool = False) -> tuple[int, int, int]:
     """Channels, height and width of the images that `config` names; no data is looked at."""
     small = {"digits": 8, "cifar10": 32, "cifar100": 32}
-    steps = config.preprocessing()
+    steps = _preprocessing(config, IMAGENET, grey)
     side = small.get(config.dataset) or steps.crop
-    return 3 if config.dataset == "digits" else steps.channels, side, side
+    channels = steps.channels
+    if config.dataset == "digits":
+        channels = 1 if grey else 3
+    return channels, side, side
 
 
-def _open_digits(config: TrainConfig, device: torch.device) -> DataSets:
+def _preprocessing(config: TrainConfig, usual: Preprocessing, grey: bool) -> Preprocessing:
+    """As `config` has it, for images of one channel if `grey`."""
+    steps = config.preprocessing(usual)
+    return fit_channels(steps, 1) if grey else steps
+
+
+def _open_digits(config: TrainConfig, device: torch.device, grey: bool) -> DataSets:
     _check_classes(config, 10)
     loaders = []
     for split in ("train", "test"):
         data = load_digits(split)
-        loaders.append(MemoryLoader(data.images, data.labels, config, device))
+        images = data.images[:, :1] if grey else data.images
+        loaders.append(MemoryLoader(images, data.labels, config, device))
     train, held_out = loaders
     return DataSets(
         train,
         held_out,
         f"{len(train)} digits, {len(held_out)} held out",
-        tuple(data.images.shape[1:]),
+        tuple(images.shape[1:]),
         class_names=tuple("0123456789"),
-        image_type=data.images.dtype,
+        image_type=images.dtype,
     )
 
 
-def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
+def _open_cifar(config: TrainConfig, device: torch.device, grey: bool) -> DataSets:
     classes = int(config.dataset.removeprefix("cifar"))
     _check_classes(config, classes)
     path = user_path(_need_data(config))
@@ -105,7 +118,8 @@ def _open_cifar(config: TrainConfig, device: torch.device) -> DataSets:
             f"{path} is not CIFAR-{classes}: expected cifar-{classes}-python.tar.gz, the binary "
             "one, or an unpacked one"
         )
-    preprocessing = config.preprocessing(replace(SMALL, mean=CIFAR_MEAN, std=CIFAR_STD))
+    usual = replace(SMALL, mean=CIFAR_MEAN, std=CIFAR_STD)
+    preprocessing = _preprocessing(config, usual, grey)
     preprocessing = replace(preprocessing, resize=32, crop=32)  # they are taken as they are
     finish = partial(
         _normalise_planes, preprocessing=preprocessing, channels_last=config.channels_last
@@ -139,10 +153,10 @@ def _normalise_planes(
     return normalise(images.permute(0, 2, 3, 1), preprocessing, channels_last=channels_last)
 
 
-def _open_folder(config: TrainConfig, device: torch.device, processes: int) -> DataSets:
+def _open_folder(config: TrainConfig, device: torch.device, processes: int, grey: bool) -> DataSets:
     data = _need_data(config)
     found = find_training_samples(data, config.num_classes)
-    preprocessing = config.preprocessing()
+    preprocessing = _preprocessing(config, IMAGENET, grey)
     train = FileLoader(found, preprocessing, config, device, processes)
     names = _class_names(found, config.num_classes)
     shape = (preprocessing.channels, preprocessing.crop, preprocessing.crop)

@@ -16,7 +16,7 @@ from strzoo.distributed import Group, read_launcher
 from strzoo.errors import UsageError
 from strzoo.models.external_names import is_external
 from strzoo.settings import Settings, user_path
-from strzoo.sparse.selection import prunable_layers, sparse_layers
+from strzoo.sparse.selection import prunable_layers, sparse_layers, takes_grey
 from strzoo.training.builders import (
     Network,
     build_controller,
@@ -130,8 +130,7 @@ def plan(
     # Without a target and pretrained weights nothing depends on values: none are made.
     valued = config.target_sparsity is not None or config.start_from is not None
     place = torch.device("cpu" if valued or is_external(config.architecture) else "meta")
-    shape = image_shape(config)
-    network = _build(config, place, shape, sampler, settings)
+    network = _build(config, place, sampler, settings)
     model = network.model
     groups = tuple(
         GroupPlan(
@@ -176,7 +175,6 @@ def plan(
 def _build(
     config: TrainConfig,
     place: torch.device,
-    shape: tuple[int, ...],
     sampler: BatchSampler,
     settings: Settings | None,
 ) -> Network:
@@ -186,6 +184,7 @@ def _build(
         random = replace(config, pretrained=False)  # nothing is fetched
         network = build_network(random, place, group=Group(0, 1), settings=settings)
     meta = place.type == "meta"
+    shape = image_shape(config, grey=takes_grey(network.model))
     precision = config.precision.replace("tf32", "fp32")
     try:
         try_network(
@@ -198,7 +197,7 @@ def _build(
         )  # fmt: skip
     except UsageError:
         if meta:  # code that looks at values does not run without them
-            return _build(config, torch.device("cpu"), shape, sampler, settings)
+            return _build(config, torch.device("cpu"), sampler, settings)
         raise
     if not meta:
         build_checkpoint(network.model)  # refuses what no checkpoint can hold

@@ -15,6 +15,7 @@ from strzoo.checkpoint import build_checkpoint
 from strzoo.devices import choose_precision, cpu_threads, find_device, float32_mode
 from strzoo.distributed import Group, join_group
 from strzoo.settings import Settings
+from strzoo.sparse.selection import takes_grey
 from strzoo.training.accelerator import warnings_of_first
 from strzoo.training.builders import build_network
 from strzoo.training.config import TrainConfig
@@ -90,6 +91,8 @@ def _run(
     seed_all(config.seed)
     begun = config if document is None else replace(config, pretrained=False)
     network = build_network(begun, device, group=group, settings=settings)
+    if takes_grey(network.model):
+        data = open_datasets(config, device, group.local_world, grey=True)
     teacher = build_teacher(
         config.teacher, device, choose_precision(config.precision, device), data.image_shape,
         config.num_classes, settings, config.architecture,

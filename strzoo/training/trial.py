@@ -17,7 +17,7 @@ from strzoo.borders import shorten_cause
 from strzoo.data.images import check_crop
 from strzoo.devices import is_out_of_memory
 from strzoo.errors import StrzooError, UsageError
-from strzoo.sparse.selection import CONVOLUTIONS, prunable_layers, takes_grey
+from strzoo.sparse.selection import CONVOLUTIONS, prunable_layers
 from strzoo.training.answers import NAME, is_too_few, read_logits, too_few
 from strzoo.training.builders import Network
 from strzoo.training.random_state import preserved_randomness
@@ -181,12 +181,7 @@ def _check_channels(model: nn.Module, images: Tensor, error: Exception) -> None:
     given, wanted = _spell(images.shape[1]), _spell(first[1].in_channels)
     raise UsageError(
         f"the images have {given}, and the first convolution of {NAME}, {first[0]}, takes "
-        f"{wanted}: build it for {given}"
-        + (
-            ", or set mean and std to one number each, for grey images from files"
-            if takes_grey(model)
-            else ""
-        )
+        f"{wanted}: build it for {given}, or give it images of {wanted}"
     ) from error
 
 

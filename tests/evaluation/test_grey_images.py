@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import strzoo
 from strzoo.data.loading import normalise
 from strzoo.data.preprocessing import (
+    CIFAR_MEAN,
     IMAGENET,
     build_transforms,
     check_preprocessing,
@@ -24,6 +25,7 @@ from strzoo.data.preprocessing import (
 from strzoo.errors import UsageError
 from strzoo.zoo.registry import Preprocessing
 from tests.conftest import CliResult
+from tests.training.test_datasets import write_cifar
 
 SIZE = 24
 GREY = Preprocessing(SIZE, SIZE, "bilinear", (0.25,), (0.5,))
@@ -143,9 +145,6 @@ def test_a_run_on_grey_images_says_how_they_were_prepared(
         f"image_size={SIZE}", "crop_pct=1", "batch_size=30", "workers=0",
         f"output={tmp_path / 'run'}",
     )  # fmt: skip
-    refused = cli("train", *options)
-    assert refused.code == 2
-    assert "set mean and std to one number each, for grey images" in refused.error
     assert cli("train", *options, "mean=0.25").code == 2
     assert cli("train", *options, "mean=0.25", "std=0.5").code == 0
     checkpoint = strzoo.read_checkpoint(tmp_path / "run" / "last.pth", architecture=here)
@@ -156,3 +155,27 @@ def test_a_run_on_grey_images_says_how_they_were_prepared(
     run = strzoo.evaluate(network, digits, workers=0)
     scores, labels = scores_by_hand(network, digits)
     assert run.correct_top1 == int((scores.argmax(1) == torch.tensor(labels)).sum())
+
+
+@pytest.mark.parametrize("dataset", ["digits", "folder", "cifar10"])
+def test_a_run_finds_out_that_its_network_takes_one_channel(
+    digits: Path, tmp_path: Path, dataset: str
+) -> None:
+    data = str(digits) if dataset == "folder" else None
+    if dataset == "cifar10":
+        data = str(write_cifar(tmp_path / "cifar")[0])
+    config = strzoo.TrainConfig(
+        architecture="tests.evaluation.test_grey_images:grey_network", method="dense",
+        dataset=dataset, data=data, num_classes=10, image_size=SIZE, crop_pct=1, epochs=1,
+        warmup_epochs=0, batch_size=10, workers=0, output=str(tmp_path / "run"),
+    )  # fmt: skip
+    strzoo.plan(config)  # tries the network on such images
+    made = strzoo.train(config).folder / "last.pth"
+    trained_on = strzoo.read_checkpoint(made, architecture=config.architecture).trained_on
+    assert trained_on is not None
+    side = {"digits": 8, "folder": SIZE, "cifar10": 32}[dataset]
+    assert trained_on.input_size == (1, side, side)
+    if dataset != "digits":
+        assert trained_on.preprocessing is not None
+        average = sum({"folder": IMAGENET.mean, "cifar10": CIFAR_MEAN}[dataset]) / 3
+        assert trained_on.preprocessing.mean == pytest.approx((average,))

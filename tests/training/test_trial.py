@@ -48,7 +48,7 @@ def half(num_classes): return Net(num_classes, lambda net, y, z: y).half()
 def double(num_classes): return Net(num_classes, lambda net, y, z: y).double()
 def two(num_classes): return Net(num_classes, lambda net, y, z: (y, z) if net.training else y)
 def spread(num_classes): return Net(num_classes, lambda net, y, z: y[:, :, None].expand(-1, -1, 4))
-def grey(num_classes): return Net(num_classes, lambda net, y, z: y, channels=1)
+def bands(num_classes): return Net(num_classes, lambda net, y, z: y, channels=4)
 def cut(num_classes): return Net(num_classes, lambda net, y, z: y.detach())
 def more(num_classes): return Net(num_classes, lambda net, y, z: torch.cat([y, z], 1))
 def words(num_classes): return Net(num_classes, lambda net, y, z: "many")
@@ -106,7 +106,7 @@ def test_scores_that_a_network_hands_out_its_own_way_are_trained_and_evaluated(
             [],
             r"gives float32 of shape \(1, 2, 4\); expected floats of shape \(N, classes",
         ),
-        ("grey", [], "the first convolution of the network, body.0, takes one channel: build it"),
+        ("bands", [], "the first convolution of the network, body.0, takes 4 channels: build it"),
         ("cut", [], "logits that depend on nothing that is trained"),
         ("more", [], "gives scores of 4 classes, the data has 2; let its last layer have 2"),
         ("words", [], "the network returns a str; expected a tensor of floats"),
