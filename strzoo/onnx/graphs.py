@@ -16,6 +16,7 @@ from strzoo.borders import shorten_cause
 from strzoo.errors import StrzooError, UsageError
 from strzoo.models.scores import find_scores, flatten_scores
 from strzoo.onnx.files import read_opset
+from strzoo.onnx.folding import fold_norms
 from strzoo.onnx.tensors import decode_tensor
 from strzoo.redirected_output import chatter_to
 from strzoo.zoo.registry import Preprocessing
@@ -91,16 +92,25 @@ def build_graph(
     check_opset(opset)
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}; it must be at least 1, or None for a dynamic one")
-    folded = copy.copy(model)
-    folded._modules = {**model._modules, "network": _lay_out_plainly(_fold(model.network))}
-    graph = _export(folded, _example(model, input_size, batch or 2), opset, batch is None)
+    example = _example(model, input_size, batch or 2)
+    network, folded = fold_norms(model.network, torch.zeros(batch or 2, *input_size))
+    try:
+        graph = _export(_with_network(model, network), example, opset, batch is None)
+    except StrzooError as error:
+        if not folded:
+            raise
+        log.info("BatchNorm is left to the exporter: %s", error)
+        network = copy.deepcopy(model.network)
+        graph = _export(_with_network(model, network), example, opset, batch is None)
     _pool_globally(graph)
     _clean(graph)
     if _opset_of(graph) != opset:
         graph = _convert_opset(graph, opset)
     graph.ir_version = min(graph.ir_version, _IR_VERSION)
     if left := sum(node.op_type == "BatchNormalization" for node in graph.graph.node):
-        log.warning("%d BatchNorm layers do not follow a convolution and stay as they are", left)
+        log.warning(
+            "%d BatchNorm layers could not be folded into a convolution and stay as they are", left
+        )
     return graph
 
 
@@ -125,24 +135,9 @@ def _example(model: Deployed, input_size: tuple[int, int, int], batch: int) -> T
     return torch.zeros(batch, channels, height, width)
 
 
-def _fold(network: nn.Module) -> nn.Module:
-    """A copy with BatchNorm folded into the convolutions before it, where torch.fx can trace it.
-
-    It shortens the export; the exporter folds what is left.
-    """
-    from torch.fx.experimental.optimization import fuse
-
-    try:
-        with chatter_to(log):
-            folded: nn.Module = fuse(network)
-    except Exception as error:  # tracing runs the user's own code
-        log.info("BatchNorm is left to the exporter: %s", " ".join(str(error).split())[:200])
-        return copy.deepcopy(network)
-    return folded
-
-
-def _lay_out_plainly(network: nn.Module) -> nn.Module:
-    """`network` with the weights in rows, whatever layout it was trained in.
+def _with_network(model: Deployed, network: nn.Module) -> Deployed:
+    """`model` with a network of its own, whose weights are laid out in rows in place, whatever
+    layout it was trained in.
 
     Convolutions with channels-last weights have channels-last outputs, and the exporter writes
     the pool of such an output as a gather by strides. Only a clone has the strides of rows:
@@ -150,7 +145,9 @@ def _lay_out_plainly(network: nn.Module) -> nn.Module:
     """
     for parameter in network.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-    return network
+    made = copy.copy(model)
+    made._modules = {**model._modules, "network": network}
+    return made
 
 
 def _export(model: Deployed, example: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
