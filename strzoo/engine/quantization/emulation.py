@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from strzoo.engine.ir.fixed import LARGEST, FixedConvolution, split_weights
-from strzoo.engine.ir.fours import form_fours
+from strzoo.engine.ir.fours import FOUR, MOST, form_fours
 from strzoo.engine.ir.graph import Convolution
 from strzoo.engine.layout.tiling import is_depthwise
 from strzoo.engine.quantization.observation import Sample
 from strzoo.engine.quantization.running_sums import Rows, RunningSums
 
+_BLOCKS = (2, 3, 4, 8)  # of input channels
+_SAFE = 0.75  # of the largest number: sums that are never larger leave room enough
 PARTS = 64  # of 16 bits, into which a weight may be split
 
 
@@ -81,6 +83,7 @@ class Probe:
         weight = layer.weight.reshape(out, per_group, -1)
         self._nonzero = row, channel, tap = np.nonzero(weight)
         channel = channel + row // (out // layer.groups) * per_group
+        self._taps = weight.shape[2]
         self._places = channel * weight.shape[2] + tap  # in the sample
         self._ends = np.searchsorted(row, np.arange(out + 1))
         rows = Rows(self._ends, self._places, weight[self._nonzero])
@@ -97,14 +100,20 @@ class Probe:
         layer, sample = self._layer, self._sample
         fixed = quantize_convolution(layer, layer.name, source, target)
         whole = fixed.weight.reshape(*fixed.weight.shape[:2], -1)[self._nonzero]
-        index, parts = split_weights(whole)
+        # The engine has no entries for weights that became 0, so they would change what is added
+        # together.
+        kept = np.flatnonzero(whole)
+        index, parts = split_weights(whole[kept])
+        index = kept[index]
         ends = np.searchsorted(index, self._ends)
+        order = np.arange(len(index))
         if not is_depthwise(layer):
             order, _ = form_fours(self._nonzero[0][index], parts, len(layer.weight))
-            index, parts = index[order], parts[order]
-        rows = Rows(ends, self._places[index], parts)
+        rows = Rows(ends, self._places[index[order]], parts[order])
         given = _flat(_units(sample.seen, source[:, None, None]))
         sums, peak = self._sums.in_units(rows, given, fixed.bias)
+        if not is_depthwise(layer):
+            peak = np.maximum(peak, self._peak_in_blocks(index, parts, given, sums, fixed.bias))
         units = sums.clip(-LARGEST - 1, LARGEST)
         if sample.residual is not None:
             units = units + _units(sample.residual, target[:, None])
@@ -116,6 +125,48 @@ class Probe:
         size = np.sqrt(np.mean(self._exact**2))
         error = float(np.sqrt(np.mean((found - self._exact) ** 2)) / max(size, 1e-30))
         return Trial(error, peak / LARGEST)
+
+    def _peak_in_blocks(
+        self, index: np.ndarray, parts: np.ndarray, given: np.ndarray, sums: np.ndarray,
+        bias: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """The largest magnitude of a sum on the way if the input channels are divided, [out
+        channels]; 0 in rows that are added in the same order then, and in rows whose sums are small
+        in any order.
+
+        Fours begin anew in each block, and heavy weights come last in each. How many blocks there
+        are depends on the processor and the batch; these are some of them. With more, the order is
+        nearly that of the weights, in which `peak` was found.
+        """
+        count, channels = len(self._layer.weight), self._sample.seen.shape[0]
+        row, size = self._nonzero[0][index], np.abs(parts.astype(np.int64))
+        rank = np.arange(len(row)) - np.searchsorted(row, np.arange(count))[row]
+        heaviest = np.where(rank < FOUR, size[np.lexsort((-size, row))], 0)
+        chosen = np.bincount(row, heaviest, count) > MOST
+
+        def take() -> tuple[np.ndarray, Rows]:
+            """Which entries the chosen rows have, and these rows."""
+            kept = np.flatnonzero(chosen[row])
+            ends = np.searchsorted(row[kept], np.flatnonzero(chosen))
+            return kept, Rows(np.append(ends, len(kept)), self._places[index[kept]], parts[kept])
+
+        _, rows = take()
+        sizes = Rows(rows.ends, rows.places, np.abs(rows.weights.astype(np.int64)))
+        most, _ = self._sums.in_units(sizes, np.abs(given), np.abs(bias[chosen]))
+        # The larger of what all positive and all negative products add up to.
+        bound = (most + np.abs(sums[chosen])).max(1, initial=0) / 2
+        chosen[chosen] = bound > _SAFE * LARGEST
+        kept, rows = take()
+        number, peak = (np.cumsum(chosen) - 1)[row[kept]], np.zeros(count)
+        for blocks in _BLOCKS:
+            edges = np.arange(blocks + 1) * channels // blocks
+            block = np.searchsorted(edges, rows.places // self._taps, side="right") - 1
+            key = number * blocks + block
+            order, _ = form_fours(key, rows.weights, int(chosen.sum()) * blocks)
+            ordered = Rows(rows.ends, rows.places[order], rows.weights[order])
+            _, found = self._sums.in_units(ordered, given, bias[chosen])
+            peak[chosen] = np.maximum(peak[chosen], found)
+        return peak
 
 
 def _flat(seen: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ from strzoo.engine.ir.fixed import (
     split_weights,
 )
 from strzoo.engine.ir.graph import Bounds, Convolution, Graph, Shape, Window
+from strzoo.engine.layout.taps import direct_taps
+from strzoo.engine.lowering.weights import find_nonzeros, sparse_table
 from strzoo.engine.quantization import observation
 from strzoo.engine.quantization.emulation import Probe, quantize_convolution
 from strzoo.engine.quantization.fixing import fix
@@ -130,6 +132,37 @@ def test_channels_whose_sums_clip_on_the_way_get_more_room() -> None:
     np.testing.assert_allclose(trials["y"].peak, [1 / ROOM, 0.5], rtol=2e-3)
     assert trials["y"].error < 1e-3
     np.testing.assert_allclose(scales["y"] * 32767, [6 * ROOM, 0.5 * HEADROOM], rtol=3e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_sum_that_was_seen_saturates_in_the_order_of_the_kernel(seed: int) -> None:
+    # Few heavy weights in each row, of both signs; some input channels are always 0.
+    random = np.random.default_rng(seed)
+    weight = random.standard_normal((200, 48)) * (random.random((200, 48)) < 0.3)
+    values = np.maximum(random.standard_normal((48, 20)), 0)
+    values[random.random(48) < 0.2] = 0
+    layer = convolution("y", weight.tolist(), "x")
+    shapes: dict[str, Shape] = {"x": (48, 4, 5), "y": (200, 4, 5)}
+    graph = Graph("x", "y", shapes, (layer,), "a test")
+    exact = np.maximum(weight @ values, 0)
+    seen = Observation({"x": values.max(1), "y": exact.max(1)})
+    seen.samples["y"] = Sample(values[:, None].astype(np.float32), None)
+    scales = Scales(graph, seen, ["y"])
+    scales.settle()
+    fixed = quantize_convolution(layer, "y", scales["x"], scales["y"])
+    given = np.rint(values / scales["x"][:, None]).astype(np.int64)
+    taps = direct_taps(layer.window, (4, 5), (4, 5))
+    nonzeros = find_nonzeros(fixed, taps, np.zeros(1, np.int64))
+    for blocks in (1, 2, 3, 4, 8):
+        table = sparse_table(nonzeros, blocks, 64, 64)
+        lists = zip(table.ends[:-1], table.ends[1:], table.order, strict=True)
+        sums = np.zeros((200, 20), np.int64)
+        for number, (first, last, row) in enumerate(lists):
+            channels = table.block_planes[number // 200] + table.entries[first:last]
+            products = table.weights[first:last, None].astype(np.int64) * given[channels]
+            on_the_way = sums[row] + np.cumsum((products + (1 << 14)) >> 15, 0)
+            assert np.abs(on_the_way).max(initial=0) <= 32767
+            sums[row] = on_the_way[-1] if len(on_the_way) else sums[row]
 
 
 @pytest.mark.parametrize("few", [0, observation.FEW], ids=["fast code", "code made quickly"])
