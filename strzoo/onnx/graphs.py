@@ -38,6 +38,10 @@ _IR_VERSION = 10  # onnxruntime 1.18 reads up to this
 _PREFIX = "network."
 
 
+class FixedBatchError(UsageError):
+    """The network's code works for the number of images that it was exported with, and no other."""
+
+
 class Deployed(nn.Module):
     """A network as it is deployed: images in, logits or probabilities out.
 
@@ -87,6 +91,7 @@ def build_graph(
 
     Raises:
         UsageError: no such opset, or the batch is not positive.
+        FixedBatchError: `batch` is None, and the network's code takes one number of images.
         StrzooError: torch cannot export the network, or onnx cannot bring it to that opset.
     """
     check_opset(opset)
@@ -102,6 +107,11 @@ def build_graph(
         log.info("BatchNorm is left to the exporter: %s", error)
         network = copy.deepcopy(model.network)
         graph = _export(_with_network(model, network), example, opset, batch is None)
+    if batch is None and graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        raise FixedBatchError(
+            "the network is another one for each number of images: its code counts them or goes "
+            "through them one by one; give the number that it is to take (batch=1, --batch 1)"
+        )
     _pool_globally(graph)
     _clean(graph)
     if _opset_of(graph) != opset:

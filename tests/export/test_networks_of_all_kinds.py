@@ -116,3 +116,26 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(StrzooError) as caught, atomic_path(tmp_path / "m.onnx") as temporary:
         raise StrzooError(f"cannot load {temporary} ({temporary.name})")
     assert str(caught.value) == f"cannot load {tmp_path / 'm.onnx'} (m.onnx)"
+
+
+class OneByOne(nn.Module):
+    """Goes through the images in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([self.head(self.conv(i[None]).relu().mean((2, 3)))[0] for i in images])
+
+
+def test_a_network_that_counts_its_images_takes_any_number_once_compiled(tmp_path: Path) -> None:
+    network, images = OneByOne().eval(), torch.randn(3, 3, 12, 12)
+    with pytest.raises(UsageError, match=r"another one for each number of images.*--batch 1"):
+        strzoo.export_onnx(network, tmp_path / "any.onnx", input_size=12)
+    strzoo.export_onnx(network, tmp_path / "one.onnx", input_size=12, batch=1)
+    with torch.no_grad():
+        expected = network(images)
+    for model in (network, tmp_path / "one.onnx"):
+        found = torch.from_numpy(strzoo.compile(model, size=12)(images.numpy()))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

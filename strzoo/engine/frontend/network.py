@@ -152,7 +152,7 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
     import torch
 
     from strzoo.export.export_onnx import describe
-    from strzoo.onnx.graphs import Deployed, build_graph, run_once
+    from strzoo.onnx.graphs import Deployed, FixedBatchError, build_graph, run_once
     from strzoo.onnx.metadata import set_entries
     from strzoo.onnx.weights import weighted_nodes, zero_percent
 
@@ -164,7 +164,11 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
     on_step("exporting it")
     deployed = Deployed(network, softmax=False, preprocessing=None).eval()
     run_once(deployed, torch.zeros(1, *image_size))
-    proto = build_graph(deployed, image_size)
+    try:
+        proto = build_graph(deployed, image_size)
+    except FixedBatchError:
+        on_step("exporting it for one image at a time, as its code counts the images")
+        proto = build_graph(deployed, image_size, batch=1)
     sparsity = zero_percent(list(weighted_nodes(proto)))
     set_entries(
         proto, describe(source, image_size, source.class_names, sparsity=sparsity).to_entries()
