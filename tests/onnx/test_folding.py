@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import strzoo
+from strzoo.errors import VerificationError
 from strzoo.onnx.folding import fold_norms
 
 
@@ -110,3 +112,20 @@ def test_all_norms_behind_convolutions_are_folded(name: str) -> None:
         difference = (made.double()(images) - expected).abs().max()
     assert difference < 1e-5 * expected.abs().max()
     assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == len(norms)
+
+
+def test_a_form_that_computes_something_else_is_not_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fold_wrongly(network: nn.Module, example: Tensor) -> tuple[nn.Module, int]:
+        made, _ = fold_norms(network, example)
+        made.get_parameter("conv.bias").data += 0.1
+        return made, 0
+
+    network = Network(_straight).eval()
+    monkeypatch.setattr("strzoo.onnx.graphs.fold_norms", fold_wrongly)
+    with pytest.raises(VerificationError, match="other results than torch"):
+        strzoo.compile(network, size=12)
+    # Of a network that draws random numbers nothing can be told.
+    random = Network(lambda net, x: net.norm(net.conv(x)) + torch.rand(len(x), 1, 1, 1))
+    assert strzoo.compile(random.eval(), size=12)(np.zeros((1, 3, 12, 12))).shape == (1, 3)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from strzoo.errors import UsageError
+from strzoo.errors import StrzooError, UsageError, VerificationError
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.network_sources import CardSource, ModuleSource
 from strzoo.hub.source import Source, check_image_size
 
 if TYPE_CHECKING:
     import onnx
+    from torch import Tensor
 
     from strzoo.engine.frontend.partition import Divided
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 Size = tuple[int, ...]
 Entries = dict[str, str]
 Step = Callable[[str], object]
+# Largest difference from torch, of the largest output: rounding is far below it.
+_AGREEMENT = 1e-3
 
 
 @dataclass
@@ -143,14 +146,16 @@ def _with_entries(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Entries]:
 
 
 def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.ModelProto:
-    """A network of torch's as ONNX in memory, with metadata. It is not compared with torch:
-    `strzoo.export_onnx` does that.
+    """A network of torch's as ONNX in memory, with metadata. It is compared with torch on one
+    image; `strzoo.export_onnx` does so on many, and more exactly.
 
     Raises:
+        VerificationError: the results differ, although torch's own do not from run to run.
         StrzooError and its subclasses: as `strzoo.export_onnx`.
     """
     import torch
 
+    from strzoo.data.calibration import random_samples
     from strzoo.export.export_onnx import describe
     from strzoo.onnx.graphs import Deployed, FixedBatchError, build_graph, run_once
     from strzoo.onnx.metadata import set_entries
@@ -163,17 +168,39 @@ def export_network(source: Source, size: Size | None, on_step: Step) -> onnx.Mod
         on_step(note)
     on_step("exporting it")
     deployed = Deployed(network, softmax=False, preprocessing=None).eval()
-    run_once(deployed, torch.zeros(1, *image_size))
+    images = random_samples(image_size, 1).images
+    expected = run_once(deployed, images)
     try:
         proto = build_graph(deployed, image_size)
     except FixedBatchError:
         on_step("exporting it for one image at a time, as its code counts the images")
         proto = build_graph(deployed, image_size, batch=1)
+    if not _agrees(proto, images, expected) and torch.equal(run_once(deployed, images), expected):
+        raise VerificationError(
+            "the network's ONNX form gives other results than torch, so it is not compiled; -v "
+            "logs what the exporter said"
+        )
     sparsity = zero_percent(list(weighted_nodes(proto)))
     set_entries(
         proto, describe(source, image_size, source.class_names, sparsity=sparsity).to_entries()
     )
     return proto
+
+
+def _agrees(proto: onnx.ModelProto, images: Tensor, expected: Tensor) -> bool:
+    """Whether onnxruntime gives `expected`; true if it cannot run the network."""
+    import torch
+
+    from strzoo.onnx.parity import session_forward
+    from strzoo.onnx.sessions import open_session
+
+    try:
+        found = session_forward(open_session(proto.SerializeToString()))(images)
+    except (StrzooError, ValueError) as error:  # ValueError: of protobuf, above 2 GB
+        log.info("not compared with torch: %s", error)
+        return True
+    scale = expected[expected.isfinite()].abs().amax() if expected.isfinite().any() else 0.0
+    return torch.allclose(found, expected, 0, 1e-6 + _AGREEMENT * float(scale), equal_nan=True)
 
 
 def spell_size(size: Any) -> Size | None:
