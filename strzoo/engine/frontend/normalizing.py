@@ -29,6 +29,8 @@ def read_batch_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     attributes = read_attributes(node)
     if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
         raise Unsupported("in training mode, or not per channel")
+    if node.input[0] in builder.channels_last:  # it scales along ONNX's second axis
+        raise Unsupported("along another axis than the channels, which are last")
     gain, offset, mean, variance = (
         builder.weight(node, index).astype(np.float64) for index in range(1, 5)
     )

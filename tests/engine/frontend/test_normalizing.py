@@ -1,4 +1,4 @@
-"""Instance and group normalization, in every form that exporters write, beside onnxruntime."""
+"""Normalizations, in every form that exporters write, beside onnxruntime."""
 
 from __future__ import annotations
 
@@ -61,3 +61,39 @@ def test_a_nan_spoils_its_group_and_no_other_image() -> None:
     found = strzoo.compile(model, cache=False, islands="none")(x)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(run_onnxruntime(model, x)))
     assert len(read_graph(model).layers) == 8
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "BatchNormalization (t, s, b, s, v)",
+        "GroupNormalization <num_groups = 2> (t, s, b)",
+        "InstanceNormalization (t, s, b)",
+        "PRelu (t, slopes)",
+    ],
+)
+@pytest.mark.parametrize(
+    ("shape", "before"),
+    [((4, 4, 6), "t = Transpose <perm = [0, 2, 3, 1]> (x)"), ((4, 6), "t = MatMul (x, w)")],
+    ids=["map", "tokens"],
+)
+def test_channels_that_are_last_are_not_taken_for_another_axis_of_their_length(
+    node: str, shape: tuple[int, ...], before: str
+) -> None:
+    weights: dict[str, Any] = {
+        "s": numbers(4),
+        "b": numbers(4),
+        "v": np.abs(numbers(4)) + 0.5,
+        "w": numbers(24).reshape(6, 4),
+        "slopes": numbers(4).reshape(4, *[1] * (len(shape) - 1)),
+    }
+    model = build(
+        f"{before} y = {node}",
+        image=f"float[N, {', '.join(map(str, shape))}] x",
+        output=f"float[N, {', '.join('ABC'[: len(shape)])}] y",
+        opset=21,
+        **weights,
+    )
+    x = images(shape)
+    found = strzoo.compile(model, cache=False, islands="missing")(x)
+    np.testing.assert_allclose(found, run_onnxruntime(model, x), rtol=1e-4, atol=1e-4)
