@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, View
+from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.frontend.rearranging import shape_of
+from strzoo.engine.frontend.values import View
 from strzoo.engine.ir.graph import (
     Add,
     Affine,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,50 +12,12 @@ import onnx
 
 from strzoo.engine.frontend.constants import Constants
 from strzoo.engine.frontend.problems import Outside, Unsupported
+from strzoo.engine.frontend.values import Moved, Padding, Rearranged, View
 from strzoo.engine.ir.graph import Flatten, Layer, Rearrange, Shape
 from strzoo.engine.ir.places import describe_places, in_order, pick_channels
 from strzoo.engine.ir.shapes import infer_shape
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits
-
-
-@dataclass(frozen=True)
-class View:
-    """What an ONNX name stands for: one of our values, read in another shape (one image's).
-
-    Reshaping makes no layer before something needs the new shape. `maker` is the operator and
-    name of the node that reshaped.
-    """
-
-    value: str
-    shape: Shape
-    maker: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Padding:
-    """`value` with `number` around it, as a window takes it without a padded map in between."""
-
-    value: str
-    pads: tuple[int, int, int, int]
-    number: float
-
-
-@dataclass(frozen=True, eq=False)
-class Rearranged:
-    """The numbers of `value` at `index`, counted channel by channel, in the shape of `index`."""
-
-    value: str
-    index: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """The numbers of `value` at `index`, as above, where the axis of the images is number `at`."""
-
-    value: str
-    index: np.ndarray
-    at: int
 
 
 class GraphBuilder:
@@ -82,7 +44,7 @@ class GraphBuilder:
         self._views: dict[str, View] = {}
         self._flat: dict[str, str] = {}
         self._maps: dict[tuple[str, Shape], str] = {}
-        self._names: set[str] = set()
+        self._names: dict[str, None] = {}
         # What onnxruntime makes and the engine cannot read, by name, with the type if it is known.
         self.opaque: dict[str, onnx.TypeProto | None] = {}
         # Values run in stages, the engine's in even ones, onnxruntime's in odd ones; see `append`.
@@ -101,6 +63,26 @@ class GraphBuilder:
         self.moved: dict[str, Moved] = {}
         # What has the images and the first axis of the numbers as one axis, as heads' keys.
         self.merged: dict[str, Rearranged] = {}
+        self._tables: tuple[list[Any] | dict[Any, Any], ...] = (
+            self.layers, self.shapes, self._views, self._flat, self._maps, self._names, self.stages,
+            self.padded, self.channels_last, self._turned, self.rearranged, self.moved, self.merged,
+        )  # fmt: skip
+
+    def mark(self) -> list[int]:
+        """How much there is now, for `undo`."""
+        return [len(table) for table in self._tables]
+
+    def undo(self, mark: list[int]) -> None:
+        """Forget what a node made since `mark`, because it cannot be read after all.
+
+        A node never changes what others made, so that all of its own comes last in each table.
+        """
+        for table, count in zip(self._tables, mark, strict=True):
+            while len(table) > count:
+                if isinstance(table, dict):
+                    table.popitem()
+                else:
+                    table.pop()
 
     def add_input(self, name: str, shape: Shape, stage: int = 0) -> None:
         """Let `name` stand for an array [N, *shape] that is given, or made in a stage before."""
@@ -306,7 +288,7 @@ class GraphBuilder:
         found, number = name, 2
         while found in self._names:
             found, number = f"{name}_{number}", number + 1
-        self._names.add(found)
+        self._names[found] = None
         return found
 
     def fresh(self, name: str) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, Padding
+from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.frontend.values import Padding
 from strzoo.engine.ir.graph import Add, Affine, Concat, Convolution, Pads, Pick, Window
 from strzoo.settings import Limits
 
@@ -37,6 +38,12 @@ def read_pad(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     source = view.value if last else builder.map_value(node.input[0])
     if mode not in ("constant", "reflect", "edge", "wrap"):
         raise Unsupported(f"mode {str(mode)[:20]!r}")
+    around = mode == "constant" and not last and channels == (0, 0) and min(pads) >= 0
+    if around and any(pads) and number <= _LOWEST:
+        builder.padded[node.output[0]] = Padding(source, pads, number)
+        return
+    if mode == "constant" and not np.isfinite(np.float32(number)):
+        raise Unsupported(f"with {number:g}")  # zero times it is NaN
     if mode != "constant" or min(pads) < 0:
         if mode != "constant" and (channels != (0, 0) or min(pads) < 0):
             raise Unsupported(f"mode {mode!r} of channels, or that also cuts off")
@@ -45,9 +52,6 @@ def read_pad(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     if channels != (0, 0):
         source = _add_channels(builder, node, source, channels, number)
     shape = builder.shapes[source]
-    if number != 0 and number <= _LOWEST and not last and any(pads):
-        builder.padded[node.output[0]] = Padding(source, pads, number)
-        return
     if not any(pads):
         builder.bind(node, source, shape)
     else:
@@ -168,8 +172,6 @@ def _add_number(
     It is the number less itself inside, by a window over a map of ones that are padded alike.
     """
     channels = builder.shapes[source][0]
-    if not np.isfinite(np.float32(number)):
-        raise Unsupported(f"with {number:g}")
     ones = _constant_map(builder, node, source, 1)
     filled = builder.emit(
         Convolution,

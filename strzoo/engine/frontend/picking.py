@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, Moved
+from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.folding import slice_bounds
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.frontend.rearranging import (
@@ -20,6 +20,7 @@ from strzoo.engine.frontend.rearranging import (
     shape_of,
     take_channels,
 )
+from strzoo.engine.frontend.values import Moved
 from strzoo.engine.ir.graph import Pick, Shape
 from strzoo.errors import IntegrityError
 from strzoo.settings import Limits

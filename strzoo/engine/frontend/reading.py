@@ -206,11 +206,13 @@ class Reading:
     def _read(self, node: onnx.NodeProto) -> None:
         if any(name in self._left for name in node.output):
             return self._leave(node)
+        mark = self.builder.mark()
         try:
             return self._read_node(node)
         except Outside:
-            pass
+            self.builder.undo(mark)
         except Unsupported as problem:
+            self.builder.undo(mark)
             maker = self._makers.get(problem.node[1]) if problem.node else None
             if maker is None or set(maker.output) & set(self._left):
                 place = problem.node or (_operator(node), describe_node(node))

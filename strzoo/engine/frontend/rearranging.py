@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, Moved, Rearranged, describe_node
+from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.problems import Unsupported
+from strzoo.engine.frontend.values import Moved, Rearranged
 from strzoo.engine.ir.graph import Convolution, Shape
 from strzoo.engine.ir.parts import MANY
 from strzoo.engine.ir.places import in_order, pick_channels

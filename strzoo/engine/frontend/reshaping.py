@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 
 from strzoo.engine.frontend.attributes import read_attributes
-from strzoo.engine.frontend.builder import GraphBuilder, Moved, Rearranged
+from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.constants import BATCH
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.frontend.rearranging import bind_moved, bind_numbers, bind_shape, shape_of
+from strzoo.engine.frontend.values import Moved, Rearranged
 from strzoo.engine.ir.graph import Shape
 
 _FLOATS = (

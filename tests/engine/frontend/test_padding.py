@@ -78,6 +78,29 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> N
     assert_agrees(model)
 
 
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 3e38, -3e38])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "p = Pad (c, pads, k) y = Neg (p)",
+        "p = Pad (c, channels, k) y = Neg (p)",
+        "p = Pad (c, cuts, k) y = Neg (p)",
+        "t = Transpose <perm = [0, 2, 3, 1]> (c) p = Pad (t, last, k) "
+        "u = Transpose <perm = [0, 3, 1, 2]> (p) y = Neg (u)",
+    ],
+    ids=["around", "channels", "cuts", "last"],
+)
+def test_any_number_is_what_is_padded_with(body: str, number: float) -> None:
+    model = build(
+        f"c = Conv (x, w) {body}", output=MAP, opset=13, pads=PADS, last=LAST, w=W,
+        channels=np.array([0, 1, 0, 1, 0, 2, 0, 1]), cuts=np.array([0, 0, -1, 1, 0, 0, 1, 0]),
+        k=np.float32(number),
+    )  # fmt: skip
+    x = images((4, 7, 6))
+    found = strzoo.compile(model, cache=False, islands="missing")(x)
+    np.testing.assert_allclose(found, run_onnxruntime(model, x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_the_kernels_pad_whatever_the_map_holds() -> None:
     body = """a = Pad (x, pads) b = Pad <mode = "reflect"> (x, pads) c = Pad (x, pads, k)
