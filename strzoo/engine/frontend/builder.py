@@ -292,9 +292,9 @@ class GraphBuilder:
         return found
 
     def fresh(self, name: str) -> str:
-        """A name that no value has yet."""
+        """A name that nothing has yet, in the file or of what was made."""
         found, number = name, 2
-        while found in self.shapes or found in self._reserved:
+        while found in self.shapes or found in self._reserved or found in self.constants:
             found, number = f"{name}_{number}", number + 1
         return found
 

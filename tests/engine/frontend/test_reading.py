@@ -1,4 +1,4 @@
-"""What a walk over the nodes keeps: nothing of a node that cannot be read."""
+"""What a walk over the nodes keeps: nothing of a node that cannot be read, no name twice."""
 
 from __future__ import annotations
 
@@ -60,3 +60,10 @@ def test_of_a_node_that_cannot_be_read_after_all_nothing_is_kept(
 
     monkeypatch.setitem(OPERATORS, operator, give_up)
     assert_agrees(build(f"c = Conv (x, w) {body}", output=MAP, opset=17, **CONSTANTS))
+
+
+@pytest.mark.parametrize(("body", "name"), [("a = Sum (c, x, x)", "a_1")])
+def test_names_that_are_made_up_are_none_of_the_file(body: str, name: str) -> None:
+    weights = {"w": CONSTANTS["w"], name: np.float32(5)}
+    model = build(f"c = Conv (x, w) {body} y = Mul (a, {name})", output=MAP, opset=17, **weights)
+    assert_agrees(model)
