@@ -70,9 +70,21 @@ FUNCTIONS = {
     "Softplus": ("softplus", 0.0, 0.0),
     "Softsign": ("softsign", 0.0, 0.0),
     "Sqrt": ("sqrt", 0.0, 0.0),
-    "Swish": ("silu", 0.0, 0.0),
     "Tanh": ("tanh", 0.0, 0.0),
 }
+
+
+def read_swish(builder: GraphBuilder, node: onnx.NodeProto) -> None:
+    """x * sigmoid(alpha * x)."""
+    alpha, (name,), (output,) = read_attributes(node).get("alpha", 1.0), node.input, node.output
+    if alpha == 1:
+        return builder.emit_elementwise(Clamp, node, bounds=Bounds(0.0, 0.0, "silu"))
+    scaled, gate = builder.fresh(f"{output}_scaled"), builder.fresh(f"{output}_gate")
+    steps = (("Mul", name, scaled), ("Sigmoid", scaled, gate))
+    scale, function = (onnx.helper.make_node(op, [x], [y], node.name) for op, x, y in steps)
+    emit_affine(builder, scale, name, np.float64(alpha), np.float64(0))
+    read_function(builder, function)
+    return _combine(builder, onnx.helper.make_node("Mul", [name, gate], [output], node.name))
 
 
 def read_prelu(builder: GraphBuilder, node: onnx.NodeProto) -> None:

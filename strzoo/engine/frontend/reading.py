@@ -80,6 +80,7 @@ OPERATORS: dict[str, Rule] = {
     "Squeeze": reshaping.read_squeeze,
     "Sub": arithmetic.read_arithmetic,
     "Sum": arithmetic.read_sum,
+    "Swish": arithmetic.read_swish,
     "Transpose": rearranging.read_transpose,
     "Unsqueeze": reshaping.read_unsqueeze,
     "Upsample": resizing.read_resize,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import strzoo
@@ -21,6 +22,7 @@ from strzoo.engine.ir.graph import (
 from strzoo.engine.passes import simplify
 from strzoo.errors import UsageError
 from tests.helpers.engine.models import assert_agrees, build, images, run_onnxruntime
+from tests.helpers.engine.reference import run_graph
 
 MAP = "float[N, A, B, C] y"
 RANDOM = np.random.default_rng(2)
@@ -38,6 +40,9 @@ def kinds(body: str, **weights: Any) -> list[type[Layer]]:
         *((f"y = {name} (x)", 18) for name in (
             "Abs", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Neg",
             "Sigmoid", "Softplus", "Softsign", "Tanh",
+        )),
+        *((f"y = {call} (x)", 18) for call in (
+            "Elu <alpha = 0.3>", "HardSigmoid <alpha = 0.1, beta = 0.7>", "LeakyRelu <alpha = 1.5>",
         )),
         ("a = Abs (x) y = Sqrt (a)", 18),
         ("y = Gelu (x)", 20),
@@ -88,6 +93,19 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int) -> N
     given = {name: array for name, array in weights.items() if name in body}
     batch = 1 if "sizes" in body else 3
     assert_agrees(build(body, output=MAP, opset=opset, **given), batch=batch, tolerance=1e-5)
+
+
+@pytest.mark.skipif(onnx.defs.onnx_opset_version() < 24, reason="this onnx lacks Swish")
+@pytest.mark.parametrize("alpha", [1.0, 1.702, -0.5, 0.0])
+@pytest.mark.parametrize("last", [False, True])
+def test_swish_is_a_gate_of_alpha_times_x(alpha: float, last: bool) -> None:
+    body = f"y = Swish <alpha = {alpha}> (x)"
+    if last:
+        body = f"""t = Transpose <perm = [0, 2, 3, 1]> (x) s = Swish <alpha = {alpha}> (t)
+            y = Transpose <perm = [0, 3, 1, 2]> (s)"""
+    x = images((4, 7, 6))
+    found = run_graph(simplify(read_graph(build(body, output=MAP, opset=24))), x)
+    np.testing.assert_allclose(found, x / (1 + np.exp(-alpha * x)), rtol=1e-5, atol=1e-6)
 
 
 EXPONENTS = (2, 3, 4, 0.5, -1, -0.5, -2, 1, 1.7, -2.3, 5, -5, 6, 12, 0.3)
