@@ -16,6 +16,7 @@ from strzoo.engine.frontend.attributes import Attributes, read_attributes
 from strzoo.engine.frontend.builder import GraphBuilder
 from strzoo.engine.frontend.problems import Unsupported
 from strzoo.engine.ir.graph import Pick, Resample
+from strzoo.engine.ir.parts import MANY
 from strzoo.settings import Limits
 
 _ONE, _HALF = np.float32(1), np.float32(0.5)
@@ -29,8 +30,8 @@ def read_resize(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     if mode != "nearest" and attributes.get("antialias", 0):
         raise Unsupported("with antialiasing")
     source = builder.map_value(node.input[0])
-    _, height, width = builder.shapes[source]
-    scales, sizes = _read_sizes(builder, node, attributes, (height, width))
+    channels, height, width = builder.shapes[source]
+    scales, sizes = _read_sizes(builder, node, attributes, (channels, height, width))
     if min(sizes) < 1:
         raise Unsupported("that leaves nothing")
     Limits.from_env().check("elements", math.prod(sizes), f"the result of {node.name}")
@@ -57,9 +58,10 @@ def read_resize(builder: GraphBuilder, node: onnx.NodeProto) -> None:
 
 
 def _read_sizes(
-    builder: GraphBuilder, node: onnx.NodeProto, attributes: Attributes, size: tuple[int, int]
+    builder: GraphBuilder, node: onnx.NodeProto, attributes: Attributes, shape: tuple[int, ...]
 ) -> tuple[tuple[float, float], tuple[int, int]]:
-    """Scales and sizes of the result: (vertical, horizontal) each."""
+    """Scales and sizes of the result: (vertical, horizontal) each. `shape` is the map's."""
+    channels, *size = shape
     last = len(node.input) - 1
     scales: list[float] = list(attributes.get("scales") or ())
     if node.op_type == "Upsample" or builder.opset < 11:
@@ -77,10 +79,14 @@ def _read_sizes(
         if sorted(axes) != [2, 3]:
             raise Unsupported("of images or channels")
         scales, wanted = (
-            [1.0, 1.0, *(v[axes.index(axis)] for axis in (2, 3))] if v else v
-            for v in (scales, wanted)
+            [*others, *(v[axes.index(axis)] for axis in (2, 3))] if v else v
+            for v, others in ((scales, (1.0, 1.0)), (wanted, (MANY, channels)))
         )
     if wanted:
+        # Where the batch is open, 1 is that of the image which an exporter saw.
+        images = (MANY, builder.batch or 1)
+        if len(wanted) != 4 or wanted[0] not in images or wanted[1] != channels:
+            raise Unsupported("of images or channels")
         sizes = (int(wanted[2]), int(wanted[3]))
         return (sizes[0] / size[0], sizes[1] / size[1]), sizes
     if not scales or len(scales) != 4 or (scales[0], scales[1]) != (1, 1):

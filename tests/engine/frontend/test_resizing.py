@@ -126,3 +126,38 @@ def test_a_resize_is_one_layer_and_what_is_lacking_is_named() -> None:
         with pytest.raises(StrzooError) as caught:
             read_graph(build(f"y = Resize <{fields}> (x, , , sizes)", output=MAP, sizes=sizes))
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", ["N", "2"])
+@pytest.mark.parametrize(
+    ("body", "sizes", "read"),
+    [
+        ("r = Resize (c, , , sizes)", [2, 4, 14, 12], {"2"}),
+        ("r = Resize (c, , , sizes)", [2, 8, 14, 12], set()),
+        ("r = Resize (c, , , sizes)", [4, 4, 14, 12], set()),
+        ("r = Resize <axes = [3, 2]> (c, , , sizes)", [12, 14], {"N", "2"}),
+        ("r = Resize <axes = [2, 1]> (c, , , sizes)", [14, 8], set()),
+        ("s = Shape <end = 1> (c) n = Concat <axis = 0> (s, sizes) r = Resize (c, , , n)",
+         [4, 14, 12], {"N", "2"}),
+        ("s = Shape <end = 1> (c) n = Concat <axis = 0> (s, sizes) r = Resize (c, , , n)",
+         [8, 14, 12], set()),
+    ],
+)  # fmt: skip
+def test_sizes_of_other_channels_or_images_are_onnxruntimes(
+    body: str, sizes: list[int], read: set[str], batch: str
+) -> None:
+    w = np.random.default_rng(1).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    model = build(
+        f"c = Conv (x, w) {body} y = Neg (r)", image=f"float[{batch}, 4, 7, 6] x",
+        output="float[M, A, B, C] y", w=w, sizes=np.array(sizes),
+    )  # fmt: skip
+    x = images((4, 7, 6), 2)
+    expected = run_onnxruntime(model, x)
+    if len(expected) == len(x):
+        found = strzoo.compile(model, 1, cache=False, islands="missing")(x)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    if batch in read:
+        assert read_graph(model).shapes["y"] == expected.shape[1:]
+    else:
+        with pytest.raises(StrzooError, match="Resize at r \\(of images or channels"):
+            read_graph(model)
