@@ -182,6 +182,8 @@ class GraphBuilder:
             raise Unsupported(f"its input {node.input[index]!r} is not a constant")
         if array.dtype.kind in "iub":
             raise Unsupported(f"its weights are {array.dtype}; quantised files are not supported")
+        if not array.size:
+            raise Unsupported(f"its input {node.input[index]!r} is empty")
         return np.ascontiguousarray(array, dtype=np.float32)
 
     def optional_weight(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:

@@ -44,14 +44,16 @@ def read_layer_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     scale, shift = builder.weight(node, 1), builder.optional_weight(node, 2)
     shape = shape_of(builder, node.input[0])
     rank = len(shape) + 1
-    if attributes.get("axis", -1) % rank != rank - 1 or scale.ndim != 1:
+    if attributes.get("axis", -1) % rank != rank - 1:
         raise Unsupported("over another axis than the channels")
+    if shift is None:
+        shift = np.zeros(1, np.float32)
     # Of a single pixel, channels that are last are those of a vector.
     single = math.prod(shape[:-1]) == 1 and node.input[0] not in builder.channels_last
     last = None if single else builder.turned(node.input[0])
     fields = {
-        "scale": scale,
-        "shift": np.zeros_like(scale) if shift is None else shift,
+        "scale": _repeat_one(scale, shape[-1]),
+        "shift": _repeat_one(shift, shape[-1]),
         "epsilon": float(attributes.get("epsilon", 1e-5)),
     }
     if last is not None:
@@ -90,10 +92,18 @@ def read_group_norm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
         raise IntegrityError(f"{describe_node(node)!r} makes {groups} groups of {channels}")
     # Before opset 21 there is one number for each group.
     length = groups if builder.opset < 21 else channels
+    scale, shift = _repeat_one(scale, length), _repeat_one(shift, length)
     _check_lengths(node, scale, shift, length)
     scale, shift = (np.repeat(v, channels // length) for v in (scale, shift))
     epsilon = attributes.get("epsilon", 1e-5)
     _normalize_groups(builder, node, source, groups, epsilon, scale, shift)
+
+
+def _repeat_one(values: np.ndarray, length: int) -> np.ndarray:
+    """`values`, of which there can be a single one for all channels."""
+    if values.ndim != 1:
+        raise Unsupported(f"by numbers of shape {values.shape}")
+    return np.repeat(values, length) if len(values) == 1 else values
 
 
 def _check_lengths(node: onnx.NodeProto, scale: np.ndarray, shift: np.ndarray, length: int) -> None:

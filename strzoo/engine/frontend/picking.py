@@ -58,6 +58,8 @@ def read_split(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     if not sizes:
         each = -(-total // count)
         sizes = [each] * (count - 1) + [total - each * (count - 1)]
+    if 0 in sizes:
+        raise Unsupported("that leaves nothing")
     if len(sizes) != count or min(sizes) < 1 or sum(sizes) != total:
         what = "places" if axis else "channels"
         raise IntegrityError(f"{node.name!r} splits {total} {what} into {sizes}")
@@ -82,7 +84,9 @@ def read_gather(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     if indices is None or indices.ndim > 1:
         raise Unsupported("its indices are not a constant list")
     chosen, size = np.atleast_1d(indices).astype(np.int64), shape[axis]
-    if not len(chosen) or chosen.min() < -size or chosen.max() >= size:
+    if not len(chosen):
+        raise Unsupported("that leaves nothing")
+    if chosen.min() < -size or chosen.max() >= size:
         raise IntegrityError(f"{node.name!r} takes {chosen.tolist()} of {size}")
     if indices.ndim == 0 or moved:
         found = moved or at_first(builder, node.input[0])

@@ -43,6 +43,22 @@ def test_what_is_read_computes_what_onnxruntime_does(body: str, opset: int, leng
     )
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "f = Flatten (x) y = LayerNormalization (f, one)",
+        "f = Flatten (x) y = LayerNormalization (f, one, one)",
+        "f = Flatten (x) y = LayerNormalization (f, number, all)",
+        "f = Flatten (x) y = LayerNormalization (f, all, one)",
+        "g = GroupNormalization <num_groups = 2> (x, one, number) y = Flatten (g)",
+    ],
+)
+@pytest.mark.parametrize("opset", [18, 21])
+def test_a_single_number_scales_or_shifts_all_channels(body: str, opset: int) -> None:
+    weights: dict[str, Any] = {"one": numbers(1), "number": np.float32(0.7), "all": numbers(168)}
+    assert_agrees(build(body, opset=opset, **weights))
+
+
 def test_the_kernels_normalize_each_image() -> None:
     body = """g = GroupNormalization <num_groups = 2> (x, s, b) i = InstanceNormalization (g, t, b)
         r = Relu (i) y = Add (g, r)"""

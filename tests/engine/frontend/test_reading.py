@@ -67,3 +67,24 @@ def test_names_that_are_made_up_are_none_of_the_file(body: str, name: str) -> No
     weights = {"w": CONSTANTS["w"], name: np.float32(5)}
     model = build(f"c = Conv (x, w) {body} y = Mul (a, {name})", output=MAP, opset=17, **weights)
     assert_agrees(model)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "e, y = Split <axis = 1> (c, none_first)",
+        "e, r = Split <axis = 1> (c, none_first) y = Concat <axis = 1> (r, e)",
+        "e = Gather <axis = 1> (c, none) y = Concat <axis = 1> (e, c)",
+        "e = Conv (c, no_weights) y = Concat <axis = 1> (e, c)",
+        "t = Transpose <perm = [0, 2, 3, 1]> (c) e = MatMul (t, no_matrix) "
+        "j = Concat <axis = 3> (e, t) y = Transpose <perm = [0, 3, 1, 2]> (j)",
+    ],
+)
+def test_what_leaves_nothing_is_left_to_onnxruntime(body: str) -> None:
+    empty: dict[str, Any] = {
+        "none": np.zeros(0, np.int64),
+        "none_first": np.array([0, 4]),
+        "no_weights": np.zeros((0, 4, 1, 1), np.float32),
+        "no_matrix": np.zeros((4, 0), np.float32),
+    }
+    assert_agrees(build(f"c = Conv (x, w) {body}", output=MAP, opset=17, **CONSTANTS, **empty))
