@@ -165,16 +165,15 @@ def read_arithmetic(builder: GraphBuilder, node: onnx.NodeProto) -> None:
         bounds = Bounds(float(value.reshape(())), 0.0, "over")
         return builder.emit_elementwise(Clamp, with_input(node, node.input[1]), bounds=bounds)
     one, zero = np.ones_like(value), np.zeros_like(value)
-    with np.errstate(divide="ignore"):
-        rules = {
-            ("Add", 0): (one, value),
-            ("Add", 1): (one, value),
-            ("Sub", 0): (-one, value),
-            ("Sub", 1): (one, -value),
-            ("Mul", 0): (value, zero),
-            ("Mul", 1): (value, zero),
-            ("Div", 1): (1 / value, zero),
-        }
+    rules = {
+        ("Add", 0): (one, value),
+        ("Add", 1): (one, value),
+        ("Sub", 0): (-one, value),
+        ("Sub", 1): (one, -value),
+        ("Mul", 0): (value, zero),
+        ("Mul", 1): (value, zero),
+        ("Div", 1): (1 / value, zero),
+    }
     if (node.op_type, index) not in rules:
         raise Unsupported("of several constants by a computed value")
     scale, shift = rules[node.op_type, index]
@@ -236,14 +235,15 @@ def emit_affine(
     builder: GraphBuilder, node: onnx.NodeProto, name: str, scale: np.ndarray, shift: np.ndarray
 ) -> None:
     """scale * x + shift, both of the same shape: one number, or one per channel."""
+    scale, shift = scale.astype(np.float32), shift.astype(np.float32)
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        raise Unsupported("with a factor or summand that is infinite or NaN in fp32")
     if name in builder.channels_last:
         last = builder.channels_last[name]
         channels = last.shape[0]
         if scale.size != 1 and (scale.size, scale.shape[-1]) != (channels, channels):
             raise Unsupported(f"a constant of shape {scale.shape} with the channels last")
-        scale, shift = (
-            np.broadcast_to(v.reshape(-1), (channels,)).astype(np.float32) for v in (scale, shift)
-        )
+        scale, shift = (np.broadcast_to(v.reshape(-1), (channels,)) for v in (scale, shift))
         builder.emit_last(Affine, node, last, scale=scale, shift=shift)
         return
     view = builder.view(name)
@@ -252,8 +252,8 @@ def emit_affine(
         builder.emit_elementwise(
             Affine,
             with_input(node, name),
-            scale=np.full(channels, scale.reshape(()), np.float32),
-            shift=np.full(channels, shift.reshape(()), np.float32),
+            scale=np.full(channels, scale.reshape(())),
+            shift=np.full(channels, shift.reshape(())),
         )
         return
     channels = view.shape[0]
@@ -262,8 +262,7 @@ def emit_affine(
     if not is_norm and scale.shape not in (per_channel, (1, *per_channel)):
         raise Unsupported(f"a constant of shape {scale.shape} with images of {_images(view)}")
     take = builder.map_value if len(view.shape) == 3 else builder.vector_value
-    scale, shift = (v.reshape(-1).astype(np.float32) for v in (scale, shift))
-    builder.emit(Affine, node, (take(name),), scale=scale, shift=shift)
+    builder.emit(Affine, node, (take(name),), scale=scale.reshape(-1), shift=shift.reshape(-1))
 
 
 def _check_rank(builder: GraphBuilder, name: str, constant: np.ndarray) -> None:

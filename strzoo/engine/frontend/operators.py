@@ -116,6 +116,9 @@ def read_gemm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     attributes = read_attributes(node)
     if attributes.get("transA", 0):
         raise Unsupported("of transposed images")
+    alpha, beta = (np.float32(attributes.get(name, 1.0)) for name in ("alpha", "beta"))
+    if not np.isfinite([alpha, beta]).all():
+        raise Unsupported(f"with factors {alpha:g} and {beta:g}")
     weight = _matrix(builder, node)
     weight = weight if attributes.get("transB", 0) else weight.T
     bias = builder.optional_weight(node, 2)
@@ -134,9 +137,8 @@ def read_gemm(builder: GraphBuilder, node: onnx.NodeProto) -> None:
     ):
         raise Unsupported(f"a bias of shape {bias.shape}")
     else:
-        bias = np.broadcast_to(bias.reshape(-1), (outputs,)) * attributes.get("beta", 1.0)
-    weight = weight * np.float32(attributes.get("alpha", 1.0))
-    _emit_linear(builder, node, weight, bias)
+        bias = np.broadcast_to(bias.reshape(-1), (outputs,)) * beta
+    _emit_linear(builder, node, weight * alpha, bias)
 
 
 def read_matmul(builder: GraphBuilder, node: onnx.NodeProto) -> None:

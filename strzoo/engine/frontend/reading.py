@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from strzoo.engine.frontend import (
@@ -204,6 +205,7 @@ class Reading:
         stages, opaque = self.builder.stages, self.builder.opaque
         return stages[name if name in opaque else self.builder.view(name).value]
 
+    @np.errstate(all="ignore")  # a file's numbers may be any; each rule looks at what they become
     def _read(self, node: onnx.NodeProto) -> None:
         if any(name in self._left for name in node.output):
             return self._leave(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -29,16 +30,13 @@ def fold_affine(graph: Graph) -> Graph:
     return rebuild(graph, made.values(), renamed)
 
 
+@np.errstate(all="ignore")
 def _fold(before: Layer, affine: Affine) -> Layer | None:
-    """One layer that does both, or None."""
+    """One layer that does both, or None; also where the numbers of one would be too large."""
     scale, shift = affine.scale.astype(np.float64), affine.shift.astype(np.float64)
     if isinstance(before, Affine) and before.bounds is None:
-        return dataclasses.replace(
-            before,
-            scale=(before.scale * scale).astype(np.float32),
-            shift=(before.shift * scale + shift).astype(np.float32),
-            bounds=affine.bounds,
-        )
+        fields = {"scale": before.scale * scale, "shift": before.shift * scale + shift}
+        return _replace(before, fields, affine)
     if (
         not isinstance(before, Convolution | Linear)
         or before.bounds is not None
@@ -46,9 +44,14 @@ def _fold(before: Layer, affine: Affine) -> Layer | None:
     ):
         return None
     per_row = scale.reshape(-1, *[1] * (before.weight.ndim - 1))
-    return dataclasses.replace(
-        before,
-        weight=(before.weight * per_row).astype(np.float32),
-        bias=(before.bias * scale + shift).astype(np.float32),
-        bounds=affine.bounds,
-    )
+    fields = {"weight": before.weight * per_row, "bias": before.bias * scale + shift}
+    return _replace(before, fields, affine)
+
+
+def _replace(before: Layer, fields: dict[str, np.ndarray], affine: Affine) -> Layer | None:
+    """`before` with `fields` in fp32 and the bounds of `affine`; None if they are not finite."""
+    changed: dict[str, Any] = {name: values.astype(np.float32) for name, values in fields.items()}
+    if not all(np.isfinite(values).all() for values in changed.values()):
+        return None
+    changed["bounds"] = affine.bounds
+    return dataclasses.replace(before, **changed)

@@ -1,4 +1,7 @@
+import dataclasses
+
 import numpy as np
+import pytest
 
 from strzoo.engine.ir.graph import Affine, Bounds, Flatten, Linear, Window
 from strzoo.engine.passes.affine import fold_affine
@@ -52,4 +55,15 @@ def test_what_something_else_reads_unscaled_stays() -> None:
 
 def test_a_bounded_result_is_not_scaled_before_its_bounds() -> None:
     graph = chain(conv("a", bounds=Bounds(0.0)), norm("n", "a"))
+    assert names(fold_affine(graph)) == ["a", "n"]
+
+
+@pytest.mark.parametrize("scale", [1e30, np.inf, np.nan])
+@pytest.mark.parametrize("before", ["convolution", "affine"])
+def test_what_would_not_be_finite_stays_apart(before: str, scale: float) -> None:
+    large, zero = np.full(2, 1e30, np.float32), np.zeros(2, np.float32)
+    first = conv("a") if before == "convolution" else Affine("a", ("x",), "a", large, zero)
+    if before == "convolution":
+        first = dataclasses.replace(first, weight=first.weight * large[0])
+    graph = chain(first, Affine("n", ("a",), "n", np.full(2, scale, np.float32), zero))
     assert names(fold_affine(graph)) == ["a", "n"]
