@@ -34,6 +34,7 @@ from strzoo.benchmarking.int8_files import write_int8
 from strzoo.benchmarking.memory import peak_memory
 from strzoo.benchmarking.results import BenchmarkResult, Timing, judge, spell_verdicts
 from strzoo.benchmarking.timing import AGREES, check_agreement, time_in_turn, warm_up
+from strzoo.engine.hardware import check_threads
 from strzoo.errors import StrzooError, UsageError
 from strzoo.export.export_onnx import export_onnx
 from strzoo.files import hide_temporary
@@ -134,8 +135,9 @@ def benchmark(
     for engine in engines:
         check_engine(engine)
     threads = torch.get_num_threads() if threads is None else threads
-    if not given or runs < 1 or threads < 1 or not batches or min(batches) < 1:
-        raise UsageError("models, batches, runs and threads must be at least 1")
+    check_threads(threads)
+    if not given or runs < 1 or not batches or min(batches) < 1:
+        raise UsageError("models, batches and runs must be at least 1")
     sources = [resolve(model, settings=settings) for model in given]
     for source in sources:
         if isinstance(source, OnnxSource) and not set(engines) & set(ONNX_ENGINES):

@@ -22,6 +22,7 @@ from strzoo.benchmarking.tradeoff_results import ENGINES, TradeoffResult, recomm
 from strzoo.benchmarking.tradeoff_timing import MeasuredNetwork, list_points, time_networks
 from strzoo.data.calibration import Images
 from strzoo.data.imageset import ImageSet
+from strzoo.engine.hardware import check_threads
 from strzoo.errors import StrzooError, UsageError
 from strzoo.evaluation.evaluate import Batches, evaluate
 from strzoo.evaluation.results import EvalResult
@@ -98,8 +99,7 @@ def tradeoff(
     sparsities, engines = [float(one) for one in sparsities], list(engines)
     _check(sparsities, method, engines, epochs=epochs, batch=batch, runs=runs, max_loss=max_loss)
     threads = torch.get_num_threads() if threads is None else threads
-    if threads < 1:
-        raise UsageError(f"threads is {threads}; it must be at least 1")
+    check_threads(threads)
     source = resolve(model, settings=settings)
     on_step("loading the network")
     given = source.build_dense()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from strzoo.arguments import checked
 from strzoo.engine.frontend.network import spell_size
-from strzoo.engine.hardware import default_threads, level_hardware
+from strzoo.engine.hardware import check_threads, default_threads, level_hardware
 from strzoo.engine.requirement import expect_llvmlite
 from strzoo.errors import UsageError
 from strzoo.hub.graph_sources import OnnxSource, PlanSource
@@ -96,7 +96,7 @@ def compile(
         IntegrityError: a file is damaged, or a `.strz` file is for another processor or version.
         UnknownNameError, OfflineError, NetworkError: as `strzoo.load`.
     """
-    _check("threads", threads)
+    check_threads(threads)
     _check("batch", batch)
     _check("lanes", lanes)
     if islands not in ISLANDS:

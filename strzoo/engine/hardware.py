@@ -11,6 +11,7 @@ from pathlib import Path
 
 from strzoo.errors import UsageError
 
+MOST_THREADS = 1024  # of a call: no processor has more cores, and systems start few more
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -172,19 +173,27 @@ def _level_identity(cpu: str) -> str:
 def default_threads() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    return min(os.cpu_count() or 1, MOST_THREADS)
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise a UsageError unless a call can use so many threads; None is the usual number."""
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise UsageError(
+            f"threads is {threads!r:.40}; it must be a whole number from 1 to {MOST_THREADS}"
+        )
 
 
 def environment_threads() -> int | None:
     """The threads that OMP_NUM_THREADS asks for, as torchrun sets it so that processes share the
-    cores; None where it is not set or is no positive number.
+    cores, but no more than a call can use; None where it is not set or is no positive number.
 
     A list ("4,2") gives the threads of each nesting level; the first number is the outer level's.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     count = int(first) if first.isascii() and first.isdecimal() and len(first) < 7 else 0
-    return count or None
+    return min(count, MOST_THREADS) or None
 
 
 def _cache_bytes(level: int, otherwise: int) -> int:

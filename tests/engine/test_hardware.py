@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+import strzoo
 from strzoo.engine.hardware import Hardware, environment_threads
+from strzoo.engine.runtime.load import load
+from strzoo.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -13,6 +19,7 @@ from strzoo.engine.hardware import Hardware, environment_threads
         ("4", 4),
         ("4,2", 4),  # a number for each nesting level, as the OpenMP specification allows
         (" 3 , 1", 3),
+        ("99999", 1024),  # the most that a call can use
         ("", None),
         ("0", None),
         ("-2", None),
@@ -32,6 +39,22 @@ def test_omp_num_threads_is_read_as_openmp_defines_it_and_never_fails(
 def test_without_omp_num_threads_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert environment_threads() is None
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 100000])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda threads: strzoo.compile("none.onnx", threads),
+        lambda threads: load("none.strz", threads),
+        lambda threads: strzoo.benchmark("none.onnx", engines=["onnxruntime"], threads=threads),
+        lambda threads: strzoo.tradeoff("none.pth", "none", validation="none", threads=threads),
+    ],
+    ids=["compile", "load", "benchmark", "tradeoff"],
+)
+def test_threads_have_a_limit_that_is_named(call: Callable[[int], Any], threads: int) -> None:
+    with pytest.raises(UsageError, match=r"threads is .*; it must be .* from 1 to 1024"):
+        call(threads)
 
 
 def test_a_dense_kernel_holds_sums_an_input_and_a_weight_in_registers() -> None:

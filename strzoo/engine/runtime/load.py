@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from strzoo.arguments import checked
+from strzoo.engine.hardware import check_threads
 from strzoo.engine.runtime.model import SparseModel
 from strzoo.engine.runtime.plan_files import PlanFileBuilder
 from strzoo.errors import UsageError
@@ -43,9 +44,9 @@ def load(
         IntegrityError: it is damaged, or made by another version or for another processor.
     """
     started = time.perf_counter()
-    for name, value in (("threads", threads), ("batch", batch)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}; it must be a whole number, at least 1")
+    check_threads(threads)
+    if batch < 1:
+        raise UsageError(f"batch is {batch}; it must be a whole number, at least 1")
     settings = settings or Settings.from_env()
     folder = settings.cache_dir / "engine" if cache else None
     given = path if isinstance(path, bytes) else Path(path)

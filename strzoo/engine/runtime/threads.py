@@ -20,6 +20,7 @@ import numpy as np
 
 from strzoo.engine.codegen import mailboxes as native
 from strzoo.engine.runtime.memory import aligned
+from strzoo.errors import StrzooError
 
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _RESTS = 16  # of which the time is measured
@@ -72,7 +73,14 @@ class Team:
             # The worker can outlive the team for a moment; it keeps alive what it uses.
             held = (self._functions["serve"], self._mailboxes, index, semaphore, code)
             worker = threading.Thread(target=_work, args=held, name="strzoo-engine", daemon=True)
-            worker.start()
+            try:
+                worker.start()
+            except RuntimeError as error:
+                self.threads = index + 1  # whom `__del__` stops
+                raise StrzooError(
+                    f"the system starts no more than {index} threads beside this one, {threads} "
+                    "are asked for in all; compile the model for fewer"
+                ) from error
             self._affinity.add(worker)
 
     def _fill(self, worker: int, offset: int, value: int) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from strzoo.engine.codegen.operands import Kernel, row_operands
-from strzoo.engine.hardware import Hardware, supports
+from strzoo.engine.hardware import MOST_THREADS, Hardware, supports
 from strzoo.engine.ir.parts import Division
 from strzoo.engine.lowering.plan import Plan
 from strzoo.engine.results import LayerChoice, PrecisionReport
@@ -41,7 +41,6 @@ MAGIC, FORMAT, DIVIDED = PLAN_MAGIC, 1, 2
 SUFFIX = ".strz"
 USUAL_NAMES = ("images", "output")
 _ALIGNMENT = 64
-_MOST_THREADS = 4096
 _KIND = "compiled strzoo model"
 _EMPTY = partial(np.empty, dtype=np.uint8)
 
@@ -255,7 +254,7 @@ def _build_file(
     return PlanFile(
         str(header["model"]),
         str(header["source"]),
-        _positive(header["threads"], _MOST_THREADS),
+        _positive(header["threads"], MOST_THREADS),
         _positive(header["images"]),
         float(header["tuned"]),
         hardware,
@@ -387,7 +386,7 @@ def _build_plan(entry: dict[str, Any], arrays: Arrays, hardware: Hardware | None
     if hardware is not None:
         check_plan(plan, hardware)
     layers = tuple(LayerChoice(**layer) for layer in entry["layers"])
-    return ThreadedPlan(plan, _positive(entry["threads"]), layers)
+    return ThreadedPlan(plan, _positive(entry["threads"], MOST_THREADS), layers)
 
 
 def _positive(value: Any, most: int = 1 << 40) -> int:

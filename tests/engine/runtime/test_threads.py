@@ -17,6 +17,7 @@ from strzoo.engine.hardware import host_hardware
 from strzoo.engine.runtime import threads as module
 from strzoo.engine.runtime.threads import Team
 from strzoo.engine.storage.machine_code import compile_kernels
+from strzoo.errors import StrzooError
 
 # What a task calls, as `run_plan` is: addresses and numbers.
 KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (TASK_FIELDS - 1))
@@ -125,6 +126,24 @@ def test_threads_end_with_their_team(code):
     time.sleep(0.003)
     del team
     for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+def test_where_the_system_starts_no_more_threads_those_that_run_end(code, monkeypatch):
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start_two(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(StrzooError, match="no more than 2 threads beside this one, 9 are asked"):
+        Team(9, code)
+    for worker in started:
         worker.join(10)
         assert not worker.is_alive()
 

@@ -110,6 +110,21 @@ def test_files_for_other_processors_and_versions_are_refused(
         load(file, shared)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_more_threads_than_a_call_can_use_are_refused(
+    file: Path, tmp_path: Path, shared: Settings, whole: bool
+) -> None:
+    content = read_plans(file, host_hardware())
+    if whole:
+        content = dataclasses.replace(content, threads=1025)
+    else:
+        plans = [dataclasses.replace(entry, threads=1025) for entry in content.plans]
+        content = dataclasses.replace(content, plans=tuple(plans))
+    write_plans(tmp_path / "many.strz", content, force=True)
+    with pytest.raises(IntegrityError, match="1025 instead of a number from 1 to 1024"):
+        load(tmp_path / "many.strz", shared)
+
+
 def change_row(content: PlanFile, field: str, value: int) -> PlanFile:
     """`content` with one number of its first plan's first step that has such a field changed."""
     entry = content.plans[0]
