@@ -9,7 +9,7 @@ import numpy as np
 from strzoo.engine.ir.functions import GATES
 from strzoo.engine.ir.graph import Affine, Bounds, Clamp, Combine, Graph, Layer
 from strzoo.engine.passes.dead import drop_dead_layers
-from strzoo.engine.passes.rewriting import find_producers, rebuild
+from strzoo.engine.passes.rewriting import find_producers, name_new, rebuild
 
 
 def join_gates(graph: Graph) -> Graph:
@@ -20,7 +20,7 @@ def join_gates(graph: Graph) -> Graph:
         made = [layer]
         if isinstance(layer, Combine) and layer.function == "mul" and layer.bounds is None:
             for x, gate in (layer.inputs, layer.inputs[::-1]):
-                joined = _join(layer, x, producers.get(gate), producers)
+                joined = _join(graph, layer, x, producers.get(gate), producers)
                 if joined and graph.shapes[x] == graph.shapes[layer.output]:
                     made = joined
                     break
@@ -29,7 +29,7 @@ def join_gates(graph: Graph) -> Graph:
 
 
 def _join(
-    product: Combine, x: str, gate: Layer | None, producers: dict[str, Layer]
+    graph: Graph, product: Combine, x: str, gate: Layer | None, producers: dict[str, Layer]
 ) -> list[Layer] | None:
     """The layers that compute x * gate, if gate is such a function of x."""
     if isinstance(gate, Clamp) and gate.inputs == (x,) and gate.bounds.function in GATES:
@@ -42,7 +42,7 @@ def _join(
         return None
     if _is_affine(producers.get(erf.inputs[0]), math.sqrt(0.5), 0) != x:
         return None
-    inner = f"{product.output}_gelu"
+    inner = name_new(graph, f"{product.output}_gelu")
     channels = len(gate.scale) if isinstance(gate, Affine) else 0
     two = np.full(channels, 2, np.float32)
     return [

@@ -18,7 +18,7 @@ from strzoo.engine.ir.graph import (
     Linear,
     Normalize,
 )
-from strzoo.engine.passes.rewriting import count_uses, find_producers, rebuild
+from strzoo.engine.passes.rewriting import count_uses, find_producers, name_new, rebuild
 
 
 def flatten_heads(graph: Graph) -> Graph:
@@ -40,7 +40,7 @@ def _lift_one(graph: Graph) -> Graph | None:
         if isinstance(before, GlobalAveragePool):
             lifted: list[Layer] = [dataclasses.replace(before, output=flatten.output, flat=True)]
         elif pixel and _works_per_pixel(before):
-            vector = f"{flatten.output}_of_{before.inputs[0]}"
+            vector = name_new(graph, f"{flatten.output}_of_{before.inputs[0]}")
             lifted = [
                 Flatten(flatten.name, before.inputs, vector),
                 _vectorise(before, vector, flatten.output),

@@ -21,7 +21,7 @@ from strzoo.engine.ir.graph import (
     PRelu,
     Rearrange,
 )
-from strzoo.engine.passes.rewriting import count_uses, find_producers, rebuild
+from strzoo.engine.passes.rewriting import count_uses, find_producers, name_new, rebuild
 
 LARGEST = 2  # times the numbers of the result: a source that is larger is left as it is
 
@@ -49,9 +49,9 @@ def _move_one(graph: Graph) -> Graph | None:
         shape = graph.shapes[before.inputs[0]]
         if math.prod(shape) > LARGEST * math.prod(graph.shapes[before.output]):
             continue
-        inner = f"{layer.output}_of_{before.inputs[0]}"
+        inner = name_new(graph, f"{layer.output}_of_{before.inputs[0]}")
         early = _take_channels(layer, _find_readers(before, shape))
-        if early is None or inner in graph.shapes:
+        if early is None:
             continue
         pair = {
             before.name: dataclasses.replace(early, inputs=before.inputs, output=inner),
@@ -74,9 +74,9 @@ def _move_into(graph: Graph, layer: Layer, concat: Concat) -> Graph | None:
     parts, early, start = [], [], 0
     for number, name in enumerate(concat.inputs):
         stop = start + graph.shapes[name][0]
-        inner = f"{layer.output}_part_{number}"
+        inner = name_new(graph, f"{layer.output}_part_{number}")
         taken = _take_channels(layer, np.arange(start, stop))
-        if taken is None or inner in graph.shapes:
+        if taken is None:
             return None
         own = f"{layer.name}_part_{number}"
         early.append(dataclasses.replace(taken, name=own, inputs=(name,), output=inner))

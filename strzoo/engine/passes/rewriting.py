@@ -26,6 +26,14 @@ def count_uses(graph: Graph) -> dict[str, int]:
     return uses
 
 
+def name_new(graph: Graph, name: str) -> str:
+    """`name`, or with a number where a value of the graph has it already."""
+    found, number = name, 2
+    while found in graph.shapes:
+        found, number = f"{name}_{number}", number + 1
+    return found
+
+
 def rebuild(graph: Graph, layers: Iterable[Layer], renamed: Mapping[str, str] = {}) -> Graph:
     """`graph` with other layers, and with values replaced: each name in `renamed` by its value.
 

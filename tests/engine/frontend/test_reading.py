@@ -62,11 +62,26 @@ def test_of_a_node_that_cannot_be_read_after_all_nothing_is_kept(
     assert_agrees(build(f"c = Conv (x, w) {body}", output=MAP, opset=17, **CONSTANTS))
 
 
-@pytest.mark.parametrize(("body", "name"), [("a = Sum (c, x, x)", "a_1")])
-def test_names_that_are_made_up_are_none_of_the_file(body: str, name: str) -> None:
-    weights = {"w": CONSTANTS["w"], name: np.float32(5)}
-    model = build(f"c = Conv (x, w) {body} y = Mul (a, {name})", output=MAP, opset=17, **weights)
-    assert_agrees(model)
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Sum (c, x, x) y = Mul (a, a_1)",
+        "z_gelu = Conv (x, w) d = Div (c, root) e = Erf (d) g = Add (e, one) z = Mul (c, g) "
+        "y = Add (z, z_gelu)",
+        "p = GlobalAveragePool (c) q_flat_of_p = Conv (x, w) q = Conv (p, w) f = Flatten (q) "
+        "m = Gemm (f, square) r = Reshape (m, pixel) y = Mul (q_flat_of_p, r)",
+    ],
+)
+def test_names_that_are_made_up_are_none_of_the_file(body: str) -> None:
+    weights: dict[str, Any] = {
+        "w": CONSTANTS["w"],
+        "a_1": np.float32(5),
+        "root": np.float32(2**0.5),
+        "one": np.float32(1),
+        "square": RANDOM.standard_normal((4, 4)).astype(np.float32),
+        "pixel": np.array([0, 4, 1, 1]),
+    }
+    assert_agrees(build(f"c = Conv (x, w) {body}", output=MAP, opset=17, **weights))
 
 
 @pytest.mark.parametrize(
