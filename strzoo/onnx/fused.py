@@ -38,14 +38,35 @@ def expand_fused(model: onnx.ModelProto, *, shapes_only: bool = False) -> onnx.M
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.node[:]
+    taken = {value.name for value in (*model.graph.input, *model.graph.initializer)}
+    taken |= {name for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         rule = _RULES.get(node.op_type) if node.domain == DOMAIN else None
         if rule is None and shapes_only and node.domain == DOMAIN:
             rule = _SHAPE_RULES.get(node.op_type)
         if groups and node.op_type == _GROUPS and node.domain in STANDARD_DOMAINS:
             rule = _normalise
-        made.graph.node.extend((rule(node, opset) if rule else None) or [node])
+        nodes = rule(node, opset) if rule else None
+        if nodes:
+            _rename_inner(nodes, set(node.output), taken)
+        made.graph.node.extend(nodes or [node])
     return made
+
+
+def _rename_inner(nodes: Nodes, outputs: set[str], taken: set[str]) -> None:
+    """Give what `nodes` make besides `outputs` names that are not `taken`, and take these."""
+    names: dict[str, str] = {}
+    for name in {name for node in nodes for name in node.output} - outputs:
+        found, number = name, 2
+        while found in taken:
+            found, number = f"{name}_{number}", number + 1
+        names[name] = found
+        taken.add(found)
+    for number, node in enumerate(nodes):
+        before = {name for other in nodes[:number] for name in other.output}
+        node.input[:] = [names.get(n, n) if n in before else n for n in node.input]
+    for node in nodes:
+        node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def _plain(
