@@ -53,8 +53,8 @@ def report(
             architecture alone; `Report.source` and `notes` say which), a checkpoint or ONNX file,
             a `Checkpoint`, any `nn.Module`; or a FastGRNN network or its file.
         input_size: channels, height, width of one image, or the side of a square one; by default
-            what the network was trained on or made for (3, 224, 224; 32 pixels for ResNet20 and
-            small stems). Of a FastGRNN network the steps of a sequence.
+            what the network was trained on or made for (32 pixels for ResNet20 and small stems),
+            and 3, 224, 224 where nothing says it. Of a FastGRNN network the steps of a sequence.
         settings: cache folder and registries; from the environment by default.
 
     Returns:
@@ -71,13 +71,14 @@ def report(
     if isinstance(source, FamilySource):
         found: Report = source.report(input_size)
         return found
-    channels = source.input_size[0] if isinstance(source, ModuleSource) else INPUT_SIZE[0]
-    size = (channels, input_size, input_size) if isinstance(input_size, int) else input_size
+    size = input_size
+    if isinstance(size, int):
+        size = (source.input_size[0], size, size)
     if isinstance(source, CardSource):
-        made = _report_card(source, size or INPUT_SIZE)
+        made = _report_card(source, size or source.input_size)
         return replace(made, notes=(*made.notes, *_differences(source, made)))
     if isinstance(source, ModuleSource):
-        made = _report_module(source.model, size or (channels, *INPUT_SIZE[1:]))
+        made = _report_module(source.model, size or source.input_size)
         return replace(made, architecture=source.architecture)
     if isinstance(source, OnnxSource):
         from strzoo.analysis.inspect_onnx import inspect_onnx
@@ -119,7 +120,7 @@ def report_budget(
 def _differences(source: CardSource, made: Report) -> list[str]:
     """A note for each published figure that does not follow from the report."""
     assert source.card is not None
-    if made.input_size != INPUT_SIZE:  # published for that size
+    if made.input_size != source.input_size:  # published for that size
         return []
     return [
         f"published {line.quantity} {line.published}, computed {line.computed}: {line.verdict}"

@@ -224,15 +224,27 @@ def test_table_csv_markdown_and_json_show_the_same_numbers(str_file: Path) -> No
     assert markdown.count("\n| ") == 28 + 4  # header, rule, pool, total
 
 
-def test_a_small_network_is_counted_at_the_size_it_was_made_for(tmp_path: Path) -> None:
-    path = strzoo.save_checkpoint(strzoo.create_model("resnet20"), tmp_path / "r.pth")
-    report = strzoo.report(path)
-    assert report.input_size == (3, 32, 32)
-    assert report.layers[0].dense_macs == 32 * 32 * 16 * 27
-    assert strzoo.report(path, input_size=16).layers[0].dense_macs == 16 * 16 * 16 * 27
-    budget = strzoo.extract_budget(path)
-    assert budget.architecture == "resnet20"
-    assert strzoo.report_budget(budget, input_size=(3, 32, 32)).sparsity == 0
+@pytest.mark.parametrize("name", ["resnet20", "resnet18"])
+def test_a_small_network_is_counted_at_the_size_it_was_made_for(tmp_path: Path, name: str) -> None:
+    options = {"small_stem": True} if name == "resnet18" else {}
+    channels = 64 if options else 16
+    model = strzoo.create_model(name, num_classes=10, **options)
+    path = strzoo.save_checkpoint(model, tmp_path / "r.pth")
+    # In memory, from a file, and loaded from the file: always the same network.
+    for target in (model, path, strzoo.load(path)):
+        made = strzoo.report(target)
+        assert made.input_size == (3, 32, 32)
+        assert made.layers[0].dense_macs == 32 * 32 * channels * 27
+        small = strzoo.report(target, input_size=16)
+        assert small.layers[0].dense_macs == 16 * 16 * channels * 27
+    other = strzoo.compare([model, path], predictions=False)
+    assert not any("different sizes" in note for note in other.notes)
+
+
+def test_a_network_that_says_nothing_of_its_size_is_counted_at_224_pixels() -> None:
+    made = strzoo.report(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1)))
+    assert made.input_size == (1, 224, 224)
+    assert made.layers[0].dense_macs == 222 * 222 * 2 * 9
 
 
 def test_an_image_that_fits_in_no_memory_is_refused() -> None:
