@@ -100,7 +100,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
 
     Args:
         hint: str, int, float, bool, a dataclass, a tuple or a mapping of such, or one of these or
-            None. A whole number serves as a float; nothing else is converted.
+            None; Any takes whatever it is. A whole number serves as a float; nothing else is
+            converted.
         value: a plain value.
         where: what the value is, for messages.
 
@@ -111,6 +112,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         WrongTypeError: it is of another type.
         IntegrityError: a field of a dataclass is unknown or missing.
     """
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         return build_record(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

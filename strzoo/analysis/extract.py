@@ -36,7 +36,8 @@ def extract_budget(
         settings: cache folder and registries; from the environment by default.
 
     Returns:
-        Sparsity in percent by layer, and of all layers together.
+        Sparsity in percent by layer, and of all layers together; number of classes, input size
+        and options of the network where they are known.
 
     Raises:
         StrzooError: the sparsity of `target` is not known, or as `report`.
@@ -59,4 +60,7 @@ def extract_budget(
         sparsity=sparsity,
         source=f"extracted by strzoo from {made.source}",
         layers=layers,
+        num_classes=made.num_classes,
+        input_size=made.input_size if len(made.input_size) == 3 else None,
+        options=made.options,
     )

@@ -137,6 +137,7 @@ def _inspect(
         source.metadata.architecture,
         incomplete=tuple(holders),
         unsized=unsized,
+        num_classes=_count_classes(graph, shapes),
     )
     return OnnxInspection(
         source.path,
@@ -151,6 +152,12 @@ def _inspect(
         metadata,
         report,
     )
+
+
+def _count_classes(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> int | None:
+    """How many scores the first output has for an image; None if it is something else."""
+    shape = shapes.get(graph.output[0].name, ()) if graph.output else ()
+    return (shape[1] or None) if len(shape) == 2 else None
 
 
 def _batch(model: onnx.ModelProto) -> int:

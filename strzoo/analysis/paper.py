@@ -19,7 +19,7 @@ from strzoo.analysis.report import report_budget
 from strzoo.analysis.results import DenseCounts
 from strzoo.arguments import checked
 from strzoo.settings import user_path
-from strzoo.zoo.budgets import Budget, load_budget
+from strzoo.zoo.budgets import Budget, load_budget, rounding
 from strzoo.zoo.paper import (
     PaperHyperparameters,
     PaperRank,
@@ -166,7 +166,7 @@ def _compare(row: PaperResult, runs: Sequence[PaperRun]) -> PaperLine:
         assert report.sparsity is not None
         assert report.dense_macs is not None
         params, flops = report.nonzeros, report.sparse_macs
-        points = 0.0 if row.uniform is not None else _rounding(budget.layers.values())
+        points = 0.0 if row.uniform is not None else rounding(budget.layers.values())
         doubt = points / 100 * report.weights
         if abs(report.sparsity - row.sparsity) > points + 0.005:
             differences.append(f"sparsity {row.sparsity:.2f} %, computed {report.sparsity:.2f} %")
@@ -193,12 +193,6 @@ def _find_budget(row: PaperResult, counts: DenseCounts) -> Budget | None:
     }
     name = f"{row.architecture}, {row.uniform:g} % of each layer"
     return Budget(name, row.architecture, row.method, row.sparsity, "uniform", layers)
-
-
-def _rounding(percents: Iterable[float]) -> float:
-    """Half of the last digit, in percentage points, with which a budget was printed."""
-    decimals = max(len(f"{percent:.2f}".rstrip("0").partition(".")[2]) for percent in percents)
-    return 0.5 * 10.0**-decimals
 
 
 def _prints_as(printed: str, value: float, doubt: float) -> bool:

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from strzoo.analysis.comparison import MISMATCH, MISPRINT, compare_published
 from strzoo.analysis.dense_counts import INPUT_SIZE, shipped_counts
 from strzoo.analysis.results import DenseCounts, LayerReport, Report
 from strzoo.arguments import checked
-from strzoo.errors import UnknownNameError
+from strzoo.errors import UnknownNameError, UsageError
 from strzoo.hub.families import FamilySource
 from strzoo.hub.graph_sources import OnnxSource
 from strzoo.hub.network_sources import CardSource, ModuleSource
 from strzoo.hub.resolve import resolve
 from strzoo.settings import Settings
-from strzoo.zoo.budgets import Budget, load_budget
+from strzoo.zoo.budgets import Budget, is_rounded, load_budget
 
 if TYPE_CHECKING:
     from torch import nn
 
     from strzoo.checkpoint import Checkpoint
     from strzoo.hub.resolve import Model
+    from strzoo.models.spec import ModelSpec
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,12 @@ def report(
         size = (source.input_size[0], size, size)
     if isinstance(source, CardSource):
         made = _report_card(source, size or source.input_size)
-        return replace(made, notes=(*made.notes, *_differences(source, made)))
+        notes = (*made.notes, *_differences(source, made))
+        return replace(made, notes=notes, num_classes=source.card.num_classes)
     if isinstance(source, ModuleSource):
         made = _report_module(source.model, size or source.input_size)
-        return replace(made, architecture=source.architecture)
+        made = replace(made, architecture=source.architecture)
+        return _state(made, source.spec) if source.spec else made
     if isinstance(source, OnnxSource):
         from strzoo.analysis.inspect_onnx import inspect_onnx
 
@@ -89,32 +95,56 @@ def report(
 
 @checked
 def report_budget(
-    budget: Budget, *, input_size: tuple[int, ...] = INPUT_SIZE, name: str | None = None
+    budget: Budget,
+    *,
+    input_size: tuple[int, ...] | int | None = None,
+    num_classes: int | None = None,
+    name: str | None = None,
 ) -> Report:
-    """The report of `budget` applied to its architecture (1000 classes).
+    """The report of `budget` applied to its architecture.
 
     Args:
         budget: sparsity in percent by layer.
-        input_size: channels, height, width of one image.
+        input_size: channels, height, width of one image, or the side of a square one; by default
+            the budget's, and what the architecture is made for where it states none.
+        num_classes: of the network; by default the budget's, else the architecture's.
         name: for the report; by default the budget's.
 
     Returns:
-        As `report`; nonzeros follow from the budget.
+        As `report`; nonzeros follow from the budget, and a note says what it does not state.
 
     Raises:
         UnknownNameError: the architecture is not known, or is code, or has other layers.
+        UsageError: options of the architecture that it does not have.
+        StrzooError: the network does not run on that input size.
     """
+    classes, size = num_classes or budget.num_classes, input_size or budget.input_size
+    assumed = [
+        said
+        for said, known in (("number of classes", classes), ("input size", size))
+        if known is None
+    ]
     try:
-        counts = _architecture_counts(budget.architecture, 1000, input_size)
-    except UnknownNameError as error:
-        raise UnknownNameError(f"budget {budget.name!r}: {error}") from error
+        counts, classes = _architecture_counts(budget.architecture, classes, size, budget.options)
+    except (UnknownNameError, UsageError) as error:
+        raise type(error)(f"budget {budget.name!r}: {error}") from error
+    spelled = "x".join(map(str, counts.input_size))
+    note = f"counted with {classes or 'its own number of'} classes and an input of {spelled}"
+    if assumed:
+        lacking = " and no ".join(assumed)
+        note += f"; the budget states no {lacking}: {budget.architecture}'s usual was assumed"
     weights = {layer.name: layer.weights for layer in counts.layers}
     if odd := sorted(set(weights) ^ set(budget.layers)):
         where = "the budget lacks" if odd[0] in weights else f"{budget.architecture} has no layer"
         raise UnknownNameError(f"budget {budget.name!r}: {where} {odd[0]!r}")
     nonzeros = {n: round(weights[n] * (1 - percent / 100)) for n, percent in budget.layers.items()}
-    notes = (f"sparsity from budget {budget.name} (rounded to 0.01 points per layer)",)
-    return _combine(name or budget.name, counts, _Sparsity("budget", nonzeros, notes=notes))
+    rounded = is_rounded(budget.layers, weights)
+    how = " (rounded to 0.01 points per layer)" if rounded else ""
+    notes = (f"sparsity from budget {budget.name}{how}", note)
+    made = _combine(name or budget.name, counts, _Sparsity("budget", nonzeros, notes=notes))
+    return replace(
+        made, architecture=budget.architecture, num_classes=classes, options=budget.options
+    )
 
 
 def _differences(source: CardSource, made: Report) -> list[str]:
@@ -137,9 +167,12 @@ def _report_card(source: CardSource, input_size: tuple[int, ...]) -> Report:
         return _report_checkpoint(source.checkpoint, input_size, name=card.id)
     hint = f"`strzoo download {card.id}` fetches them"
     if card.budget:
-        made = report_budget(load_budget(card.budget), input_size=input_size, name=card.id)
+        made = report_budget(
+            load_budget(card.budget), input_size=input_size, num_classes=card.num_classes,
+            name=card.id,
+        )  # fmt: skip
         return replace(made, notes=(*made.notes, f"weights not in {folder}; {hint}"))
-    counts = _architecture_counts(card.architecture, card.num_classes, input_size)
+    counts, _ = _architecture_counts(card.architecture, card.num_classes, input_size)
     if card.method == "dense":
         nonzeros = {layer.name: layer.weights for layer in counts.layers}
         note = "counted from the architecture: a dense model has no zeros to count"
@@ -171,7 +204,18 @@ def _report_checkpoint(
     nonzeros = {name: int(torch.count_nonzero(weight)) for name, weight in weights.items()}
     blocks = {name: count_zero_blocks(weight) for name, weight in weights.items()}
     sparsity = _Sparsity("weights", nonzeros, blocks, checkpoint.thresholds(), checkpoint.notes)
-    return _combine(name or str(checkpoint.path or spec.architecture), counts, sparsity)
+    made = _combine(name or str(checkpoint.path or spec.architecture), counts, sparsity)
+    return _state(made, spec)
+
+
+def _state(made: Report, spec: ModelSpec) -> Report:
+    """The report, which says by which arguments `create_model` builds the network."""
+    return replace(
+        made,
+        architecture=spec.architecture,
+        num_classes=spec.num_classes or None,
+        options=spec.chosen,
+    )
 
 
 def _report_module(model: nn.Module, input_size: tuple[int, ...]) -> Report:
@@ -203,16 +247,27 @@ def _report_module(model: nn.Module, input_size: tuple[int, ...]) -> Report:
 
 
 def _architecture_counts(
-    architecture: str, num_classes: int, input_size: tuple[int, ...]
-) -> DenseCounts:
+    architecture: str,
+    num_classes: int | None,
+    input_size: tuple[int, ...] | int | None,
+    options: Mapping[str, Any] = _NOTHING,
+) -> tuple[DenseCounts, int | None]:
+    """The counts of the network that these describe, and its number of classes if it is known.
+    What is None is as the architecture usually has it."""
     shipped = shipped_counts(architecture)
-    if shipped is not None and num_classes == 1000 and tuple(input_size) == INPUT_SIZE:
-        return shipped
+    size = input_size if isinstance(input_size, int) else tuple(input_size or INPUT_SIZE)
+    usual = num_classes in (None, 1000) and not options and size in (INPUT_SIZE, INPUT_SIZE[-1])
+    if shipped is not None and usual:
+        return shipped, 1000
     from strzoo.analysis.counting import count_dense
-    from strzoo.models.create import create_stated
+    from strzoo.models.spec import stated_network
 
-    model = create_stated(architecture, num_classes=num_classes)
-    return count_dense(model, input_size, name=architecture)
+    spec = stated_network(architecture, num_classes, options)
+    size = input_size or spec.input_size
+    if isinstance(size, int):
+        size = (spec.input_size[0], size, size)
+    counts = count_dense(spec.build(), size, name=architecture)
+    return counts, spec.num_classes or None
 
 
 def _combine(model: str, counts: DenseCounts, sparsity: _Sparsity) -> Report:

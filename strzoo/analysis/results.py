@@ -99,7 +99,8 @@ class Report:
     names what may hold weights and was not understood: the layers are then not all, sparsity
     and MACs have no totals, the others are sums over the known layers and are not printed.
     `unsized` names layers whose output size, and so whose MACs, could not be told: MACs have no
-    totals then.
+    totals then. `num_classes` and `options` are further arguments of `create_model`; None and none
+    where they are not known.
     """
 
     model: str
@@ -113,6 +114,8 @@ class Report:
     architecture: str = ""
     incomplete: tuple[str, ...] = ()
     unsized: tuple[str, ...] = ()
+    num_classes: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:

@@ -186,7 +186,7 @@ def build_checkpoint(
     metadata.setdefault("strzoo", declare(network))
     trained_on = trained_on or recall_data(network)
     known = stated_source(network)
-    named = architecture or known or guess_source(network)
+    named = architecture or (known and known.architecture) or guess_source(network)
     try:
         made = _build(only_tensors(state, metadata), path, named, Limits.from_env(), trained_on)
     except UnknownKeysError as error:

@@ -16,10 +16,12 @@ _SPARSE = re.compile(r"\b(STR|DNW|GMP)(Conv2d|Linear)\(")
 _IDLE = re.compile(r"\b(Dropout\w*|DropPath|StochasticDepth)\(.*\)$")
 
 
-def stated_source(network: nn.Module) -> str | None:
-    """The architecture that `create_model` has noted on a network from elsewhere; None if none."""
+def stated_source(network: nn.Module) -> ModelSpec | None:
+    """What `create_model` has noted on a network from elsewhere; None if nothing."""
     source = getattr(network, SOURCE, None)
-    return str(source["architecture"]) if isinstance(source, dict) else None
+    if not isinstance(source, dict):
+        return None
+    return ModelSpec(source["architecture"], source["num_classes"], source["options"])
 
 
 def guess_source(network: nn.Module) -> str | None:

@@ -16,7 +16,7 @@ from strzoo.cli.options import (
 )
 from strzoo.cli.output import print_json, print_table, say, simple_table
 from strzoo.cli.report import ONLY_IN_JSON, parse_size, report_table
-from strzoo.errors import UnknownNameError
+from strzoo.errors import UnknownNameError, UsageError
 from strzoo.settings import Settings
 from strzoo.spelling import spell_change
 from strzoo.zoo.budgets import compare_budgets, list_budgets, load_budget, to_document, write_budget
@@ -49,18 +49,26 @@ def list_command(as_json: bool) -> None:
 
 @budgets.command()
 @click.argument("budget", shell_complete=complete_budget)
+@click.option("--input-size", help="SIZE, HxW or CxHxW [default: the budget's network's own].")
 @json_option
-def show(budget: str, as_json: bool) -> None:
-    """Show BUDGET layer by layer, with the MACs it leaves."""
+def show(budget: str, input_size: str | None, as_json: bool) -> None:
+    """Show BUDGET layer by layer, with the MACs it leaves.
+
+    Number of classes and input size are those that the file states, else the architecture's
+    usual ones; the last lines say which.
+    """
     from strzoo.analysis import rendering
     from strzoo.analysis.report import report_budget
 
+    size = None if input_size is None else parse_size(input_size)
+    if as_json and size is not None:
+        raise UsageError("--input-size is for the MACs, which --json does not show; give one")
     loaded = load_budget(budget)
     if as_json:
         print_json(to_document(loaded))
         return
     try:
-        made = report_budget(loaded)
+        made = report_budget(loaded, input_size=size)
     except UnknownNameError as error:  # of somebody's own network
         table = [(layer, f"{percent:.2f}") for layer, percent in loaded.layers.items()]
         print_table(simple_table(("layer", "sparsity %"), table, left=1))

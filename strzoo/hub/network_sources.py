@@ -197,17 +197,22 @@ class ModuleSource(Source):
     @cached_property
     def architecture(self) -> str:
         """The name by which `create_model` builds it, else its class."""
+        return self.spec.architecture if self.spec else type(self.inner).__name__
+
+    @cached_property
+    def spec(self) -> ModelSpec | None:
+        """The arguments by which `create_model` builds it; None for anybody's own."""
         from strzoo.checkpoint.structure import stated_source
         from strzoo.models.spec import ModelSpec
 
         if source := stated_source(self.inner):
             return source
-        stated, name = self._stated, type(self.inner).__name__
+        stated = self._stated
         if not isinstance(stated, ModelSpec) or type(stated.outline) is not type(self.inner):
-            return name
+            return None
         state = self.inner.state_dict()
         fits = all(k in state and state[k].shape == s for k, s in stated.shapes().items())
-        return stated.architecture if fits else name
+        return stated if fits else None
 
     @cached_property
     def _stated(self) -> Stated | ModelSpec | None:

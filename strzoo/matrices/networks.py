@@ -16,7 +16,7 @@ from strzoo.errors import NetworkError, OfflineError, StrzooError
 from strzoo.hub.network_sources import CardSource
 from strzoo.hub.source import ImageSize, Source
 from strzoo.matrices.products import Geometry, Product, Products, activations_file
-from strzoo.models.create import create_stated
+from strzoo.models.spec import stated_network
 from strzoo.sparse.magnitude_mask import magnitude_mask_of
 from strzoo.zoo.budgets import load_budget
 
@@ -64,7 +64,7 @@ def make_random(budget: str, num_classes: int = 1000) -> nn.Module:
     read = load_budget(budget)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = create_stated(read.architecture, num_classes=num_classes)
+        network = stated_network(read.architecture, num_classes).build()
     with torch.no_grad():
         for name, percent in read.layers.items():
             weight = network.get_submodule(name).get_parameter("weight")

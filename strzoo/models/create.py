@@ -8,11 +8,10 @@ from typing import Any
 from torch import nn
 
 from strzoo.arguments import checked
-from strzoo.errors import UnknownNameError, UsageError, one_line
+from strzoo.errors import UsageError
 from strzoo.models.architecture import Architecture
 from strzoo.models.blocks import ConvLayer
 from strzoo.models.external import create_pretrained
-from strzoo.models.external_names import is_external, runs_code
 from strzoo.models.heads import SOURCE, count_outputs, find_head
 from strzoo.models.registry import find_architecture
 from strzoo.sparse.layers import DNWConv2d, GMPConv2d, STRConv2d
@@ -75,21 +74,6 @@ def create_model(
     if num_classes < 1:
         raise UsageError(f"num_classes is {num_classes}; it must be at least 1")
     return record.build(num_classes=num_classes, conv=layer, **options)
-
-
-def create_stated(architecture: str, *, num_classes: int) -> nn.Module:
-    """As `create_model`, for a name that a file gives: its author's code is not run.
-
-    Raises:
-        UnknownNameError: no such architecture, or code.
-    """
-    if not architecture:
-        raise UnknownNameError("it does not say of which architecture it is")
-    if is_external(architecture) and runs_code(architecture):
-        raise UnknownNameError(
-            f"it names the code {one_line(architecture, 80)} as its network, which is not run"
-        )
-    return create_model(architecture, num_classes=num_classes)
 
 
 def _create_external(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,13 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from strzoo.models.architecture import Architecture, ImageSize
+from strzoo.arguments import show
+from strzoo.errors import UnknownNameError, UsageError, one_line
+from strzoo.models.architecture import Architecture, ImageSize, Options
 from strzoo.models.create import create_model
-from strzoo.models.external import outline_network
+from strzoo.models.external import EMPTY, check_options, outline_network
+from strzoo.models.external_names import is_external, runs_code
 from strzoo.models.heads import find_head
 from strzoo.models.registry import find_architecture
 from strzoo.sparse.selection import prunable_layers
 from strzoo.zoo.registry import Preprocessing
+
+_MOST_WEIGHTS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,12 @@ class ModelSpec:
         return create_model(
             self.architecture, num_classes=self.num_classes, layer=layer, **self.options
         )
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The options that are not the defaults."""
+        usual = self.record.options
+        return {n: v for n, v in self.options.items() if n not in usual or usual[n] != v}
 
     @property
     def input_size(self) -> ImageSize:
@@ -108,6 +120,48 @@ class ModelSpec:
     def outline(self) -> nn.Module:
         """The network without values, to read; not to be changed."""
         return _outline(self)
+
+
+def stated_network(
+    architecture: str, num_classes: int | None = None, options: Options = EMPTY
+) -> ModelSpec:
+    """The network that a file describes: code that it names is not run.
+
+    Args:
+        architecture, options: as the file states them.
+        num_classes: by default those of the architecture.
+
+    Raises:
+        UnknownNameError: no such architecture, or code.
+        UsageError: an option is not one of the architecture's, or the network is huge.
+    """
+    if not architecture:
+        raise UnknownNameError("it does not say of which architecture it is")
+    if is_external(architecture) and runs_code(architecture):
+        raise UnknownNameError(
+            f"it names the code {one_line(architecture, 80)} as its network, which is not run"
+        )
+    record = find_architecture(architecture)
+    if record.any_options:
+        check_options(options, architecture, foreign=True)
+    else:
+        for option, value in options.items():
+            if not _is_like(value, record.options.get(option)):
+                raise UsageError(
+                    f"it states {one_line(option, 40)!r}: {show(value)}, which is no option of "
+                    f"{record.name}; it has {', '.join(record.options)}"
+                )
+    spec = ModelSpec(architecture, num_classes or record.num_classes, dict(options))
+    if sum(map(math.prod, spec.shapes().values())) > _MOST_WEIGHTS:
+        raise UsageError(f"the {record.name} that it states is refused: it has too many weights")
+    return spec
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether an option may have that value, by its default."""
+    if isinstance(usual, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(usual)
 
 
 @lru_cache(maxsize=16)

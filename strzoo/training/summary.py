@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,21 @@ from strzoo.zoo.budgets import Budget, write_budget
 log = logging.getLogger(__name__)
 
 
-def write_report(folder: RunFolder, config: TrainConfig, history: Sequence[EpochRecord]) -> None:
+def write_report(
+    folder: RunFolder,
+    config: TrainConfig,
+    history: Sequence[EpochRecord],
+    input_size: tuple[int, ...],
+    options: Mapping[str, Any],
+) -> None:
     """Write the report of a finished run. Without matplotlib there are no plots, and the report
-    says so."""
+    says so.
+
+    Args:
+        folder, config, history: of the run.
+        input_size: channels, height, width of an image.
+        options: of the network, as `create_model` takes them.
+    """
     best, last = choose_best(list(history)), history[-1]
     shown = best or last
     budget = Budget(
@@ -32,6 +44,9 @@ def write_report(folder: RunFolder, config: TrainConfig, history: Sequence[Epoch
         sparsity=shown.sparsity,
         source=f"epoch {shown.epoch} of a run of strzoo train",
         layers={name: layer.sparsity for name, layer in shown.layers.items()},
+        num_classes=config.num_classes,
+        input_size=input_size,
+        options=options,
     )
     write_budget(budget, folder.path / "budget.json", force=True)
     plots = _draw(folder.path, history, shown)

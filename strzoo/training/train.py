@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -116,7 +118,9 @@ def _run(
     del document
     interrupted = None
     # Refuses what no checkpoint can hold, before the folder does.
-    group.lead(lambda: build_checkpoint(network.model, trained_on=data.trained_on) and None)
+    options = group.lead(
+        lambda: build_checkpoint(network.model, trained_on=data.trained_on).spec.chosen
+    )
     with cpu_threads(trainer.threads), warnings_of_first(group), stop_requests() as stop:
         if group.rank == 0:
             folder.begin(config, device, group.world)
@@ -139,17 +143,22 @@ def _run(
             if board is not None:
                 board.close()
     history = tuple(state.history)
-    files = group.lead(lambda: _conclude(folder, config, history)) if interrupted is None else ()
+    conclude = partial(_conclude, folder, config, history, data.image_shape, options)
+    files = group.lead(conclude) if interrupted is None else ()
     return TrainResult(
         folder.path, interrupted is None, history, choose_best(history), resumed, interrupted, files
     )
 
 
 def _conclude(
-    folder: RunFolder, config: TrainConfig, history: Sequence[EpochRecord]
+    folder: RunFolder,
+    config: TrainConfig,
+    history: Sequence[EpochRecord],
+    input_size: tuple[int, ...],
+    options: Mapping[str, Any],
 ) -> tuple[Path, ...]:
     """Write the report and the learned budget; returns the files of the run."""
     from strzoo.training.summary import write_report
 
-    write_report(folder, config, history)
+    write_report(folder, config, history, input_size, options)
     return tuple(sorted(path for path in folder.path.glob("[!.]*") if path.is_file()))

@@ -3,9 +3,12 @@
 A budget file is one JSON object:
 
     {"schema": 1, "name": "resnet50_str_90.23", "architecture": "resnet50", "method": "str",
-     "sparsity": 90.23, "source": "...", "layers": {"conv1": 59.8, ..., "fc": 64.5}}
+     "sparsity": 90.23, "source": "...", "layers": {"conv1": 59.8, ..., "fc": 64.5},
+     "num_classes": 1000, "input_size": [3, 224, 224], "options": {"head_bias": true}}
 
-`sparsity` (over all the layers) and the values of `layers` are percent of zero weights.
+`sparsity` (over all the layers) and the values of `layers` are percent of zero weights. The last
+three, which files may leave out, say of which network of that architecture the budget is:
+`options` are arguments of `create_model`.
 `strzoo.extract_budget` makes a Budget from any model.
 """
 
@@ -13,12 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from strzoo.arguments import check_fields, checked
 from strzoo.errors import IntegrityError, UnknownNameError
@@ -28,11 +33,18 @@ from strzoo.zoo.names import resolve_name
 from strzoo.zoo.registry import data_path
 
 SCHEMA = 1
+_MOST_CLASSES, _MOST_PIXELS = 1 << 20, 1 << 14  # more than any real network has
+_OPTIONAL = ("num_classes", "input_size", "options")  # left out of a file where they say nothing
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Sparsity, in percent, of each layer (in network order) and of all of them together."""
+    """Sparsity, in percent, of each layer (in network order) and of all of them together.
+
+    `num_classes`, `input_size` (channels, height, width) and `options` (arguments of
+    `create_model`) are those of the network it was taken from; None, None and none where that is
+    not known.
+    """
 
     name: str
     architecture: str
@@ -41,6 +53,9 @@ class Budget:
     source: str
     layers: Mapping[str, float]
     schema: int = SCHEMA
+    num_classes: int | None = None
+    input_size: tuple[int, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -50,7 +65,20 @@ class Budget:
             )
         if not self.layers:
             raise IntegrityError(f"budget {self.name!r} has no layers")
+        if self.num_classes is not None and not 1 <= self.num_classes <= _MOST_CLASSES:
+            raise IntegrityError(
+                f"budget {self.name!r}: num_classes is {self.num_classes}; expected 1 to "
+                f"{_MOST_CLASSES:,}"
+            )
+        if (size := self.input_size) is not None and (
+            len(size) != 3 or not all(1 <= side <= _MOST_PIXELS for side in size)
+        ):
+            raise IntegrityError(
+                f"budget {self.name!r}: input_size is {list(size)}; expected channels, height and "
+                f"width, each 1 to {_MOST_PIXELS:,}"
+            )
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         for layer, percent in {"sparsity": self.sparsity, **self.layers}.items():
             if not 0 <= percent <= 100:
                 raise IntegrityError(
@@ -136,7 +164,26 @@ def write_budget(budget: Budget, path: str | os.PathLike[str], *, force: bool = 
 def to_document(budget: Budget) -> dict[str, object]:
     """The JSON object of a budget file."""
     values = {f.name: getattr(budget, f.name) for f in dataclasses.fields(budget)}
-    return {"schema": budget.schema, **values, "layers": dict(budget.layers)}
+    known = {name: values.pop(name) for name in _OPTIONAL}
+    known["options"] = dict(budget.options)
+    document = {"schema": budget.schema, **values, "layers": dict(budget.layers)}
+    return {**document, **{name: value for name, value in known.items() if value}}
+
+
+def rounding(percents: Iterable[float]) -> float:
+    """Half of the last of the digits, two decimals at most, with which a budget was printed; in
+    percentage points."""
+    decimals = max(len(f"{percent:.2f}".rstrip("0").partition(".")[2]) for percent in percents)
+    return 0.5 * 10.0**-decimals
+
+
+def is_rounded(percents: Mapping[str, float], weights: Mapping[str, int]) -> bool:
+    """Whether the sparsity of layers of so many weights was rounded to 0.01 points: it has two
+    decimals, and does not make whole numbers of zeros."""
+    if any(p != round(p, 2) for p in percents.values()) or rounding(percents.values()) > 0.005:
+        return False
+    zeros = [weights[name] * percent / 100 for name, percent in percents.items()]
+    return not all(math.isclose(count, round(count), abs_tol=1e-6) for count in zeros)
 
 
 @checked

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -226,7 +227,7 @@ def test_table_csv_markdown_and_json_show_the_same_numbers(str_file: Path) -> No
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18"])
 def test_a_small_network_is_counted_at_the_size_it_was_made_for(tmp_path: Path, name: str) -> None:
-    options = {"small_stem": True} if name == "resnet18" else {}
+    options: dict[str, Any] = {"small_stem": True} if name == "resnet18" else {}
     channels = 64 if options else 16
     model = strzoo.create_model(name, num_classes=10, **options)
     path = strzoo.save_checkpoint(model, tmp_path / "r.pth")

@@ -149,6 +149,12 @@ def test_what_budgets_extract_writes_budgets_show_reads(cli: Cli, tmp_path: Path
         assert "layer3.2.conv2" in shown[name].out
     assert "no MACs: " in shown["foreign"].out
     assert "no MACs: " not in shown["ours"].out
+    whole = f"{strzoo.report(network).dense_macs:,}"
+    assert f"MACs dense {whole}" in shown["ours"].out
+    assert "10 classes and an input of 3x32x32" in shown["ours"].out
+    larger = cli("budgets", "show", tmp_path / "ours.json", "--input-size", "64")
+    assert "input of 3x64x64" in larger.out
+    assert cli("budgets", "show", tmp_path / "ours.json", "--input-size", "64", "--json").code == 2
 
 
 def test_code_that_a_budget_names_is_not_run(

@@ -146,6 +146,7 @@ def test_a_run_leaves_all_its_files(run: Path) -> None:
     assert layers["conv1"]["threshold"][-1] > layers["conv1"]["threshold"][0] > 0
     budget = strzoo.load_budget(run / "budget.json")
     assert list(budget.layers) == list(layers)
+    assert (budget.num_classes, budget.input_size) == (10, (3, 8, 8))
     report = (run / "report.md").read_text()
     assert "![progress](progress.png)" in report
     assert f"| last | 2 | {float(rows[-1]['top1']):.2f} |" in report

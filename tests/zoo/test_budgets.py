@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import strzoo
-from strzoo.errors import IntegrityError, StrzooError, UnknownNameError
-from strzoo.zoo.budgets import Budget, compare_budgets, list_budgets, load_budget, read_budget
+from strzoo.errors import IntegrityError, StrzooError, UnknownNameError, UsageError
+from strzoo.zoo.budgets import (
+    Budget,
+    compare_budgets,
+    is_rounded,
+    list_budgets,
+    load_budget,
+    read_budget,
+)
 
 STR_SPARSITIES = (
     79.55, 81.27, 87.70, 90.23, 90.55, 94.80, 95.03, 95.15,
@@ -118,6 +125,9 @@ budgets = st.builds(
     sparsity=st.floats(0, 100),
     source=st.text(),
     layers=st.dictionaries(st.text(), st.floats(0, 100), min_size=1),
+    num_classes=st.none() | st.integers(1, 1000),
+    input_size=st.none() | st.tuples(*[st.integers(1, 300)] * 3),
+    options=st.dictionaries(st.text(), st.booleans() | st.floats(0, 9) | st.text()),
 )
 
 
@@ -164,6 +174,8 @@ def test_comparing_gives_the_difference_of_each_layer() -> None:
         ({"sparsity": -1}, "sparsity is -1"),
         ({"schema": 9}, "schema 9"),
         ({"colour": 1}, "unknown field 'colour'"),
+        ({"num_classes": 0}, "num_classes is 0; expected 1 to"),
+        ({"input_size": [3, 32]}, "input_size is [3, 32]; expected channels, height and width"),
     ],
 )
 def test_a_faulty_budget_is_refused_by_name(
@@ -196,3 +208,60 @@ def test_an_extracted_budget_applied_again_prunes_as_many_weights() -> None:
     again = strzoo.extract_budget(other, input_size=(3, 32, 32))
     assert dict(again.layers) == pytest.approx(dict(budget.layers), abs=1e-9)
     assert 0 < budget.sparsity < 100
+
+
+def _conv_macs(stem: int, side: int, classes: int) -> int:
+    """Of ResNet18, whose stem has windows of `stem` and leaves `side`, counted by hand: each stage
+    has four 3x3 convolutions, and all but the first halve the side and have a 1x1 shortcut."""
+    macs, inputs = stem * stem * 3 * 64 * (side if stem == 3 else 2 * side) ** 2, 64
+    for planes in (64, 128, 256, 512):
+        side //= 1 if planes == 64 else 2
+        macs += 9 * planes * (inputs + 3 * planes) * side**2
+        macs += inputs * planes * side**2 if inputs != planes else 0
+        inputs = planes
+    return macs + 512 * classes + 512 * side**2  # classifier and average pool
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "size", "macs"),
+    [
+        ({"small_stem": True}, 10, None, _conv_macs(3, 32, 10)),
+        ({}, 7, None, _conv_macs(7, 56, 7)),
+        ({}, 1000, (3, 64, 64), _conv_macs(7, 16, 1000)),
+    ],
+)
+def test_a_budget_is_counted_as_the_network_it_was_taken_from(
+    options: dict[str, Any], classes: int, size: Any, macs: int, tmp_path: Path
+) -> None:
+    model = strzoo.create_model("resnet18", num_classes=classes, **options)
+    budget = strzoo.extract_budget(model, input_size=size)
+    made = strzoo.report_budget(read_budget(strzoo.write_budget(budget, tmp_path / "b.json")))
+    assert made.dense_macs == macs
+    assert made.num_classes == classes
+    assert not any("rounded" in note or "states no" in note for note in made.notes)
+
+
+def test_a_budget_that_states_no_network_is_of_the_architectures_usual_one() -> None:
+    budget = strzoo.extract_budget(strzoo.create_model("resnet20"))
+    older = Budget(budget.name, "resnet20", "str", 0.0, "", budget.layers)
+    made = strzoo.report_budget(older)
+    assert (made.input_size, made.num_classes) == ((3, 32, 32), 10)
+    assert made.layers[-1].dense_macs == 64 * 10
+    assert "states no number of classes and no input size" in made.notes[1]
+    with pytest.raises(UsageError, match="'depth': 3, which is no option of resnet20; it has"):
+        strzoo.report_budget(dataclasses.replace(older, options={"depth": 3}))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((51.23, 60.0), True),  # 51.23 % of 216 and 60 % of 80 weights are no whole numbers
+        ((90.0, 80.0), False),  # rates, which were not rounded
+        ((25.0, 50.0), False),  # 54 and 40 weights to the digit
+        ((51.23456, 60.0), False),
+    ],
+)
+def test_rounding_is_said_of_budgets_that_were_rounded(
+    values: tuple[float, float], said: bool
+) -> None:
+    assert is_rounded(dict(zip("ab", values, strict=True)), {"a": 216, "b": 80}) == said
