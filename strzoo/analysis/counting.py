@@ -20,6 +20,14 @@ from torch import Tensor, nn
 
 from strzoo.analysis.dense_counts import INPUT_SIZE
 from strzoo.analysis.results import DenseCounts, LayerCount
+from strzoo.analysis.unlayered import (
+    AttentionHook,
+    attentions,
+    no_fused_attention,
+    note_idle,
+    note_matrices,
+    output_layer,
+)
 from strzoo.errors import StrzooError, VerificationError
 from strzoo.sparse.selection import TRANSPOSED, sparse_layers
 from strzoo.sparse.selection import prunable_layers as prunable_layers
@@ -54,7 +62,7 @@ def count_dense(
     """What `model` costs per image when dense, for an input of `input_size` (no batch axis).
 
     The model is run once, in evaluation mode, and left as it was. Layers that the forward pass
-    does not reach have 0 MACs.
+    does not reach have 0 MACs, and a note names them.
 
     Raises:
         StrzooError: the forward pass fails on that input, or the model cannot be traced.
@@ -70,6 +78,9 @@ def count_dense(
         outputs, expected, pools = _count_by_shapes(traced, layers, example)
         if has_fvcore():
             by_module, by_operator, uncounted = _count_by_fvcore(traced, example)
+            for layer_name in map(output_layer, attentions(traced)):
+                # Its product runs in the attention module, as one of that module's linears.
+                by_module[layer_name] = Counter(linear=expected[layer_name])
         else:
             by_module = {layer_name: Counter(conv=macs) for layer_name, macs in expected.items()}
             by_operator, uncounted = pools + Counter(conv=expected.total()), Counter()
@@ -98,6 +109,8 @@ def count_dense(
                 found,
             )
         )
+    notes += note_idle([layer.name for layer in counts if layer.weights and not layer.macs])
+    notes += note_matrices(traced)
     inside: Counter[str] = Counter()
     for layer_name in layers:
         inside.update(by_module.get(layer_name, {}))
@@ -126,7 +139,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), no_fused_attention():
             yield
     finally:
         for module, mode in modes.items():
@@ -145,8 +158,8 @@ def _example(model: nn.Module, input_size: tuple[int, ...]) -> Tensor:
 def _count_by_shapes(
     model: nn.Module, layers: dict[str, nn.Module], example: Tensor
 ) -> tuple[dict[str, tuple[int, ...]], Counter[str], Counter[str]]:
-    """From one forward pass: output shape and MACs (positions x weights) of each layer, and of
-    the average pools, one for each of their inputs."""
+    """From one forward pass: output shape and MACs (positions x weights) of each layer, and MACs
+    of what is none: the average pools, one for each of their inputs, and attention's inputs."""
     outputs: dict[str, tuple[int, ...]] = {}
     macs: Counter[str] = Counter()
     pools: Counter[str] = Counter()
@@ -171,6 +184,9 @@ def _count_by_shapes(
 
     handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
     handles += [m.register_forward_hook(pool) for m in model.modules() if type(m) in _POOLS]
+    for name, attention in attentions(model).items():
+        hook = AttentionHook(name, outputs, macs, pools)
+        handles.append(attention.register_forward_hook(hook, with_kwargs=True))
     try:
         model(example)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
