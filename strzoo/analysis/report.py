@@ -79,6 +79,7 @@ def report(
     if isinstance(size, int):
         size = (source.input_size[0], size, size)
     if isinstance(source, CardSource):
+        assert source.card is not None
         made = _report_card(source, size or source.input_size)
         notes = (*made.notes, *_differences(source, made))
         return replace(made, notes=notes, num_classes=source.card.num_classes)
@@ -140,7 +141,8 @@ def report_budget(
     nonzeros = {n: round(weights[n] * (1 - percent / 100)) for n, percent in budget.layers.items()}
     rounded = is_rounded(budget.layers, weights)
     how = " (rounded to 0.01 points per layer)" if rounded else ""
-    notes = (f"sparsity from budget {budget.name}{how}", note)
+    odd_total = budget.contradiction(weights)
+    notes = (f"sparsity from budget {budget.name}{how}", note, *([odd_total] if odd_total else []))
     made = _combine(name or budget.name, counts, _Sparsity("budget", nonzeros, notes=notes))
     return replace(
         made, architecture=budget.architecture, num_classes=classes, options=budget.options

@@ -217,6 +217,7 @@ def _options(
             raise UsageError(f"threshold {threshold!r} is not one of layer, filter, weight, global")
         return {name: {"threshold": shared, "s_init": s_init, "g": g} for name in layers}
     if isinstance(prune_rate, Budget):
+        prune_rate.warn({n: layer.get_parameter("weight").numel() for n, layer in layers.items()})
         prune_rate = prune_rate.prune_rates()
     if not isinstance(prune_rate, Mapping):
         rate = check_prune_rate(0.0 if prune_rate is None else prune_rate)

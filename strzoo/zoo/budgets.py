@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,8 @@ from strzoo.files import write_text
 from strzoo.strict_json import build_record, read_json
 from strzoo.zoo.names import resolve_name
 from strzoo.zoo.registry import data_path
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 _MOST_CLASSES, _MOST_PIXELS = 1 << 20, 1 << 14  # more than any real network has
@@ -85,8 +88,47 @@ class Budget:
                     f"budget {self.name!r}: {layer} is {percent}; sparsity is between 0 and 100 %"
                 )
 
+    def contradiction(self, weights: Mapping[str, int] | None = None) -> str | None:
+        """Where `sparsity` is not that of the layers, a sentence that says so.
+
+        Args:
+            weights: of the layers, where they are known.
+        """
+        values = self.layers.values()
+        low, high = min(values), max(values)
+        if weights is not None and set(weights) == set(self.layers):
+            zeros = sum(weights[name] * percent for name, percent in self.layers.items())
+            low = high = zeros / max(sum(weights.values()), 1)
+        margin = rounding(values) + 0.01
+        if low - margin <= self.sparsity <= high + margin:
+            return None
+        found = f"{low:.2f} %" if low == high else f"{low:.2f} to {high:.2f} %"
+        return (
+            f"budget {self.name!r} states a sparsity of {self.sparsity:.2f} %, and its layers have "
+            f"{found}; the layers count"
+        )
+
+    def warn(self, weights: Mapping[str, int] | None = None) -> None:
+        """Log, once for each budget, what of its values can hardly be meant as it stands.
+
+        Args:
+            weights: as `contradiction`.
+        """
+        most = max(self.layers.values())
+        units = (
+            f"budget {self.name!r} is of {most:g} % at most; its values are percent: write 90 for "
+            "a sparsity of 0.9"
+        )
+        doubts = {"units": units if 0 < most <= 1 else None, "total": self.contradiction(weights)}
+        said: set[str] = self.__dict__.setdefault("_said", set())
+        for kind, doubt in doubts.items():
+            if doubt is not None and kind not in said:
+                log.warning("%s", doubt)
+                said.add(kind)
+
     def prune_rates(self) -> dict[str, float]:
         """The budget as fractions in [0, 1], as `sparsify_(prune_rate=...)` takes them."""
+        self.warn()
         return {layer: percent / 100 for layer, percent in self.layers.items()}
 
 
@@ -140,7 +182,9 @@ def _shipped(name: str) -> Budget:
 
 def read_budget(path: str | os.PathLike[str]) -> Budget:
     """The budget in a file. Errors as `load_budget`."""
-    return build_record(Budget, read_json(Path(path)), str(path))
+    made = build_record(Budget, read_json(Path(path)), str(path))
+    made.warn()
+    return made
 
 
 @checked

@@ -265,3 +265,29 @@ def test_rounding_is_said_of_budgets_that_were_rounded(
     values: tuple[float, float], said: bool
 ) -> None:
     assert is_rounded(dict(zip("ab", values, strict=True)), {"a": 216, "b": 80}) == said
+
+
+def test_fractions_and_a_wrong_total_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def written(total: float, layers: dict[str, float]) -> Path:
+        budget = Budget("b", "", "str", total, "", layers)
+        return strzoo.write_budget(budget, tmp_path / "b.json", force=True)
+
+    def pruned(path: Path) -> list[str]:
+        caplog.clear()
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8, 9))  # 24, 72 weights
+        strzoo.sparsify_(model, "dnw", prune_rate=load_budget(path))
+        return [record.getMessage() for record in caplog.records]
+
+    fractions = pruned(written(0.9, {"0": 0.9, "2": 0.9}))
+    assert len(fractions) == 1
+    assert "is of 0.9 % at most; its values are percent" in fractions[0]
+    assert pruned(written(0.0, {"0": 0.0, "2": 0.0})) == []
+    assert pruned(written(75.0, {"0": 50.0, "2": 1e2 * 5 / 6})) == []  # 12 and 60 of 96 zeros
+    assert "its layers have 50.00 to 80.00 %" in pruned(written(90.0, {"0": 50.0, "2": 80.0}))[0]
+    # Between those of the layers, and not what 12 and 57.6 of 96 make.
+    assert "its layers have 72.50 %" in pruned(written(60.0, {"0": 50.0, "2": 80.0}))[0]
+    for name in list_budgets():
+        load_budget(name).prune_rates()
+        assert strzoo.report_budget(load_budget(name)).notes[2:] == ()
