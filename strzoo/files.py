@@ -90,6 +90,15 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> StrzooError:
     return StrzooError(f"cannot write {path}: {reason}")
 
 
+def refused_error(path: str | os.PathLike[str]) -> StrzooError:
+    """The error for a place that `os.access` says may not be written; it does not say why."""
+    code = errno.EACCES
+    with contextlib.suppress(AttributeError, OSError):  # Windows has no statvfs
+        if os.statvfs(Path(path).parent).f_flag & os.ST_RDONLY:
+            code = errno.EROFS
+    return write_error(path, OSError(code, os.strerror(code)))
+
+
 def check_destination(path: str | os.PathLike[str], *, force: bool = False) -> Path:
     """`path`, after checking that it may be written, before any long work starts.
 
@@ -106,7 +115,7 @@ def check_destination(path: str | os.PathLike[str], *, force: bool = False) -> P
         code = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
         raise StrzooError(f"cannot write {path}: {_REASONS[code]}")
     if not os.access(path.parent, os.W_OK):
-        raise StrzooError(f"cannot write {path}: {_REASONS[errno.EACCES]}")
+        raise refused_error(path)
     return path
 
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
 
 from strzoo.errors import StrzooError
-from strzoo.files import atomic_path, sha256_file, write_text
+from strzoo.evaluation.tables import check_results_file
+from strzoo.files import atomic_path, check_destination, sha256_file, write_text
 
 
 def test_a_file_appears_whole_with_ordinary_permissions(tmp_path: Path) -> None:
@@ -70,3 +72,27 @@ def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_read_only_file_system_is_not_called_a_lack_of_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
+    """As the kernel answers for a read-only mount: nothing may be written, the flag is set."""
+    (tmp_path / "r.csv").touch()
+    flags = os.statvfs(tmp_path).f_flag | (os.ST_RDONLY if read_only else 0)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: types.SimpleNamespace(f_flag=flags))
+    wanted = "read-only file system; choose another folder" if read_only else "permission denied"
+    with pytest.raises(StrzooError, match=wanted):
+        check_destination(tmp_path / "a.txt")
+    with pytest.raises(StrzooError, match=wanted):
+        check_results_file(tmp_path / "r.csv")
+    monkeypatch.undo()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "touch", refuse)  # where access knows nothing of the mount
+    with pytest.raises(StrzooError, match="read-only file system; choose another folder"):
+        write_text(tmp_path / "a.txt", "x")

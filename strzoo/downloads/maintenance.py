@@ -11,7 +11,7 @@ from strzoo.downloads.cache import Cache, CachedFile
 from strzoo.downloads.locks import drop_lock
 from strzoo.downloads.staging import remove
 from strzoo.errors import IntegrityError
-from strzoo.files import write_error
+from strzoo.files import refused_error
 from strzoo.zoo.registry import ModelCard, Registry
 
 
@@ -119,7 +119,7 @@ def prune(
                 continue
             remove(path)
             if path.exists():
-                raise write_error(path, PermissionError(13, "Permission denied"))
+                raise refused_error(path)
     return removed
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import os
 from pathlib import Path
 
 from strzoo.errors import IntegrityError, UsageError
 from strzoo.evaluation.results import EvalResult, find_hits
-from strzoo.files import check_destination, utf8, write_error, write_text
+from strzoo.files import check_destination, refused_error, utf8, write_error, write_text
 
 COLUMNS = (
     "model",
@@ -51,7 +50,8 @@ def append_row(result: EvalResult, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     check_results_file(path)
     try:
-        new = not path.exists() or path.stat().st_size == 0
+        made = not path.exists()
+        new = made or path.stat().st_size == 0
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if new:
@@ -59,9 +59,24 @@ def append_row(result: EvalResult, path: str | os.PathLike[str]) -> None:
         writer.writerow(_row(result))
         # One write in append mode: rows of processes that end together do not mix.
         with open(path, "ab", buffering=0) as stream:
-            stream.write(utf8(text.getvalue()))
+            _append(stream, utf8(text.getvalue()), path if made else None)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def _append(stream: io.FileIO, row: bytes, made: Path | None) -> None:
+    """Add a row whole or not at all; `made` is the file if it was made for that row."""
+    written = 0
+    try:
+        while written < len(row):
+            written += stream.write(row[written:]) or 0
+    except OSError:
+        size = os.fstat(stream.fileno()).st_size
+        if made is not None and size == written:  # nobody else has added a row meanwhile
+            made.unlink(missing_ok=True)
+        elif written and stream.tell() == size:
+            stream.truncate(size - written)
+        raise
 
 
 def check_results_file(path: Path) -> None:
@@ -76,7 +91,7 @@ def check_results_file(path: Path) -> None:
         raise UsageError(f"{path} cannot be a results file: name a file in an existing folder")
     check_destination(path, force=True)
     if path.exists() and not os.access(path, os.W_OK):
-        raise write_error(path, PermissionError(errno.EACCES, "permission denied"))
+        raise refused_error(path)
     if path.exists() and path.stat().st_size:
         with open(path, encoding="utf-8", errors="replace", newline="") as stream:
             found = stream.readline(4096).strip()
