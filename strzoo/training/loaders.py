@@ -124,8 +124,9 @@ class FileLoader:
                 for row, reason in batch.broken.items():
                     name = self._samples.names[int(batch.indices[row])]
                     raise BrokenImageError(
-                        f"cannot read {self._samples.location}/{name}: {reason}; repair or remove "
-                        "it, then go on with resume=auto"
+                        f"cannot read {self._samples.location}/{name}: {reason}; replace it by "
+                        "a readable image, then go on with resume=auto, or remove it and begin a "
+                        "new run"
                     )
                 pixels = batch.pixels.to(self._device, non_blocking=True)
                 images = normalise(pixels, preprocessing, channels_last=config.channels_last)

@@ -151,8 +151,14 @@ def test_faults_of_a_folder_are_told_before_anything_is_trained(tmp_path: Path) 
     assert "different classes: dark, dusk" in complaint()
     shutil.move(data / "val" / "dusk", data / "val" / "dark")
     (data / "train" / "dark" / "0.png").write_bytes(b"\x89PNG cut off")
-    with pytest.raises(BrokenImageError, match=r"cannot read .*dark/0\.png: .* resume=auto"):
+    broken = data / "train" / "dark" / "0.png"
+    with pytest.raises(BrokenImageError, match=r"cannot read .*dark/0\.png: .* resume=auto") as e:
         strzoo.train(config)
+    # A run does not go on with fewer images, so that is not what is advised.
+    assert "replace it by a readable image, then go on with resume=auto" in str(e.value)
+    assert "or remove it and begin a new run" in str(e.value)
+    shutil.copy(data / "train" / "dark" / "1.png", broken)
+    assert strzoo.train(dataclasses.replace(config, resume="auto")).history
 
 
 @pytest.mark.parametrize(
