@@ -206,5 +206,7 @@ def _report_stream(error: OSError) -> int:
     # The interpreter flushes stdout once more at exit; that must not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno != errno.EPIPE:
-        _complain(error.strerror or str(error))
+        from strzoo.files import write_error
+
+        _complain(str(write_error("standard output", error)))
     return StrzooError.exit_code
