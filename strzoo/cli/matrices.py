@@ -44,7 +44,7 @@ HEADER = ("layer", "m", "k", "n", "groups", "stride", "input", "nonzeros", "spar
     help="Also write each layer's input for these images: a folder, 'photographs' or 'digits'.",
 )
 @click.option(
-    "--max-images", type=click.IntRange(min=1), default=4, show_default=True, help="Of --images."
+    "--max-images", type=click.IntRange(min=1), help="At most so many of --images  [default: 4]"
 )
 @force_option
 @json_option
@@ -56,7 +56,7 @@ def matrices(
     formats: str,
     input_size: str | None,
     images: str | None,
-    max_images: int,
+    max_images: int | None,
     force: bool,
     as_json: bool,
     settings: Settings,
@@ -72,6 +72,8 @@ def matrices(
     names = split_list(formats)
     if not names:
         raise UsageError("--formats is empty; choose from npz, mtx, smtx")
+    if max_images is not None and images is None:
+        raise UsageError("--max-images is for the images of --images, which is not given")
     with show_count("layers", quiet=quiet) as progress:
         made = export_matrices(
             model,
@@ -79,7 +81,7 @@ def matrices(
             formats=names,
             input_size=None if input_size is None else parse_size(input_size),
             images=images,
-            max_images=max_images,
+            max_images=max_images or 4,
             force=force,
             settings=settings,
             progress=progress,

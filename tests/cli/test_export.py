@@ -91,6 +91,11 @@ def test_bad_arguments_end_in_one_line(cli: Cli, checkpoint: Path, tmp_path: Pat
         (["benchmark", checkpoint, "--engines", "tvm"], 2, "'tvm' is not one of"),
         (["benchmark", checkpoint, "--batch", "1,x"], 2, "'1,x' is not a list"),
         (["matrices", checkpoint, "-o", tmp_path / "m", "--formats", "csv"], 2, "'csv' is not"),
+        (
+            ["matrices", checkpoint, "-o", tmp_path / "m", "--max-images", "2"],
+            2,
+            "--max-images is for the images of --images",
+        ),
     ):
         done = cli(*arguments)
         assert done.code == code, done.err
