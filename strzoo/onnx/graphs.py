@@ -19,6 +19,7 @@ from strzoo.onnx.files import read_opset
 from strzoo.onnx.folding import fold_norms
 from strzoo.onnx.tensors import decode_tensor
 from strzoo.redirected_output import chatter_to
+from strzoo.sparse.selection import CONVOLUTIONS, TRANSPOSED
 from strzoo.zoo.registry import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -231,9 +232,21 @@ def run_once(model: nn.Module, example: Tensor) -> Tensor:
         with torch.inference_mode():
             scores: Tensor = model(example)
             return scores
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; export a network with other outputs by torch.onnx.export, and give the ONNX "
+            "file"
+        ) from error
     except StrzooError:
         raise
     except Exception as error:  # whatever the network's own code raises
+        kinds = [type(m) for m in model.modules() if isinstance(m, (*CONVOLUTIONS, *TRANSPOSED))]
+        if kinds and not issubclass(kinds[0], (nn.Conv2d, nn.ConvTranspose2d)):
+            raise StrzooError(
+                f"the network is not for images (its first convolution is a {kinds[0].__name__}), "
+                "and only such are exported here; export it by torch.onnx.export, and give the "
+                "ONNX file"
+            ) from error
         size = "x".join(map(str, example.shape[1:]))
         raise StrzooError(
             f"the network does not run on one {size} input ({shorten_cause(error)}); pass the "

@@ -32,7 +32,9 @@ def two_channels() -> nn.Module:
     ("make", "said"),
     [
         (Pair, "returns a tuple of 2 with tensors"),
-        (lambda: nn.Conv2d(3, 10, 3), "expected floats of shape"),
+        (lambda: nn.Conv2d(3, 10, 3), "expected floats of shape.*torch.onnx.export, and give the"),
+        (lambda: nn.Conv1d(3, 10, 3, 2), "first convolution is a Conv1d.*torch.onnx.export"),
+        (lambda: nn.Conv3d(3, 10, 3), "first convolution is a Conv3d.*torch.onnx.export"),
         (two_channels, r"\(channels, height, width\) if it has not three channels"),
     ],
 )
