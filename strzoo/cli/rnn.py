@@ -48,7 +48,7 @@ rnn.add_command(train)
 @rnn.command()
 @click.argument("model")
 @click.option("--dataset", default="digits", show_default=True, help="A dataset of train --keys.")
-@click.option("--data", help="Folder of the data set.")
+@click.option("--data", help="Folder of the data set; digits needs none.")
 @click.option(
     "--split",
     type=click.Choice(["train", "test"]),
@@ -79,6 +79,10 @@ def evaluate(
     from strzoo.rnn.quantisation import quantise
     from strzoo.rnn.training import evaluate_rnn
 
+    if dataset == "digits" and data is not None:
+        raise UsageError(
+            "--data is for the other datasets; digits come with strzoo: give --dataset"
+        )
     network = _load(model, gate, update, orientation)
     features = network.rnn.input_size if dataset == "edgeml" else None
     config = RNNConfig(dataset=dataset, data=data, features=features)

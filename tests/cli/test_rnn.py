@@ -121,3 +121,8 @@ def test_a_damaged_file_is_one_line(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "j.pth").write_text(json.dumps({}))
     done: Any = cli("rnn", "report", tmp_path / "j.pth")
     assert (done.code, "is not a checkpoint" in done.error) == (4, True)
+
+
+def test_a_folder_that_would_not_be_read_is_refused(cli: Cli, model: Path, tmp_path: Path) -> None:
+    done = cli("rnn", "evaluate", model, "--data", tmp_path)
+    assert (done.code, "--data is for the other datasets" in done.error) == (2, True)
