@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import strzoo
 from strzoo.data.imagenet_classes import COUNT, list_classes
-from strzoo.data.images import BrokenImageError, decode, prepare
+from strzoo.data.images import BrokenImageError, decode, open_image, prepare
 from strzoo.data.preprocessing import IMAGENET, fit_preprocessing
 from strzoo.onnx.metadata import ModelMetadata, read_metadata
 from strzoo.zoo.registry import Preprocessing
@@ -49,7 +47,7 @@ class Model:
             BrokenImageError: it cannot be decoded, or has more pixels than allowed.
         """
         pixels = 0
-        with contextlib.suppress(Exception), Image.open(io.BytesIO(content)) as header:
+        with contextlib.suppress(Exception), open_image(content) as header:
             pixels = math.prod(header.size)  # known before anything is decoded
         if pixels > most_pixels:
             raise BrokenImageError(f"it has {pixels:,} pixels; at most {most_pixels:,} are taken")

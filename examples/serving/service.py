@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -58,6 +58,14 @@ class Settings:
     max_bytes: int = 10 << 20
     max_pixels: int = 25_000_000
     top: int = 5
+
+    def __post_init__(self) -> None:
+        least_of = {"wait": 0, "deadline": 0.001}
+        for field in fields(self)[1:]:
+            value, least = getattr(self, field.name), least_of.get(field.name, 1)
+            if not least <= value < float("inf"):
+                name = field.name.replace("_", "-")
+                raise ValueError(f"--{name} is {value}; it must be at least {least}")
 
 
 class Service:
@@ -200,8 +208,14 @@ def main() -> None:
         parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
     options = vars(parser.parse_args())
     host, port, workers = (options.pop(name) for name in ("host", "port", "workers"))
+    try:
+        settings = Settings(**options)
+    except ValueError as error:
+        parser.error(str(error))
+    if workers < 1:
+        parser.error(f"--workers is {workers}; it must be at least 1")
     config = uvicorn.Config(
-        partial(create_app, Settings(**options)),
+        partial(create_app, settings),
         factory=True,
         host=host,
         port=port,

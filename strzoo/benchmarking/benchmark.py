@@ -43,6 +43,7 @@ from strzoo.hub.resolve import Model, resolve
 from strzoo.hub.source import Source
 from strzoo.onnx.files import read_onnx
 from strzoo.onnx.tensors import decode_tensor
+from strzoo.onnx.weights import Constants, is_layer, weight_input
 from strzoo.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ def _prepare(
     folder.mkdir()
     network = twin = checkpoint = None
     if isinstance(source, PlanSource):
-        return _prepare_plan(source, folder)
+        return _prepare_plan(source, folder, input_size)
     if isinstance(source, OnnxSource):
         file = source.path or folder / "model.onnx"
         if source.path is None:
@@ -222,10 +223,10 @@ def _prepare(
     )
 
 
-def _prepare_plan(source: PlanSource, folder: Path) -> _Subject:
+def _prepare_plan(source: PlanSource, folder: Path, input_size: tuple[int, ...] | None) -> _Subject:
     from strzoo.engine.compile import compile
 
-    compiled = compile(source, cache=False)
+    compiled = compile(source, size=input_size, cache=False)  # refuses a size of another
     plan = source.path or compiled.save(folder / "model.strz")
     return _Subject(source.name, compiled.report.sparsity, compiled.input_shape, plan=plan)
 
@@ -241,10 +242,14 @@ def _fill_network(network: nn.Module) -> nn.Module:
 
 
 def _fill_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with no zeros in its weights; tables of indices and masks stay as they are."""
+    constants = Constants(model.graph)
+    found = (constants.find(weight_input(node)) for node in model.graph.node if is_layer(node))
+    weights = {origin for _, _, origin in filter(None, found)}
     for tensor in model.graph.initializer:
-        if len(tensor.dims) > 1:
+        if len(tensor.dims) > 1 and tensor.name in weights:
             array = decode_tensor(tensor)
-            if array.dtype.kind in "fi":
+            if array.dtype.kind == "f" or array.dtype == np.int8:
                 tensor.CopyFrom(numpy_helper.from_array(_fill(array), tensor.name))
     return model
 

@@ -84,8 +84,16 @@ def open_engine(
             str(model), threads, shape[0], size=shape[1:], cache=False,
             precision=engine.partition("-")[2] or "fp32",
         )  # fmt: skip
-        return lambda: np.asarray(compiled(images))
+        given = _bytes_if(compiled.inputs[0].dtype == "uint8", images)
+        return lambda: np.asarray(compiled(given))
     return _torch(model, images, threads, compile=engine == "torch-compile")
+
+
+def _bytes_if(pixels: bool, images: np.ndarray) -> np.ndarray:
+    """What a network with built-in preprocessing takes in place of `images`, always the same."""
+    if not pixels:
+        return images
+    return np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
 
 
 def _onnxruntime(path: str, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
@@ -94,9 +102,7 @@ def _onnxruntime(path: str, images: np.ndarray, threads: int) -> Callable[[], np
     entries = {**SATURATING, "session.force_spinning_stop": "1"}
     session = open_session(path, threads=threads, entries=entries)
     value = session.get_inputs()[0]
-    if value.type == "tensor(uint8)":  # built-in preprocessing
-        images = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
-    feed = {value.name: images}
+    feed = {value.name: _bytes_if(value.type == "tensor(uint8)", images)}
     return lambda: np.asarray(session.run(None, feed)[0])
 
 
@@ -114,6 +120,7 @@ def _openvino(
             network = core.read_model(given)
             network.reshape(list(images.shape))
             request = core.compile_model(network, "CPU", settings).create_infer_request()
+            images = _bytes_if(network.inputs[0].element_type == openvino.Type.u8, images)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-160:]
         raise StrzooError(f"OpenVINO cannot compile the network here: {reason}") from error

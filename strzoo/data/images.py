@@ -31,6 +31,7 @@ INTERPOLATIONS = {
 }
 
 
+_PROGRAMS = ("EPS",)  # formats that PIL reads by starting another program on them
 _FEW_PIXELS = 1 << 24  # up to here nobody looks for a limit
 
 
@@ -50,11 +51,17 @@ def decode(content: bytes | np.ndarray) -> Image.Image:
         raise BrokenImageError("the file is empty")
     with _decoding():
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with open_image(content) as image:
                 return to_rgb(image)
         except Image.UnidentifiedImageError:
             start = content[:12]
             raise BrokenImageError(f"no image format is known that starts with {start!r}") from None
+
+
+def open_image(content: bytes) -> Image.Image:
+    """PIL's image of encoded bytes, of which the header alone is read; errors are PIL's."""
+    Image.init()
+    return Image.open(io.BytesIO(content), formats=[f for f in Image.ID if f not in _PROGRAMS])
 
 
 @contextlib.contextmanager

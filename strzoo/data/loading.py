@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from strzoo.data.device_resize import resize_and_crop
-from strzoo.data.images import BrokenImageError, decode, prepare, resized_size
+from strzoo.data.images import BrokenImageError, decode, open_image, prepare, resized_size
 from strzoo.data.samples import Samples, Source
 from strzoo.errors import StrzooError, UsageError
 from strzoo.zoo.registry import Preprocessing
@@ -88,10 +88,8 @@ def is_plain_jpeg(content: bytes | np.ndarray, steps: Preprocessing) -> bool:
     large or narrow that it may not be resized."""
     if not isinstance(content, bytes) or content[:2] != b"\xff\xd8":
         return False
-    import io
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             resized_size(image.size, steps.resize)
             return image.format == "JPEG" and image.mode in ("RGB", "L")
     except Exception:  # decode() says what is wrong with it

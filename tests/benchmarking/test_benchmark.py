@@ -10,15 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from torch import nn
 
 import strzoo
 from strzoo.benchmarking import engines
+from strzoo.benchmarking.benchmark import _fill_graph
 from strzoo.benchmarking.plot import plot_benchmark
 from strzoo.benchmarking.results import FASTER, NOTHING, UNCLEAR, judge
 from strzoo.benchmarking.signal_stack import SignalStack, keep_signal_stack, read_signal_stack
 from strzoo.engine import compile as compilation
+from strzoo.engine.ir.parts import Port
 from strzoo.errors import StrzooError, UsageError, VerificationError
 
 
@@ -27,14 +31,17 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Install a sparse engine that is onnxruntime, its output scaled by a factor."""
 
     def install(factor: float) -> None:
-        def compile(
-            path: str, *_: object, precision: str, **__: object
-        ) -> Callable[[np.ndarray], np.ndarray]:
-            assert precision in ("fp32", "int16")
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            return lambda images: factor * session.run(None, {"images": images})[0]
+        class Compiled:
+            def __init__(self, path: str, *_: object, precision: str, **__: object) -> None:
+                assert precision in ("fp32", "int16")
+                providers = ["CPUExecutionProvider"]
+                self._session = onnxruntime.InferenceSession(path, providers=providers)
+                self.inputs = (Port("images", "float32", (None, 3, 32, 32)),)
 
-        monkeypatch.setattr(compilation, "compile", compile)
+            def __call__(self, images: np.ndarray) -> np.ndarray:
+                return np.asarray(factor * self._session.run(None, {"images": images})[0])
+
+        monkeypatch.setattr(compilation, "compile", Compiled)
 
     return install
 
@@ -166,3 +173,50 @@ def test_a_plot_is_drawn_with_matplotlib_and_its_absence_is_named(
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(StrzooError, match="exists; pass --force"):
         plot_benchmark(made, tmp_path / "a.png")
+
+
+def test_the_dense_twin_keeps_what_is_no_weight(tmp_path: Path) -> None:
+    weight = np.eye(3, dtype=np.float32)[:, :, None, None]
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "weight"], ["c"]),
+        onnx.helper.make_node("Gather", ["c", "index"], ["g"], axis=1),
+        onnx.helper.make_node("Add", ["g", "mask"], ["y"]),
+    ]
+    values: dict[str, np.ndarray] = {
+        "weight": weight,
+        "index": np.zeros((1, 1), np.int64),
+        "mask": np.array([[0, -1e9]], np.float32),
+    }
+    given = onnx.helper.make_tensor_value_info("x", 1, ["n", 3, 2, 2])
+    made = onnx.helper.make_tensor_value_info("y", 1, ["n", 1, 1, 2, 2])
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [given], [made], tensors)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx"
+    )
+    filled = _fill_graph(onnx.load(tmp_path / "m.onnx"))
+    found = {t.name: onnx.numpy_helper.to_array(t) for t in filled.graph.initializer}
+    assert found["weight"].all()
+    for name in ("index", "mask"):
+        np.testing.assert_array_equal(found[name], values[name])
+    timed = strzoo.benchmark(tmp_path / "m.onnx", engines=["onnxruntime"], runs=2, memory=False)
+    assert timed.timings[0].gain is not None
+
+
+@pytest.mark.slow
+def test_files_that_take_pixels_run_on_every_engine(tmp_path: Path) -> None:
+    pytest.importorskip("llvmlite")
+    network = strzoo.create_model("resnet20", num_classes=10)
+    made = strzoo.export_onnx(network, tmp_path / "pixels.onnx", preprocessing=True)
+    names = ["onnxruntime", "sparse", *(["openvino"] if find_spec("openvino") else [])]
+    timed = strzoo.benchmark(made.path, engines=names, runs=2, threads=1, memory=False)
+    assert [row.engine for row in timed.timings] == names
+
+
+def test_a_plan_is_not_timed_at_another_size_than_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("llvmlite")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    plan = strzoo.compile(network, 1, size=12).save(tmp_path / "m.strz")
+    with pytest.raises(UsageError, match="compiled for images of 3x12x12"):
+        strzoo.benchmark(plan, input_size=(3, 24, 24), runs=2, memory=False)

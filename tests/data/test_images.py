@@ -82,6 +82,8 @@ def test_the_orientation_tag_is_ignored_as_in_the_published_evaluation() -> None
         (encode(CAT, "PNG")[:5000], "truncated"),
         (encode(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "floating-point"),
         (b"P6 300000 300000 255\n", "decompression bomb"),
+        # PIL would start Ghostscript on it.
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no image format"),
     ],
 )
 def test_an_unreadable_image_says_why(content: bytes, reason: str) -> None:

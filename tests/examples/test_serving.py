@@ -280,3 +280,16 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch", 0), ("threads", 0), ("top", -1), ("deadline", -1.0), ("wait", -0.1),
+     ("deadline", float("nan"))],
+)  # fmt: skip
+def test_settings_that_no_service_can_keep_are_refused(
+    modules: Any, name: str, value: float
+) -> None:
+    module, _ = modules
+    with pytest.raises(ValueError, match=rf"--{name} is {value}; it must be at least"):
+        module.Settings("m.strz", **{name: value})
