@@ -133,8 +133,10 @@ def test_eight_processes_at_once_all_get_the_file(tmp_path, no_flock):
     documents = [json.loads(out) for _, out, _ in results]
     assert {document["sha256"] for document in documents} == {sha256(stub.payload)}
     fetched = sum(document["source"] == "Google Drive" for document in documents)
-    assert fetched == len(stub.requests)
-    assert fetched > 1 if no_flock else fetched == 1
+    if no_flock:  # two may go on with the same part, find it wrong, and begin again
+        assert 1 < fetched <= len(stub.requests)
+    else:
+        assert fetched == len(stub.requests) == 1
     assert (tmp_path / FILENAME).read_bytes() == stub.payload
     assert partials(tmp_path) == []
 
