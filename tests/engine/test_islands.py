@@ -163,6 +163,29 @@ def test_several_inputs_and_outputs_go_by_their_names() -> None:
         compiled({"x": x, "y": z})
 
 
+def test_what_is_made_of_bytes_and_tokens_is_the_engines(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(8, 5),
+    )  # fmt: skip
+    file = tmp_path / "pixels.onnx"
+    strzoo.export_onnx(network, file, input_size=12, preprocessing=True)
+    tokens = build(
+        "a = Gather (table, x) b = MatMul (a, w) y = Relu (b)",
+        image="int64[N, 7] x", output="float[N, 7, 2] y",
+        table=RANDOM.standard_normal((4, 3)).astype(np.float32),
+        w=np.array([[1, 0], [0, 0], [0, 2]], np.float32),
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    for model, most, shape in ((onnx.load(file), 256, (12, 12, 3)), (tokens, 4, (7,))):
+        compiled = strzoo.compile(model, 1, islands="missing", cache=False)
+        assert [part.engine for part in compiled.report.parts] == ["onnxruntime", "strzoo"]
+        kind = compiled.inputs[0].dtype
+        for batch in (1, 3):
+            given = random.integers(0, most, (batch, *shape)).astype(kind)
+            assert_close(compiled(given), run_alone(model, given)[0])
+
+
 def test_a_batch_that_the_file_fixes_goes_through_islands_in_such_groups() -> None:
     model = build("s = Sin (x) y = Relu (s)", image="float[2, 4, 7, 6] x", output=MAP)
     compiled = compile_parts(model)

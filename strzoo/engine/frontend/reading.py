@@ -21,7 +21,7 @@ from strzoo.engine.frontend import (
 )
 from strzoo.engine.frontend.builder import GraphBuilder, describe_node
 from strzoo.engine.frontend.constants import Constants
-from strzoo.engine.frontend.inputs import find_batch, read_inputs
+from strzoo.engine.frontend.inputs import Input, find_batch, read_inputs
 from strzoo.engine.frontend.problems import Outside, Unsupported, Whole
 from strzoo.engine.frontend.types import (
     PROBE,
@@ -161,10 +161,12 @@ class Reading:
         reserved |= {given.port.name for given in self.inputs}
         opset = read_opset(model).get("ai.onnx", 1)
         self.builder = GraphBuilder(Constants(model.graph, batch), opset, batch, reserved)
+        alike = len({_batch_name(given) for given in self.inputs}) == 1
         for given in self.inputs:
             name = given.port.name
             if given.shape is None:
-                self.builder.opaque[name] = given.kind
+                probed = alike and batch is None
+                self.builder.opaque[name] = _probed(given) if probed else given.kind
                 self.builder.stages[name] = 0
             else:
                 self.builder.add_input(name, given.shape)
@@ -300,6 +302,21 @@ class Reading:
             self.blamed.update(maker.output)
             return False
         return True
+
+
+def _batch_name(given: Input) -> str:
+    """What the file calls the first axis, "" if it does not."""
+    dims = given.kind.tensor_type.shape.dim
+    return str(dims[0].dim_param) if dims else ""
+
+
+def _probed(given: Input) -> onnx.TypeProto:
+    """The type of what onnxruntime alone reads, bytes or numbers of tokens; its open batch is
+    `PROBE`, so that it is found again in what onnxruntime makes of it."""
+    sizes = [size for size in given.port.shape[1:] if size is not None]
+    if not given.port.shape or len(sizes) + 1 != len(given.port.shape):
+        return given.kind
+    return tensor_type(given.kind.tensor_type.elem_type, (PROBE, *sizes))
 
 
 def _operator(node: onnx.NodeProto) -> str:
