@@ -163,6 +163,7 @@ def test_several_inputs_and_outputs_go_by_their_names() -> None:
         compiled({"x": x, "y": z})
 
 
+@pytest.mark.slow
 def test_what_is_made_of_bytes_and_tokens_is_the_engines(tmp_path: Path) -> None:
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
@@ -229,6 +230,7 @@ def test_files_hold_islands_and_need_onnxruntime_only_to_run_them(
         again(x)
 
 
+@pytest.mark.slow
 def test_of_a_transformer_only_attentions_own_products_are_left() -> None:
     network: Any = timm.create_model("test_vit", num_classes=7).eval()
     compiled = compile_parts(export(network, 160))

@@ -129,6 +129,7 @@ def test_means_fit_the_channels() -> None:
         strzoo.evaluate(grey_network(), [], preprocessing=two)
 
 
+@pytest.mark.slow
 def test_a_folder_of_grey_images_trains_a_network_of_one_channel(digits: Path) -> None:
     network = grey_network()
     config = strzoo.FitConfig(epochs=20, image_size=SIZE, learning_rate=0.1, batch_size=15)

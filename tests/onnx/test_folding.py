@@ -69,6 +69,24 @@ WAYS: dict[str, tuple[Callable[[Network, Tensor], Tensor], int]] = {
 }
 
 
+def _hooked(place: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = Network(_straight).eval()
+    module = network.get_submodule(place)
+    module.register_forward_pre_hook(lambda module, given: (given[0] / 255,))
+    module.register_forward_hook(lambda module, given, result: 2 * result + 1)
+    return network
+
+
+def _check_folded(network: nn.Module, folded: int, *, runs: bool = True) -> None:
+    images = torch.randn(3, 3, 12, 12)
+    made, found = fold_norms(network, torch.zeros(2, 3, 12, 12))
+    assert found == folded
+    if runs:
+        with torch.no_grad():
+            torch.testing.assert_close(made(images), network(images), rtol=1e-5, atol=1e-5)
+
+
 def _agree(network: nn.Module) -> None:
     images = torch.randn(3, 3, 12, 12)
     with torch.no_grad():
@@ -78,23 +96,28 @@ def _agree(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_a_network_computes_the_same_however_its_layers_are_used(name: str) -> None:
+def test_folding_changes_nothing_however_layers_are_used(name: str) -> None:
     torch.manual_seed(0)
     way, folded = WAYS[name]
-    network = Network(way).eval()
-    assert fold_norms(network, torch.zeros(2, 3, 12, 12))[1] == folded
-    _agree(network)
+    _check_folded(Network(way).eval(), folded, runs=name != "norm's epsilon")
 
 
 @pytest.mark.parametrize("place", ["", "conv", "norm"])
 def test_hooks_are_kept(place: str) -> None:
+    _check_folded(_hooked(place), int(place == ""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WAYS)
+def test_a_network_is_compiled_as_it_computes(name: str) -> None:
     torch.manual_seed(0)
-    network = Network(_straight).eval()
-    module = network.get_submodule(place)
-    module.register_forward_pre_hook(lambda module, given: (given[0] / 255,))
-    module.register_forward_hook(lambda module, given, result: 2 * result + 1)
-    assert fold_norms(network, torch.zeros(2, 3, 12, 12))[1] == (place == "")
-    _agree(network)
+    _agree(Network(WAYS[name][0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["", "conv", "norm"])
+def test_a_network_with_hooks_is_compiled_as_it_computes(place: str) -> None:
+    _agree(_hooked(place))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv1"])
@@ -114,6 +137,7 @@ def test_all_norms_behind_convolutions_are_folded(name: str) -> None:
     assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == len(norms)
 
 
+@pytest.mark.slow
 def test_a_form_that_computes_something_else_is_not_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
